@@ -1,0 +1,124 @@
+"""The records that every room of the project passes on: `Clip`, `Sample` and `Completion`.
+
+Shape letters: T frames, S audio samples, C response tokens.
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+LETTERS = string.ascii_uppercase
+"""Option letters: option i of a question is called ``LETTERS[i]``."""
+
+SAMPLING_RATE = 16_000
+"""Audio samples per second, everywhere in the project (mono, float32)."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The decoded media of one sample: a few still frames and a stretch of mono sound.
+
+    A stream that the sample does not have is ``None`` (an audio-only benchmark has no frames).
+
+    Attributes:
+        frames: uint8 ``[T, 3, height, width]``, or None.
+        timestamps: time of each frame in seconds, length T.
+        fps: real sampling rate of `frames` in frames per second (8 frames over 10 s: 0.8).
+            It places the frames in time (TMRoPE); None when there are no frames.
+        waveform: float32 ``[S]`` at `SAMPLING_RATE`, or None.
+        duration: length of the source file in seconds.
+        width, height: display size of the source video in pixels, after rotation, before resizing.
+        is_image: the frames are one still picture, to be shown as an image and not as a video.
+    """
+
+    frames: torch.Tensor | None
+    timestamps: tuple[float, ...] = ()
+    fps: float | None = None
+    waveform: torch.Tensor | None = None
+    duration: float = 0.0
+    width: int = 0
+    height: int = 0
+    is_image: bool = False
+
+    def __post_init__(self) -> None:
+        if self.frames is None and self.waveform is None:
+            raise ValueError("a clip needs frames, a waveform, or both")
+        if self.frames is not None and not self.is_image and not self.fps:
+            raise ValueError("a clip with video frames needs their real rate in `fps`")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One multiple-choice question about one clip.
+
+    Attributes:
+        id: unique in its data set; the key of the sample in a shard.
+        question: the question's text.
+        options: the answer options' texts, two or more, without their letters.
+        answer: index of the right option.
+        split: ``train``, ``val`` or ``test``.
+        question_type: the data set's own category (AVQA: "Come From", "Which", ...).
+        modality: which stream the question needs, in the data set's words (AVQA: "Both", "View", "Sound").
+        source: name of the clip the sample was made from; samples with equal `source` share a clip.
+        clip: decoded media, or None while only the text is needed.
+        trace: target text for supervised fine-tuning, ``<think>...</think><answer>X</answer>``.
+        teacher_traces: raw text of each teacher, by stage name (``vision``, ``audio``, ...).
+        extra: whatever else the data set says (JSON values), kept but never interpreted here.
+    """
+
+    id: str
+    question: str
+    options: tuple[str, ...]
+    answer: int
+    split: str = "train"
+    question_type: str = ""
+    modality: str = ""
+    source: str = ""
+    clip: Clip | None = None
+    trace: str | None = None
+    teacher_traces: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 2 <= len(self.options) <= len(LETTERS):
+            raise ValueError(f"sample {self.id!r}: needs 2 to {len(LETTERS)} options, has {len(self.options)}")
+        if isinstance(self.answer, bool) or not isinstance(self.answer, int):
+            raise ValueError(f"sample {self.id!r}: `answer` must be an option's index, is {self.answer!r}")
+        if not 0 <= self.answer < len(self.options):
+            raise ValueError(
+                f"sample {self.id!r}: answer index {self.answer} is none of its {len(self.options)} options"
+            )
+
+    @property
+    def letters(self) -> str:
+        """The letters of this question's options, e.g. ``"ABCD"``."""
+        return LETTERS[: len(self.options)]
+
+    @property
+    def gold(self) -> str:
+        """The letter of the right option."""
+        return LETTERS[self.answer]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled response to one sample's question; what rewards score and evaluation records.
+
+    Attributes:
+        sample: the question that was asked.
+        text: the decoded response, special tokens stripped.
+        token_ids: response tokens, the end-of-turn token included when it was produced; length C.
+        logprobs: log-probability of each token under the distribution it was drawn from; length C, or None.
+        finish_reason: ``stop`` (the model ended its turn) or ``length`` (the token limit cut it).
+    """
+
+    sample: Sample
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] | None = None
+    finish_reason: str = "stop"
