@@ -1,0 +1,110 @@
+"""Which classes a YAML file or a command line may name.
+
+A class path is code: naming ``os.system`` runs it. Configs travel between people, so only the packages listed here may
+be named, and a refused path is never imported. A user's own package is let in by name, with ``--allow-classes mypkg``
+or ``AVRT_ALLOWED_CLASS_PREFIXES=mypkg``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable
+
+ENVIRONMENT_VARIABLE = "AVRT_ALLOWED_CLASS_PREFIXES"
+
+ALLOWED_PREFIXES = (
+    "avrt",
+    "datamodules",
+    "lightning_modules",
+    # Lightning's parts that a trainer section lists. Not the whole package: `lightning.pytorch.cli` holds functions
+    # that import whatever their arguments name.
+    "lightning.LightningDataModule",
+    "lightning.LightningModule",
+    "lightning.fabric.plugins",
+    "lightning.pytorch.LightningDataModule",
+    "lightning.pytorch.LightningModule",
+    "lightning.pytorch.accelerators",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.cli.ReduceLROnPlateau",
+    "lightning.pytorch.core",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies",
+    "torch.optim",
+    "deepspeed.ops",
+)
+"""Dotted names that may be imported, each with everything under it."""
+
+_DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def parse_prefixes(text: str, origin: str) -> tuple[str, ...]:
+    """Reads a comma-separated list of packages, ``mypkg,other.rewards``; a trailing dot is allowed.
+
+    Args:
+        text: the list.
+        origin: the flag or variable that it came from, for the message.
+
+    Raises:
+        ValueError: for something that is no dotted name, and for Python's own modules and jsonargparse: letting those
+            in would undo the protection.
+    """
+    prefixes = []
+    for entry in (part.strip().removesuffix(".") for part in text.split(",")):
+        if not entry:
+            continue
+        if not _DOTTED_NAME.fullmatch(entry):
+            raise ValueError(f"{origin}: {entry!r} is not the dotted name of a package, such as mypkg.rewards")
+        top = entry.split(".")[0]
+        if top in sys.stdlib_module_names or top == "jsonargparse":
+            raise ValueError(f"{origin}: {top!r} can run any code and is never let in; name your own package")
+        prefixes.append(entry)
+    return tuple(prefixes)
+
+
+def allowed_prefixes(extra: Iterable[str] = ()) -> tuple[str, ...]:
+    """Every prefix in force: the project's, `extra` (from the command line) and the environment's."""
+    from_environment = parse_prefixes(os.environ.get(ENVIRONMENT_VARIABLE, ""), ENVIRONMENT_VARIABLE)
+    return (*ALLOWED_PREFIXES, *extra, *from_environment)
+
+
+def is_allowed(class_path: str, prefixes: Iterable[str]) -> bool:
+    """Whether a prefix is the path itself or one of the packages that it lies in (``mypkg`` never covers ``mypkg2``).
+
+    A bare name without a dot is allowed: jsonargparse looks it up among the classes already imported.
+    """
+    if "." not in class_path:
+        return True
+    return any(class_path == prefix or class_path.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def refusal(class_path: str) -> str:
+    """The sentence that says why `class_path` is refused and how to let it in."""
+    package = class_path.split(".")[0]
+    if package in sys.stdlib_module_names or package == "jsonargparse":
+        return f"class path {class_path!r} is refused: Python's own modules can run any code"
+    return (
+        f"class path {class_path!r} is refused: its package is not on the list of allowed ones; "
+        f"if it is yours, add --allow-classes {package} to the command or set {ENVIRONMENT_VARIABLE}={package}"
+    )
+
+
+def enforce(prefixes: Iterable[str]) -> None:
+    """Makes jsonargparse refuse, before import, every path outside `prefixes`; lasts for the life of the process.
+
+    It covers what a scan of the text cannot see: bare strings that only their type makes a class path, callables, and
+    an object that an allowed module merely imported (``avrt.cli.os.system``). Configs are read from local files only,
+    and a class path in a place that takes any value stays data.
+    """
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=list(prefixes),
+        config_read_mode_fsspec_enabled=False,
+        config_read_mode_urls_enabled=False,
+        instantiate_subclass_spec_in_any=False,
+    )

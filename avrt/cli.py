@@ -1,0 +1,178 @@
+"""The roof: ``python -m avrt COMMAND ...``.
+
+Imports nothing heavy until a command needs it, so that help and mistakes are answered at once.
+
+Exit status: 0 done, 1 the run failed, 2 the command line or a config is wrong, 130 interrupted from the keyboard. A
+run that ends itself with a status of its own (a preempted one, say) passes it on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+from avrt import __version__
+from avrt.class_paths import allowed_prefixes, parse_prefixes
+from avrt.config_errors import UsageError, describe
+
+PROGRAM = "python -m avrt"
+
+TRAINING = {
+    "fit": "train a model as a YAML file says: --config cli_configs/grpo_tiny.yaml",
+    "validate": "run the validation split once",
+    "test": "run the test split once",
+    "predict": "answer every question of a split",
+}
+"""LightningCLI's own subcommands."""
+
+GROUPS = {
+    "Data": {
+        "pack": ("avrt.commands.pack", "turn clips and annotations into shards"),
+        "inspect": ("avrt.commands.inspect", "print what is in shards, or write one sample's media to look at"),
+    },
+    "Demo": {
+        "demo": ("avrt.commands.demo", "run the whole story on a small self-made task, on a laptop"),
+    },
+}
+"""Own commands by group: name to (module, help line). A module offers ``add_arguments(parser)`` and
+``run(args) -> int``, and imports only the standard library at its top."""
+
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
+
+OK, FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status; every expected failure is one line on stderr.
+
+    Args:
+        argv: the words after ``python -m avrt``; those of the process by default.
+
+    Raises:
+        SystemExit: what a run ends itself with.
+        Exception: a fault in the program, with its traceback.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words or os.environ.get("AVRT_DEBUG", "") not in ("", "0")
+    words = [word for word in words if word != "--debug"]
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        status, line = INTERRUPTED, "interrupted"
+    except UsageError as error:
+        status, line = USAGE, describe(error)
+    except BrokenPipeError:
+        # The reader of our output (`| head`) has gone. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (ValueError, OSError) as error:
+        status, line = FAILED, describe(error)
+    if debug:
+        traceback.print_exc()
+    print(f"avrt: error: {line}", file=sys.stderr)
+    return status
+
+
+def _dispatch(words: list[str]) -> int:
+    words, extra_prefixes = _take_allowed_classes(words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return OK if words else USAGE
+    if words[0] == "--version":
+        print(f"avrt {__version__}")
+        return OK
+    name, rest = words[0], words[1:]
+    if name in TRAINING:
+        return _train(name, rest, extra_prefixes)
+    if name in COMMANDS:
+        return _run_command(name, rest)
+    if name.startswith("-"):
+        raise UsageError(f"the command comes first, then {name}: {PROGRAM} COMMAND {name} ... (see {PROGRAM} --help)")
+    near = difflib.get_close_matches(name, [*TRAINING, *COMMANDS], n=1)
+    mend = f"did you mean {near[0]!r}?" if near else f"see {PROGRAM} --help"
+    raise UsageError(f"unknown command {name!r}; {mend}")
+
+
+def help_text() -> str:
+    """The grouped list of commands."""
+    groups = {"Training": TRAINING} | {
+        title: {name: line for name, (_, line) in commands.items()} for title, commands in GROUPS.items()
+    }
+    lines = [f"usage: {PROGRAM} COMMAND [options]", "", "Audio-visual reasoning transfer for small omni models.", ""]
+    for title, commands in groups.items():
+        lines.append(f"{title}:")
+        lines.extend(f"  {name:<10} {line}" for name, line in commands.items())
+        lines.append("")
+    lines += [
+        "Options of every command:",
+        "  --help               what the command accepts",
+        "  --debug              show the traceback of an error (also AVRT_DEBUG=1)",
+        "",
+        "Options of the training commands:",
+        "  --config FILE        a run's settings; a second --config is laid over the first",
+        "  --allow-classes PKG  let YAML name classes of your own package (also AVRT_ALLOWED_CLASS_PREFIXES=PKG)",
+    ]
+    return "\n".join(lines)
+
+
+def _take_allowed_classes(words: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Takes ``--allow-classes PKG`` (any number, anywhere) out of the command line."""
+    rest: list[str] = []
+    prefixes: tuple[str, ...] = ()
+    flag = "--allow-classes"
+    remaining = iter(words)
+    for word in remaining:
+        option, equals, value = word.partition("=")
+        if option != flag:
+            rest.append(word)
+            continue
+        text = value if equals else next(remaining, "")
+        try:
+            found = parse_prefixes(text, flag)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if not found:
+            raise UsageError(f"{flag}: expects the name of a package, for example {flag} mypkg")
+        prefixes += found
+    return rest, prefixes
+
+
+def _train(name: str, arguments: list[str], extra_prefixes: Sequence[str]) -> int:
+    from avrt.config_scan import scan_arguments
+
+    try:
+        prefixes = allowed_prefixes(extra_prefixes)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    scan_arguments(arguments, tuple(TRAINING), prefixes)
+
+    from avrt.lightning_cli import run
+
+    run(name, arguments, prefixes)
+    return OK
+
+
+def _run_command(name: str, arguments: list[str]) -> int:
+    module_name, line = COMMANDS[name]
+    module = importlib.import_module(module_name)
+    parser = _CommandParser(
+        prog=f"{PROGRAM} {name}",
+        description=module.__doc__ or line,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(arguments))
+
+
+class _CommandParser(argparse.ArgumentParser):
+    """argparse with its complaint as one line, without the usage text before it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message} (see --help)")

@@ -1,0 +1,189 @@
+"""Turns the parser's long, nested error messages into one line that names the key and the mend.
+
+jsonargparse reports a wrong value with every alternative that it tried, nested by type. The one fact a user needs, which
+key and what it should be, is in there; `distil` takes it out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+
+from avrt.class_paths import refusal
+
+
+class UsageError(ValueError):
+    """The command line or a config file asks for something that cannot be done. Exit status 2."""
+
+
+Lookup = Callable[[str], Iterable[str]]
+"""Names that are accepted: given ``""`` the config's own keys, given a class path the arguments of that class, and
+given a module the classes in it."""
+
+
+def one_line(text: object) -> str:
+    """`text` on one line, with runs of white space as one space."""
+    return " ".join(str(text).split())
+
+
+def describe(error: BaseException) -> str:
+    """One line for an exception; the file first for an `OSError` that has one."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        target = f" -> {error.filename2}" if error.filename2 is not None else ""
+        return one_line(f"{error.filename}{target}: {error.strerror}")
+    return one_line(error) or type(error).__name__
+
+
+def suggest(name: str, accepted: Iterable[str]) -> str:
+    """``; did you mean 'max_steps'?`` for a near miss, or nothing."""
+    near = difflib.get_close_matches(name, sorted(set(accepted)), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def distil(message: str, lookup: Lookup) -> str:
+    """The one line that an error message of jsonargparse comes down to.
+
+    Args:
+        message: the text of its `ArgumentError`.
+        lookup: tells the accepted names, for near misses.
+    """
+    denied = re.search(r"Importing '([^']+)' is not allowed", message)
+    key = _key(message)
+    if denied:
+        return f"{key}: {refusal(denied[1])}".removeprefix(": ")
+    problem = _problem_block(message)
+    if problem:
+        class_path, block = problem
+        return _in_class(key, class_path, block, lookup)
+    return _unknown_key(message, lookup) or _missing_key(message, key) or _wrong_value(message, key)
+
+
+def _key(message: str) -> str:
+    """The outermost key that the message names."""
+    found = re.search(r'Parser key "([^"]+)"', message)
+    return found[1] if found else ""
+
+
+def _problem_block(message: str) -> tuple[str, str] | None:
+    """The first ``Problem with given class_path 'C':`` and the indented lines below it."""
+    lines = message.splitlines()
+    for index, line in enumerate(lines):
+        found = re.match(r"(\s*(?:- )?)Problem with given class_path '([^']+)'", line)
+        if not found:
+            continue
+        depth = len(found[1])
+        block = []
+        for below in lines[index + 1 :]:
+            if len(below) - len(below.lstrip()) < depth:
+                break
+            block.append(below)
+        return found[2], "\n".join(block)
+    return None
+
+
+def _in_class(key: str, class_path: str, block: str, lookup: Lookup) -> str:
+    """A problem inside one class's arguments; `block` may hold the same kind of problem one class further in."""
+    inner_key = _key(block)
+    inner = _problem_block(block)
+    if inner and inner_key:
+        return _in_class(f"{key}.init_args.{inner_key}", *inner, lookup)
+    owner = class_path.rpartition(".")[2]
+    unknown = re.search(r"Option '([^']+)' is not accepted", block)
+    if unknown:
+        name = unknown[1]
+        if name.startswith("init_arg") and not name.startswith("init_args"):
+            return f"{key}: unknown key {name.split('.')[0]!r}; did you mean 'init_args'?"
+        return f"{key}.init_args.{name}: {owner} has no such argument{_mend(name, lookup(class_path))}"
+    missing = re.search(r"the following arguments are required: (.+)", block)
+    if missing:
+        return f"{key}.init_args.{missing[1].strip()}: is required by {owner} and missing"
+    no_class = re.search(r"has no attribute '([^']+)'", block)
+    if no_class:
+        module = class_path.rpartition(".")[0]
+        return f"{key}.class_path: {module} has no class {no_class[1]!r}{suggest(no_class[1], lookup(module))}"
+    no_module = re.search(r"No module named '([^']+)'", block)
+    if no_module:
+        return f"{key}.class_path: {class_path!r} cannot be imported: there is no module {no_module[1]!r}"
+    if inner_key:
+        return _wrong_value(block, f"{key}.init_args.{inner_key}")
+    return f"{key}: {class_path}: {one_line(block)}"
+
+
+def _mend(name: str, accepted: Iterable[str]) -> str:
+    """A near name, or the whole list when nothing is near."""
+    names = sorted(set(accepted))
+    return suggest(name, names) or (f"; it accepts {', '.join(names)}" if names else "")
+
+
+def _unknown_key(message: str, lookup: Lookup) -> str:
+    option = re.search(r"does not accept option '([^']+)'", message) or re.search(
+        r"Option '([^']+)' is not accepted", message
+    )
+    if option:
+        return _unknown(option[1], lookup(""))
+    words = re.search(r"unrecognized arguments: (.+)", message)
+    if not words:
+        return ""
+    name = words[1].split()[0].split("=")[0]
+    if not name.startswith("--"):
+        return f"{name!r} is not understood here; settings are given as --key=value"
+    return f"--{_unknown(name.removeprefix('--'), lookup(''))}"
+
+
+def _unknown(name: str, accepted: Iterable[str]) -> str:
+    """Says which part of a dotted key is unknown: the section, or the setting in a known section."""
+    known = set(accepted)
+    sections = {full.split(".")[0] for full in known}
+    section, _, rest = name.partition(".")
+    if section not in sections:
+        return f"{section}: unknown key{_mend(section, sections)}"
+    siblings = [full.partition(".")[2] for full in known if full.startswith(f"{section}.")]
+    return f"{name}: unknown key{suggest(rest, siblings)}"
+
+
+def _missing_key(message: str, key: str) -> str:
+    missing = re.search(r"the following arguments are required: (\S+)", message)
+    if missing:
+        name = ".".join(part for part in (key, re.sub(r"^(fit|validate|test|predict)\.", "", missing[1])) if part)
+        return f"{name}: is required and missing; give it in a --config file"
+    no_value = re.search(r"argument (\S+): expected one argument", message)
+    return f"{no_value[1]}: expects a value" if no_value else ""
+
+
+def _wrong_value(message: str, key: str) -> str:
+    """A value of the wrong type or outside the choices."""
+    if "Subclass types expect one of" in message and "Given value:" in message:
+        return f"{key}: needs a class, given as `class_path: ...` and `init_args: ...`; got {_given(message)}"
+    kind = re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", message)
+    if kind:
+        return f"{key}: {kind[1] or _given(message)} is not a {kind[2]}"
+    bare = re.search(r"Expected a dot import path string: (\S+)", message)
+    if bare:
+        return f"{key}: {bare[1]!r} is not a known class; give its full class path"
+    wanted: list[str] = []
+    for choices, type_name in re.findall(r"Expected an? (?:typing\.Literal\[([^\]]+)\]|<class '([^']+)'>)", message):
+        text = f"one of {choices}" if choices else _type_name(type_name)
+        if text not in wanted:
+            wanted.append(text)
+    if wanted:
+        return f"{key}: must be {' or '.join(wanted)}, is {_given(message)}"
+    rest = re.sub(r'^Parser key "[^"]+":', "", message)
+    return f"{key}: {one_line(rest)}".removeprefix(": ")
+
+
+def _type_name(name: str) -> str:
+    return {
+        "NoneType": "null",
+        "str": "text",
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+    }.get(name, name)
+
+
+def _given(message: str, limit: int = 80) -> str:
+    """The offending value, shortened."""
+    found = re.search(r"(?:Got value|Given value): (.+)", message, flags=re.DOTALL)
+    text = one_line(found[1]) if found else "something else"
+    return repr(text) if len(text) <= limit and not text.startswith(("{", "[", "Namespace(")) else f"{text[:limit]}"
