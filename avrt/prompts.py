@@ -1,0 +1,127 @@
+"""The project's prompts: a question as text, as chat messages, and the target text of supervised fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from avrt.sample import LETTERS, Clip, Sample
+
+AnswerFormat = Literal["tags", "letter"]
+"""``tags``: reason in ``<think>``, answer in ``<answer>``. ``letter``: the bare letter (untrained base models)."""
+
+SYSTEM_PROMPT = "You answer multiple-choice questions about a clip from what can be seen and heard in it."
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """The words around a question. Every part can be replaced from a config file.
+
+    Attributes:
+        system: system message; empty for none.
+        option_line: one option; ``{letter}`` and ``{text}`` are filled in.
+        tags_instruction: closing line where the answer is wanted in tags; ``{letters}`` becomes "A, B, C or D".
+        letter_instruction: closing line where the bare letter is wanted; ``{letters}`` as above.
+
+    Raises:
+        ValueError: a part has a placeholder that is not its own, or the option line lacks one.
+    """
+
+    system: str = SYSTEM_PROMPT
+    option_line: str = "{letter}. {text}"
+    tags_instruction: str = (
+        "Work out the answer step by step from what you see and hear, inside <think> and </think>. "
+        "Then write only the letter of the right option ({letters}) inside <answer> and </answer>."
+    )
+    letter_instruction: str = "Reply with the letter of the right option only ({letters})."
+
+    def __post_init__(self) -> None:
+        parts = {
+            "option_line": {"letter": "B", "text": "option's text"},
+            "tags_instruction": {"letters": "A or B"},
+            "letter_instruction": {"letters": "A or B"},
+        }
+        for name, values in parts.items():
+            try:
+                filled = getattr(self, name).format(**values)
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
+                known = " and ".join(f"{{{key}}}" for key in values)
+                raise ValueError(f"prompt template: `{name}` may use {known} only; write other braces twice") from error
+            if name == "option_line" and not all(value in filled for value in values.values()):
+                raise ValueError("prompt template: `option_line` must contain {letter} and {text}")
+
+
+DEFAULT = PromptTemplate()
+TINY = PromptTemplate(system="", tags_instruction="", letter_instruction="")
+"""For students that learn the format from examples alone and have a short context: question and options only."""
+
+
+def question_text(sample: Sample, *, answer_format: AnswerFormat = "tags", template: PromptTemplate = DEFAULT) -> str:
+    """The question, one line per option, and how to answer; parts that the template leaves empty take no line."""
+    if answer_format not in get_args(AnswerFormat):
+        raise ValueError(f"`answer_format` must be one of {', '.join(get_args(AnswerFormat))}, is {answer_format!r}")
+    options = [
+        template.option_line.format(letter=letter, text=text)
+        for letter, text in zip(sample.letters, sample.options, strict=True)
+    ]
+    instruction = template.tags_instruction if answer_format == "tags" else template.letter_instruction
+    letters = f"{', '.join(sample.letters[:-1])} or {sample.letters[-1]}"
+    return "\n".join(line for line in [sample.question, *options, instruction.format(letters=letters)] if line)
+
+
+def clip_modalities(clip: Clip) -> tuple[str, ...]:
+    """The streams a clip has, in prompt order: ``video`` or ``image``, then ``audio``."""
+    picture = () if clip.frames is None else ("image",) if clip.is_image else ("video",)
+    return (*picture, *(() if clip.waveform is None else ("audio",)))
+
+
+def build_messages(
+    sample: Sample,
+    *,
+    modalities: Collection[str],
+    system_prompt: str | None = None,
+    answer_format: AnswerFormat = "tags",
+    template: PromptTemplate = DEFAULT,
+) -> list[dict[str, Any]]:
+    """One question as chat messages, in the form that transformers' chat templates take.
+
+    Picture and sound are two separate items, in that order and before the text, never sound inside video: that is how
+    the student is trained everywhere in the project. A stream that is not in `modalities` leaves no trace in the
+    prompt.
+
+    Args:
+        sample: the question.
+        modalities: streams to ask about: ``video`` or ``image``, and ``audio``; see `clip_modalities`. May be empty.
+        system_prompt: replaces the template's; ``""`` leaves the system message out.
+        answer_format: ``tags`` or ``letter``.
+        template: the wording.
+
+    Raises:
+        ValueError: an unknown modality, or video and image at once.
+    """
+    unknown = set(modalities) - {"video", "image", "audio"}
+    if unknown or {"video", "image"} <= set(modalities):
+        raise ValueError(f"`modalities` must be from video or image, and audio; are {sorted(modalities)}")
+    content: list[dict[str, Any]] = [{"type": kind} for kind in ("video", "image", "audio") if kind in modalities]
+    content.append({"type": "text", "text": question_text(sample, answer_format=answer_format, template=template)})
+    system = template.system if system_prompt is None else system_prompt
+    messages: list[dict[str, Any]] = []
+    if system:
+        messages.append({"role": "system", "content": [{"type": "text", "text": system}]})
+    messages.append({"role": "user", "content": content})
+    return messages
+
+
+def format_target(think: str, letter: str) -> str:
+    """The text that supervised fine-tuning teaches: ``<think>...</think>``, a line break, ``<answer>X</answer>``.
+
+    Raises:
+        ValueError: `letter` is not one capital letter, or `think` contains one of the tags.
+    """
+    if len(letter) != 1 or letter not in LETTERS:
+        raise ValueError(f"the answer must be one capital letter, is {letter!r}")
+    for tag in ("<think>", "</think>", "<answer>", "</answer>"):
+        if tag in think:
+            raise ValueError(f"the thinking must not contain {tag}: the target would break its own format")
+    return f"<think>{think.strip()}</think>\n<answer>{letter}</answer>"
