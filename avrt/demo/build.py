@@ -1,0 +1,137 @@
+"""Writes the demo's data set to a folder: rendered clips, AVQA-format annotations and scripted traces."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from avrt.demo.clips import RENDERER_VERSION, ClipContent, render_clip
+from avrt.demo.questions import DemoQuestion, plan_clips, plan_questions
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """Where `build_demo_clips` put everything."""
+
+    videos: Path
+    train_annotations: Path
+    val_annotations: Path
+    traces: Path
+
+
+def build_demo_clips(
+    out_dir: str | Path,
+    *,
+    train_clips: int = 512,
+    val_clips: int = 64,
+    questions_per_clip: int = 3,
+    seed: int = 0,
+    workers: int | None = None,
+) -> DemoFiles:
+    """Render the demo's clips and write its annotations and traces.
+
+    `out_dir` receives ``videos/<name>.mp4``, ``train_qa.json`` and ``val_qa.json`` in AVQA's schema, ``traces.jsonl``
+    (one ``{"id": ..., "trace": ...}`` a line, for both splits) and ``clips.json``, which tells how the clips were made.
+    A file gets its final name only when it is complete, so a second call renders just the clips that are missing.
+    A folder may grow: the clips of a smaller set are also those of a larger one with the same seed.
+
+    Args:
+        train_clips, val_clips: number of clips, each a multiple of 64.
+        questions_per_clip: 1 to 7.
+        seed: of everything random, 0 or more.
+        workers: encoder threads; None takes one per core.
+
+    Raises:
+        ValueError: a number is out of range, or `out_dir` holds clips made in another way.
+        OSError: a file cannot be written.
+    """
+    out_dir = Path(out_dir)
+    splits = {
+        split: plan_questions(plan_clips(split, n_clips, seed), questions_per_clip)
+        for split, n_clips in (("train", train_clips), ("val", val_clips))
+    }
+    questions = [question for split in splits.values() for question in split]
+    files = DemoFiles(
+        videos=out_dir / "videos",
+        train_annotations=out_dir / "train_qa.json",
+        val_annotations=out_dir / "val_qa.json",
+        traces=out_dir / "traces.jsonl",
+    )
+    files.videos.mkdir(parents=True, exist_ok=True)
+    _claim_folder(out_dir, files.videos, {"renderer_version": RENDERER_VERSION, "seed": seed})
+    _render_missing({question.clip for question in questions}, files.videos, workers)
+    _write_annotations(files.train_annotations, splits["train"])
+    _write_annotations(files.val_annotations, splits["val"])
+    traces = ({"id": question.id, "trace": question.trace()} for question in questions)
+    _write_whole(files.traces, "".join(json.dumps(trace) + "\n" for trace in traces))
+    return files
+
+
+def _claim_folder(out_dir: Path, videos: Path, settings: dict[str, Any]) -> None:
+    """Record how the clips in `out_dir` are made; refuse a folder whose clips were made in another way."""
+    record = out_dir / "clips.json"
+    if record.exists():
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{record} is no JSON ({error}); delete {out_dir} or choose another folder") from error
+        if found != settings:
+            raise ValueError(
+                f"{out_dir} holds clips made with {found}, not {settings}; delete it or choose another folder"
+            )
+    elif next(videos.glob("*.mp4"), None) is not None:
+        raise ValueError(f"{videos} holds clips of unknown origin (no {record}); delete it or choose another folder")
+    else:
+        _write_whole(record, json.dumps(settings) + "\n")
+
+
+def _render_missing(clips: Iterable[ClipContent], videos: Path, workers: int | None) -> None:
+    """Render the clips that have no file yet. Threads are enough: the encoders work outside Python's global lock."""
+    if workers is not None and workers < 1:
+        raise ValueError(f"`workers` must be 1 or more; is {workers}")
+    ordered = sorted(clips, key=lambda clip: clip.name)
+    missing = [clip for clip in ordered if not (videos / f"{clip.name}.mp4").exists()]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with (
+        Progress(*columns, console=Console(stderr=True)) as progress,
+        # Unfinished files live here: the folder vanishes with everything in it when rendering ends or fails.
+        tempfile.TemporaryDirectory(prefix=".rendering-", dir=videos.parent) as unfinished,
+        ThreadPoolExecutor(workers or os.cpu_count()) as executor,
+    ):
+        task = progress.add_task("Rendering clips", total=len(ordered), completed=len(ordered) - len(missing))
+        futures = [executor.submit(_render_whole, clip, videos, Path(unfinished)) for clip in missing]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                progress.advance(task)
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _render_whole(clip: ClipContent, videos: Path, unfinished: Path) -> None:
+    file_name = f"{clip.name}.mp4"
+    render_clip(clip, unfinished / file_name)
+    os.replace(unfinished / file_name, videos / file_name)
+
+
+def _write_annotations(path: Path, questions: Sequence[DemoQuestion]) -> None:
+    _write_whole(path, json.dumps([question.annotation() for question in questions], indent=1) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file under its final name only when all of it is on disk."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,211 @@
+"""Rendering of the demo's clips: short mp4 files with one coloured moving shape and one tone.
+
+Two properties carry the answers: the colour of the shape (`PICTURES`) and the pitch of the tone (`SOUNDS`).
+Everything else (shape, size, path, background, picture noise, duration; loudness, onset, phase, overtones,
+vibrato, hiss) varies at random and says nothing about either. Backgrounds are grey, so colour is only in the shape.
+
+A clip is a function of (seed, split, index) alone: equal arguments give equal bytes on one machine.
+
+Shape letters: T frames, H height, W width, S audio samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+PICTURES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "red": (215, 30, 35),
+        "orange": (245, 140, 20),
+        "yellow": (240, 225, 45),
+        "green": (35, 165, 55),
+        "cyan": (40, 205, 225),
+        "blue": (40, 65, 215),
+        "purple": (135, 45, 190),
+        "pink": (245, 105, 185),
+    }
+)
+"""Picture classes: name of the shape's colour and its RGB value before the brightness varies."""
+
+SOUNDS: Mapping[str, float] = MappingProxyType(
+    {
+        "hum": 150.0,
+        "drone": 240.0,
+        "horn": 384.0,
+        "flute": 614.0,
+        "bell": 983.0,
+        "beep": 1573.0,
+        "chirp": 2517.0,
+        "whistle": 4027.0,
+    }
+)
+"""Sound classes: name and fundamental frequency in Hz, eight steps of a factor 1.6."""
+
+SIZE = 112
+"""Height and width in pixels: four 28-pixel visual tokens of Qwen2.5-Omni a side."""
+
+FRAME_RATE = 10
+"""Frames per second of the rendered files."""
+
+FRAME_COUNTS = (20, 25)
+"""Fewest and most frames of a clip: 2 to 2.5 seconds."""
+
+AUDIO_RATE = 44_100
+"""Audio samples per second of the rendered files. Not the project's 16 kHz: packing resamples, as with real clips."""
+
+SPLITS = ("train", "val")
+
+RENDERER_VERSION = 1
+"""Raised whenever a change here alters the rendered clips, so that old files are not mistaken for new ones."""
+
+_SHAPES = ("disc", "square", "diamond", "cross")
+_BACKGROUNDS = ("plain", "gradient", "stripes", "checks")
+
+
+@dataclass(frozen=True)
+class ClipContent:
+    """What one clip shows and sounds like; fixes every byte of the file.
+
+    Attributes:
+        picture: a key of `PICTURES`.
+        sound: a key of `SOUNDS`.
+        seed, split, index: together they seed all that varies besides picture and sound.
+    """
+
+    picture: str
+    sound: str
+    seed: int
+    split: str
+    index: int
+
+    def __post_init__(self) -> None:
+        if self.picture not in PICTURES:
+            raise ValueError(f"`picture` must be one of {', '.join(PICTURES)}; is {self.picture!r}")
+        if self.sound not in SOUNDS:
+            raise ValueError(f"`sound` must be one of {', '.join(SOUNDS)}; is {self.sound!r}")
+        if self.split not in SPLITS:
+            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}; is {self.split!r}")
+        if self.seed < 0 or self.index < 0:
+            raise ValueError(f"`seed` and `index` must be 0 or more; are {self.seed} and {self.index}")
+
+    @property
+    def name(self) -> str:
+        """File name without its ending. It tells the split and the index, never the content."""
+        return f"demo_{self.split}_{self.index:06d}"
+
+    def random_generator(self) -> np.random.Generator:
+        """A fresh generator for everything that varies; no two clips share its stream."""
+        return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index])
+
+
+def render_clip(content: ClipContent, path: Path) -> None:
+    """Write one clip as mp4 (H.264 and AAC) to `path`. The caller makes the write atomic.
+
+    Raises:
+        av.FFmpegError: the file cannot be written (an OSError where the file system refuses).
+    """
+    rng = content.random_generator()
+    n_frames = int(rng.integers(*FRAME_COUNTS, endpoint=True))
+    frames = _draw_frames(rng, PICTURES[content.picture], n_frames)
+    waveform = _synthesize(rng, SOUNDS[content.sound], n_frames / FRAME_RATE)
+    _write_mp4(path, frames, waveform)
+
+
+def _draw_frames(rng: np.random.Generator, rgb: tuple[int, int, int], n_frames: int) -> NDArray[np.uint8]:
+    """Draw a shape of colour `rgb` that moves over a grey background; uint8 [T, H, W, 3]."""
+    background = _draw_background(rng)
+    inside = _draw_shape(rng, n_frames)
+    colour = np.clip(np.asarray(rgb) * rng.uniform(0.85, 1.05), 0, 255)
+    frames = np.where(inside[..., None], colour, background[None, :, :, None])
+    # The same noise in all three channels keeps the background grey.
+    strength = int(rng.integers(0, 10, endpoint=True))
+    noise = rng.integers(-strength, strength, size=inside.shape, endpoint=True, dtype=np.int16)
+    return np.clip(frames + noise[..., None], 0, 255).astype(np.uint8)
+
+
+def _draw_background(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw a grey pattern of two random levels; float [H, W] in 0 to 255."""
+    y, x = np.mgrid[0:SIZE, 0:SIZE]
+    first, second = rng.uniform(40, 215, size=2)
+    angle = rng.uniform(0, 2 * np.pi)
+    along = x * np.cos(angle) + y * np.sin(angle)
+    cell = int(rng.integers(8, 28))
+    match rng.choice(_BACKGROUNDS):
+        case "plain":
+            mix = np.zeros((SIZE, SIZE))
+        case "gradient":
+            mix = (along - along.min()) / (along.max() - along.min())
+        case "stripes":
+            mix = (along // cell) % 2
+        case _:
+            mix = (x // cell + y // cell) % 2
+    return first + (second - first) * mix
+
+
+def _draw_shape(rng: np.random.Generator, n_frames: int) -> NDArray[np.bool_]:
+    """Tell which pixels the shape covers while it moves in a straight line and bounces; bool [T, H, W]."""
+    radius = rng.uniform(20, 32)
+    shape = rng.choice(_SHAPES)
+    room = SIZE - 2 * radius
+    start = rng.uniform(0, room, size=2)
+    angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(10, 60)  # speed in pixels per second
+    times = np.arange(n_frames)[:, None] / FRAME_RATE
+    path = start + times * speed * np.array([np.sin(angle), np.cos(angle)])
+    centres = radius + room - np.abs(path % (2 * room) - room)  # a triangle wave reflects the path at the borders
+    pixels = np.arange(SIZE)
+    dy = np.abs(pixels[None, :, None] - centres[:, 0, None, None])
+    dx = np.abs(pixels[None, None, :] - centres[:, 1, None, None])
+    match shape:
+        case "disc":
+            return dx**2 + dy**2 <= radius**2
+        case "square":
+            return np.maximum(dx, dy) <= 0.9 * radius
+        case "diamond":
+            return dx + dy <= 1.2 * radius
+        case _:
+            return (np.maximum(dx, dy) <= radius) & (np.minimum(dx, dy) <= 0.45 * radius)
+
+
+def _synthesize(rng: np.random.Generator, frequency: float, duration: float) -> NDArray[np.float32]:
+    """Sound a tone near `frequency` Hz for most of `duration` seconds; float32 [S] in -1 to 1."""
+    n_samples = round(duration * AUDIO_RATE)
+    times = np.arange(n_samples, dtype=np.float64) / AUDIO_RATE
+    pitch = frequency * rng.uniform(0.96, 1.04)
+    # Vibrato moves the pitch by at most 1 %: phase = 2π ∫ pitch (1 + depth sin(2π rate t)) dt.
+    depth, rate = rng.uniform(0, 0.01), rng.uniform(3, 7)
+    phase = 2 * np.pi * pitch * (times - depth * np.cos(2 * np.pi * rate * times) / (2 * np.pi * rate))
+    phase += rng.uniform(0, 2 * np.pi)
+    second, third = rng.uniform(0, 0.25, size=2)
+    tone = np.sin(phase) + second * np.sin(2 * phase) + third * np.sin(3 * phase)
+    onset, release = rng.uniform(0, 0.4), duration - rng.uniform(0, 0.4)
+    fade = 0.02  # seconds; a hard edge would click at every frequency
+    envelope = np.clip((times - onset) / fade, 0, 1) * np.clip((release - times) / fade, 0, 1)
+    loudness = rng.uniform(0.1, 0.6)
+    hiss = rng.uniform(0.0005, 0.005) * rng.standard_normal(n_samples, dtype=np.float32)
+    return (loudness * envelope * tone + hiss).clip(-1, 1).astype(np.float32)
+
+
+def _write_mp4(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32]) -> None:
+    """Encode frames [T, H, W, 3] and mono sound [S] into one mp4 file."""
+    _, height, width, _ = frames.shape
+    # `bitexact` keeps library versions out of the file, one encoder thread keeps the bytes the same on every run.
+    with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        video = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "ultrafast", "crf": "23"})
+        video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+        video.codec_context.thread_count = 1
+        audio = container.add_stream("aac", rate=AUDIO_RATE, layout="mono", options={"aac_coder": "fast"})
+        audio.bit_rate = 64_000
+        for array in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
+        container.mux(video.encode(None))
+        sound = av.AudioFrame.from_ndarray(waveform[None, :], format="fltp", layout="mono")
+        sound.sample_rate = AUDIO_RATE
+        container.mux(audio.encode(sound))
+        container.mux(audio.encode(None))
