@@ -1,0 +1,141 @@
+"""From a sample to the tensors that the student reads: chat text, token ids, patches, mel features.
+
+Runs in the data workers, needs the processor but not the model, and does no work twice: frames and sound come decoded
+from the shards.
+
+Shape letters: P prompt tokens, F mel frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avrt.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messages, clip_modalities
+from avrt.sample import SAMPLING_RATE, Clip, Sample
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question, ready for the student. Tensors of absent streams are None.
+
+    Attributes:
+        sample: the question, with its clip (callbacks show it).
+        input_ids: ``[P]``, one placeholder token per media feature.
+        pixel_values: picture patches ``[patches, patch values]``; of `image_grid_thw`'s or `video_grid_thw`'s grid.
+        image_grid_thw, video_grid_thw: ``[1, 3]`` patches in time, height and width.
+        second_per_grid: seconds between two temporal patches of the video.
+        input_features: log-mel features ``[mel bins, F]``.
+    """
+
+    sample: Sample
+    input_ids: Tensor
+    pixel_values: Tensor | None = None
+    image_grid_thw: Tensor | None = None
+    video_grid_thw: Tensor | None = None
+    second_per_grid: float | None = None
+    input_features: Tensor | None = None
+
+
+class PromptEncoder:
+    """Encodes samples with a Qwen2.5-Omni processor.
+
+    Args:
+        processor: `Qwen2_5OmniProcessor`.
+        template: wording of the prompt.
+        answer_format: ``tags`` or ``letter``; which of the template's instructions closes the prompt.
+        min_pixels, max_pixels: bounds on the pixels of each frame; a frame outside is resized.
+        max_prompt_tokens: longer prompts are refused (a cut prompt would lose media placeholders), or None.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        template: PromptTemplate = DEFAULT,
+        answer_format: AnswerFormat = "tags",
+        min_pixels: int = 128 * 28 * 28,
+        max_pixels: int = 768 * 28 * 28,
+        max_prompt_tokens: int | None = None,
+    ) -> None:
+        if not 0 < min_pixels <= max_pixels:
+            raise ValueError(f"min_pixels ({min_pixels}) must be positive and at most max_pixels ({max_pixels})")
+        self.processor = processor
+        self.template = template
+        self.answer_format = answer_format
+        self.min_pixels = min_pixels
+        self.max_pixels = max_pixels
+        self.max_prompt_tokens = max_prompt_tokens
+
+    def encode(self, sample: Sample) -> Prompt:
+        """The prompt of a sample; which streams it shows follows from its clip.
+
+        Raises:
+            ValueError: the sample has no clip, or its prompt is longer than `max_prompt_tokens`.
+        """
+        clip = sample.clip
+        if clip is None:
+            raise ValueError(f"sample {sample.id!r} has no clip; was its shard read with media?")
+        messages = build_messages(
+            sample, modalities=clip_modalities(clip), answer_format=self.answer_format, template=self.template
+        )
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        arguments: dict[str, Any] = {"text": text, "return_tensors": "pt"}
+        size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+        if clip.frames is not None and clip.is_image:
+            arguments |= {"images": [clip.frames[0]], "images_kwargs": {"size": size}}
+        elif clip.frames is not None:
+            # A missing fps would silently become a default and put every frame at a wrong time.
+            videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "size": size}
+            arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": videos_kwargs}
+        if clip.waveform is not None:
+            arguments |= {"audio": [clip.waveform.numpy()], "audio_kwargs": self._audio_arguments(clip)}
+        inputs = self.processor(**arguments)
+        input_ids = inputs["input_ids"][0]
+        if self.max_prompt_tokens is not None and len(input_ids) > self.max_prompt_tokens:
+            raise ValueError(
+                f"sample {sample.id!r}: its prompt has {len(input_ids)} tokens, more than max_prompt_tokens "
+                f"({self.max_prompt_tokens}); lower max_pixels or raise max_prompt_tokens"
+            )
+        seconds = inputs.get("video_second_per_grid")
+        features = inputs.get("input_features")
+        if features is not None:
+            features = features[0][:, : int(inputs["feature_attention_mask"].sum())]
+        return Prompt(
+            sample=sample,
+            input_ids=input_ids,
+            pixel_values=inputs.get("pixel_values", inputs.get("pixel_values_videos")),
+            image_grid_thw=inputs.get("image_grid_thw"),
+            video_grid_thw=inputs.get("video_grid_thw"),
+            second_per_grid=None if seconds is None else float(seconds[0]),
+            input_features=features,
+        )
+
+    def encode_target(self, sample: Sample) -> Tensor:
+        """Token ids of the sample's trace with the end-of-turn token: what supervised fine-tuning predicts, ``[C]``."""
+        if not sample.trace:
+            raise ValueError(
+                f"sample {sample.id!r} has no trace to learn from; supervised fine-tuning needs shards that carry "
+                "traces (python -m avrt traces)"
+            )
+        ids = self.processor.tokenizer(sample.trace + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        return torch.tensor(ids)
+
+    def _audio_arguments(self, clip: Clip) -> dict[str, Any]:
+        """Pad the sound by one analysis window of silence only, not to the model's 30 or 300 seconds.
+
+        The features are the same (every mel frame of the sound sees silence behind the end either way), and a 10 s
+        clip does not pay for the spectrogram of minutes of silence.
+        """
+        assert clip.waveform is not None
+        extractor = self.processor.feature_extractor
+        padded = len(clip.waveform) + extractor.n_fft
+        padded += -padded % extractor.hop_length
+        return {"sampling_rate": SAMPLING_RATE, "max_length": padded, "truncation": False}
+
+
+def _even(frames: Tensor) -> Tensor:
+    """An even number of frames: the vision encoder reads them in pairs; the last one stands in for its partner."""
+    return frames if len(frames) % 2 == 0 else torch.cat([frames, frames[-1:]])

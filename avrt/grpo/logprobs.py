@@ -1,0 +1,115 @@
+"""Log-probability and entropy of chosen tokens, without ever holding the logits of all rows.
+
+The language-model head turns M hidden states into an [M, V] matrix of logits; with V = 152,064 and a few thousand
+response tokens that is the largest tensor of a whole training step. Only two numbers per row are needed from it. Here
+the head runs over chunks of rows; each chunk's logits are reduced at once and recomputed in the backward pass.
+
+Shape letters: M rows (response tokens), H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+DEFAULT_CHUNK_ROWS = 256
+
+
+def chunked_logprobs(
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    banned: Tensor | None = None,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+) -> tuple[Tensor, Tensor]:
+    """log p(target) and entropy of ``softmax(hidden @ head_weight.T / temperature)``, row by row.
+
+    Args:
+        hidden: ``[M, H]``.
+        head_weight: ``[V, H]`` weight of the language-model head (it has no bias).
+        targets: ``[M]`` token ids.
+        temperature: the sampling temperature; log-probabilities are taken at it.
+        banned: bool ``[V]``, tokens that can never be sampled; their probability is exactly 0.
+        chunk_rows: rows whose logits are held at one time; 0 holds all rows at once (nothing else changes).
+
+    Returns:
+        log-probabilities ``[M]`` (differentiable) and entropies in nats ``[M]`` (not differentiable), both float32, or
+        float64 when `hidden` is.
+    """
+    if chunk_rows < 0:
+        raise ValueError(f"chunk_rows must be 0 (no chunks) or positive, is {chunk_rows}")
+    rows = chunk_rows or max(1, hidden.shape[0])
+    return _ChunkedLogprobs.apply(hidden, head_weight, targets, temperature, banned, rows)
+
+
+def chunk_logits(hidden: Tensor, head_weight: Tensor, temperature: float, banned: Tensor | None) -> Tensor:
+    """Logits of a few rows at the sampling temperature, banned tokens at -inf; at least float32. ``[m, V]``."""
+    logits = hidden @ head_weight.T
+    if logits.dtype not in (torch.float32, torch.float64):
+        logits = logits.float()
+    if temperature != 1.0:
+        logits = logits / temperature
+    if banned is not None:
+        logits = logits.masked_fill(banned, -torch.inf)
+    return logits
+
+
+class _ChunkedLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: Tensor,
+        head_weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        banned: Tensor | None,
+        rows: int,
+    ) -> tuple[Tensor, Tensor]:
+        dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logprobs = torch.empty(hidden.shape[0], dtype=dtype, device=hidden.device)
+        entropies = torch.empty_like(logprobs)
+        normalizers = torch.empty_like(logprobs)
+        for start in range(0, hidden.shape[0], rows):
+            part = slice(start, start + rows)
+            logits = chunk_logits(hidden[part], head_weight, temperature, banned)
+            log_z = logits.logsumexp(-1)
+            normalizers[part] = log_z
+            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - log_z
+            probs = torch.exp(logits - log_z[:, None])
+            # H = log Z - sum p * logit; a banned token has p = 0 and logit -inf, which must count as 0, not as nan.
+            if banned is not None:
+                logits = logits.masked_fill(banned, 0.0)
+            entropies[part] = log_z - (probs * logits).sum(-1)
+        ctx.save_for_backward(hidden, head_weight, targets, normalizers)
+        ctx.temperature, ctx.banned, ctx.rows = temperature, banned, rows
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logprobs: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, head_weight, targets, normalizers = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        # Chunks add up in at least float32: a bfloat16 sum over many chunks would lose the small ones.
+        wide = torch.promote_types(head_weight.dtype, torch.float32)
+        grad_weight = torch.zeros_like(head_weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        for start in range(0, hidden.shape[0], ctx.rows):
+            part = slice(start, start + ctx.rows)
+            logits = chunk_logits(hidden[part], head_weight, ctx.temperature, ctx.banned)
+            # d log p(target) / d logit_v = [v = target] - p_v
+            grad = torch.exp(logits - normalizers[part, None]).neg_()
+            grad.scatter_add_(-1, targets[part, None], torch.ones_like(grad[:, :1]))
+            grad.mul_(grad_logprobs[part, None] / ctx.temperature)
+            grad = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden[part] = grad @ head_weight
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden[part]
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(head_weight.dtype)
+        return grad_hidden, grad_weight, None, None, None, None

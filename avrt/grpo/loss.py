@@ -1,0 +1,160 @@
+"""The GRPO objective and its metrics.
+
+Shape letters: N responses of the batch, C longest response.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
+IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Settings of the objective; names and defaults are the field's.
+
+    Attributes:
+        loss_type: how token losses are reduced. ``grpo``: mean over each response's tokens, then over responses.
+            ``bnpo``: mean over all tokens of the optimizer step on this device. ``dapo``: the same over all devices.
+            ``dr_grpo``: sum over tokens divided by responses times `max_completion_length`.
+        beta: weight of the KL term; at 0 no reference policy is needed.
+        epsilon: clip range below 1, and above 1 too unless `epsilon_high` is set.
+        epsilon_high: clip range above 1.
+        importance_sampling_level: ``token`` (GRPO) or ``sequence`` (GSPO: one ratio per response, the exponential of
+            the mean token log-ratio).
+    """
+
+    loss_type: str = "grpo"
+    beta: float = 0.01
+    epsilon: float = 0.2
+    epsilon_high: float | None = None
+    importance_sampling_level: str = "token"
+
+    def __post_init__(self) -> None:
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}, is {self.loss_type!r}")
+        if self.importance_sampling_level not in IMPORTANCE_SAMPLING_LEVELS:
+            raise ValueError(
+                f"importance_sampling_level must be one of {', '.join(IMPORTANCE_SAMPLING_LEVELS)}, "
+                f"is {self.importance_sampling_level!r}"
+            )
+        if self.beta < 0 or self.epsilon <= 0 or (self.epsilon_high is not None and self.epsilon_high <= 0):
+            raise ValueError("beta must be 0 or more; epsilon and epsilon_high must be positive")
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """What the losses of an optimizer step are divided by; counted over the whole step, not over a micro-batch.
+
+    Dividing every micro-batch's sum by the step's totals makes the gradient independent of how the step is cut.
+
+    Attributes:
+        responses: responses of the optimizer step on this device.
+        tokens: response tokens of the optimizer step on this device.
+        tokens_per_device: response tokens of the step over all devices, divided by the number of devices.
+        max_completion_length: the token limit of a response.
+    """
+
+    responses: int
+    tokens: int
+    tokens_per_device: float
+    max_completion_length: int
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """Loss of a micro-batch and what is logged about it.
+
+    Attributes:
+        loss: scalar; the micro-batch's share of the optimizer step's loss (shares add up to the loss).
+        sums: metric name -> (sum, weight), both floats tensors; a metric over several micro-batches or devices is
+            sum of sums / sum of weights.
+    """
+
+    loss: Tensor
+    sums: dict[str, tuple[Tensor, Tensor]]
+
+
+def grpo_loss(
+    logprobs: Tensor,
+    mask: Tensor,
+    advantages: Tensor,
+    config: LossConfig,
+    normalizer: Normalizer,
+    old_logprobs: Tensor | None = None,
+    ref_logprobs: Tensor | None = None,
+    entropies: Tensor | None = None,
+) -> LossOutput:
+    """Clipped policy-gradient loss with a KL penalty to the reference policy.
+
+    With the ratio ρ = exp(logp - logp_old), the token loss is
+    ``-min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A) + β (exp(ref - logp) - (ref - logp) - 1)``.
+
+    Args:
+        logprobs: ``[N, C]`` log-probabilities of the sampled tokens under the policy; carries the gradient.
+        mask: bool ``[N, C]``, True on response tokens.
+        advantages: ``[N]``.
+        config: the objective's settings.
+        normalizer: totals of the optimizer step.
+        old_logprobs: ``[N, C]`` under the policy that sampled; None when no update has happened since, then they are
+            `logprobs` without gradient and cost no extra pass.
+        ref_logprobs: ``[N, C]`` under the reference policy; needed unless ``beta`` is 0.
+        entropies: ``[N, C]`` of the policy, only logged.
+    """
+    weight = mask.to(logprobs.dtype)
+    # Padding may hold anything, nan included; it must reach neither the value nor the gradient.
+    logprobs = torch.where(mask, logprobs, logprobs.detach().new_zeros(()))
+    old = logprobs.detach() if old_logprobs is None else torch.where(mask, old_logprobs, 0.0)
+    log_ratio = logprobs - old
+    if config.importance_sampling_level == "sequence":
+        log_ratio = (log_ratio * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp(min=1.0)
+    ratio = log_ratio.exp()
+    low, high = config.epsilon, config.epsilon if config.epsilon_high is None else config.epsilon_high
+    advantage = advantages[:, None].to(logprobs.dtype)
+    token_loss = -torch.min(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    tokens = weight.sum()
+    if config.beta:
+        if ref_logprobs is None:
+            raise ValueError("beta is not 0 but no ref_logprobs were given")
+        difference = torch.where(mask, ref_logprobs, 0.0) - logprobs
+        kl = difference.exp() - difference - 1
+        token_loss = token_loss + config.beta * kl
+        sums["kl"] = ((kl.detach() * weight).sum(), tokens)
+    if entropies is not None:
+        sums["entropy"] = ((torch.where(mask, entropies, 0.0) * weight).sum(), tokens)
+
+    token_loss = token_loss * weight
+    if config.loss_type == "grpo":
+        loss = (token_loss.sum(-1) / weight.sum(-1).clamp(min=1.0)).sum() / normalizer.responses
+    elif config.loss_type == "bnpo":
+        loss = token_loss.sum() / max(normalizer.tokens, 1)
+    elif config.loss_type == "dapo":
+        loss = token_loss.sum() / max(normalizer.tokens_per_device, 1.0)
+    else:  # dr_grpo
+        loss = token_loss.sum() / (normalizer.responses * normalizer.max_completion_length)
+    sums.update(_clip_sums(ratio.detach(), advantage, weight, low, high))
+    return LossOutput(loss, sums)
+
+
+def _clip_sums(
+    ratio: Tensor, advantage: Tensor, weight: Tensor, low: float, high: float
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Shares of tokens (of responses, for sequence ratios) whose gradient the clipping stops."""
+    clipped_low = ((ratio < 1 - low) & (advantage < 0)).to(weight.dtype)
+    clipped_high = ((ratio > 1 + high) & (advantage > 0)).to(weight.dtype)
+    if ratio.shape[-1] == 1 and weight.shape[-1] != 1:
+        count = torch.tensor(float(ratio.shape[0]), dtype=weight.dtype, device=weight.device)
+    else:
+        clipped_low, clipped_high, count = clipped_low * weight, clipped_high * weight, weight.sum()
+    return {
+        "clip_ratio/low_mean": (clipped_low.sum(), count),
+        "clip_ratio/high_mean": (clipped_high.sum(), count),
+        "clip_ratio/region_mean": (clipped_low.sum() + clipped_high.sum(), count),
+    }

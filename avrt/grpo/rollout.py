@@ -1,0 +1,320 @@
+"""Sampling a group of responses per prompt, with each prompt prefilled once.
+
+The prompts run through the model once; their keys and values stay as they are, one copy per prompt. In every decoding
+step the G responses of a prompt attend to that one copy together (their queries are stacked), and to their own short
+cache; the two partial softmaxes are then combined exactly. Reading the prompt's cache once per group instead of once
+per response is what makes decoding behind long prompts fast.
+
+What is sampled is what is scored: temperature only, no top-p, no top-k, and the same banned tokens as in
+`avrt.grpo.logprobs`.
+
+Shape letters: n prompts, G responses per prompt, N = n*G rows, P longest prompt, c response tokens so far,
+V vocabulary, A query heads, K key/value heads, R = A/K, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from avrt.grpo.logprobs import chunk_logits
+from avrt.grpo.prefix import Layout, PackedLayout, PrefixCache
+from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, packed_forward
+
+INITIAL_CACHE_STEPS = 64
+"""Response tokens that the key/value cache holds at first; it doubles when full."""
+
+COMPACT_BELOW = 0.75
+"""Finished rows leave the batch when no more than this share of it is still being written."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How responses are drawn.
+
+    Attributes:
+        max_completion_length: token limit of a response.
+        temperature: divides the logits; 0 takes the most likely token (greedy).
+        kv_cache_tokens: bound on the tokens whose keys and values are held at one time (prompts once, responses in
+            full). A window that needs more is rolled out in sub-batches of whole prompts, one after another.
+        share_prefill: keep one copy of a prompt's cache per group; off, every response prefills its own (for
+            comparison: nothing but time and memory changes).
+    """
+
+    max_completion_length: int = 1024
+    temperature: float = 1.0
+    kv_cache_tokens: int = 262_144
+    share_prefill: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_completion_length < 1:
+            raise ValueError(f"max_completion_length must be positive, is {self.max_completion_length}")
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or positive, is {self.temperature}")
+        if self.kv_cache_tokens < 1:
+            raise ValueError(f"kv_cache_tokens must be positive, is {self.kv_cache_tokens}")
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled response.
+
+    Attributes:
+        token_ids: int64 ``[C]`` on the CPU, with the end-of-turn token when there was one.
+        logprobs: float32 ``[C]`` on the CPU, at the sampling temperature (at 1 when greedy).
+        finished: the model ended its turn (False: the token limit cut the response).
+    """
+
+    token_ids: Tensor
+    logprobs: Tensor
+    finished: bool
+
+
+class RolloutEngine(Protocol):
+    """What writes responses; `TransformersRollout` is built in, others (vLLM) fit the same slot."""
+
+    def generate(
+        self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
+    ) -> list[list[Response]]:
+        """`num_generations` responses for every prompt, in order; prompt i draws from random stream ``seeds[i]``."""
+        ...
+
+
+class TransformersRollout:
+    """Rollout with the policy's own transformers modules, in the process that trains.
+
+    Args:
+        model: the language model to sample from; read at every call, so it always holds the current weights.
+        config: sampling settings.
+        eos_token_ids: tokens that end a response.
+        banned: bool ``[V]``, tokens that are never sampled.
+    """
+
+    def __init__(
+        self, model: LanguageModel, config: SamplingConfig, eos_token_ids: Sequence[int], banned: Tensor | None = None
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.banned = banned
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
+    ) -> list[list[Response]]:
+        if len(seeds) != len(prompts):
+            raise ValueError("seeds must have one entry per prompt")
+        training = self.model.text_model.training
+        self.model.text_model.eval()  # also turns gradient checkpointing off for the prefill
+        try:
+            results: list[list[Response]] = [[] for _ in prompts]
+            for batch in self._sub_batches(prompts, num_generations):
+                groups = self._decode([prompts[i] for i in batch], num_generations, [seeds[i] for i in batch])
+                for i, group in zip(batch, groups, strict=True):
+                    results[i] = group
+            return results
+        finally:
+            self.model.text_model.train(training)
+
+    def _sub_batches(self, prompts: Sequence[EmbeddedPrompt], num_generations: int) -> list[list[int]]:
+        """Split the window so that each part's cache fits; prompts of like length go together (least padding)."""
+        response_tokens = num_generations * self.config.max_completion_length
+        copies = 1 if self.config.share_prefill else num_generations
+        batches: list[list[int]] = []
+        longest = 0
+        for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+            longest = max(longest, len(prompts[i]))
+            needed = copies * longest + response_tokens
+            if batches and (len(batches[-1]) + 1) * needed <= self.config.kv_cache_tokens:
+                batches[-1].append(i)
+            else:
+                batches.append([i])
+                longest = len(prompts[i])
+        return batches
+
+    def _decode(
+        self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
+    ) -> list[list[Response]]:
+        device = prompts[0].input_ids.device
+        steps = self.config.max_completion_length
+        uniforms = _uniforms(seeds, num_generations, steps).to(device)
+        owner = torch.arange(len(prompts), device=device).repeat_interleave(num_generations)
+        if not self.config.share_prefill:
+            prompts = [p for p in prompts for _ in range(num_generations)]
+            owner = torch.arange(len(prompts), device=device)
+
+        layout = PackedLayout([len(p) for p in prompts], [[] for _ in prompts], device, keep_prefix=True)
+        hidden = packed_forward(self.model, layout, prompts, [[] for _ in prompts])
+        last = torch.tensor([stop - 1 for _, stop in layout.prompt_rows], device=device)
+        hidden = hidden.index_select(0, last).index_select(0, owner)
+        next_position = torch.stack([p.position_ids.max() for p in prompts]).to(device).index_select(0, owner) + 1
+        cache = DecodeLayout(layout.prefix_cache, layout.prompt_valid, owner)
+
+        total = owner.shape[0]
+        rows = torch.arange(total, device=device)  # which response each row of the batch writes
+        tokens = torch.zeros(total, steps, dtype=torch.long, device=device)
+        logprobs = torch.zeros(total, steps, dtype=torch.float32, device=device)
+        lengths = torch.zeros(total, dtype=torch.long, device=device)
+        ended = torch.zeros(total, dtype=torch.bool, device=device)
+        eos = torch.tensor(self.eos_token_ids, device=device)
+        for step in range(steps):
+            token, logprob = self._sample(hidden, uniforms[rows, step])
+            open_rows = ~ended[rows]
+            tokens[rows, step] = token
+            logprobs[rows, step] = logprob.float()
+            lengths[rows] += open_rows
+            ended[rows] |= torch.isin(token, eos)
+            remaining = (~ended[rows]).nonzero().squeeze(1)
+            if step + 1 == steps or not remaining.numel():
+                break
+            if remaining.numel() <= COMPACT_BELOW * rows.numel():
+                rows, token = rows[remaining], token[remaining]
+                cache.keep(remaining)
+            positions = (next_position[rows] + step).expand(3, 1, -1)
+            hidden = self.model.text_model(
+                inputs_embeds=self.model.text_model.get_input_embeddings()(token)[None],
+                position_ids=positions,
+                attention_mask=cache.as_mask(),
+                use_cache=False,
+            ).last_hidden_state[0]
+            cache.advance()
+
+        responses = [
+            Response(tokens[r, :length].cpu(), logprobs[r, :length].cpu(), bool(done))
+            for r, (length, done) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True))
+        ]
+        return [responses[i : i + num_generations] for i in range(0, total, num_generations)]
+
+    def _sample(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """Next token and its log-probability for each row, ``[rows, H]`` -> two tensors ``[rows]``."""
+        greedy = self.config.temperature == 0
+        logits = chunk_logits(hidden, self.model.head_weight, self.config.temperature or 1.0, self.banned)
+        if greedy:
+            token = logits.argmax(-1)
+        else:
+            # One uniform number per token, through the inverse of the cumulative distribution. Double precision:
+            # in single, the running sum over 150,000 tokens would round rare tokens away.
+            cumulative = torch.softmax(logits, -1).cumsum(-1, dtype=torch.float64)
+            target = uniform * cumulative[:, -1]
+            token = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+            token = token.clamp(max=logits.shape[-1] - 1)
+        return token, logits.gather(-1, token[:, None]).squeeze(1) - logits.logsumexp(-1)
+
+
+class DecodeLayout(Layout):
+    """One decoding step: a packed row of one token per response, over the prompts' shared caches.
+
+    Args:
+        prefix: keys and values of the n prompts.
+        prompt_valid: bool ``[n, P]``, which of the padded entries are tokens.
+        owner: ``[N]``, which prompt each row continues; rows of one prompt are side by side.
+    """
+
+    def __init__(self, prefix: PrefixCache, prompt_valid: Tensor, owner: Tensor) -> None:
+        self._prefix = prefix
+        self._prompt_mask = _additive(prompt_valid, prefix.keys[0].dtype)
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._step = 0
+        self._assign(owner)
+
+    def _assign(self, owner: Tensor) -> None:
+        """Give every row a slot beside the other rows of its prompt, so that their queries can be stacked."""
+        self._owner = owner
+        n = self._prompt_mask.shape[0]
+        counts = torch.bincount(owner, minlength=n)
+        slots = int(counts.max())
+        starts = counts.cumsum(0) - counts
+        rank = torch.arange(owner.shape[0], device=owner.device) - starts[owner]
+        self._row_slot = owner * slots + rank  # [N] -> position in [n * slots]
+        self._slot_row = torch.zeros(n * slots, dtype=torch.long, device=owner.device)
+        self._slot_row[self._row_slot] = torch.arange(owner.shape[0], device=owner.device)
+        self._slots = slots
+        self._dense = n * slots == owner.shape[0]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
+        rows, kv_heads, size = query.shape[2], key.shape[1], query.shape[3]
+        self._store(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        q = query[0].transpose(0, 1).reshape(rows, kv_heads, -1, size) * scaling  # [N, K, R, D]
+        repeats = q.shape[2]
+
+        stop = self._step + 1
+        own, own_lse = _attend_part(q, self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop], None)
+
+        n = self._prompt_mask.shape[0]
+        stacked = q if self._dense else q.index_select(0, self._slot_row)
+        stacked = stacked.view(n, self._slots, kv_heads, repeats, size).transpose(1, 2).flatten(2, 3)  # [n, K, S*R, D]
+        shared, shared_lse = _attend_part(
+            stacked, self._prefix.keys[layer], self._prefix.values[layer], self._prompt_mask[:, None, None]
+        )
+        shared = self._unstack(shared.view(n, kv_heads, self._slots, repeats, size))
+        shared_lse = self._unstack(shared_lse.view(n, kv_heads, self._slots, repeats, 1))
+
+        # Two softmaxes over disjoint keys combine by their normalizers: exactly the softmax over both.
+        share = torch.sigmoid(shared_lse - own_lse)
+        out = share * shared + (1 - share) * own
+        return out.to(query.dtype).reshape(1, rows, kv_heads * repeats, size)
+
+    def _unstack(self, x: Tensor) -> Tensor:
+        """``[n, K, S, R, *]`` back to rows ``[N, K, R, *]``."""
+        x = x.transpose(1, 2).flatten(0, 1)
+        return x if self._dense else x.index_select(0, self._row_slot)
+
+    def _store(self, layer: int, key: Tensor, value: Tensor) -> None:
+        if layer == len(self._keys):
+            shape = (key.shape[0], key.shape[1], INITIAL_CACHE_STEPS, key.shape[2])
+            self._keys.append(key.new_zeros(shape))
+            self._values.append(value.new_zeros(shape))
+        elif self._step == self._keys[layer].shape[2]:
+            self._keys[layer] = torch.cat([self._keys[layer], torch.zeros_like(self._keys[layer])], dim=2)
+            self._values[layer] = torch.cat([self._values[layer], torch.zeros_like(self._values[layer])], dim=2)
+        self._keys[layer][:, :, self._step] = key
+        self._values[layer][:, :, self._step] = value
+
+    def advance(self) -> None:
+        """The step's tokens are stored in every layer; the next call writes behind them."""
+        self._step += 1
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but `rows` (ascending), and prompts that nobody continues any more."""
+        self._keys = [k.index_select(0, rows) for k in self._keys]
+        self._values = [v.index_select(0, rows) for v in self._values]
+        owner = self._owner[rows]
+        prompts, owner = torch.unique(owner, return_inverse=True)
+        if prompts.numel() < self._prompt_mask.shape[0]:
+            self._prefix = PrefixCache(
+                [k.index_select(0, prompts) for k in self._prefix.keys],
+                [v.index_select(0, prompts) for v in self._prefix.values],
+            )
+            self._prompt_mask = self._prompt_mask.index_select(0, prompts)
+        self._assign(owner)
+
+
+def _attend_part(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention over one set of keys and the log of its normalizer: ``[..., D]`` and ``[..., 1]``, float32 or wider."""
+    scores = q @ k.transpose(-1, -2)
+    if scores.dtype not in (torch.float32, torch.float64):
+        scores = scores.float()
+    if mask is not None:
+        scores = scores + mask
+    lse = scores.logsumexp(-1, keepdim=True)
+    return ((scores - lse).exp().to(v.dtype) @ v).to(scores.dtype), lse
+
+
+def _additive(valid: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where valid, -inf elsewhere."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.zeros(valid.shape, dtype=wide, device=valid.device).masked_fill(~valid, -torch.inf)
+
+
+def _uniforms(seeds: Sequence[int], num_generations: int, steps: int) -> Tensor:
+    """Random numbers of every response, float64 ``[n * G, steps]``; each prompt has a stream of its own."""
+    draws = [
+        torch.rand(num_generations, steps, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        for seed in seeds
+    ]
+    return torch.cat(draws)

@@ -1,0 +1,249 @@
+"""The student: Qwen2.5-Omni's thinker with frozen encoders.
+
+Only the thinker is loaded (no talker, no speaker file). Vision and audio encoder, their projections into the language
+model included, are frozen; the language model is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+from avrt.encoding import Prompt, PromptEncoder
+from avrt.grpo.prefix import ATTENTION_NAME
+from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel
+from avrt.prompts import AnswerFormat, PromptTemplate
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+MEDIA_TOKENS = (
+    "<|AUDIO|>",
+    "<|IMAGE|>",
+    "<|VIDEO|>",
+    "<|vision_bos|>",
+    "<|vision_eos|>",
+    "<|vision_pad|>",
+    "<|audio_bos|>",
+    "<|audio_eos|>",
+)
+"""Tokens that stand for media. A response can never contain one: a sampled placeholder has no feature to show."""
+
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
+"""Tokens that end a response."""
+
+
+@dataclass
+class StudentConfig:
+    """Which student to train, and how it reads its prompts.
+
+    Attributes:
+        path: hub id (``Qwen/Qwen2.5-Omni-7B``) or local folder.
+        revision: commit of the hub repository, for a run that can be repeated.
+        dtype: float32, bfloat16 or float64.
+        min_pixels, max_pixels: bounds on the pixels of each frame as the vision encoder sees it; one token covers
+            28 x 28 pixels of two frames.
+        max_prompt_tokens: prompts longer than this are refused.
+        template: wording of the prompt.
+        answer_format: ``tags`` (reason, then answer, in tags) or ``letter`` (the bare letter).
+        gradient_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    path: str = "Qwen/Qwen2.5-Omni-7B"
+    revision: str | None = None
+    dtype: str = "bfloat16"
+    min_pixels: int = 128 * 28 * 28
+    max_pixels: int = 768 * 28 * 28
+    max_prompt_tokens: int | None = None
+    template: PromptTemplate = field(default_factory=PromptTemplate)
+    answer_format: AnswerFormat = "tags"
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"student.dtype must be one of {', '.join(DTYPES)}, is {self.dtype!r}")
+
+
+class Student(nn.Module):
+    """A thinker with frozen encoders and shared-prompt attention, and its processor.
+
+    Args:
+        thinker: `Qwen2_5OmniThinkerForConditionalGeneration`.
+        processor: its `Qwen2_5OmniProcessor`.
+        config: how prompts are read.
+    """
+
+    def __init__(self, thinker: Any, processor: Any, config: StudentConfig) -> None:
+        super().__init__()
+        self.thinker = thinker
+        self.processor = processor
+        self.config = config
+        freeze_encoders(thinker)
+        thinker.model.language_model.set_attn_implementation(ATTENTION_NAME)
+        if config.gradient_checkpointing:
+            thinker.model.language_model.activation_checkpointing_enable({"use_reentrant": False})
+        self.encoder_runs = 0
+        """Prompts whose media went through the encoders so far; one per prompt and rollout window."""
+
+    @classmethod
+    def load(cls, config: StudentConfig) -> Student:
+        """Load from a hub id or local folder.
+
+        Raises:
+            ValueError: nothing of that name can be loaded; names the key and the mend.
+        """
+        source = _source(config.path)
+        try:
+            processor = Qwen2_5OmniProcessor.from_pretrained(source, revision=config.revision)
+            thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+                source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True
+            )
+        except OSError as error:
+            raise ValueError(
+                f"model.init_args.student.path: cannot load {config.path!r}: it must be a hub id such as "
+                f"Qwen/Qwen2.5-Omni-7B or a folder with a saved student ({_first_line(error)})"
+            ) from error
+        return cls(thinker, processor, config)
+
+    @property
+    def language_model(self) -> LanguageModel:
+        """The trained part: text model and head."""
+        return LanguageModel(self.thinker.model.language_model, self.thinker.lm_head)
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """What turns samples into prompts for this student."""
+        c = self.config
+        return PromptEncoder(
+            self.processor, c.template, c.answer_format, c.min_pixels, c.max_pixels, c.max_prompt_tokens
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.thinker.lm_head.weight.device
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return tuple(self.processor.tokenizer.convert_tokens_to_ids(list(END_TOKENS)))
+
+    @property
+    def banned_tokens(self) -> Tensor:
+        """bool ``[V]``: media tokens, and the rows of the vocabulary that no token has."""
+        tokenizer = self.processor.tokenizer
+        banned = torch.zeros(self.thinker.lm_head.weight.shape[0], dtype=torch.bool)
+        banned[tokenizer.convert_tokens_to_ids(list(MEDIA_TOKENS))] = True
+        banned[len(tokenizer) :] = True
+        return banned.to(self.device)
+
+    def reference(self) -> LanguageModel:
+        """A frozen copy of the language model alone; the encoders are frozen and shared."""
+        policy = self.language_model
+        text_model = copy.deepcopy(policy.text_model).eval().requires_grad_(False)
+        head = copy.deepcopy(policy.head).requires_grad_(False)
+        if policy.head_weight is policy.text_model.get_input_embeddings().weight:  # type: ignore[operator]
+            head.weight = text_model.get_input_embeddings().weight  # type: ignore[operator]
+        return LanguageModel(text_model, head)
+
+    @torch.no_grad()
+    def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:
+        """Run the frozen encoders once per prompt and place every token in time and space."""
+        return [self._embed_one(p) for p in prompts]
+
+    def _embed_one(self, prompt: Prompt) -> EmbeddedPrompt:
+        model, config, device = self.thinker.model, self.thinker.config, self.device
+        ids = prompt.input_ids.to(device)
+        positions, features = [], []
+        if prompt.pixel_values is not None:
+            pixels = prompt.pixel_values.to(device)
+            if prompt.image_grid_thw is not None:
+                out = model.get_image_features(pixels, prompt.image_grid_thw.to(device))
+                positions.append((ids == config.image_token_id).nonzero().squeeze(1))
+            else:
+                assert prompt.video_grid_thw is not None
+                out = model.get_video_features(pixels, prompt.video_grid_thw.to(device))
+                positions.append((ids == config.video_token_id).nonzero().squeeze(1))
+            features.append(torch.cat(out.pooler_output))
+        if prompt.input_features is not None:
+            mel = prompt.input_features.to(device)[None]
+            mask = torch.ones(mel.shape[0], mel.shape[2], dtype=torch.long, device=device)
+            features.append(model.get_audio_features(mel, feature_attention_mask=mask).last_hidden_state)
+            positions.append((ids == config.audio_token_id).nonzero().squeeze(1))
+        for where, what in zip(positions, features, strict=True):
+            if len(where) != len(what):
+                raise ValueError(
+                    f"sample {prompt.sample.id!r}: {len(where)} media placeholders for {len(what)} media features"
+                )
+        self.encoder_runs += bool(features)
+        width = self.thinker.lm_head.weight.shape[1]
+        return EmbeddedPrompt(
+            input_ids=ids,
+            position_ids=self.position_ids(prompt).to(device),
+            media_positions=torch.cat(positions) if positions else ids.new_empty(0),
+            media_features=torch.cat(features) if features else torch.empty(0, width, device=device),
+        )
+
+    def position_ids(self, prompt: Prompt) -> Tensor:
+        """Temporal, height and width position of every prompt token (TMRoPE), ``[3, P]``.
+
+        The one place where positions come from: rollout, training, reference and evaluation all read them here.
+        """
+        ids = prompt.input_ids[None].cpu()
+        seconds = None if prompt.second_per_grid is None else torch.tensor([prompt.second_per_grid])
+        mel_frames = None if prompt.input_features is None else torch.tensor([prompt.input_features.shape[1]])
+        positions, _ = self.thinker.model.get_rope_index(
+            ids,
+            image_grid_thw=prompt.image_grid_thw,
+            video_grid_thw=prompt.video_grid_thw,
+            attention_mask=torch.ones_like(ids),
+            audio_seqlens=mel_frames,
+            second_per_grids=seconds,
+        )
+        return positions[:, 0]
+
+    def decode(self, token_ids: Tensor | Sequence[int]) -> str:
+        """Text of a response without special tokens."""
+        return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that plain transformers loads: thinker weights, processor, chat template."""
+        self.thinker.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+
+def freeze_encoders(thinker: nn.Module) -> None:
+    """Freeze vision and audio encoder; everything else stays trainable."""
+    for encoder in (thinker.model.visual, thinker.model.audio_tower):  # type: ignore[union-attr]
+        encoder.requires_grad_(False)
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """(trainable, frozen) parameters, each tensor once."""
+    trainable = frozen = 0
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            trainable += parameter.numel()
+        else:
+            frozen += parameter.numel()
+    return trainable, frozen
+
+
+def _source(path: str) -> str:
+    """A path that exists, or a hub id; anything that looks like a path but is missing is an error of its own."""
+    if Path(path).is_dir():
+        return path
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ValueError(
+            f"model.init_args.student.path: {path!r} is neither a folder that exists nor a hub id of the form "
+            "owner/name (for example Qwen/Qwen2.5-Omni-3B)"
+        )
+    return path
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
