@@ -44,29 +44,27 @@ class Reading(NamedTuple):
 NOTHING = Reading(None)
 """The text names no option at all; later rules may still find one."""
 
+_OPEN_CHARS = " \t\"'“‘([{【「〔<_"
+_CLOSE_CHARS = " \t\"'”’)]}】」〕>_.,:;!。"
 _OPEN = r"[\s\"'“‘(\[{【「〔<_]*"
 _CLOSE = r"[\s\"'”’)\]}】」〕>_.,:;!。]*"
-_BARE = re.compile(rf"{_OPEN}(?:option\s+|choice\s+)?{_OPEN}([A-Za-z]){_CLOSE}", re.IGNORECASE)
-_JOIN = r"(?:\s*[,/&;+]\s*|\s+)(?:and\s+|or\s+)?"
-_SEVERAL = re.compile(
-    rf"{_OPEN}(?:either\s+|both\s+|options?\s+)?[A-Za-z]{_CLOSE}(?:{_JOIN}{_OPEN}[A-Za-z]{_CLOSE})+", re.IGNORECASE
-)
-_RUN = re.compile(r"[A-Z]{2,}")
-_LONE_LETTER = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
+_BARE = re.compile(rf"{_OPEN}(?:(?:option|choice)\s+{_OPEN})?([A-Za-z]){_CLOSE}", re.IGNORECASE)
+_WORD = re.compile(r"[^\W\d_]+")
+_LIST_WORDS = frozenset({"and", "or", "either", "both", "option", "options"})
 _LETTER_THEN_TEXT = re.compile(
-    rf"{_OPEN}(?:option\s+)?{_OPEN}(?P<letter>[A-Za-z])(?P<separator>\s*[)\]}}】」〕.:,;–—-]+\s*|\s+)(?P<rest>\S.*)",
-    re.IGNORECASE | re.DOTALL,
+    rf"{_OPEN}(?:option\s+{_OPEN})?(?P<letter>[A-Za-z])(?P<separator>\s*[)\]}}】」〕.:,;–—-]+\s*|\s+)(?P<rest>\S.*)",
+    re.IGNORECASE,
 )
 _CUE = re.compile(
     r"\b(?:answer|option|choice)\b(?:\s+(?:to|among|for|from|of)\s[^.:\n]{1,60}?)?"
-    r"(?P<says>\s*:|\s+(?:is|would\s+be|should\s+be|must\s+be)\b\s*:?)\s*(?P<rest>[^\n]*)",
+    r"(?P<says>\s*:|\s+(?:is|would\s+be|should\s+be|must\s+be)\b\s*:?)\s*(?P<rest>[^\n]{0,1000})",
     re.IGNORECASE,
 )
 # In running text the letter must be a capital, and a sentence end or a reason must follow: "the answer is a dog" and
 # "the answer is B or C" name nothing.
 _STATED = re.compile(
-    rf"{_OPEN}(?:[Oo]ption\s+)?{_OPEN}(?P<letter>[A-Z])"
-    r"(?:[\"'”’)\]}】」〕_]*(?:[.,;!。]|$)|[\"'”’)\]}】」〕_]*\s+(?=(?:because|since|as|given|due)\b))(?P<extra>.*)"
+    rf"{_OPEN}(?:[Oo]ption\s+{_OPEN})?(?P<letter>[A-Z])[\"'”’)\]}}】」〕_]*"
+    r"(?:[.,;!。]|$|\s+(?=(?:because|since|as|given|due)\b))(?P<extra>.*)"
 )
 _BRACKETED = re.compile(r"[(\[【]\s*([A-Z])\s*[)\]】]")
 _MARKER = re.compile(r"(?<!\w)(?:[(\[【]\s*([A-Z])\s*[)\]】]|([A-Z])[.):](?=\s|$))")
@@ -75,9 +73,11 @@ _NEGATION = re.compile(
     r"|rul(?:e|ed|es|ing)\s+out|eliminat\w*|exclud\w*|reject\w*|rather\s+than|instead\s+of)\b|n['’]t\b",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"[.!?。]+[\"'”’)\]]*(?=\s|$)|\n")
+_SENTENCE_END = re.compile(r"[.!?。][\"'”’)\]]*(?=\s|$)|\n")
 _CLAUSE_END = re.compile(r"[.!?。;,:\n]")
-_BOXED = re.compile(r"\$*\\boxed\{(?:\\text(?:bf)?\{)?([^{}]*)\}+\$*")
+_CLAUSE_CHARS = 200
+"""How far back a denial or condition is looked for."""
+_BOXED = re.compile(r"\${0,2}\\boxed\{(?:\\text(?:bf)?\{)?([^{}]*)\}{1,2}\${0,2}")
 _EMPHASIS = re.compile(r"[*`]+")
 
 
@@ -86,42 +86,170 @@ def clean(text: str) -> str:
     return _EMPHASIS.sub("", _BOXED.sub(r"\1", unicodedata.normalize("NFKC", text)))
 
 
-def read_option(segment: str, options: Sequence[str], *, tagged: bool) -> Reading:
-    """Which option a stretch of text names.
+def several_letters(line: str) -> set[str]:
+    """The letters of a line that is a mere list of them (``A, B``, ``(A) or (C)``, ``AB``); empty for other lines."""
+    words = _WORD.findall(line)
+    letters = [word.upper() for word in words if len(word) == 1]
+    if len(letters) > 1 and all(len(word) == 1 or word.lower() in _LIST_WORDS for word in words):
+        return set(letters)
+    return set(line) if line.isascii() and line.isalpha() and line.isupper() and len(line) > 1 else set()
+
+
+class OptionReader:
+    """Finds which of a question's options a stretch of text names.
 
     Rules, in order; the first that finds something decides:
 
     1. the whole stretch, when it is one line: a bare letter (``(b)``, ``【B】``, ``B.``); a letter in front of its own
        option's text (``B. cat``); an option's exact text;
-    2. ``Answer: B``, ``the answer is B``, ``the correct option is (B) cat``, wherever they stand;
+    2. ``Answer: B``, ``the answer is B``, ``the correct option is (B) cat``, wherever they stand, unless denied or
+       conditional; a line below that is nothing but an answer must agree;
     3. single lines that are nothing but an answer by rule 1, and an option named with letter and text in the closing
        sentence (``... the best fit is: *(C) Pop rock*``), unless that sentence denies it.
 
     Two different letters within a rule give `Reason.MULTI_LETTER`; a letter whose text is not its option's gives
-    `Reason.LETTER_TEXT_CONFLICT`.
-
-    Args:
-        segment: the text, already through `clean`.
-        options: the options' texts, without letters.
-        tagged: the text stood in answer tags, so something in it was meant as an answer: if nothing is recognised the
-            failure is `Reason.NOT_AN_OPTION`, else `Reason.NO_ANSWER_TAG`.
+    `Reason.LETTER_TEXT_CONFLICT`. The running time is linear in the text's length but for its number of "answer:".
     """
-    nothing = Reading(None, Reason.NOT_AN_OPTION if tagged else Reason.NO_ANSWER_TAG)
-    lines = [line.strip() for line in segment.splitlines() if line.strip()]
-    if not lines:
-        return Reading(None, Reason.EMPTY_ANSWER if tagged else Reason.NO_ANSWER_TAG)
 
-    whole = _read_line(lines[0], options) if len(lines) == 1 else NOTHING
-    if whole.letter:
-        return whole
-    announced = _agree(_read_announcements(segment, options))
-    if announced is not NOTHING:
-        return announced
-    if whole is not NOTHING:
-        return whole
-    alone = [_read_line(line, options, nothing_after=True) for line in lines] if len(lines) > 1 else []
-    verdict = _agree([*alone, _read_closing_sentence(segment, options)])
-    return nothing if verdict is NOTHING else verdict
+    def __init__(self, options: Sequence[str]) -> None:
+        self.letters = LETTERS[: len(options)]
+        names = [_strip(clean(option)) for option in options]
+        self._keys = [_key(name) for name in names]
+        self._patterns = [
+            re.compile(r"\s+".join(re.escape(word) for word in name.split()) + r"(?!\w)", re.IGNORECASE)
+            for name in names
+        ]
+
+    def read(self, segment: str, *, tagged: bool) -> Reading:
+        """Read a stretch of text that went through `clean`.
+
+        `tagged`: it stood in answer tags, so something in it was meant as an answer: if nothing is recognised the
+        failure is `Reason.NOT_AN_OPTION`, else `Reason.NO_ANSWER_TAG`.
+        """
+        lines = [line.strip() for line in segment.splitlines() if line.strip()]
+        if not lines:
+            return Reading(None, Reason.EMPTY_ANSWER if tagged else Reason.NO_ANSWER_TAG)
+        whole = self._read_line(lines[0]) if len(lines) == 1 else NOTHING
+        if whole.letter:
+            return whole
+        announced = self._read_announcements(segment)
+        if announced is not NOTHING:
+            return announced
+        if whole is not NOTHING:
+            return whole
+        alone = self._read_lines(lines) if len(lines) > 1 else []
+        verdict = _agree([*alone, self._read_closing_sentence(segment)])
+        return verdict if verdict is not NOTHING else Reading(None, _nothing_found(tagged))
+
+    def _read_line(self, line: str, *, nothing_after: bool = False) -> Reading:
+        """Rule 1 on one line. `nothing_after`: it is one line of many, so no words may follow the option's text."""
+        if bare := _BARE.fullmatch(line):
+            letter = bare[1].upper()
+            return Reading(letter) if letter in self.letters else Reading(None, Reason.NOT_AN_OPTION)
+        by_text = self._with_text(line)
+        if not by_text and (several := several_letters(line)) and several <= set(self.letters):
+            return Reading(several.pop()) if len(several) == 1 else Reading(None, Reason.MULTI_LETTER)
+        pair = _LETTER_THEN_TEXT.fullmatch(line)
+        if pair and pair["letter"].upper() in self.letters:
+            with_text = self._read_letter_and_text(pair, by_text, nothing_after)
+            if with_text is not NOTHING:
+                return with_text
+        if len(by_text) > 1:
+            return Reading(None, Reason.MULTI_LETTER)
+        return Reading(by_text) if by_text else NOTHING
+
+    def _read_letter_and_text(self, pair: re.Match[str], by_text: str, nothing_after: bool) -> Reading:
+        """``B. cat``. `by_text`: letters of the options whose text is the whole line, letter included."""
+        letter, marked = pair["letter"].upper(), bool(pair["separator"].strip())
+        own, extra = self._leading(pair["rest"])
+        if letter in own:
+            # Without a mark between ("B cat") the letter may be a word ("A dog"): then nothing more may follow.
+            if extra and (nothing_after or not marked):
+                return NOTHING
+            if by_text.strip(letter) or self._names_another(extra, letter):
+                return Reading(None, Reason.MULTI_LETTER)
+            return NOTHING if _denied_or_asked(extra) else Reading(letter)
+        if marked and not by_text and (own or not nothing_after):
+            return Reading(None, Reason.LETTER_TEXT_CONFLICT)
+        return NOTHING
+
+    def _read_lines(self, lines: Iterable[str]) -> list[Reading]:
+        return [self._read_line(line.strip(), nothing_after=True) for line in lines]
+
+    def _read_announcements(self, text: str) -> Reading:
+        """Rule 2."""
+        readings: list[Reading] = []
+        below = len(text)
+        position = 0
+        while cue := _CUE.search(text, position):
+            position = cue.start("rest")
+            clause = _CLAUSE_END.split(text[max(0, cue.start() - _CLAUSE_CHARS) : cue.start()])[-1]
+            if _NEGATION.search(clause):
+                continue
+            reading = self._read_announced(cue["rest"].strip(), label=cue["says"].strip() == ":")
+            if reading is not NOTHING:
+                readings.append(reading)
+                below = min(below, cue.end())
+        return _agree([*readings, *self._read_lines(text[below:].splitlines())]) if readings else NOTHING
+
+    def _read_announced(self, rest: str, *, label: bool) -> Reading:
+        """`label`: a line of the form ``Answer: ...``, where what follows the letter must be its option's text."""
+        reading = self._read_line(rest)
+        if reading.letter:
+            return reading
+        stated = _STATED.fullmatch(rest)
+        because = stated is not None and stated["extra"][:1].isalpha()
+        if stated and stated["letter"] in self.letters and (because or not label) and not rest.endswith("?"):
+            # "The answer is B. The dog barks." is B, unless what follows is the text of another option.
+            other, _ = self._leading(stated["extra"].strip())
+            if other and stated["letter"] not in other:
+                return Reading(None, Reason.LETTER_TEXT_CONFLICT)
+            return Reading(stated["letter"])
+        if reading is not NOTHING:
+            return reading if label or reading.failure is Reason.MULTI_LETTER else NOTHING
+        by_text = self._with_text(_SENTENCE_END.split(rest)[0])
+        return Reading(by_text) if len(by_text) == 1 and not rest.endswith("?") else NOTHING
+
+    def _read_closing_sentence(self, text: str) -> Reading:
+        """``(C) Pop rock`` in the last sentence, when no other option's letter is bracketed anywhere."""
+        mentions = [mention for mention in _BRACKETED.finditer(text) if mention[1] in self.letters]
+        if not mentions:
+            return NOTHING
+        if len({mention[1] for mention in mentions}) > 1:
+            return Reading(None, Reason.MULTI_LETTER)
+        last = mentions[-1]
+        own, extra = self._leading(text[last.end() :].lstrip(_OPEN_CHARS + ":"))
+        if not own:
+            return NOTHING
+        if last[1] not in own:
+            return Reading(None, Reason.LETTER_TEXT_CONFLICT)
+        before = _SENTENCE_END.split(text[: last.start()])[-1]
+        sentences = [part for part in _SENTENCE_END.split(extra) if part.strip(_CLOSE_CHARS)]
+        if len(sentences) > 1 or _NEGATION.search(before) or _denied_or_asked(extra):
+            return NOTHING
+        return Reading(last[1])
+
+    def _with_text(self, text: str) -> str:
+        """Letters of the options whose text this is, e.g. ``"B"``; several only where options repeat a text."""
+        key = _key(_strip(text))
+        return "".join(letter for letter, other in zip(self.letters, self._keys, strict=True) if key and key == other)
+
+    def _leading(self, text: str) -> tuple[str, str]:
+        """Letters of the longest option text that `text` begins with, and what follows it (blank: punctuation)."""
+        text = text.lstrip(_OPEN_CHARS)
+        best, end = "", 0
+        for letter, pattern, key in zip(self.letters, self._patterns, self._keys, strict=True):
+            match = pattern.match(text) if key else None
+            if match and match.end() >= end:
+                best = best + letter if match.end() == end else letter
+                end = match.end()
+        extra = text[end:]
+        return best, extra if extra.strip(_CLOSE_CHARS) else ""
+
+    def _names_another(self, text: str, letter: str) -> bool:
+        """Whether `text` names an option other than `letter` the way lists do: ``(C)``, ``C.``, ``C)``."""
+        named = {mark[1] or mark[2] for mark in _MARKER.finditer(text)}
+        return bool(named & set(self.letters) - {letter})
 
 
 def _agree(readings: Iterable[Reading]) -> Reading:
@@ -136,111 +264,20 @@ def _agree(readings: Iterable[Reading]) -> Reading:
     return Reading(letters.pop()) if letters else NOTHING
 
 
-def _read_line(line: str, options: Sequence[str], *, nothing_after: bool = False) -> Reading:
-    """Rule 1 on one line. `nothing_after`: no words may follow the option's text."""
-    letters = LETTERS[: len(options)]
-    if bare := _BARE.fullmatch(line):
-        letter = bare[1].upper()
-        return Reading(letter) if letter in letters else Reading(None, Reason.NOT_AN_OPTION)
-
-    by_text = _options_with_text(line, options)
-    if _SEVERAL.fullmatch(line) and not by_text:
-        named = {letter.upper() for letter in _LONE_LETTER.findall(line)}
-        return Reading(named.pop()) if len(named) == 1 and named <= set(letters) else Reading(None, Reason.MULTI_LETTER)
-    if _RUN.fullmatch(line) and set(line) <= set(letters) and not by_text:
-        return Reading(None, Reason.MULTI_LETTER)
-
-    pair = _LETTER_THEN_TEXT.fullmatch(line)
-    if pair and (letter := pair["letter"].upper()) in letters:
-        own, extra = _leading_option(pair["rest"], options)
-        if letter in own and not (extra and (nothing_after or not pair["separator"].strip())):
-            if (by_text and letter not in by_text) or _other_markers(extra, letter, letters):
-                return Reading(None, Reason.MULTI_LETTER)
-            if not _NEGATION.search(extra) and not extra.rstrip().endswith("?"):
-                return Reading(letter)
-        elif pair["separator"].strip() and not by_text:
-            return Reading(None, Reason.LETTER_TEXT_CONFLICT)
-    if len(by_text) > 1:
-        return Reading(None, Reason.MULTI_LETTER)
-    return Reading(by_text) if by_text else NOTHING
+def _nothing_found(tagged: bool) -> Reason:
+    return Reason.NOT_AN_OPTION if tagged else Reason.NO_ANSWER_TAG
 
 
-def _read_announcements(text: str, options: Sequence[str]) -> list[Reading]:
-    """Rule 2: what follows each "answer:", "the answer is", "the best option is" that is not denied or conditional."""
-    readings = []
-    position = 0
-    while cue := _CUE.search(text, position):
-        position = cue.start("rest")
-        clause = _CLAUSE_END.split(text[: cue.start()])[-1]
-        if not _NEGATION.search(clause):
-            readings.append(_read_announced(cue["rest"].strip(), options, label=cue["says"].strip() == ":"))
-    return readings
+def _denied_or_asked(extra: str) -> bool:
+    """Whether what follows an option takes it back (``B. cat is wrong``) or makes it a question."""
+    return bool(_NEGATION.search(extra)) or extra.rstrip().endswith("?")
 
 
-def _read_announced(rest: str, options: Sequence[str], *, label: bool) -> Reading:
-    """`label`: a line of the form ``Answer: ...``, where what follows the letter must be its option's text."""
-    reading = _read_line(rest, options)
-    if reading.letter or (label and reading is not NOTHING):
-        return reading
-    stated = _STATED.fullmatch(rest)
-    if stated and not rest.endswith("?") and (letter := stated["letter"]) in LETTERS[: len(options)]:
-        # "The answer is B. The dog barks." is B, unless what follows is the text of another option.
-        other, _ = _leading_option(stated["extra"].strip(), options)
-        return Reading(None, Reason.LETTER_TEXT_CONFLICT) if other and letter not in other else Reading(letter)
-    by_text = _options_with_text(_SENTENCE_END.split(rest)[0], options)
-    if len(by_text) == 1:
-        return Reading(by_text)
-    return reading if reading.failure is Reason.MULTI_LETTER else NOTHING
-
-
-def _read_closing_sentence(text: str, options: Sequence[str]) -> Reading:
-    """Rule 3's second half: ``(C) Pop rock`` in the last sentence, when no other option's letter is bracketed."""
-    letters = LETTERS[: len(options)]
-    mentions = [m for m in _BRACKETED.finditer(text) if m[1] in letters]
-    if not mentions:
-        return NOTHING
-    if len({m[1] for m in mentions}) > 1:
-        return Reading(None, Reason.MULTI_LETTER)
-    last, letter = mentions[-1], mentions[-1][1]
-    own, extra = _leading_option(text[last.end() :], options)
-    if not own:
-        return NOTHING
-    if letter not in own:
-        return Reading(None, Reason.LETTER_TEXT_CONFLICT)
-    before = _SENTENCE_END.split(text[: last.start()])[-1]
-    sentences = [part for part in _SENTENCE_END.split(extra) if part.strip(" \"'”’)]_.")]
-    if len(sentences) > 1 or extra.rstrip().endswith("?") or _NEGATION.search(before) or _NEGATION.search(extra):
-        return NOTHING
-    return Reading(letter)
+def _strip(text: str) -> str:
+    """Without outer quotes, opening brackets and closing punctuation."""
+    return " ".join(text.split()).lstrip(_OPEN_CHARS).rstrip(_CLOSE_CHARS)
 
 
 def _key(text: str) -> str:
-    """Text to compare by: case, white space, quotes, brackets and closing punctuation do not matter."""
-    text = " ".join(clean(text).casefold().split())
-    return text.lstrip(" \"'“‘([{【「_").rstrip(" \"'”’)]}】」_.,:;!。")
-
-
-def _options_with_text(text: str, options: Sequence[str]) -> str:
-    """Letters of the options whose text this is, e.g. ``"B"``; more than one only where options repeat a text."""
-    key = _key(text)
-    return "".join(letter for letter, option in zip(LETTERS, options, strict=False) if key and _key(option) == key)
-
-
-def _leading_option(text: str, options: Sequence[str]) -> tuple[str, str]:
-    """Letters of the longest option text that `text` begins with, at a word's end, and what follows it."""
-    key = " ".join(clean(text).casefold().split()).lstrip(" \"'“‘([{【「_")
-    best, letters = "", ""
-    for letter, option in zip(LETTERS, options, strict=False):
-        name = _key(option)
-        if not name or len(name) < len(best) or not key.startswith(name) or key[len(name) : len(name) + 1].isalnum():
-            continue
-        letters = letters + letter if name == best else letter
-        best = name
-    # What follows keeps its capitals: they tell an option's letter from a word.
-    tail = " ".join(clean(text).split())[-(len(key) - len(best)) :] if len(key) > len(best) else ""
-    return letters, "" if not tail.strip(" \"'”’)]}】」_.,:;!。") else tail
-
-
-def _other_markers(text: str, letter: str, letters: str) -> bool:
-    """Whether `text` names an option other than `letter` the way lists do: ``(C)``, ``C.``, ``C)``."""
-    return any((m[1] or m[2]) != letter and (m[1] or m[2]) in letters for m in _MARKER.finditer(text))
+    """Text to compare by: case does not matter."""
+    return text.casefold()

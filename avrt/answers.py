@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from avrt.answer_rules import Reason, clean, read_option
+from avrt.answer_rules import OptionReader, Reason, clean, several_letters
 from avrt.sample import LETTERS, Sample
 
 __all__ = [
@@ -46,7 +46,6 @@ Profile = Literal["paper", "robust"]
 _SPECIAL_TOKEN = re.compile(r"<\|\w+\|>|</?s>|<(?:bos|eos|pad|end_of_turn)>")
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _FORMATTED = re.compile(r"<think>.*</think>\s*<answer>(.*)</answer>", re.DOTALL)
-_ONE_OR_MORE_LETTERS = re.compile(r"\W*[A-Za-z]\W*(?:\W(?:and\W|or\W)?\W*[A-Za-z]\W*)*")
 
 # Robust profile: any case, white space inside the tag, Kimi's markers.
 _ANSWER_PAIR = re.compile(r"<\s*answer\s*>((?:(?!<\s*answer\s*>).)*?)<\s*/\s*answer\s*>", re.DOTALL | re.IGNORECASE)
@@ -170,8 +169,7 @@ def _parse_paper(text: str, options: Sequence[str]) -> ParsedAnswer:
         return ParsedAnswer(None, Reason.EMPTY_ANSWER, think)
     if body in set(LETTERS[: len(options)]):
         return ParsedAnswer(body, defect or Reason.OK, think)
-    letters = {letter.upper() for letter in re.findall(r"\b[A-Za-z]\b", body)}
-    several = len(letters) > 1 and _ONE_OR_MORE_LETTERS.fullmatch(body)
+    several = len(several_letters(body)) > 1
     return ParsedAnswer(None, Reason.MULTI_LETTER if several else Reason.NOT_AN_OPTION, think)
 
 
@@ -200,17 +198,18 @@ def _parse_robust(text: str, options: Sequence[str], cut: bool) -> ParsedAnswer:
     think = _THINK_OPEN.sub("", text[: closings[0].start()]).strip() if closings else None
     note = Reason.EMPTY_THINK if think == "" else Reason.OK
 
+    reader = OptionReader(options)
     pairs = _ANSWER_PAIR.findall(final)
     if not pairs:
         unfinished = _THINK_OPEN.search(final) is not None
         if not unfinished:
-            reading = read_option(_final_text(final, cut), options, tagged=False)
+            reading = reader.read(_final_text(final, cut), tagged=False)
             if reading.letter or reading.failure is not Reason.NO_ANSWER_TAG:
                 return ParsedAnswer(reading.letter, reading.failure or note, think)
         pairs = _ANSWER_PAIR.findall(text)
         if not pairs:
             return ParsedAnswer(None, _missing_answer(final, unfinished), think)
-    reading = read_option(clean(pairs[-1]), options, tagged=True)
+    reading = reader.read(clean(pairs[-1]), tagged=True)
     return ParsedAnswer(reading.letter, reading.failure or (Reason.DUPLICATE_TAG if len(pairs) > 1 else note), think)
 
 

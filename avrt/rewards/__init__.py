@@ -1,0 +1,17 @@
+"""The rewards that ship, and the base class for your own (``docs/rewards.md``)."""
+
+from avrt.rewards.accuracy import AccuracyReward
+from avrt.rewards.base import RewardCallback, RewardError, RewardTable, collect_rewards, score_all
+from avrt.rewards.format import FormatReward
+from avrt.rewards.length import LengthReward
+
+__all__ = [
+    "AccuracyReward",
+    "FormatReward",
+    "LengthReward",
+    "RewardCallback",
+    "RewardError",
+    "RewardTable",
+    "collect_rewards",
+    "score_all",
+]

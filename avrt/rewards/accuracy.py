@@ -1,0 +1,25 @@
+"""Accuracy reward: 1 for the right option's letter in the answer tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from avrt.answers import parse
+from avrt.rewards.base import RewardCallback
+from avrt.sample import Completion
+
+
+class AccuracyReward(RewardCallback):
+    """1 if the reply's answer, stripped, is the gold letter, else 0.
+
+    It needs one complete answer pair and does not look at the rest of the format: profile ``paper`` of `avrt.answers`.
+    """
+
+    name = "accuracy"
+
+    def score(self, completions: Sequence[Completion]) -> list[float]:
+        return [float(_letter(completion) == completion.sample.gold) for completion in completions]
+
+
+def _letter(completion: Completion) -> str | None:
+    return parse(completion.text, completion.sample, "paper", completion.finish_reason).letter

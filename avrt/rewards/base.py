@@ -1,0 +1,154 @@
+"""What a reward is, how a run's rewards are found, and how a batch of completions is scored (Eq. 3).
+
+Shape letters: N completions (prompts times group size).
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from avrt.sample import Completion
+
+
+class RewardError(ValueError):
+    """A reward failed on a completion; the message names the reward and the sample."""
+
+
+class RewardCallback(Callback):
+    """One term of the summed reward. Subclass it, name it, and write `score`; see ``docs/rewards.md``.
+
+    A reward is a Lightning callback so that a run lists it under ``trainer.callbacks`` by class path, from any
+    installed package. It may use the callback hooks, but `score` must be pure: the same completions give the same
+    values, whatever came before, for a resumed run repeats them.
+
+    Args:
+        weight: factor of this reward in the sum. With 0 it is only logged.
+        name: what the reward is called in the logs (``rewards/{name}/mean``); the class's own name if left out.
+    """
+
+    name: str = ""
+    weight: float = 1.0
+
+    def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
+        super().__init__()
+        self.weight = weight
+        if name is not None:
+            self.name = name
+
+    def score(self, completions: Sequence[Completion]) -> Sequence[float]:
+        """One finite value for each completion, in order; NaN where the reward does not apply."""
+        raise NotImplementedError(f"{type(self).__qualname__} must define score(self, completions)")
+
+
+@dataclass(frozen=True)
+class RewardTable:
+    """The scores of a batch.
+
+    Attributes:
+        by_name: float32 ``[N]`` for each reward, before its weight; NaN where it does not apply.
+        total: float32 ``[N]``, the weighted sum. A reward that does not apply adds nothing; where none applies the
+            total is NaN, and the completion must stay out of its group's statistics and get advantage 0. (A total of
+            0 would move the group's mean.) TRL's GRPOTrainer does the same.
+    """
+
+    by_name: dict[str, Tensor]
+    total: Tensor
+
+
+def collect_rewards(callbacks: Iterable[Callback]) -> list[RewardCallback]:
+    """The rewards among a trainer's callbacks, in their order.
+
+    Raises:
+        ValueError: there is none; one has no name, two have the same; a weight is not a finite number.
+    """
+    rewards = [callback for callback in callbacks if isinstance(callback, RewardCallback)]
+    if not rewards:
+        raise ValueError(
+            "trainer.callbacks lists no reward: add at least one, for instance "
+            "`- class_path: avrt.rewards.AccuracyReward`"
+        )
+    taken: set[str] = set()
+    for reward in rewards:
+        kind = type(reward).__qualname__
+        if not isinstance(reward.name, str) or not reward.name:
+            raise ValueError(f"trainer.callbacks: {kind} has no name: give the class a `name`, or set init_args.name")
+        if reward.name in taken:
+            raise ValueError(
+                f"trainer.callbacks: two rewards are called {reward.name!r}: set init_args.name of one of them"
+            )
+        taken.add(reward.name)
+        if not isinstance(reward.weight, Real) or not math.isfinite(reward.weight):
+            raise ValueError(
+                f"trainer.callbacks: the weight of reward {reward.name!r} is {reward.weight!r}: set init_args.weight "
+                "to a finite number"
+            )
+    return rewards
+
+
+def score_all(rewards: Sequence[RewardCallback], completions: Sequence[Completion]) -> RewardTable:
+    """Score completions with every reward and sum the scores up by weight.
+
+    Raises:
+        RewardError: a reward raised an exception, or did not return one finite number or NaN per completion. The
+            message names the reward and the sample.
+        ValueError: no rewards.
+    """
+    if not rewards:
+        raise ValueError("no rewards to score with: list at least one under trainer.callbacks")
+    by_name = {reward.name: _checked_scores(reward, completions) for reward in rewards}
+    table = torch.stack(list(by_name.values()), dim=1)
+    weights = torch.tensor([float(reward.weight) for reward in rewards], dtype=torch.float32)
+    total = (table * weights).nansum(dim=1)
+    total[table.isnan().all(dim=1)] = torch.nan
+    return RewardTable(by_name, total)
+
+
+def _checked_scores(reward: RewardCallback, completions: Sequence[Completion]) -> Tensor:
+    try:
+        scores = reward.score(completions)
+    except Exception as error:
+        _raise_for_one_sample(reward, completions)
+        raise RewardError(_describe(reward, error, [completion.sample.id for completion in completions])) from error
+    if isinstance(scores, Tensor):
+        scores = scores.tolist()
+    if not hasattr(scores, "__len__") or len(scores) != len(completions):
+        what = f"{len(scores)} values" if hasattr(scores, "__len__") else repr(scores)
+        raise RewardError(
+            f"reward {reward.name!r}: score() returned {what} for {len(completions)} completions; it must return a "
+            "sequence with one float for each"
+        )
+    for score, completion in zip(scores, completions, strict=True):
+        if not isinstance(score, Real) or math.isinf(torch.tensor(float(score), dtype=torch.float32)):
+            raise RewardError(
+                f"reward {reward.name!r}: score() returned {score!r} for sample {completion.sample.id!r}; it must be a "
+                "finite float, or NaN where the reward does not apply"
+            )
+    return torch.tensor([float(score) for score in scores], dtype=torch.float32)
+
+
+def _raise_for_one_sample(reward: RewardCallback, completions: Sequence[Completion]) -> None:
+    """After a failure on the batch: score one completion at a time to find whose it was."""
+    for completion in completions:
+        try:
+            reward.score([completion])
+        except Exception as error:
+            raise RewardError(_describe(reward, error, [completion.sample.id])) from error
+
+
+def _describe(reward: RewardCallback, error: Exception, sample_ids: Sequence[str]) -> str:
+    """One line: reward, samples, what was raised and where."""
+    ids = list(dict.fromkeys(sample_ids))
+    shown = ", ".join(repr(sample_id) for sample_id in ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+    origin = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"reward {reward.name!r} failed on sample{'s' if len(ids) > 1 else ''} {shown}: "
+        f"{type(error).__name__}: {error} ({origin.filename}:{origin.lineno})"
+    )

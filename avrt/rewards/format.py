@@ -1,0 +1,18 @@
+"""Format reward (Eq. 4): 1 for a reply that is one think pair followed by one answer pair, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from avrt.answers import is_formatted
+from avrt.rewards.base import RewardCallback
+from avrt.sample import Completion
+
+
+class FormatReward(RewardCallback):
+    """1 if the whole reply is ``<think>...</think>`` and ``<answer>...</answer>``, else 0; see `is_formatted`."""
+
+    name = "format"
+
+    def score(self, completions: Sequence[Completion]) -> list[float]:
+        return [float(is_formatted(completion.text)) for completion in completions]
