@@ -1,7 +1,7 @@
 """Turns the parser's long, nested error messages into one line that names the key and the mend.
 
-jsonargparse reports a wrong value with every alternative that it tried, nested by type. The one fact a user needs, which
-key and what it should be, is in there; `distil` takes it out.
+jsonargparse reports a wrong value with every alternative that it tried, nested by type. The one fact that a user needs,
+which key and what it should be, is in there; `distil` takes it out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from avrt.class_paths import refusal
 class UsageError(ValueError):
     """The command line or a config file asks for something that cannot be done. Exit status 2."""
 
+
+_TYPE_NAMES = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
 
 Lookup = Callable[[str], Iterable[str]]
 """Names that are accepted: given ``""`` the config's own keys, given a class path the arguments of that class, and
@@ -98,13 +100,13 @@ def _in_class(key: str, class_path: str, block: str, lookup: Lookup) -> str:
     missing = re.search(r"the following arguments are required: (.+)", block)
     if missing:
         return f"{key}.init_args.{missing[1].strip()}: is required by {owner} and missing"
-    no_class = re.search(r"has no attribute '([^']+)'", block)
-    if no_class:
-        module = class_path.rpartition(".")[0]
-        return f"{key}.class_path: {module} has no class {no_class[1]!r}{suggest(no_class[1], lookup(module))}"
+    absent = re.search(r"module '([^']+)' has no attribute '([^']+)'", block)
+    if absent and absent[2] == owner:
+        return f"{key}.class_path: {absent[1]} has no class {owner!r}{suggest(owner, lookup(absent[1]))}"
     no_module = re.search(r"No module named '([^']+)'", block)
-    if no_module:
-        return f"{key}.class_path: {class_path!r} cannot be imported: there is no module {no_module[1]!r}"
+    if absent or no_module:
+        module = f"{absent[1]}.{absent[2]}" if absent else no_module[1] if no_module else ""
+        return f"{key}.class_path: {class_path!r} cannot be imported: there is no module {module!r}"
     if inner_key:
         return _wrong_value(block, f"{key}.init_args.{inner_key}")
     return f"{key}: {class_path}: {one_line(block)}"
@@ -153,33 +155,26 @@ def _missing_key(message: str, key: str) -> str:
 
 def _wrong_value(message: str, key: str) -> str:
     """A value of the wrong type or outside the choices."""
-    if "Subclass types expect one of" in message and "Given value:" in message:
-        return f"{key}: needs a class, given as `class_path: ...` and `init_args: ...`; got {_given(message)}"
     kind = re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", message)
     if kind:
         return f"{key}: {kind[1] or _given(message)} is not a {kind[2]}"
     bare = re.search(r"Expected a dot import path string: (\S+)", message)
     if bare:
         return f"{key}: {bare[1]!r} is not a known class; give its full class path"
-    wanted: list[str] = []
-    for choices, type_name in re.findall(r"Expected an? (?:typing\.Literal\[([^\]]+)\]|<class '([^']+)'>)", message):
-        text = f"one of {choices}" if choices else _type_name(type_name)
-        if text not in wanted:
-            wanted.append(text)
-    if wanted:
-        return f"{key}: must be {' or '.join(wanted)}, is {_given(message)}"
+    types, choices = [], []
+    for literals, type_name in re.findall(r"Expected an? (?:typing\.Literal\[([^\]]+)\]|<class '([^']+)'>)", message):
+        if literals:
+            choices.extend(literals.split(", "))
+        elif type_name != "NoneType":
+            types.append(_TYPE_NAMES.get(type_name, type_name))
+    if "Subclass types expect one of" in message:
+        types.append("a class, given as `class_path: ...` and `init_args: ...`")
+    if choices:
+        types.append(f"one of {', '.join(dict.fromkeys(choices))}")
+    if types:
+        return f"{key}: must be {' or '.join(dict.fromkeys(types))}; is {_given(message)}"
     rest = re.sub(r'^Parser key "[^"]+":', "", message)
     return f"{key}: {one_line(rest)}".removeprefix(": ")
-
-
-def _type_name(name: str) -> str:
-    return {
-        "NoneType": "null",
-        "str": "text",
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-    }.get(name, name)
 
 
 def _given(message: str, limit: int = 80) -> str:

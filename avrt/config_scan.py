@@ -81,7 +81,7 @@ def scan_text(
             raise UsageError(
                 f"{source}: a config must be a mapping of keys (trainer:, model:, data:), is a single value"
             )
-        _refuse_nested_config(root, source, subcommands)
+        _check_sections(root, source, subcommands)
     for key, node in _walk(root, ""):
         where = f"{source}, line {node.start_mark.line + 1}"
         if node.tag not in _PLAIN_TAGS:
@@ -110,7 +110,7 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _walk(root: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
-    """Every node once, with its dotted key; an anchor that is used again, or that holds itself, is not entered twice."""
+    """Every node with its dotted key; what an anchor names is entered once, so a loop of anchors ends."""
     import yaml
 
     pending = [(key, root)]
@@ -129,7 +129,7 @@ def _walk(root: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
             pending.extend((f"{key}[{index}]", item) for index, item in enumerate(node.value))
 
 
-def _refuse_nested_config(root: yaml.MappingNode, source: str, subcommands: Sequence[str]) -> None:
+def _check_sections(root: yaml.MappingNode, source: str, subcommands: Sequence[str]) -> None:
     import yaml
 
     for key_node, value_node in root.value:
@@ -139,8 +139,12 @@ def _refuse_nested_config(root: yaml.MappingNode, source: str, subcommands: Sequ
                 f"{source}, line {key_node.start_mark.line + 1}: config: a config inside a config is merged shallowly, "
                 "which loses settings; remove the key and give the file as a second --config on the command line"
             )
+        if key == "trainer" and not isinstance(value_node, yaml.MappingNode):
+            raise UsageError(
+                f"{source}, line {key_node.start_mark.line + 1}: trainer: must be a mapping (trainer: {{max_steps: 10}})"
+            )
         if key in subcommands and isinstance(value_node, yaml.MappingNode):
-            _refuse_nested_config(value_node, source, ())
+            _check_sections(value_node, source, ())
 
 
 def _refuse_repeated_keys(node: yaml.MappingNode, key: str, source: str) -> None:

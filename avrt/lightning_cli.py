@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import sys
 from collections.abc import Iterable, Sequence
 
 from avrt.third_party_noise import quiet
@@ -15,7 +16,7 @@ quiet()  # before the imports below, some of which warn
 
 import lightning.pytorch as pl  # noqa: E402
 from jsonargparse import ArgumentParser, capture_parser  # noqa: E402
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI  # noqa: E402
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI  # noqa: E402
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # noqa: E402
 
 from avrt.class_paths import enforce  # noqa: E402
@@ -25,17 +26,18 @@ from avrt.config_errors import UsageError, describe, distil  # noqa: E402
 class TrainingCLI(LightningCLI):
     """LightningCLI whose mistakes are one line each, and whose config files alone say what is built."""
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
-        """Parses `args`, subcommand first.
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses `args`, a list of words with the subcommand first.
 
         Raises:
             UsageError: with one line that names the key.
         """
+        assert isinstance(args, list)
         command = args[0]
         try:
-            self.config = parser.parse_args(list(args))
+            self.config = parser.parse_args(args)
         except argparse.ArgumentError as error:
-            known = [action.dest for action in self._subcommand_parsers[command]._actions]
+            known = [action.dest for action in self._subcommand_parsers[command]._actions if action.dest != "help"]
             raise UsageError(distil(str(error), lambda name: _accepted(name, known))) from error
 
     def _parse_ckpt_path(self) -> None:
@@ -115,8 +117,6 @@ def _accepted(name: str, keys: Iterable[str]) -> Iterable[str]:
     """See `avrt.config_errors.Lookup`; asked only for classes that the parser has already imported."""
     if not name:
         return keys
-    import sys
-
     if name in sys.modules:
         return [key for key, value in vars(sys.modules[name]).items() if inspect.isclass(value)]
     module, _, class_name = name.rpartition(".")
