@@ -54,6 +54,10 @@ def build_demo_clips(
         ValueError: a number is out of range, or `out_dir` holds clips made in another way.
         OSError: a file cannot be written.
     """
+    if seed < 0:
+        raise ValueError(f"`seed` must be 0 or more; is {seed}")
+    if workers is not None and workers < 1:
+        raise ValueError(f"`workers` must be 1 or more; is {workers}")
     out_dir = Path(out_dir)
     splits = {
         split: plan_questions(plan_clips(split, n_clips, seed), questions_per_clip)
@@ -96,8 +100,6 @@ def _claim_folder(out_dir: Path, videos: Path, settings: dict[str, Any]) -> None
 
 def _render_missing(clips: Iterable[ClipContent], videos: Path, workers: int | None) -> None:
     """Render the clips that have no file yet. Threads are enough: the encoders work outside Python's global lock."""
-    if workers is not None and workers < 1:
-        raise ValueError(f"`workers` must be 1 or more; is {workers}")
     ordered = sorted(clips, key=lambda clip: clip.name)
     missing = [clip for clip in ordered if not (videos / f"{clip.name}.mp4").exists()]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

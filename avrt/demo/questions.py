@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from avrt.demo.clips import PICTURES, SOUNDS, SPLITS, ClipContent
+from avrt.prompts import format_target
 from avrt.sample import LETTERS
 
 BLOCK_SIZE = len(PICTURES) * len(SOUNDS)
@@ -82,11 +83,11 @@ class DemoQuestion:
         }
 
     def trace(self) -> str:
-        """Scripted reasoning that names the picture, the sound and the right option, in the student's output format."""
+        """Scripted reasoning that names the picture, the sound and the right option, as the target of supervised fine-tuning."""
         template = TRACES[self.id % len(TRACES)]
         letter = LETTERS[self.answer]
         thought = template.format(picture=self.clip.picture, sound=self.clip.sound, letter=letter)
-        return f"<think>{thought}</think>\n<answer>{letter}</answer>"
+        return format_target(thought, letter)
 
 
 def plan_clips(split: str, n_clips: int, seed: int) -> list[ClipContent]:

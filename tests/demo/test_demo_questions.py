@@ -1,0 +1,166 @@
+"""The ceilings of the question set, proved by letting the best possible player loose on the annotations."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from fractions import Fraction
+
+import pytest
+
+from avrt.demo.clips import PICTURES, SOUNDS
+from avrt.demo.questions import BLOCK_SIZE, MAX_QUESTIONS_PER_CLIP, DemoQuestion, plan_clips, plan_questions
+from avrt.sample import LETTERS
+
+SETS = [("train", 512, 3, 0), ("val", 64, 3, 0), ("val", 128, MAX_QUESTIONS_PER_CLIP, 7)]
+
+
+@pytest.fixture(params=SETS, ids=lambda value: "-".join(map(str, value)))
+def questions(request: pytest.FixtureRequest) -> list[DemoQuestion]:
+    split, n_clips, questions_per_clip, seed = request.param
+    return plan_questions(plan_clips(split, n_clips, seed), questions_per_clip)
+
+
+def best_accuracy(questions: Iterable[DemoQuestion], seen: Callable[[DemoQuestion], Hashable]) -> Fraction:
+    """Accuracy of a player who knows the whole set by heart but sees only `seen` of the question before it."""
+    answers: dict[Hashable, Counter[int]] = defaultdict(Counter)
+    for question in questions:
+        answers[seen(question)][question.answer] += 1
+    right = sum(max(counts.values()) for counts in answers.values())
+    return Fraction(right, sum(counts.total() for counts in answers.values()))
+
+
+def text(question: DemoQuestion) -> tuple[str, tuple[str, ...]]:
+    return question.text, question.options
+
+
+def test_ceilings_of_a_player_with_perfect_memory(questions: list[DemoQuestion]) -> None:
+    assert best_accuracy(questions, text) == Fraction(1, 4)
+    assert best_accuracy(questions, lambda q: (text(q), q.clip.picture)) == Fraction(1, 2)
+    assert best_accuracy(questions, lambda q: (text(q), q.clip.sound)) == Fraction(1, 2)
+    assert best_accuracy(questions, lambda q: (text(q), q.clip.picture, q.clip.sound)) == 1
+
+
+def test_a_player_who_reads_the_options_needs_no_memory(questions: list[DemoQuestion]) -> None:
+    for question in questions:
+        named = [tuple(option.split(" and ")) for option in question.options]
+        pictures, sounds = {picture for picture, _ in named}, {sound for _, sound in named}
+        assert set(named) == {(picture, sound) for picture in pictures for sound in sounds}
+        assert (len(pictures), len(sounds)) == (2, 2)
+        assert named.index((question.clip.picture, question.clip.sound)) == question.answer
+
+
+TEXT_STATISTICS: dict[str, Callable[[DemoQuestion, int], Hashable]] = {
+    "letter": lambda q, i: i,
+    "letter after this wording": lambda q, i: (q.text, i),
+    "option": lambda q, i: q.options[i],
+    "option at this letter": lambda q, i: (q.options[i], i),
+    "picture": lambda q, i: q.options[i].split(" and ")[0],
+    "sound": lambda q, i: q.options[i].split(" and ")[1],
+    "sound at this letter": lambda q, i: (q.options[i].split(" and ")[1], i),
+    "option before this one": lambda q, i: (q.options[i - 1], q.options[i]),
+    "all options": lambda q, i: (frozenset(q.options), q.options[i]),
+}
+
+
+@pytest.mark.parametrize("statistic", TEXT_STATISTICS.values(), ids=TEXT_STATISTICS.keys())
+def test_no_statistic_of_the_training_text_beats_chance(statistic: Callable[[DemoQuestion, int], Hashable]) -> None:
+    train = plan_questions(plan_clips("train", 512, 0), 3)
+    val = plan_questions(plan_clips("val", 128, 0), 3)
+    right: Counter[Hashable] = Counter()
+    shown: Counter[Hashable] = Counter()
+    for question in train:
+        for i in range(4):
+            shown[statistic(question, i)] += 1
+            right[statistic(question, i)] += i == question.answer
+
+    def score(question: DemoQuestion, i: int) -> float:
+        key = statistic(question, i)
+        return right[key] / shown[key] if shown[key] else 0.25
+
+    for questions in (train, val):
+        guessed = [max(range(4), key=lambda i, q=question: score(q, i)) for question in questions]
+        hits = sum(guess == question.answer for guess, question in zip(guessed, questions, strict=True))
+        assert Fraction(hits, len(questions)) == Fraction(1, 4)
+
+
+def test_letters_classes_and_pairs_are_balanced(questions: list[DemoQuestion]) -> None:
+    n = len(questions)
+    assert Counter(q.answer for q in questions) == dict.fromkeys(range(4), n // 4)
+    assert Counter(q.clip.picture for q in questions) == dict.fromkeys(PICTURES, n // 8)
+    assert Counter(q.clip.sound for q in questions) == dict.fromkeys(SOUNDS, n // 8)
+    assert Counter((q.clip.picture, q.clip.sound) for q in questions) == {
+        (picture, sound): n // 64 for picture in PICTURES for sound in SOUNDS
+    }
+
+
+def test_a_clips_questions_oppose_it_to_different_classes(questions: list[DemoQuestion]) -> None:
+    wrong: dict[str, list[str]] = defaultdict(list)
+    for question in questions:
+        words = {word for option in question.options for word in option.split(" and ")}
+        wrong[question.clip.name] += words - {question.clip.picture, question.clip.sound}
+    assert all(len(set(words)) == len(words) for words in wrong.values())
+
+
+def test_annotations_follow_the_avqa_schema(questions: list[DemoQuestion]) -> None:
+    records = [question.annotation() for question in questions]
+    for record in records:
+        assert {key: type(value) for key, value in record.items()} == {
+            "id": int,
+            "video_name": str,
+            "video_id": int,
+            "question_text": str,
+            "multi_choice": list,
+            "answer": int,
+            "question_relation": str,
+            "question_type": str,
+        }
+        assert len(set(record["multi_choice"])) == 4
+        assert (record["question_relation"], record["question_type"]) == ("Both", "Which")
+    assert len({record["id"] for record in records}) == len(records)
+    assert len({(record["video_name"], record["video_id"]) for record in records}) == len(
+        {record["video_id"] for record in records}
+    )
+
+
+def test_train_and_val_share_no_id_and_no_clip() -> None:
+    train = plan_questions(plan_clips("train", 128, 0), 2)
+    val = plan_questions(plan_clips("val", 128, 0), 5)
+    for key in ("id", "video_id", "video_name"):
+        assert not {q.annotation()[key] for q in train} & {q.annotation()[key] for q in val}
+
+
+def test_a_larger_set_extends_a_smaller_one() -> None:
+    small, large = plan_clips("train", 64, 5), plan_clips("train", 192, 5)
+    assert large[:64] == small
+    assert plan_questions(large, 3)[: 64 * 3] == plan_questions(small, 3)
+    assert plan_clips("train", 64, 6) != small
+
+
+def test_traces_name_what_is_there_and_end_in_the_right_letter(questions: list[DemoQuestion]) -> None:
+    thoughts = set()
+    for question in questions:
+        letter = LETTERS[question.answer]
+        opening, _, rest = question.trace().partition("<think>")
+        thought, _, answer = rest.partition("</think>\n")
+        assert opening == ""
+        assert answer == f"<answer>{letter}</answer>"
+        assert 10 <= len(thought.split()) <= 20
+        words = thought.replace(".", " ").replace(",", " ").split()
+        assert {word for word in words if word in PICTURES} == {question.clip.picture}
+        assert {word for word in words if word in SOUNDS} == {question.clip.sound}
+        assert [word for word in words if word in "ABCD"] == [letter]
+        thoughts.add(thought.replace(question.clip.picture, "").replace(question.clip.sound, "").replace(letter, ""))
+    assert len(thoughts) == 3
+
+
+@pytest.mark.parametrize("n_clips", [0, -64, 63, 100])
+def test_a_number_of_clips_that_cannot_be_balanced_is_refused(n_clips: int) -> None:
+    with pytest.raises(ValueError, match=f"`val_clips` must be a positive multiple of {BLOCK_SIZE}.*try [1-9]"):
+        plan_clips("val", n_clips, 0)
+
+
+@pytest.mark.parametrize("questions_per_clip", [0, MAX_QUESTIONS_PER_CLIP + 1])
+def test_too_many_questions_per_clip_are_refused(questions_per_clip: int) -> None:
+    with pytest.raises(ValueError, match="`questions_per_clip`"):
+        plan_questions(plan_clips("val", 64, 0), questions_per_clip)
