@@ -110,10 +110,12 @@ def encode_clip(clip: Clip, *, image_format: str = "jpg", jpeg_quality: int = 95
             raise ValueError(f"frames must be uint8 [T, 3, H, W], are {clip.frames.dtype} {list(clip.frames.shape)}")
         if len(clip.timestamps) != len(clip.frames):
             raise ValueError(f"{len(clip.frames)} frames have {len(clip.timestamps)} timestamps")
+        # Numbers of one width, so that the order of names is the order of frames.
+        digits = max(2, len(str(len(clip.frames) - 1)))
         for index, frame in enumerate(clip.frames):
             picture = frame.contiguous()
             data = encode_jpeg(picture, quality=jpeg_quality) if image_format == "jpg" else encode_png(picture)
-            members[f"frame{index:02d}.{image_format}"] = data.numpy().tobytes()
+            members[f"frame{index:0{digits}d}.{image_format}"] = data.numpy().tobytes()
     if clip.waveform is not None:
         members[SOUND_MEMBER] = _encode_flac(clip.waveform)
     info = {
