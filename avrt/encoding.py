@@ -88,7 +88,7 @@ class PromptEncoder:
             arguments |= {"images": [clip.frames[0]], "images_kwargs": {"size": size}}
         elif clip.frames is not None:
             # A missing fps would silently become a default and put every frame at a wrong time.
-            videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "size": size}
+            videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "size": size, "cap_pixels_per_frame": False}
             arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": videos_kwargs}
         if clip.waveform is not None:
             arguments |= {"audio": [clip.waveform.numpy()], "audio_kwargs": self._audio_arguments(clip)}

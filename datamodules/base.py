@@ -1,0 +1,101 @@
+"""What all data modules share: shards, workers, and the student's own encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from avrt.encoding import PromptEncoder
+from avrt.shards import ShardSet
+from datamodules.streaming import EncodedDataset, Item, WindowLoader, evaluation_loader, shard_across_devices
+
+
+class ShardDataModule(LightningDataModule):
+    """Training and validation samples from shards (see `avrt.shards`).
+
+    How a sample is encoded belongs to the student, so the encoder comes from the module that is being trained.
+
+    Args:
+        train: training shards: a folder, a glob, or a list of either.
+        val: validation shards in the same forms; None for no validation.
+        batch_size: prompts per device and micro-batch.
+        val_batch_size: prompts per device and validation step.
+        val_modalities: ``AV``; or ``A`` (frames blanked) or ``V`` (sound silenced) in validation.
+        val_samples: validate on the first so many samples only; None for all.
+        num_workers: processes that read and encode samples ahead, per device.
+        seed: of the order of the training samples.
+        shuffle: permute the training samples anew in every epoch.
+        train_split, val_split: take only samples of this split; None for all.
+    """
+
+    with_targets = False
+
+    def __init__(
+        self,
+        train: str | list[str],
+        val: str | list[str] | None = None,
+        batch_size: int = 1,
+        val_batch_size: int = 8,
+        val_modalities: str = "AV",
+        val_samples: int | None = None,
+        num_workers: int = 2,
+        seed: int = 0,
+        shuffle: bool = True,
+        train_split: str | None = None,
+        val_split: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or val_batch_size < 1:
+            raise ValueError("data.init_args.batch_size and val_batch_size must be positive")
+        self.train = train
+        self.val = val
+        self.batch_size = batch_size
+        self.val_batch_size = val_batch_size
+        self.val_modalities = val_modalities
+        self.val_samples = val_samples
+        self.num_workers = num_workers
+        self.seed = seed
+        self.shuffle = shuffle
+        self.train_split = train_split
+        self.val_split = val_split
+        self._window_loader: WindowLoader | None = None
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """The encoder of the student that the trainer works on."""
+        return self.trainer.lightning_module.student.encoder  # type: ignore[union-attr]
+
+    @property
+    def window_loader(self) -> WindowLoader:
+        """The training loader; built once, since it carries the position in the data."""
+        if self._window_loader is None:
+            assert self.trainer is not None
+            shards = ShardSet(self.train, split=self.train_split)
+            self._window_loader = WindowLoader(
+                EncodedDataset(shards, self.encoder, self.with_targets),
+                micro_batch_size=self.batch_size,
+                micro_batches=self.trainer.accumulate_grad_batches,
+                num_iterations=getattr(self.trainer.lightning_module, "num_iterations", 1),
+                rank=self.trainer.global_rank,
+                world_size=self.trainer.world_size,
+                seed=self.seed,
+                shuffle=self.shuffle,
+                num_workers=self.num_workers,
+                fingerprint=shards.fingerprint,
+            )
+        return self._window_loader
+
+    def train_dataloader(self) -> Any:
+        return self.window_loader
+
+    def val_dataloader(self) -> DataLoader[list[Item]] | list[Any]:
+        if self.val is None:
+            return []
+        assert self.trainer is not None
+        shards = ShardSet(self.val, split=self.val_split)
+        size = len(shards) if self.val_samples is None else min(self.val_samples, len(shards))
+        indices = shard_across_devices(size, self.trainer.global_rank, self.trainer.world_size)
+        dataset = EncodedDataset(shards, self.encoder, modalities=self.val_modalities)
+        return evaluation_loader(dataset, indices, self.val_batch_size, self.num_workers)

@@ -1,0 +1,260 @@
+"""Which samples a device sees, in which order, and a loader that can stop and go on at any optimizer step.
+
+The order of an epoch is a permutation of the data set that depends on (seed, epoch) alone. It is cut into *windows*:
+all prompts of one optimizer step over all devices. Device r of W takes every W-th prompt of a window. Which samples a
+step sees therefore depends neither on the number of workers nor, for an equal window, on the number of devices.
+
+A window reaches the module as micro-batches that all carry the whole window, because GRPO rolls a window out at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from avrt.encoding import Prompt, PromptEncoder
+from avrt.masking import mask_clip
+from avrt.sample import Sample
+
+
+class SampleSource(Protocol):
+    """Random access to samples, such as `avrt.shards.ShardSet`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """An encoded sample: its prompt and, for supervised fine-tuning, the target's token ids ``[C]``."""
+
+    prompt: Prompt
+    target: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """This device's part of one optimizer step's prompts.
+
+    Attributes:
+        number: windows before this one since the run began; the same on all devices.
+        epoch: passes over the data set before this one.
+        items: all items of the window on this device, micro-batch by micro-batch.
+    """
+
+    number: int
+    epoch: int
+    items: list[Item]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one `training_step` works on: items ``start`` to ``stop`` of a window.
+
+    Attributes:
+        iteration: how often the window has been gone through before (GRPO's `num_iterations`).
+        first: nothing of the window has been seen yet.
+        last: an optimizer step follows.
+    """
+
+    window: Window
+    start: int
+    stop: int
+    iteration: int
+    first: bool
+    last: bool
+
+    @property
+    def items(self) -> list[Item]:
+        return self.window.items[self.start : self.stop]
+
+
+class EncodedDataset(Dataset[Item]):
+    """Samples read from shards and encoded for the student, in the data workers.
+
+    Args:
+        source: the samples, media decoded on access.
+        encoder: the student's.
+        with_targets: also encode the trace (supervised fine-tuning).
+        modalities: ``AV``, ``A`` (frames blanked) or ``V`` (sound silenced).
+    """
+
+    def __init__(
+        self, source: SampleSource, encoder: PromptEncoder, with_targets: bool = False, modalities: str = "AV"
+    ) -> None:
+        self.source = source
+        self.encoder = encoder
+        self.with_targets = with_targets
+        self.modalities = modalities
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Item:
+        sample = mask_clip(self.source[index], self.modalities)
+        target = self.encoder.encode_target(sample) if self.with_targets else None
+        return Item(self.encoder.encode(sample), target)
+
+
+class WindowLoader:
+    """A sized, resumable loader of micro-batches; one pass is one epoch.
+
+    Args:
+        dataset: encoded samples.
+        micro_batch_size: prompts per device and `training_step`.
+        micro_batches: `training_step`s per optimizer step (`trainer.accumulate_grad_batches`).
+        num_iterations: optimizer steps taken on each window.
+        rank, world_size: this device among all.
+        seed: of the order; `shuffle` off keeps the data set's order in every epoch.
+        num_workers: processes that read and encode ahead; 0 reads in the training process.
+        prefetch: micro-batches that each worker keeps ready.
+        fingerprint: of the data; a run does not resume on other data.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Item],
+        *,
+        micro_batch_size: int,
+        micro_batches: int = 1,
+        num_iterations: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        num_workers: int = 0,
+        prefetch: int = 2,
+        fingerprint: str = "",
+    ) -> None:
+        self.dataset = dataset
+        self.micro_batch_size = micro_batch_size
+        self.micro_batches = micro_batches
+        self.num_iterations = num_iterations
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.num_workers = num_workers
+        self.prefetch = prefetch
+        self.fingerprint = fingerprint
+        self._windows_done = 0
+        size = len(dataset)  # type: ignore[arg-type]
+        if size < self.window_size:
+            raise ValueError(
+                f"the training set has {size} samples, fewer than the {self.window_size} prompts of one optimizer step "
+                f"({micro_batch_size} per device x {micro_batches} accumulated x {world_size} devices); lower "
+                "data.init_args.batch_size or trainer.accumulate_grad_batches"
+            )
+
+    @property
+    def window_size(self) -> int:
+        """Prompts of one window over all devices."""
+        return self.micro_batch_size * self.micro_batches * self.world_size
+
+    @property
+    def windows_per_epoch(self) -> int:
+        """Whole windows in one pass; the samples that fill none are left out of it (others in every epoch)."""
+        return len(self.dataset) // self.window_size  # type: ignore[arg-type]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass."""
+        return self.windows_per_epoch * self.num_iterations
+
+    def __len__(self) -> int:
+        """Micro-batches in one pass."""
+        return self.steps_per_epoch * self.micro_batches
+
+    def order(self, epoch: int) -> list[int]:
+        """The data set's indices in the order of an epoch, the same on all devices."""
+        size = len(self.dataset)  # type: ignore[arg-type]
+        if not self.shuffle:
+            return list(range(size))
+        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
+        return torch.randperm(size, generator=generator).tolist()
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        epoch, first_window = divmod(self._windows_done, self.windows_per_epoch)
+        order = self.order(epoch)
+        step = self.micro_batch_size
+        batches = []
+        for w in range(first_window, self.windows_per_epoch):
+            mine = order[w * self.window_size : (w + 1) * self.window_size][self.rank :: self.world_size]
+            batches += [mine[i : i + step] for i in range(0, len(mine), step)]
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            prefetch_factor=self.prefetch if self.num_workers else None,
+            collate_fn=_keep,
+        )
+        stream = iter(loader)
+        for w in range(first_window, self.windows_per_epoch):
+            items = [item for _ in range(self.micro_batches) for item in next(stream)]
+            window = Window(epoch * self.windows_per_epoch + w, epoch, items)
+            for iteration in range(self.num_iterations):
+                for m in range(self.micro_batches):
+                    last = m + 1 == self.micro_batches
+                    if last and iteration + 1 == self.num_iterations:
+                        # A checkpoint after this micro-batch's optimizer step must go on with the next window.
+                        self._windows_done = window.number + 1
+                    yield MicroBatch(
+                        window, m * step, (m + 1) * step, iteration, first=m == 0 and iteration == 0, last=last
+                    )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "samples_done": self._windows_done * self.window_size,
+            "windows_done": self._windows_done,
+            "windows_per_epoch": self.windows_per_epoch,
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "fingerprint": self.fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            ValueError: the data, the seed or the size of a window has changed since.
+        """
+        for key, mend in (
+            ("fingerprint", "data.init_args.train points to other shards than the checkpoint's run read"),
+            ("seed", "data.init_args.seed differs from the checkpoint's"),
+            ("shuffle", "data.init_args.shuffle differs from the checkpoint's"),
+        ):
+            if state[key] != getattr(self, key):
+                raise ValueError(
+                    f"cannot resume: {mend} ({state[key]!r} then, {getattr(self, key)!r} now). Restore it, or start a "
+                    "new run from the weights alone (export the checkpoint and set model.init_args.student.path)"
+                )
+        if state["samples_done"] != state["windows_done"] * self.window_size:
+            then = state["samples_done"] // state["windows_done"]
+            raise ValueError(
+                f"cannot resume: an optimizer step took {then} prompts then and takes {self.window_size} now; keep "
+                "batch_size x accumulate_grad_batches x devices the same"
+            )
+        self._windows_done = state["windows_done"]
+
+
+def shard_across_devices(size: int, rank: int, world_size: int) -> list[int]:
+    """This device's indices of an evaluation set: each item on exactly one device, uneven splits included."""
+    return list(range(rank, size, world_size))
+
+
+def evaluation_loader(
+    dataset: Dataset[Item], indices: Sequence[int], batch_size: int, num_workers: int
+) -> DataLoader[list[Item]]:
+    """Batches of items in order, for validation and tests."""
+    batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=_keep)
+
+
+def _keep(items: list[Item]) -> list[Item]:
+    return items

@@ -1,0 +1,194 @@
+"""What all training modules share: the student, its optimizer, validation by greedy answers, and step metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torchmetrics import MeanMetric
+
+from avrt.answers import is_formatted, parse
+from avrt.grpo.rollout import SamplingConfig, TransformersRollout
+from avrt.sample import Completion
+from avrt.student import Student, StudentConfig
+from datamodules.streaming import Item, MicroBatch
+from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups
+
+
+class StudentModule(LightningModule):
+    """A student under Lightning's automatic optimization.
+
+    Subclasses implement `training_step`, which returns the micro-batch's share of the optimizer step's loss through
+    `share_of_step`.
+
+    Args:
+        student: which student to train.
+        optimizer: AdamW and its schedule.
+        val_max_completion_length: token limit of a validation answer.
+        kv_cache_tokens: bound on the tokens whose keys and values a rollout holds at one time.
+    """
+
+    num_iterations = 1
+    """Optimizer steps on each window of prompts."""
+
+    def __init__(
+        self,
+        student: StudentConfig,
+        optimizer: OptimizerConfig,
+        val_max_completion_length: int = 512,
+        kv_cache_tokens: int = 262_144,
+    ) -> None:
+        super().__init__()
+        self.student_config = student
+        self.optimizer_config = optimizer
+        self.val_sampling = SamplingConfig(val_max_completion_length, temperature=0.0, kv_cache_tokens=kv_cache_tokens)
+        self.student: Student = None  # type: ignore[assignment]
+        self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self._seconds: dict[str, float] = {}
+        self._tokens_seen = 0
+        self.skipped_steps = 0
+        self.val_metrics = nn.ModuleDict({"accuracy": MeanMetric(), "format": MeanMetric()})
+
+    def configure_model(self) -> None:
+        """Load the student; Lightning calls this once the device and the precision are known."""
+        if self.student is None:
+            self.student = Student.load(self.student_config)
+            self.student_loaded()
+
+    def student_loaded(self) -> None:
+        """Called once, with the weights that the run starts from and before any checkpoint is read."""
+
+    # ---- optimization -----------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        c = self.optimizer_config
+        groups = parameter_groups(self.student, c.weight_decay)
+        optimizer = AdamW(groups, lr=c.learning_rate, betas=c.betas, eps=c.eps)
+        schedule = build_schedule(optimizer, c, self.total_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run, from the config and never from the loader's position."""
+        trainer = self.trainer
+        if self.optimizer_config.total_steps is not None:
+            return self.optimizer_config.total_steps
+        if trainer.max_steps > 0:
+            return trainer.max_steps
+        if not trainer.max_epochs or trainer.max_epochs < 0:
+            raise ValueError(
+                "the learning-rate schedule has no end: set trainer.max_steps, trainer.max_epochs or "
+                "model.init_args.optimizer.total_steps"
+            )
+        return trainer.datamodule.window_loader.steps_per_epoch * trainer.max_epochs  # type: ignore[attr-defined]
+
+    def share_of_step(self, loss: Tensor) -> Tensor:
+        """Undo Lightning's division by the number of accumulated micro-batches.
+
+        Our losses are already divided by the totals of the whole optimizer step, so micro-batches simply add up.
+        """
+        return loss * self.trainer.accumulate_grad_batches
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Log the gradient norm before clipping; drop a gradient that is not finite.
+
+        Without gradients the optimizer changes nothing, so one bad batch costs one step and not the run. The norm is
+        taken after gradients were averaged over devices, hence all devices agree.
+        """
+        gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.add_to_step("grad_norm", norm)
+        self.add_to_step("learning_rate", optimizer.param_groups[0]["lr"])
+        if not torch.isfinite(norm):
+            self.skipped_steps += 1
+            self.print(f"step {self.global_step}: the gradient is not finite ({norm.item()}); the step is skipped")
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+            return
+        self.clip_gradients(
+            optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing moves here: the student moves what it embeds, and the rest stays on the host."""
+        return batch
+
+    # ---- metrics of an optimizer step -------------------------------------------------------------------------------
+
+    def add_to_step(self, name: str, total: Tensor | float, weight: Tensor | float = 1.0) -> None:
+        """Add to a metric of the current optimizer step; it is logged as sum of totals / sum of weights."""
+        total = torch.as_tensor(total, dtype=torch.float64).detach()
+        weight = torch.as_tensor(weight, dtype=torch.float64).detach()
+        before = self._sums.get(name)
+        self._sums[name] = (total, weight) if before is None else (before[0] + total, before[1] + weight)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to ``seconds/<name>`` of the current step."""
+        start = time.perf_counter()
+        yield
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
+        if batch.last:
+            self._log_step()
+
+    def _log_step(self) -> None:
+        """Reduce the step's metrics over devices and hand them to the logger."""
+        for name, seconds in self._seconds.items():
+            self.add_to_step(f"seconds/{name}", seconds)
+        names = sorted(self._sums)
+        table = torch.tensor([[float(x) for x in self._sums[name]] for name in names], dtype=torch.float64)
+        if self.trainer.world_size > 1:
+            table = self.trainer.strategy.reduce(table.to(self.device), reduce_op="sum").cpu()
+        values = {name: float(total / weight) for name, (total, weight) in zip(names, table, strict=True) if weight}
+        values["num_tokens"] = float(self._tokens_seen)
+        values["skipped_steps"] = float(self.skipped_steps)
+        shown = set(self.progress_metrics())
+        self.log_dict({k: v for k, v in values.items() if k not in shown}, batch_size=1)
+        self.log_dict({k: v for k, v in values.items() if k in shown}, prog_bar=True, batch_size=1)
+        self._sums, self._seconds = {}, {}
+
+    def progress_metrics(self) -> tuple[str, ...]:
+        """The few metrics that the progress bar shows."""
+        return ("loss",)
+
+    # ---- validation -------------------------------------------------------------------------------------------------
+
+    def answer(self, items: list[Item]) -> list[Completion]:
+        """Greedy answers to a batch of questions."""
+        prompts = self.student.embed([item.prompt for item in items])
+        engine = TransformersRollout(
+            self.student.language_model, self.val_sampling, self.student.eos_token_ids, self.student.banned_tokens
+        )
+        responses = [group[0] for group in engine.generate(prompts, 1, seeds=[0] * len(prompts))]
+        return [
+            Completion(
+                sample=item.prompt.sample,
+                text=self.student.decode(response.token_ids),
+                token_ids=tuple(response.token_ids.tolist()),
+                logprobs=tuple(response.logprobs.tolist()),
+                finish_reason="stop" if response.finished else "length",
+            )
+            for item, response in zip(items, responses, strict=True)
+        ]
+
+    def validation_step(self, batch: list[Item], batch_idx: int) -> None:
+        for completion in self.answer(batch):
+            parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
+            self.val_metrics["accuracy"].update(float(parsed.letter == completion.sample.gold))
+            self.val_metrics["format"].update(float(is_formatted(completion.text)))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, prog_bar=True)
+
+    def predict_step(self, batch: list[Item], batch_idx: int) -> list[Completion]:
+        return self.answer(batch)

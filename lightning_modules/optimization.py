@@ -1,0 +1,63 @@
+"""Optimizer and learning-rate schedule, both from the config."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its schedule; defaults are the paper's.
+
+    Attributes:
+        learning_rate: peak, reached after warm-up.
+        betas, eps, weight_decay: of AdamW. Biases and norm weights do not decay, as is the field's custom.
+        schedule: after warm-up, ``cosine`` to 0, ``linear`` to 0, or ``constant``.
+        warmup_steps: optimizer steps over which the rate rises from 0.
+        total_steps: optimizer steps of the whole run, where the schedule ends; None takes `trainer.max_steps`, else
+            the loader's steps per epoch times `trainer.max_epochs`.
+    """
+
+    learning_rate: float = 2e-6
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 100
+    total_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0:
+            raise ValueError(f"optimizer.learning_rate must be positive, is {self.learning_rate}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optimizer.warmup_steps must be 0 or more, is {self.warmup_steps}")
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Trainable parameters in two groups: matrices decay, biases and norm weights (one-dimensional) do not."""
+    decayed, plain = [], []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.ndim >= 2 else plain).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def rate_factor(step: int, config: OptimizerConfig, total_steps: int) -> float:
+    """Share of the peak learning rate in optimizer step `step` (from 0)."""
+    if step < config.warmup_steps:
+        return step / config.warmup_steps
+    if config.schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+    return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, total_steps: int) -> LambdaLR:
+    """The schedule over optimizer steps."""
+    return LambdaLR(optimizer, lambda step: rate_factor(step, config, total_steps))

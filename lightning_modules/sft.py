@@ -1,0 +1,62 @@
+"""Supervised fine-tuning on merged traces (paper Eq. 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
+from avrt.grpo.scoring import score_responses
+from avrt.student import StudentConfig
+from datamodules.streaming import MicroBatch, Window
+from lightning_modules.base import StudentModule
+from lightning_modules.optimization import OptimizerConfig
+
+
+class SFTModule(StudentModule):
+    """Cross-entropy on the trace tokens only: ``L = -Σ_t log p(r_t | clip, question, r_<t)``.
+
+    Prompt and media tokens are never predicted. The sum is divided by the number of trace tokens of the whole optimizer
+    step over all devices.
+
+    Args:
+        student: which student to train.
+        optimizer: AdamW and its schedule.
+        val_max_completion_length: token limit of a validation answer.
+        chunk_rows: trace tokens whose logits are held at one time.
+    """
+
+    def __init__(
+        self,
+        student: StudentConfig,
+        optimizer: OptimizerConfig,
+        val_max_completion_length: int = 512,
+        chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    ) -> None:
+        super().__init__(student, optimizer, val_max_completion_length)
+        self.chunk_rows = chunk_rows
+        self._step_tokens = 1.0
+
+    def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
+        if batch.first:
+            self._step_tokens = self._tokens_per_device(batch.window)
+
+    def _tokens_per_device(self, window: Window) -> float:
+        """Trace tokens of the optimizer step over all devices, divided by the number of devices."""
+        tokens = torch.tensor(float(sum(len(item.target) for item in window.items if item.target is not None)))
+        if self.trainer.world_size > 1:
+            tokens = self.trainer.strategy.reduce(tokens.to(self.device), reduce_op="mean")
+        return float(tokens)
+
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
+        with self.timed("training"):
+            prompts = self.student.embed([item.prompt for item in batch.items])
+            targets = [[item.target] for item in batch.items if item.target is not None]
+            scores = score_responses(self.student.language_model, prompts, targets, chunk_rows=self.chunk_rows)
+            total = -(scores.logprobs * scores.mask).sum()
+        tokens = scores.mask.sum()
+        self._tokens_seen += int(tokens) + sum(len(p) for p in prompts)
+        self.add_to_step("loss", total, tokens)
+        self.add_to_step("entropy", (scores.entropies * scores.mask).sum(), tokens)
+        self.add_to_step("completions/mean_length", tokens, len(targets))
+        return self.share_of_step(total / self._step_tokens)
