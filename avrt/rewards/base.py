@@ -126,7 +126,7 @@ def _checked_scores(reward: RewardCallback, completions: Sequence[Completion]) -
             "sequence with one float for each"
         )
     for score, completion in zip(scores, completions, strict=True):
-        if not isinstance(score, Real) or math.isinf(torch.tensor(float(score), dtype=torch.float32)):
+        if not isinstance(score, Real) or math.isinf(score):
             raise RewardError(
                 f"reward {reward.name!r}: score() returned {score!r} for sample {completion.sample.id!r}; it must be a "
                 "finite float, or NaN where the reward does not apply"

@@ -1,0 +1,193 @@
+"""The reward contract: found among the callbacks, listed in YAML from any package, summed, and failing loudly."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from avrt.rewards import (
+    AccuracyReward,
+    FormatReward,
+    LengthReward,
+    RewardCallback,
+    RewardError,
+    collect_rewards,
+    score_all,
+)
+from avrt.sample import Completion, Sample
+
+
+def completion(sample_id: str, text: str = "") -> Completion:
+    return Completion(Sample(id=sample_id, question="?", options=("cat", "dog"), answer=0), text)
+
+
+class Fixed(RewardCallback):
+    """Returns what it was given, whatever it scores."""
+
+    def __init__(self, name, values, weight=1.0):
+        super().__init__(weight=weight, name=name)
+        self.values = values
+
+    def score(self, completions):
+        return self.values
+
+
+class FailsOn(RewardCallback):
+    name = "picky"
+
+    def __init__(self, bad_id):
+        super().__init__()
+        self.bad_id = bad_id
+
+    def score(self, completions):
+        return [{"good": 1.0}["bad" if item.sample.id == self.bad_id else "good"] for item in completions]
+
+
+class NeedsTwo(RewardCallback):
+    name = "pairwise"
+
+    def score(self, completions):
+        if len(completions) > 1:
+            raise ArithmeticError("cannot compare")
+        return [0.0]
+
+
+def test_rewards_are_found_in_order_among_other_callbacks():
+    accuracy, length = AccuracyReward(), LengthReward()
+    assert collect_rewards([TQDMProgressBar(), accuracy, Callback(), length]) == [accuracy, length]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([Callback()], "trainer.callbacks lists no reward: add"),
+        ([AccuracyReward(), AccuracyReward()], "two rewards are called 'accuracy': set init_args.name"),
+        ([RewardCallback()], "RewardCallback has no name"),
+        ([AccuracyReward(weight=math.nan)], "weight of reward 'accuracy' is nan"),
+        ([AccuracyReward(weight=math.inf)], "weight of reward 'accuracy' is inf"),
+        ([AccuracyReward(weight="2")], "weight of reward 'accuracy' is '2'"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_refused(callbacks, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        collect_rewards(callbacks)
+    assert "trainer.callbacks" in str(caught.value)
+
+
+def test_a_second_name_lets_one_reward_appear_twice():
+    rewards = collect_rewards([LengthReward(), LengthReward(mu=50, name="short")])
+    assert [reward.name for reward in rewards] == ["length", "short"]
+
+
+def test_the_sum_is_weighted():
+    table = score_all([Fixed("a", [1.0, 0.0], weight=2.0), Fixed("b", [0.25, 0.5], weight=-1.0)], [completion("x")] * 2)
+    assert list(table.by_name) == ["a", "b"]
+    assert table.by_name["a"].dtype == table.total.dtype == torch.float32
+    assert table.by_name["a"].tolist() == [1.0, 0.0]
+    assert table.total.tolist() == [1.75, -0.5]
+
+
+def test_a_reward_that_does_not_apply_adds_nothing_and_none_at_all_gives_nan():
+    nan = math.nan
+    rewards = [Fixed("a", [1.0, nan, nan]), Fixed("b", [nan, 0.5, nan]), Fixed("logged", [nan, 9.0, nan], weight=0.0)]
+    table = score_all(rewards, [completion("x")] * 3)
+    assert table.total[:2].tolist() == [1.0, 0.5]
+    assert table.total[2].isnan()
+    assert table.by_name["a"].isnan().tolist() == [False, True, True]
+
+
+def test_the_three_shipped_rewards_together():
+    good = "<think>" + "word " * 100 + "</think><answer>A</answer>"
+    table = score_all([FormatReward(), AccuracyReward(), LengthReward()], [completion("x", good), completion("x", "A")])
+    assert table.total.tolist() == [3.0, 0.0]
+    assert list(table.by_name) == ["format", "accuracy", "length"]
+
+
+@pytest.mark.parametrize("values", [[1, 0], (True, False), np.array([1.0, 0.0]), torch.tensor([1.0, 0.0])])
+def test_any_sequence_of_numbers_will_do(values):
+    assert score_all([Fixed("a", values)], [completion("x"), completion("y")]).total.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0], "'mine': score.. returned 1 values for 2 completions"),
+        ([1.0] * 3, "'mine': score.. returned 3 values for 2 completions"),
+        (None, "'mine': score.. returned None for 2 completions"),
+        (0.5, "'mine': score.. returned 0.5 for 2 completions"),
+        ([1.0, None], "'mine': score.. returned None for sample 'y'"),
+        (["1.0", 1.0], "'mine': score.. returned '1.0' for sample 'x'"),
+        ([1.0, math.inf], "'mine': score.. returned inf for sample 'y'"),
+        ([[1.0], [0.0]], "'mine': score.. returned .1.0. for sample 'x'"),
+    ],
+)
+def test_wrong_results_name_the_reward(values, message):
+    with pytest.raises(RewardError, match=message):
+        score_all([Fixed("mine", values)], [completion("x"), completion("y")])
+
+
+def test_an_exception_names_the_reward_the_sample_and_the_place():
+    with pytest.raises(RewardError) as caught:
+        score_all([AccuracyReward(), FailsOn("y")], [completion("x"), completion("y"), completion("z")])
+    message = str(caught.value)
+    assert "reward 'picky' failed on sample 'y': KeyError: 'bad'" in message
+    assert "test_reward_contract.py:" in message
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_exception_of_the_batch_as_a_whole_names_all_its_samples():
+    with pytest.raises(RewardError, match="'pairwise' failed on samples 'x', 'y': ArithmeticError: cannot compare"):
+        score_all([NeedsTwo()], [completion("x"), completion("y"), completion("x")])
+
+
+def test_scoring_without_rewards_is_refused():
+    with pytest.raises(ValueError, match=r"trainer\.callbacks"):
+        score_all([], [completion("x")])
+
+
+def test_no_completions_give_empty_tensors():
+    assert score_all([AccuracyReward()], []).total.shape == (0,)
+
+
+def test_rewards_are_listed_in_yaml_from_any_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "somebodys_package.py").write_text(
+        "from avrt.rewards import RewardCallback\n"
+        "class Brief(RewardCallback):\n"
+        '    name = "brief"\n'
+        "    def score(self, completions):\n"
+        "        return [float(len(c.text) < 5) for c in completions]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    parser = ArgumentParser()
+    parser.add_argument("--callbacks", type=list[Callback])
+    config = parser.parse_string(
+        "callbacks:\n"
+        "- class_path: avrt.rewards.LengthReward\n"
+        "  init_args: {bonus: 0.1, weight: 0.5}\n"
+        "- class_path: avrt.rewards.accuracy.AccuracyReward\n"
+        "- class_path: somebodys_package.Brief\n"
+        "  init_args: {weight: 2.0}\n"
+    )
+    rewards = collect_rewards(parser.instantiate_classes(config).callbacks)
+    assert [(reward.name, reward.weight) for reward in rewards] == [("length", 0.5), ("accuracy", 1.0), ("brief", 2.0)]
+    assert score_all(rewards, [completion("x", "hi")]).total.tolist() == [2.0]
+
+
+def test_rewards_keep_no_state_and_survive_pickling_with_their_trainer():
+    trainer = Trainer(
+        accelerator="cpu",
+        callbacks=[FormatReward(), LengthReward(bonus=0.1)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    rewards = collect_rewards(pickle.loads(pickle.dumps(trainer)).callbacks)
+    assert [reward.name for reward in rewards] == ["format", "length"]
+    assert rewards[1].bonus == 0.1
+    assert all(reward.state_dict() == {} for reward in rewards)
