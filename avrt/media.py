@@ -81,40 +81,40 @@ def read_clip(
     if max_audio_seconds <= 0:
         raise ValueError(f"max_audio_seconds: must be positive, is {max_audio_seconds}")
     with _open(path, max_source_pixels) as container:
-        video, audio = _best(container, "video"), _best(container, "audio")
+        video, audio = _best_video(container), _best_audio(container)
         if video is None and (require_video or audio is None):
             raise MediaError(path, MediaReason.NO_VIDEO, "there is no video stream")
         if audio is None and require_audio:
             raise MediaError(path, MediaReason.NO_AUDIO, "there is no sound stream")
         if video is not None:
             _check_size(path, video.width, video.height, max_source_pixels)
-        main = video if video is not None else audio
+        main: av.VideoStream | av.AudioStream | None = video or audio
         assert main is not None
-        video_index = None if video is None else video.index
-        audio_index = None if audio is None else audio.index
+        has_video, has_audio = video is not None, audio is not None
         span = presented_span(container, main, path)
     duration = float(span.duration)
     if duration > max_source_seconds:
         raise MediaError(path, MediaReason.TOO_LONG, f"{duration:.0f} s, the limit is {max_source_seconds:.0f} s")
 
-    frames, times, width, height = None, (), 0, 0
-    if video_index is not None:
+    frames: torch.Tensor | None = None
+    times: tuple[float, ...] = ()
+    width = height = 0
+    if has_video:
         times = segment_centres(duration, num_frames)
         with _open(path, max_source_pixels) as container:
-            stream = container.streams[video_index]
-            stream.codec_context.thread_count = threads
-            stream.codec_context.options = {"max_pixels": str(max_source_pixels)}
-            frames, width, height = frames_shown_at(container, stream, span, times, max_pixels=max_pixels, path=path)
-    waveform = None
-    if audio_index is not None:
+            video = _best_video(container)
+            assert video is not None
+            video.codec_context.thread_count = threads
+            # The size in the stream itself may be another one than in the container's header.
+            video.codec_context.options = {"max_pixels": str(max_source_pixels)}
+            frames, width, height = frames_shown_at(container, video, span, times, max_pixels=max_pixels, path=path)
+    waveform: torch.Tensor | None = None
+    if has_audio:
         with _open(path, max_source_pixels) as container:
-            waveform = read_waveform(
-                container,
-                container.streams[audio_index],
-                start=None if video_index is None else span.start,
-                max_seconds=max_audio_seconds,
-                path=path,
-            )
+            audio = _best_audio(container)
+            assert audio is not None
+            start = span.start if has_video else None
+            waveform = read_waveform(container, audio, start=start, max_seconds=max_audio_seconds, path=path)
     return Clip(
         frames=frames,
         timestamps=times,
@@ -141,16 +141,16 @@ def read_audio(
     if max_audio_seconds <= 0:
         raise ValueError(f"max_audio_seconds: must be positive, is {max_audio_seconds}")
     with _open(path, MAX_SOURCE_PIXELS) as container:
-        audio = _best(container, "audio")
+        audio = _best_audio(container)
         if audio is None:
             raise MediaError(path, MediaReason.NO_AUDIO, "there is no sound stream")
-        index = audio.index
         duration = float(presented_span(container, audio, path).duration)
     if duration > max_source_seconds:
         raise MediaError(path, MediaReason.TOO_LONG, f"{duration:.0f} s, the limit is {max_source_seconds:.0f} s")
     with _open(path, MAX_SOURCE_PIXELS) as container:
-        stream = container.streams[index]
-        waveform = read_waveform(container, stream, start=None, max_seconds=max_audio_seconds, path=path)
+        audio = _best_audio(container)
+        assert audio is not None
+        waveform = read_waveform(container, audio, start=None, max_seconds=max_audio_seconds, path=path)
     return Clip(frames=None, waveform=waveform, duration=duration)
 
 
@@ -233,12 +233,15 @@ def _check_size(path: Path, width: int, height: int, max_source_pixels: int) -> 
         raise MediaError(path, MediaReason.TOO_LARGE, f"{width}x{height}, the limit is {max_source_pixels} pixels")
 
 
-def _best(container: av.container.InputContainer, kind: str) -> av.stream.Stream | None:
-    """FFmpeg's best stream of a kind, cover art left out."""
-    streams = [
-        stream
-        for stream in container.streams
-        if stream.type == kind and not stream.disposition & av.stream.Disposition.attached_pic
-    ]
-    best = container.streams.best(kind)  # type: ignore[arg-type]
-    return best if best in streams else next(iter(streams), None)
+def _best_video(container: av.container.InputContainer) -> av.VideoStream | None:
+    """FFmpeg's best video stream, cover art left out."""
+    attached = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & attached]
+    best = container.streams.best("video")
+    return next((stream for stream in streams if stream is best), streams[0] if streams else None)
+
+
+def _best_audio(container: av.container.InputContainer) -> av.AudioStream | None:
+    """FFmpeg's best sound stream."""
+    best = container.streams.best("audio")
+    return best if isinstance(best, av.AudioStream) else None
