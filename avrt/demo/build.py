@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from avrt.atomic import atomic_file, write_atomic
 from avrt.demo.clips import RENDERER_VERSION, ClipContent, render_clip
 from avrt.demo.questions import DemoQuestion, plan_clips, plan_questions
 
@@ -41,7 +41,8 @@ def build_demo_clips(
 
     `out_dir` receives ``videos/<name>.mp4``, ``train_qa.json`` and ``val_qa.json`` in AVQA's schema, ``traces.jsonl``
     (one ``{"id": ..., "trace": ...}`` a line, for both splits) and ``clips.json``, which tells how the clips were made.
-    A file gets its final name only when it is complete, so a second call renders just the clips that are missing.
+    A file gets its final name only when it is complete, so a second call renders just the clips that are missing. One
+    process at a time may build a folder.
     A folder may grow: the clips of a smaller set are also those of a larger one with the same seed.
 
     Args:
@@ -76,7 +77,7 @@ def build_demo_clips(
     _write_annotations(files.train_annotations, splits["train"])
     _write_annotations(files.val_annotations, splits["val"])
     traces = ({"id": question.id, "trace": question.trace()} for question in questions)
-    _write_whole(files.traces, "".join(json.dumps(trace) + "\n" for trace in traces))
+    write_atomic(files.traces, "".join(json.dumps(trace) + "\n" for trace in traces).encode())
     return files
 
 
@@ -95,22 +96,20 @@ def _claim_folder(out_dir: Path, videos: Path, settings: dict[str, Any]) -> None
     elif next(videos.glob("*.mp4"), None) is not None:
         raise ValueError(f"{videos} holds clips of unknown origin (no {record}); delete it or choose another folder")
     else:
-        _write_whole(record, json.dumps(settings) + "\n")
+        write_atomic(record, (json.dumps(settings) + "\n").encode())
 
 
 def _render_missing(clips: Iterable[ClipContent], videos: Path, workers: int | None) -> None:
     """Render the clips that have no file yet. Threads are enough: the encoders work outside Python's global lock."""
-    ordered = sorted(clips, key=lambda clip: clip.name)
-    missing = [clip for clip in ordered if not (videos / f"{clip.name}.mp4").exists()]
+    paths = {videos / f"{clip.name}.mp4": clip for clip in sorted(clips, key=lambda clip: clip.name)}
+    missing = {path: clip for path, clip in paths.items() if not path.exists()}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=Console(stderr=True)) as progress,
-        # Unfinished files live here: the folder vanishes with everything in it when rendering ends or fails.
-        tempfile.TemporaryDirectory(prefix=".rendering-", dir=videos.parent) as unfinished,
         ThreadPoolExecutor(workers or os.cpu_count()) as executor,
     ):
-        task = progress.add_task("Rendering clips", total=len(ordered), completed=len(ordered) - len(missing))
-        futures = [executor.submit(_render_whole, clip, videos, Path(unfinished)) for clip in missing]
+        task = progress.add_task("Rendering clips", total=len(paths), completed=len(paths) - len(missing))
+        futures = [executor.submit(_render, clip, path) for path, clip in missing.items()]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -119,21 +118,11 @@ def _render_missing(clips: Iterable[ClipContent], videos: Path, workers: int | N
             executor.shutdown(cancel_futures=True)
 
 
-def _render_whole(clip: ClipContent, videos: Path, unfinished: Path) -> None:
-    file_name = f"{clip.name}.mp4"
-    render_clip(clip, unfinished / file_name)
-    os.replace(unfinished / file_name, videos / file_name)
+def _render(clip: ClipContent, path: Path) -> None:
+    with atomic_file(path) as file:
+        render_clip(clip, file)
 
 
 def _write_annotations(path: Path, questions: Sequence[DemoQuestion]) -> None:
-    _write_whole(path, json.dumps([question.annotation() for question in questions], indent=1) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file under its final name only when all of it is on disk."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    records = [question.annotation() for question in questions]
+    write_atomic(path, (json.dumps(records, indent=1) + "\n").encode())

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -57,7 +57,7 @@ FRAME_RATE = 10
 FRAME_COUNTS = (20, 25)
 """Fewest and most frames of a clip: 2 to 2.5 seconds."""
 
-AUDIO_RATE = 44_100
+AUDIO_RATE = 32_000
 """Audio samples per second of the rendered files. Not the project's 16 kHz: packing resamples, as with real clips."""
 
 SPLITS = ("train", "val")
@@ -105,33 +105,33 @@ class ClipContent:
         return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index])
 
 
-def render_clip(content: ClipContent, path: Path) -> None:
-    """Write one clip as mp4 (H.264 and AAC) to `path`. The caller makes the write atomic.
+def render_clip(content: ClipContent, file: BinaryIO) -> None:
+    """Write one clip as mp4 (H.264 and AAC) to the seekable `file`.
 
     Raises:
-        av.FFmpegError: the file cannot be written (an OSError where the file system refuses).
+        OSError: the file cannot be written.
     """
     rng = content.random_generator()
     n_frames = int(rng.integers(*FRAME_COUNTS, endpoint=True))
     frames = _draw_frames(rng, PICTURES[content.picture], n_frames)
     waveform = _synthesize(rng, SOUNDS[content.sound], n_frames / FRAME_RATE)
-    _write_mp4(path, frames, waveform)
+    _write_mp4(file, frames, waveform)
 
 
 def _draw_frames(rng: np.random.Generator, rgb: tuple[int, int, int], n_frames: int) -> NDArray[np.uint8]:
     """Draw a shape of colour `rgb` that moves over a grey background; uint8 [T, H, W, 3]."""
     background = _draw_background(rng)
     inside = _draw_shape(rng, n_frames)
-    colour = np.clip(np.asarray(rgb) * rng.uniform(0.85, 1.05), 0, 255)
+    colour = (np.asarray(rgb) * rng.uniform(0.85, 1.05)).astype(np.int16)
     frames = np.where(inside[..., None], colour, background[None, :, :, None])
     # The same noise in all three channels keeps the background grey.
     strength = int(rng.integers(0, 10, endpoint=True))
-    noise = rng.integers(-strength, strength, size=inside.shape, endpoint=True, dtype=np.int16)
-    return np.clip(frames + noise[..., None], 0, 255).astype(np.uint8)
+    frames += rng.integers(-strength, strength, size=inside.shape, endpoint=True, dtype=np.int16)[..., None]
+    return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
 
 
-def _draw_background(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw a grey pattern of two random levels; float [H, W] in 0 to 255."""
+def _draw_background(rng: np.random.Generator) -> NDArray[np.int16]:
+    """Draw a grey pattern of two random levels; int16 [H, W] in 0 to 255."""
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     first, second = rng.uniform(40, 215, size=2)
     angle = rng.uniform(0, 2 * np.pi)
@@ -146,7 +146,7 @@ def _draw_background(rng: np.random.Generator) -> NDArray[np.float64]:
             mix = (along // cell) % 2
         case _:
             mix = (x // cell + y // cell) % 2
-    return first + (second - first) * mix
+    return (first + (second - first) * mix).astype(np.int16)
 
 
 def _draw_shape(rng: np.random.Generator, n_frames: int) -> NDArray[np.bool_]:
@@ -192,11 +192,11 @@ def _synthesize(rng: np.random.Generator, frequency: float, duration: float) -> 
     return (loudness * envelope * tone + hiss).clip(-1, 1).astype(np.float32)
 
 
-def _write_mp4(path: Path, frames: NDArray[np.uint8], waveform: NDArray[np.float32]) -> None:
+def _write_mp4(file: BinaryIO, frames: NDArray[np.uint8], waveform: NDArray[np.float32]) -> None:
     """Encode frames [T, H, W, 3] and mono sound [S] into one mp4 file."""
     _, height, width, _ = frames.shape
     # `bitexact` keeps library versions out of the file, one encoder thread keeps the bytes the same on every run.
-    with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         video = container.add_stream("libx264", rate=FRAME_RATE, options={"preset": "ultrafast", "crf": "23"})
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         video.codec_context.thread_count = 1

@@ -83,7 +83,7 @@ class DemoQuestion:
         }
 
     def trace(self) -> str:
-        """Scripted reasoning that names the picture, the sound and the right option, as the target of supervised fine-tuning."""
+        """Scripted reasoning that names the picture, the sound and the right option: a target for fine-tuning."""
         template = TRACES[self.id % len(TRACES)]
         letter = LETTERS[self.answer]
         thought = template.format(picture=self.clip.picture, sound=self.clip.sound, letter=letter)

@@ -15,7 +15,8 @@ CLIP = ClipContent("green", "bell", seed=3, split="train", index=5)
 
 def rendered(content: ClipContent, folder: Path) -> Path:
     path = folder / "clip.mp4"
-    render_clip(content, path)
+    with path.open("wb") as file:
+        render_clip(content, file)
     return path
 
 
