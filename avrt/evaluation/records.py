@@ -181,7 +181,8 @@ class Record:
 
     def raw(self) -> Record:
         """The record without its derived part."""
-        return dataclasses.replace(self, **dict.fromkeys(DERIVED_FIELDS))
+        cleared: dict[str, Any] = dict.fromkeys(DERIVED_FIELDS)
+        return dataclasses.replace(self, **cleared)
 
     def to_json(self) -> str:
         """One line of JSON, without the line break; the same record always gives the same text."""
