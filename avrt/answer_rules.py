@@ -56,7 +56,7 @@ _LETTER_THEN_TEXT = re.compile(
     re.IGNORECASE,
 )
 _CUE = re.compile(
-    r"\b(?:answer|option|choice)\b(?:\s+(?:to|among|for|from|of)\s[^.:\n]{1,60}?)?"
+    r"\b(?:answer|option|choice|fit|match)\b(?:\s+(?:to|among|for|from|of)\s[^.:\n]{1,60}?)?"
     r"(?P<says>\s*:|\s+(?:is|would\s+be|should\s+be|must\s+be)\b\s*:?)\s*(?P<rest>[^\n]{0,1000})",
     re.IGNORECASE,
 )
@@ -67,7 +67,9 @@ _STATED = re.compile(
     r"(?:[.,;!。]|$|\s+(?=(?:because|since|as|given|due)\b))(?P<extra>.*)"
 )
 _BRACKETED = re.compile(r"[(\[【]\s*([A-Z])\s*[)\]】]")
-_MARKER = re.compile(r"(?<!\w)(?:[(\[【]\s*([A-Z])\s*[)\]】]|([A-Z])[.):](?=\s|$))")
+# A capital standing alone; "A" and "I" are words too, unless punctuation or another letter follows.
+_LONE_CAPITAL = re.compile(r"(?<!\w)(?:([B-HJ-Z])(?!\w)|([AI])(?=\s*(?:$|[.,;:)\]】!?/&]|(?:or|and)\b)))")
+_CONJUNCTION = re.compile(r"\W*(?:\b(?:or|and)\b|[/&])\W*", re.IGNORECASE)
 _NEGATION = re.compile(
     r"\b(?:no|not|cannot|never|nor|neither|if|whether|unless|unlikely|wrong|incorrect|false|worst|least|except"
     r"|rul(?:e|ed|es|ing)\s+out|eliminat\w*|exclud\w*|reject\w*|rather\s+than|instead\s+of)\b|n['’]t\b",
@@ -102,8 +104,8 @@ class OptionReader:
 
     1. the whole stretch, when it is one line: a bare letter (``(b)``, ``【B】``, ``B.``); a letter in front of its own
        option's text (``B. cat``); an option's exact text;
-    2. ``Answer: B``, ``the answer is B``, ``the correct option is (B) cat``, wherever they stand, unless denied or
-       conditional; a line below that is nothing but an answer must agree;
+    2. ``Answer: B``, ``the answer is B``, ``the best fit is: (B) cat``, wherever they stand, unless denied or
+       conditional; other lines that are nothing but an answer must agree, save a list of options above;
     3. single lines that are nothing but an answer by rule 1, and an option named with letter and text in the closing
        sentence (``... the best fit is: *(C) Pop rock*``), unless that sentence denies it.
 
@@ -147,13 +149,15 @@ class OptionReader:
             letter = bare[1].upper()
             return Reading(letter) if letter in self.letters else Reading(None, Reason.NOT_AN_OPTION)
         by_text = self._with_text(line)
-        if not by_text and (several := several_letters(line)) and several <= set(self.letters):
-            return Reading(several.pop()) if len(several) == 1 else Reading(None, Reason.MULTI_LETTER)
+        several = several_letters(line)
         pair = _LETTER_THEN_TEXT.fullmatch(line)
         if pair and pair["letter"].upper() in self.letters:
             with_text = self._read_letter_and_text(pair, by_text, nothing_after)
-            if with_text is not NOTHING:
+            # Options may be letters themselves (notes): "B. D" is B if that is its text, but "B, D" is a list.
+            if with_text is not NOTHING and not (several and (with_text.failure or "," in pair["separator"])):
                 return with_text
+        if not by_text and several and several <= set(self.letters):
+            return Reading(several.pop()) if len(several) == 1 else Reading(None, Reason.MULTI_LETTER)
         if len(by_text) > 1:
             return Reading(None, Reason.MULTI_LETTER)
         return Reading(by_text) if by_text else NOTHING
@@ -179,8 +183,7 @@ class OptionReader:
     def _read_announcements(self, text: str) -> Reading:
         """Rule 2."""
         readings: list[Reading] = []
-        below = len(text)
-        position = 0
+        above, below, position = "", "", 0
         while cue := _CUE.search(text, position):
             position = cue.start("rest")
             clause = _CLAUSE_END.split(text[max(0, cue.start() - _CLAUSE_CHARS) : cue.start()])[-1]
@@ -188,9 +191,15 @@ class OptionReader:
                 continue
             reading = self._read_announced(cue["rest"].strip(), label=cue["says"].strip() == ":")
             if reading is not NOTHING:
+                if not readings:
+                    above, below = text[: cue.start()], text[cue.end() :]
                 readings.append(reading)
-                below = min(below, cue.end())
-        return _agree([*readings, *self._read_lines(text[below:].splitlines())]) if readings else NOTHING
+        if not readings:
+            return NOTHING
+        # Several options in lines above are the list that was chosen from; a single one is an answer.
+        lines_above = {reading for reading in self._read_lines(above.splitlines()) if reading.letter}
+        listed = lines_above if len(lines_above) == 1 else ()
+        return _agree([*readings, *listed, *self._read_lines(below.splitlines())])
 
     def _read_announced(self, rest: str, *, label: bool) -> Reading:
         """`label`: a line of the form ``Answer: ...``, where what follows the letter must be its option's text."""
@@ -224,9 +233,11 @@ class OptionReader:
         if last[1] not in own:
             return Reading(None, Reason.LETTER_TEXT_CONFLICT)
         before = _SENTENCE_END.split(text[: last.start()])[-1]
-        sentences = [part for part in _SENTENCE_END.split(extra) if part.strip(_CLOSE_CHARS)]
-        if len(sentences) > 1 or _NEGATION.search(before) or _denied_or_asked(extra):
+        _, *later = _SENTENCE_END.split(extra)
+        if any(part.strip(_CLOSE_CHARS) for part in later) or _NEGATION.search(before) or _denied_or_asked(extra):
             return NOTHING
+        if self._names_another(before, last[1]) or self._names_another(extra, last[1]):
+            return Reading(None, Reason.MULTI_LETTER)
         return Reading(last[1])
 
     def _with_text(self, text: str) -> str:
@@ -246,10 +257,12 @@ class OptionReader:
         extra = text[end:]
         return best, extra if extra.strip(_CLOSE_CHARS) else ""
 
-    def _names_another(self, text: str, letter: str) -> bool:
-        """Whether `text` names an option other than `letter` the way lists do: ``(C)``, ``C.``, ``C)``."""
-        named = {mark[1] or mark[2] for mark in _MARKER.finditer(text)}
-        return bool(named & set(self.letters) - {letter})
+    def _names_another(self, extra: str, letter: str) -> bool:
+        """Whether what follows option `letter` names one more: ``... (C)``, ``... or C``, ``... or dog``."""
+        named = {capital[1] or capital[2] for capital in _LONE_CAPITAL.finditer(extra)}
+        joined = _CONJUNCTION.match(extra)
+        also, _ = self._leading(extra[joined.end() :]) if joined else ("", "")
+        return bool((named & set(self.letters) | set(also)) - {letter})
 
 
 def _agree(readings: Iterable[Reading]) -> Reading:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avrt.answers import is_formatted, parse
@@ -118,6 +118,7 @@ def test_two_options_read_as_a_or_b():
     assert "(A or B)" in question_text(sample)
 
 
+@settings(deadline=None)
 @given(think=st.text().filter(lambda t: not any(c in t for c in "<>")), index=st.integers(0, 3))
 def test_targets_keep_the_format_they_teach(think, index):
     target = format_target(think, LETTERS[index])

@@ -1,7 +1,7 @@
 """Accuracy reward: the gold letter in one answer pair and nothing else; every gold answer scores 1."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avrt.prompts import format_target
@@ -42,6 +42,7 @@ def test_a_cut_reply_with_a_complete_answer_counts():
     assert AccuracyReward().score([Completion(SAMPLE, "<answer>B</answer> and", finish_reason="length")]) == [1.0]
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_every_gold_answer_scores_one_and_every_other_zero(data):
     options = data.draw(st.lists(st.text(), min_size=2, max_size=10))
