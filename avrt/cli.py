@@ -63,20 +63,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     try:
         return _dispatch(words)
-    except KeyboardInterrupt:
-        status, line = INTERRUPTED, "interrupted"
-    except UsageError as error:
-        status, line = USAGE, describe(error)
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (ValueError, OSError) as error:
-        status, line = FAILED, describe(error)
-    if debug:
-        traceback.print_exc()
-    print(f"avrt: error: {line}", file=sys.stderr)
-    return status
+    except (ValueError, OSError, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exception(error)
+        line = "interrupted" if isinstance(error, KeyboardInterrupt) else describe(error)
+        print(f"avrt: error: {line}", file=sys.stderr)
+        return _status(error)
+
+
+def _status(error: BaseException) -> int:
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    return USAGE if isinstance(error, UsageError) else FAILED
 
 
 def _dispatch(words: list[str]) -> int:

@@ -6,6 +6,7 @@ which key and what it should be, is in there; `distil` takes it out.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import re
 from collections.abc import Callable, Iterable
@@ -57,7 +58,7 @@ def distil(message: str, lookup: Lookup) -> str:
     problem = _problem_block(message)
     if problem:
         class_path, block = problem
-        return _in_class(key, class_path, block, lookup)
+        return _in_class(key, class_path, block, message, lookup)
     return _unknown_key(message, lookup) or _missing_key(message, key) or _wrong_value(message, key)
 
 
@@ -84,22 +85,38 @@ def _problem_block(message: str) -> tuple[str, str] | None:
     return None
 
 
-def _in_class(key: str, class_path: str, block: str, lookup: Lookup) -> str:
-    """A problem inside one class's arguments; `block` may hold the same kind of problem one class further in."""
+def _in_class(key: str, class_path: str, block: str, message: str, lookup: Lookup) -> str:
+    """A problem inside one class's arguments; `block` may hold the same kind of problem one class further in.
+
+    Args:
+        key: where the class stands in the config.
+        class_path: the class.
+        block: what is wrong with its arguments.
+        message: the text that `block` was taken from; it ends with the value as it was given.
+        lookup: tells the accepted names.
+    """
+    # A dataclass is given by its fields alone, without class_path and init_args.
+    given = message.rpartition("Given value:")[2].strip()
+    fields_only = given.startswith("{") and "class_path" not in given
+    if fields_only and given.startswith("{'init_args'"):
+        return f"{key}: class_path is missing"
+    arguments = key if fields_only else f"{key}.init_args"
+    owner = class_path.rpartition(".")[2]
     inner_key = _key(block)
     inner = _problem_block(block)
     if inner and inner_key:
-        return _in_class(f"{key}.init_args.{inner_key}", *inner, lookup)
-    owner = class_path.rpartition(".")[2]
+        return _in_class(f"{arguments}.{inner_key}", *inner, block, lookup)
     unknown = re.search(r"Option '([^']+)' is not accepted", block)
-    if unknown:
-        name = unknown[1]
-        if name.startswith("init_arg") and not name.startswith("init_args"):
-            return f"{key}: unknown key {name.split('.')[0]!r}; did you mean 'init_args'?"
-        return f"{key}.init_args.{name}: {owner} has no such argument{_mend(name, lookup(class_path))}"
+    in_group = re.search(r"Group '([^']+)' does not accept option '([^']+)'", block)
+    if unknown or in_group:
+        name = unknown[1] if unknown else f"{in_group[1]}.{in_group[2]}" if in_group else ""
+        misspelt = _misspelt_form(key, name.split(".")[0])
+        if misspelt:
+            return misspelt
+        return f"{arguments}.{name}: {owner} has no such argument{_mend(name, lookup(class_path))}"
     missing = re.search(r"the following arguments are required: (.+)", block)
     if missing:
-        return f"{key}.init_args.{missing[1].strip()}: is required by {owner} and missing"
+        return f"{arguments}.{missing[1].strip()}: is required by {owner} and missing"
     absent = re.search(r"module '([^']+)' has no attribute '([^']+)'", block)
     if absent and absent[2] == owner:
         return f"{key}.class_path: {absent[1]} has no class {owner!r}{suggest(owner, lookup(absent[1]))}"
@@ -108,14 +125,15 @@ def _in_class(key: str, class_path: str, block: str, lookup: Lookup) -> str:
         module = f"{absent[1]}.{absent[2]}" if absent else no_module[1] if no_module else ""
         return f"{key}.class_path: {class_path!r} cannot be imported: there is no module {module!r}"
     if inner_key:
-        return _wrong_value(block, f"{key}.init_args.{inner_key}")
+        return _wrong_value(block, f"{arguments}.{inner_key}")
     return f"{key}: {class_path}: {one_line(block)}"
 
 
 def _mend(name: str, accepted: Iterable[str]) -> str:
     """A near name, or the whole list when nothing is near."""
     names = sorted(set(accepted))
-    return suggest(name, names) or (f"; it accepts {', '.join(names)}" if names else "")
+    whole = [full for full in names if "." not in full]
+    return suggest(name, names) or (f"; it accepts {', '.join(whole)}" if whole else "")
 
 
 def _unknown_key(message: str, lookup: Lookup) -> str:
@@ -155,6 +173,11 @@ def _missing_key(message: str, key: str) -> str:
 
 def _wrong_value(message: str, key: str) -> str:
     """A value of the wrong type or outside the choices."""
+    if "Subclass types expect one of" in message:
+        for name in _given_keys(message):
+            misspelt = _misspelt_form(key, name)
+            if misspelt:
+                return misspelt
     kind = re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", message)
     if kind:
         return f"{key}: {kind[1] or _given(message)} is not a {kind[2]}"
@@ -175,6 +198,23 @@ def _wrong_value(message: str, key: str) -> str:
         return f"{key}: must be {' or '.join(dict.fromkeys(types))}; is {_given(message)}"
     rest = re.sub(r'^Parser key "[^"]+":', "", message)
     return f"{key}: {one_line(rest)}".removeprefix(": ")
+
+
+def _misspelt_form(key: str, name: str) -> str:
+    """The line for a key that is nearly ``class_path`` or ``init_args``, or nothing."""
+    near = difflib.get_close_matches(name, ("class_path", "init_args"), n=1, cutoff=0.75)
+    return f"{key}: unknown key {name!r}; did you mean {near[0]!r}?" if near and name != near[0] else ""
+
+
+def _given_keys(message: str) -> list[str]:
+    """The keys of the value at the end of the message, or of the mappings in it when it is a list."""
+    try:
+        value = ast.literal_eval(message.rpartition("Given value:")[2].strip())
+    except (ValueError, SyntaxError):
+        return []  # not a plain value; nothing to compare
+    return [
+        str(key) for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict) for key in item
+    ]
 
 
 def _given(message: str, limit: int = 80) -> str:

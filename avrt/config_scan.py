@@ -83,14 +83,14 @@ def scan_text(
             )
         _check_sections(root, source, subcommands)
     for key, node in _walk(root, ""):
-        where = f"{source}, line {node.start_mark.line + 1}"
+        where = _at(source, node)
         if node.tag not in _PLAIN_TAGS:
             raise UsageError(
                 f"{where}: {key or 'the file'}: the tag {_short_tag(node.tag)} is refused; use plain values"
             )
         if isinstance(node, yaml.MappingNode):
             _refuse_repeated_keys(node, key, source)
-        elif key.rpartition(".")[2] == "class_path" and not is_allowed(node.value, prefixes):
+        elif _names_a_class(key, node) and not is_allowed(node.value, prefixes):
             raise UsageError(f"{where}: {key}: {refusal(node.value)}")
 
 
@@ -136,13 +136,11 @@ def _check_sections(root: yaml.MappingNode, source: str, subcommands: Sequence[s
         key = _scalar(key_node)
         if key == "config":
             raise UsageError(
-                f"{source}, line {key_node.start_mark.line + 1}: config: a config inside a config is merged shallowly, "
+                f"{_at(source, key_node)}: config: a config inside a config is merged shallowly, "
                 "which loses settings; remove the key and give the file as a second --config on the command line"
             )
         if key == "trainer" and not isinstance(value_node, yaml.MappingNode):
-            raise UsageError(
-                f"{source}, line {key_node.start_mark.line + 1}: trainer: must be a mapping (trainer: {{max_steps: 10}})"
-            )
+            raise UsageError(f"{_at(source, key_node)}: trainer: must be a mapping of settings, such as max_steps: 10")
         if key in subcommands and isinstance(value_node, yaml.MappingNode):
             _check_sections(value_node, source, ())
 
@@ -151,13 +149,20 @@ def _refuse_repeated_keys(node: yaml.MappingNode, key: str, source: str) -> None
     first_lines: dict[str, int] = {}
     for key_node, _ in node.value:
         name = _scalar(key_node)
-        line = key_node.start_mark.line + 1
         if name in first_lines and name != "<<":
             full = f"{key}.{name}".removeprefix(".")
             raise UsageError(
-                f"{source}, line {line}: {full}: is given twice (first in line {first_lines[name]}); keep one of them"
+                f"{_at(source, key_node)}: {full}: is given twice (first in line {first_lines[name]}); keep one of them"
             )
-        first_lines[name] = line
+        first_lines[name] = key_node.start_mark.line + 1
+
+
+def _names_a_class(key: str, node: yaml.Node) -> bool:
+    return key.rpartition(".")[2] == "class_path" and isinstance(node.value, str)
+
+
+def _at(source: str, node: yaml.Node) -> str:
+    return f"{source}, line {node.start_mark.line + 1}"
 
 
 def _scalar(node: yaml.Node) -> str:

@@ -108,7 +108,11 @@ def _start(words: Sequence[str]) -> None:
         auto_configure_optimizers=False,
         # A checkpoint that names the class to build would be code in a data file.
         load_from_checkpoint_support=False,
-        parser_kwargs=raise_errors | {name: dict(raise_errors) for name in LightningCLI.subcommands()},
+        parser_kwargs={
+            "prog": "python -m avrt",
+            **raise_errors,
+            **{name: dict(raise_errors) for name in LightningCLI.subcommands()},
+        },
         args=list(words),
     )
 
