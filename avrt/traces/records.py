@@ -1,0 +1,99 @@
+"""One finished call as the ledger keeps it, as one JSON line."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+
+class Status(StrEnum):
+    """How a call ended."""
+
+    OK = "ok"
+    """The model ended its turn."""
+    LENGTH = "length"
+    """The token limit cut the reply; kept, but never a trace."""
+    INTERRUPTED = "interrupted"
+    """The server stopped the reply for another reason, such as a content filter; never a trace."""
+    REJECTED = "rejected"
+    """The server refused the request for good (400, 404, 413, 422: context too long, broken media, ...)."""
+    GAVE_UP = "gave_up"
+    """Every attempt failed for a reason that may pass; the next run calls again."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the same call is never made again by itself."""
+        return self is not Status.GAVE_UP
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """One finished call.
+
+    Attributes:
+        key: see `avrt.traces.keys.call_key`.
+        stage, sample, model, revision: what the key was made of, for readers of the file.
+        status: how it ended.
+        text: the reply as the server sent it; special tokens and markers included. Empty where there is none.
+        reasoning: thinking that the server had parsed out of the reply, as it sent it.
+        finish_reason: the server's own word.
+        usage: ``prompt_tokens`` and ``completion_tokens`` as the server counted them.
+        latency: seconds from the first attempt to the end, waiting included.
+        attempts: how often the request was sent.
+        error: what the last failed attempt said, on one line.
+    """
+
+    key: str
+    stage: str
+    sample: str
+    status: Status
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str = ""
+    usage: dict[str, int] = field(default_factory=dict)
+    latency: float = 0.0
+    attempts: int = 1
+    model: str = ""
+    revision: str = ""
+    error: str = ""
+
+    @property
+    def reply(self) -> str:
+        """The whole reply, with thinking that the server took out put back in front."""
+        return f"<think>{self.reasoning}</think>\n{self.text}" if self.reasoning else self.text
+
+
+_FIELDS = {item.name for item in fields(CallRecord)}
+
+
+def encode_record(record: CallRecord) -> bytes:
+    """One line of a ledger file, line end included; a CRC-32 of the rest stands last.
+
+    Raises:
+        ValueError: the record holds a value that JSON cannot.
+    """
+    content = asdict(record)
+    body = _canonical(content)
+    return body[:-1] + f',"crc32":{zlib.crc32(body)}}}\n'.encode()
+
+
+def decode_record(line: bytes) -> CallRecord:
+    """The reverse of `encode_record`.
+
+    Raises:
+        ValueError: the line is no record, or its bytes are not those that were written.
+    """
+    body, comma, crc = line.rstrip(b"\n").rpartition(b',"crc32":')
+    if not comma or not crc.endswith(b"}") or not crc[:-1].isdigit() or int(crc[:-1]) != zlib.crc32(body + b"}"):
+        raise ValueError("the checksum is missing or wrong")
+    content: Any = json.loads(body + b"}")
+    if set(content) != _FIELDS:
+        raise ValueError("the fields are not those of a call record")
+    return CallRecord(**{**content, "status": Status(content["status"])})
+
+
+def _canonical(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
