@@ -76,7 +76,7 @@ _NEGATION = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.!?。][\"'”’)\]]*(?=\s|$)|\n")
-_CLAUSE_END = re.compile(r"[.!?。;,:\n]")
+_CLAUSE_END = re.compile(r"[.!?。;,:\n]|\b(?:so|thus|hence|therefore|but)\b", re.IGNORECASE)
 _CLAUSE_CHARS = 200
 """How far back a denial or condition is looked for."""
 _BOXED = re.compile(r"\${0,2}\\boxed\{(?:\\text(?:bf)?\{)?([^{}]*)\}{1,2}\${0,2}")

@@ -160,9 +160,8 @@ def parse(
 
 
 def _parse_paper(text: str, options: Sequence[str]) -> ParsedAnswer:
-    text = strip_special_tokens(text)
     think, body = first_think(text), answer_body(text)
-    defect = _format_defect(text, think)
+    defect = _format_defect(strip_special_tokens(text), think, body)
     if body is None:
         return ParsedAnswer(None, defect or Reason.NO_ANSWER_TAG, think)
     if not body:
@@ -173,14 +172,14 @@ def _parse_paper(text: str, options: Sequence[str]) -> ParsedAnswer:
     return ParsedAnswer(None, Reason.MULTI_LETTER if several else Reason.NOT_AN_OPTION, think)
 
 
-def _format_defect(text: str, think: str | None) -> Reason | None:
+def _format_defect(text: str, think: str | None, body: str | None) -> Reason | None:
     """The gravest fault of the reply's tags (profile ``paper``), whatever the answer says."""
     opens, closes, answer_opens, answer_closes = (text.count(tag) for tag in _TAGS)
     if max(opens, closes, answer_opens, answer_closes) > 1:
         return Reason.DUPLICATE_TAG
     if opens and not closes:
         return Reason.UNCLOSED_THINK
-    if (closes and think is None) or (answer_closes and answer_body(text) is None):
+    if (closes and think is None) or (answer_closes and body is None):
         return Reason.ORPHAN_CLOSE
     if not (answer_opens and answer_closes):
         return Reason.NO_ANSWER_TAG
@@ -192,9 +191,11 @@ def _format_defect(text: str, think: str | None) -> Reason | None:
 
 
 def _parse_robust(text: str, options: Sequence[str], cut: bool) -> ParsedAnswer:
-    text = strip_special_tokens(unicodedata.normalize("NFKC", text))
+    text = strip_special_tokens(text)
+    if not _THINK_CLOSE.search(text):
+        text = unicodedata.normalize("NFKC", text)
     closings = list(_THINK_CLOSE.finditer(text))
-    final = text[closings[-1].end() :] if closings else text
+    final = unicodedata.normalize("NFKC", text[closings[-1].end() :] if closings else text)
     think = _THINK_OPEN.sub("", text[: closings[0].start()]).strip() if closings else None
     note = Reason.EMPTY_THINK if think == "" else Reason.OK
 

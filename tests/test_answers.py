@@ -144,6 +144,7 @@ def test_robust_forms_of_one_answer(text, wrapper):
         "The correct option is (B).",
         "The best answer among these is: B",
         "It is not a cat, so the answer is B",
+        "There is no meowing so the answer is B",
         "The answer is dog. It barks.",
         "**Answer:** B",
         "### Final Answer: **B. dog**\n\nIt barks.",
@@ -307,6 +308,7 @@ def test_special_tokens_are_removed():
 def test_the_thinking_is_returned_as_written():
     assert parse("<think> a\nb </think><answer>A</answer>", OPTIONS) == ParsedAnswer("A", Reason.OK, " a\nb ")
     assert parse("◁think▷ a\nb ◁/think▷Answer: A", OPTIONS, "robust") == ParsedAnswer("A", Reason.OK, "a\nb")
+    assert parse("<think>…½</think>Ａ", OPTIONS, "robust") == ParsedAnswer("A", Reason.OK, "…½")
     assert parse("Answer: A", OPTIONS, "robust").think is None
 
 

@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,6 +178,21 @@ def test_rewards_are_listed_in_yaml_from_any_installed_package(tmp_path, monkeyp
     rewards = collect_rewards(parser.instantiate_classes(config).callbacks)
     assert [(reward.name, reward.weight) for reward in rewards] == [("length", 0.5), ("accuracy", 1.0), ("brief", 2.0)]
     assert score_all(rewards, [completion("x", "hi")]).total.tolist() == [2.0]
+
+
+def test_the_example_in_the_documentation_works(tmp_path, monkeypatch):
+    text = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    listings = re.findall(r"```yaml\ntrainer:\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_rewards.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    parser = ArgumentParser()
+    parser.add_argument("--callbacks", type=list[Callback])
+    shipped, own = (
+        collect_rewards(parser.instantiate_classes(parser.parse_string(listing)).callbacks) for listing in listings
+    )
+    assert [reward.name for reward in shipped] == ["format", "accuracy", "length"]
+    assert score_all(own, [completion("x", "Maybe A"), completion("x", "A")]).total.tolist() == [0.0, 0.5]
 
 
 def test_rewards_keep_no_state_and_survive_pickling_with_their_trainer():
