@@ -94,6 +94,10 @@ class StudentModule(LightningModule):
         """
         return loss * self.trainer.accumulate_grad_batches
 
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        with self.timed("training"):
+            super().backward(loss, *args, **kwargs)
+
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
