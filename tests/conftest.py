@@ -1,0 +1,14 @@
+"""What tests of every room share."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the real clips and annotations, which are kept beside the checkout and never in it."""
+    folder = Path(__file__).resolve().parents[1] / ".." / "shared" / "real"
+    if not folder.is_dir():
+        pytest.skip("real data not found: this test needs the folder `shared/real` beside the checkout")
+    return folder.resolve()
