@@ -40,7 +40,7 @@ _RANK_FILE = re.compile(r"records\.rank(\d+)\.jsonl")
 DERIVED_FIELDS = ("answer", "reason", "correct_strict", "correct_official", "error_type")
 """The fields of a `Record` that scoring fills in; None until then."""
 
-ErrorType = Literal["none", "instruction_format", "logic"]
+ErrorType = Literal["none", "instruction_format", "logic", "no_reply"]
 Modalities = Literal["AV", "A", "V"]
 AnswerFormat = Literal["tags", "letter"]
 Profile = Literal["paper", "robust"]
@@ -145,8 +145,10 @@ class Record:
         answer: the letter that the strict parser read, or None.
         reason: the parser's reason code (`avrt.answers.Reason`), or `failure`.
         correct_strict: right by this project's rule.
-        correct_official: right by the benchmark's own rule.
-        error_type: ``none`` (right), ``instruction_format`` (no clear answer) or ``logic`` (a clear wrong one).
+        correct_official: right by the benchmark's own rule; None where that rule leaves the item out of its
+            denominator.
+        error_type: ``none`` (right), ``instruction_format`` (no clear answer), ``logic`` (a clear wrong one), or
+            ``no_reply`` (`failure`: the model was not asked or could not be, which is no fault of its format).
     """
 
     id: str

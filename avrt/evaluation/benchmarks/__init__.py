@@ -1,0 +1,145 @@
+"""The paper's eight benchmarks, read from their authors' own files.
+
+>>> items = BENCHMARKS["dailyomni"].load("data")
+>>> missing = [item for item in items if item.missing]
+
+Every question is an item, whether or not its media are there: an item that cannot be shown is a wrong answer, not a
+smaller benchmark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from avrt.evaluation.benchmarks import avqa, dailyomni, mmar, mmau, omnibench, rivabench, videomme
+from avrt.evaluation.benchmarks.base import Benchmark, Item
+from avrt.evaluation.records import Record
+
+__all__ = [
+    "BENCHMARKS",
+    "MISSING_MEDIA",
+    "Benchmark",
+    "Item",
+    "fingerprint",
+    "get_benchmark",
+    "missing_media_record",
+    "new_record",
+    "present_benchmarks",
+    "require_media",
+    "select",
+]
+
+BENCHMARKS: dict[str, Benchmark] = {
+    benchmark.name: benchmark
+    for benchmark in (
+        avqa.BENCHMARK,
+        dailyomni.BENCHMARK,
+        omnibench.BENCHMARK,
+        videomme.BENCHMARK,
+        rivabench.STANDUP,
+        rivabench.ACADEMIC,
+        mmar.BENCHMARK,
+        mmau.BENCHMARK,
+    )
+}
+"""By name, in the order of the paper's Table 3."""
+
+MISSING_MEDIA = "missing_media"
+"""`Record.failure` of an item whose files are not there."""
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """The benchmark of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"`benchmark` must be one of {', '.join(BENCHMARKS)}, is {name!r}")
+    return BENCHMARKS[name]
+
+
+def present_benchmarks(root: str | Path) -> list[Benchmark]:
+    """The benchmarks that have a folder of their own with annotations under `root`."""
+    found = []
+    for benchmark in BENCHMARKS.values():
+        path = benchmark.annotations(root)
+        if path is not None and benchmark.media_folder(path) != Path(root) and _has_items(benchmark, path):
+            found.append(benchmark)
+    return found
+
+
+def _has_items(benchmark: Benchmark, path: Path) -> bool:
+    # RivaBench's two scenarios may share one file, which may hold questions of one only.
+    return path.name != "questions.json" or bool(benchmark.read(path))
+
+
+def require_media(items: Sequence[Item], benchmark: Benchmark) -> None:
+    """Refuse items whose media are missing (the option ``--require-media``).
+
+    Raises:
+        ValueError: naming how many and the first few files.
+    """
+    missing = [path for item in items for path in item.missing]
+    if missing:
+        listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        affected = sum(bool(item.missing) for item in items)
+        raise ValueError(f"{benchmark.title}: media of {affected} of {len(items)} items are missing: {listed}")
+
+
+def fingerprint(items: Iterable[Item]) -> str:
+    """sha256 over ids, questions, options and gold answers: equal for runs that answered the same questions.
+
+    Where the media lie, and whether they were there, does not matter.
+    """
+    digest = hashlib.sha256()
+    for item in items:
+        sample = item.sample
+        digest.update(json.dumps([sample.id, sample.question, sample.options, sample.answer]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def select(items: Sequence[Item], ids: Iterable[str]) -> list[Item]:
+    """The items with the given ids, in the benchmark's order.
+
+    Raises:
+        ValueError: an id is no item's; nothing is left.
+    """
+    wanted = set(ids)
+    unknown = wanted - {item.sample.id for item in items}
+    if unknown:
+        listed = ", ".join(sorted(unknown)[:5])
+        raise ValueError(f"{len(unknown)} ids of the subset are no items of this benchmark: {listed}")
+    if not wanted:
+        raise ValueError("the subset has no ids")
+    return [item for item in items if item.sample.id in wanted]
+
+
+def new_record(benchmark: Benchmark, item: Item, **reply: object) -> Record:
+    """The record of an item; `reply` gives `text`, `finish_reason`, `failure`, token counts and so on."""
+    values: dict[str, object] = {
+        "id": item.sample.id,
+        "benchmark": benchmark.name,
+        "index": item.index,
+        "question": item.sample.question,
+        "options": item.sample.options,
+        "gold": item.sample.gold,
+        "official_gold": item.official_gold,
+        "categories": dict(item.categories),
+        "media": dict(item.media),
+    }
+    return Record(**(values | reply))  # type: ignore[arg-type]
+
+
+def missing_media_record(benchmark: Benchmark, item: Item) -> Record:
+    """The record of an item that cannot be shown: no reply, and wrong."""
+    return new_record(
+        benchmark,
+        item,
+        finish_reason="missing",
+        failure=MISSING_MEDIA,
+        failure_detail="not found: " + ", ".join(item.missing),
+    )

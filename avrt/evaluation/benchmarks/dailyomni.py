@@ -1,0 +1,61 @@
+"""DailyOmni: ``qa.json`` and ``Videos/<id>/<id>_video.mp4`` (the sound is in it; ``<id>_audio.wav`` if it is not)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from avrt.evaluation import official
+from avrt.evaluation.benchmarks.base import (
+    Benchmark,
+    Entry,
+    category,
+    entries_of,
+    gold_by_letter,
+    read_json,
+    relative_path,
+    strip_labels,
+)
+from avrt.sample import Sample
+
+
+def read(path: Path) -> list[Entry]:
+    """Read ``qa.json``. Questions have no id; theirs is the video's id and their number within the video."""
+    asked: Counter[str] = Counter()
+
+    def convert(row: dict[str, Any], _: int) -> Entry:
+        video = str(row["video_id"])
+        options = strip_labels(row["Choice"])
+        number = asked[video]
+        asked[video] += 1
+        folder = relative_path(f"Videos/{video}")
+        return Entry(
+            sample=Sample(
+                id=f"{video}-{number}",
+                question=row["Question"],
+                options=options,
+                answer=gold_by_letter(row["Answer"], options),
+                split="test",
+                question_type=category(row.get("Type")),
+                source=video,
+            ),
+            media={"video": f"{folder}/{video}_video.mp4"},
+            optional_media={"audio": f"{folder}/{video}_audio.wav"},
+            categories={name: category(row.get(name)) for name in ("Type", "video_duration", "video_category")},
+        )
+
+    return entries_of(path, read_json(path), convert)
+
+
+BENCHMARK = Benchmark(
+    name="dailyomni",
+    title="DailyOmni",
+    items=1_197,
+    group="audio_visual",
+    folders=("dailyomni", "DailyOmni", "Daily-Omni"),
+    annotation_files=("qa.json",),
+    read=read,
+    official=official.dailyomni,
+    official_source="Daily-Omni test_model/Qwen2.5-Omni/testmodel.py: the letter at the reply's start",
+)

@@ -1,0 +1,99 @@
+"""Video-MME: ``videomme/test-00000-of-00001.parquet`` (or its rows as JSON) and ``data/<videoID>.mp4``.
+
+The authors' result template (``output_test_template.json``: videos with a list of questions each) is read too; it names
+videos by number only, so the media are looked for under that number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from avrt.evaluation import official
+from avrt.evaluation.benchmarks.base import (
+    Benchmark,
+    Entry,
+    category,
+    entries_of,
+    gold_by_letter,
+    read_json,
+    relative_path,
+    strip_labels,
+)
+from avrt.sample import Sample
+
+
+def read(path: Path) -> list[Entry]:
+    """Read the parquet file, its rows as JSON or JSON lines, or the result template."""
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json(path)
+    return entries_of(path, _flat(rows), _convert)
+
+
+def _convert(row: dict[str, Any], _: int) -> Entry:
+    options = strip_labels(row["options"])
+    video = str(row.get("videoID") or row["video_id"])
+    names = ("duration", "domain", "sub_category", "task_type")
+    return Entry(
+        sample=Sample(
+            id=str(row["question_id"]),
+            question=row["question"],
+            options=options,
+            answer=gold_by_letter(row["answer"], options),
+            split="test",
+            question_type=category(row.get("task_type")),
+            source=video,
+        ),
+        media={"video": relative_path(f"data/{video}.mp4")},
+        categories={name: category(row.get(name)) for name in names},
+    )
+
+
+def _flat(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One row per question; the result template nests the questions and has other names for the same things."""
+    for row in rows:
+        if "questions" not in row:
+            yield row
+            continue
+        for question in row["questions"]:
+            yield {
+                "video_id": row["video_id"],
+                "videoID": row.get("videoID"),
+                "duration": row.get("duration_category"),
+                "domain": row.get("video_category"),
+                "sub_category": row.get("video_subcategory"),
+                "options": question["choices"],
+                **{name: question[name] for name in ("question_id", "task_type", "question", "answer")},
+            }
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: reading parquet needs pyarrow (pip install pyarrow), or save its rows as JSON lines in "
+            f"{path.with_suffix('.jsonl')}"
+        ) from error
+    return pyarrow.parquet.read_table(path).to_pylist()
+
+
+_STEM = "test-00000-of-00001"
+
+BENCHMARK = Benchmark(
+    name="videomme",
+    title="Video-MME",
+    items=2_700,
+    group="audio_visual",
+    folders=("videomme", "Video-MME", "VideoMME"),
+    annotation_files=(
+        f"videomme/{_STEM}.parquet",
+        f"videomme/{_STEM}.jsonl",
+        f"{_STEM}.parquet",
+        f"{_STEM}.jsonl",
+        "output_test_template.json",
+    ),
+    read=read,
+    official=official.video_mme,
+    official_source="Video-MME evaluation/eval_your_results.py: the first A to D anywhere",
+)

@@ -1,0 +1,63 @@
+"""An item's files to the clip that a model is shown: 8 frames, up to 10 s of sound, or one picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from avrt.evaluation.benchmarks.base import Item
+from avrt.media import MAX_FRAME_PIXELS, MediaError, MediaReason, read_audio, read_clip, read_image
+from avrt.sample import Clip, Sample
+
+UNREADABLE_MEDIA = "unreadable_media"
+"""`Record.failure` of an item whose files are there but cannot be decoded (`MediaError`)."""
+
+MAX_SOURCE_SECONDS = 12 * 3600.0
+
+
+def read_sample(
+    item: Item,
+    folder: str | Path,
+    *,
+    num_frames: int = 8,
+    max_audio_seconds: float = 10.0,
+    max_pixels: int = MAX_FRAME_PIXELS,
+) -> Sample:
+    """The item's sample with its clip, as it is shown to every model.
+
+    Videos of any length give `num_frames` frames, uniformly spaced over the whole, and the first `max_audio_seconds`
+    of sound; memory does not grow with the length. Sound is taken from the video, else from the sound file beside it.
+    A video without any sound is shown without sound.
+
+    Args:
+        item: with nothing `missing`.
+        folder: what the item's media paths are relative to, see `Benchmark.locate`.
+
+    Raises:
+        MediaError: a file cannot be read; `reason` says why.
+    """
+    folder = Path(folder)
+    audio = folder / item.media["audio"] if "audio" in item.media else None
+    if "video" in item.media:
+        clip = read_clip(
+            folder / item.media["video"],
+            num_frames=num_frames,
+            max_audio_seconds=max_audio_seconds,
+            max_pixels=max_pixels,
+            require_audio=False,
+            max_source_seconds=MAX_SOURCE_SECONDS,
+        )
+    elif "image" in item.media:
+        clip = read_image(folder / item.media["image"], max_pixels=max_pixels)
+    elif audio is not None:
+        return replace(item.sample, clip=_read_sound(audio, max_audio_seconds))
+    else:
+        raise MediaError(folder, MediaReason.NO_VIDEO, f"item {item.sample.id!r} names no media")
+    if clip.waveform is None and audio is not None:
+        sound = _read_sound(audio, max_audio_seconds)
+        clip = replace(clip, waveform=sound.waveform, duration=clip.duration or sound.duration)
+    return replace(item.sample, clip=clip)
+
+
+def _read_sound(path: Path, max_audio_seconds: float) -> Clip:
+    return read_audio(path, max_audio_seconds=max_audio_seconds, max_source_seconds=MAX_SOURCE_SECONDS)

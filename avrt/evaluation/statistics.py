@@ -1,0 +1,122 @@
+"""Error bars and tests for accuracies, and for the difference of two models on the same items.
+
+Only numpy and the standard library; the tests compare every function with scipy or statsmodels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RESAMPLES = 10_000
+SEED = 0
+
+
+def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a proportion, the two limits in [0, 1]; (0, 1) where `total` is 0.
+
+    (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n), with p = correct/total, n = total. Unlike the textbook interval
+    it never leaves [0, 1] and holds its confidence near 0 and 1.
+
+    Raises:
+        ValueError: not 0 <= correct <= total, or a confidence outside (0, 1).
+    """
+    if not 0 <= correct <= total:
+        raise ValueError(f"`correct` must lie in 0 to {total}, is {correct}")
+    z = _quantile(confidence)
+    if total == 0:
+        return 0.0, 1.0
+    p, z2 = correct / total, z * z
+    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
+    half = z * math.sqrt(p * (1 - p) / total + z2 / (4 * total * total)) / (1 + z2 / total)
+    # At the ends the limit is exactly 0 or 1; rounding must not say otherwise.
+    return 0.0 if correct == 0 else max(0.0, centre - half), 1.0 if correct == total else min(1.0, centre + half)
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """Exact two-sided McNemar test of two models on the same items.
+
+    Args:
+        only_first: items that only the first model has right.
+        only_second: items that only the second has right.
+
+    Returns:
+        The probability, if the models were equally good, of a split of the items on which they differ at least as
+        uneven as this one: min(1, 2 P[Binomial(n, 1/2) <= min]); 1 where they never differ. Exact to the last digit
+        for any n (integer arithmetic).
+    """
+    if only_first < 0 or only_second < 0:
+        raise ValueError(f"counts must not be negative, are {only_first} and {only_second}")
+    n, smaller = only_first + only_second, min(only_first, only_second)
+    term, tail = 1, 0
+    for k in range(smaller + 1):
+        tail += term
+        term = term * (n - k) // (k + 1)
+    return min(1.0, (2 * tail) / (1 << n))
+
+
+def paired_bootstrap(
+    first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED
+) -> NDArray[np.float64]:
+    """Bootstrap distribution of the difference in accuracy, second minus first, on the same items.
+
+    Items are drawn with replacement, both models' outcomes together. As each item's difference is −1, 0 or 1, a
+    resample is settled by how many of each it holds, which is multinomial: no item is ever drawn one by one, and
+    the distribution is the same.
+
+    Args:
+        first, second: right or wrong per item, ``[items]`` each, in the same order.
+        resamples: draws.
+        seed: of the draws; the same seed gives the same distribution.
+
+    Returns:
+        The differences in [−1, 1], ``[resamples]``.
+
+    Raises:
+        ValueError: lengths differ, or there are no items.
+    """
+    a, b = _outcomes(first), _outcomes(second)
+    if a.shape != b.shape or a.size == 0:
+        raise ValueError(f"two models must have outcomes on the same items, have {a.size} and {b.size}")
+    n = a.size
+    gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
+    counts = np.random.default_rng(seed).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], size=resamples)
+    return (counts[:, 0] - counts[:, 1]) / n
+
+
+def percentile_interval(draws: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
+    """The central interval that holds `confidence` of a bootstrap distribution."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: p-values that hold together over all tests of the list, in its order.
+
+    The i-th smallest of m is multiplied by m − i + 1, kept monotone and at most 1.
+    """
+    m = len(p_values)
+    adjusted = [0.0] * m
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(m), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (m - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def _outcomes(values: ArrayLike) -> NDArray[np.bool_]:
+    array = np.asarray(values)
+    if array.ndim != 1 or not np.isin(array, (0, 1)).all():
+        raise ValueError("outcomes must be a list of right (true, 1) and wrong (false, 0)")
+    return array.astype(bool)
+
+
+def _quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` must lie between 0 and 1, is {confidence}")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
