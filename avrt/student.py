@@ -99,10 +99,11 @@ class Student(nn.Module):
             ValueError: nothing of that name can be loaded; names the key and the mend.
         """
         source = _source(config.path)
+        revision = config.revision or "main"
         try:
-            processor = Qwen2_5OmniProcessor.from_pretrained(source, revision=config.revision)
+            processor = Qwen2_5OmniProcessor.from_pretrained(source, revision=revision)
             thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-                source, revision=config.revision, dtype=DTYPES[config.dtype], use_safetensors=True
+                source, revision=revision, dtype=DTYPES[config.dtype], use_safetensors=True
             )
         except OSError as error:
             raise ValueError(
@@ -146,8 +147,8 @@ class Student(nn.Module):
         policy = self.language_model
         text_model = copy.deepcopy(policy.text_model).eval().requires_grad_(False)
         head = copy.deepcopy(policy.head).requires_grad_(False)
-        if policy.head_weight is policy.text_model.get_input_embeddings().weight:  # type: ignore[operator]
-            head.weight = text_model.get_input_embeddings().weight  # type: ignore[operator]
+        if policy.head_weight is policy.text_model.get_input_embeddings().weight:
+            head.weight = text_model.get_input_embeddings().weight
         return LanguageModel(text_model, head)
 
     @torch.no_grad()

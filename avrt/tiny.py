@@ -99,7 +99,7 @@ def tiny_config(shape: TinyShape, tokenizer: Any, vocab_size: int | None = None)
         "output_dim": shape.hidden_size,
         "num_mel_bins": 128,
     }
-    return Qwen2_5OmniThinkerConfig(
+    config = Qwen2_5OmniThinkerConfig(
         text_config=text,
         vision_config=vision,
         audio_config=audio,
@@ -108,12 +108,13 @@ def tiny_config(shape: TinyShape, tokenizer: Any, vocab_size: int | None = None)
         audio_token_index=token("<|AUDIO|>"),
         audio_start_token_id=token("<|audio_bos|>"),
         audio_end_token_id=token("<|audio_eos|>"),
-        # Read by get_rope_index though the configuration class does not declare them.
-        vision_start_token_id=token("<|vision_bos|>"),
-        vision_end_token_id=token("<|vision_eos|>"),
         user_token_id=tokenizer("user", add_special_tokens=False)["input_ids"][0],
         tie_word_embeddings=False,
     )
+    # Read by get_rope_index though the configuration class does not declare them.
+    config.vision_start_token_id = token("<|vision_bos|>")
+    config.vision_end_token_id = token("<|vision_eos|>")
+    return config
 
 
 def tiny_processor(tokenizer: Any, chunk_seconds: int = 30) -> Qwen2_5OmniProcessor:

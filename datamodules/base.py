@@ -65,7 +65,9 @@ class ShardDataModule(LightningDataModule):
     @property
     def encoder(self) -> PromptEncoder:
         """The encoder of the student that the trainer works on."""
-        return self.trainer.lightning_module.student.encoder  # type: ignore[union-attr]
+        assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
+        return module.student.encoder
 
     @property
     def window_loader(self) -> WindowLoader:
@@ -90,7 +92,7 @@ class ShardDataModule(LightningDataModule):
     def train_dataloader(self) -> Any:
         return self.window_loader
 
-    def val_dataloader(self) -> DataLoader[list[Item]] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Item] | list[Any]:
         if self.val is None:
             return []
         assert self.trainer is not None

@@ -250,7 +250,7 @@ def shard_across_devices(size: int, rank: int, world_size: int) -> list[int]:
 
 def evaluation_loader(
     dataset: Dataset[Item], indices: Sequence[int], batch_size: int, num_workers: int
-) -> DataLoader[list[Item]]:
+) -> DataLoader[Item]:
     """Batches of items in order, for validation and tests."""
     batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
     return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=_keep)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics import MeanMetric
 
@@ -53,7 +53,8 @@ class StudentModule(LightningModule):
         self._seconds: dict[str, float] = {}
         self._tokens_seen = 0
         self.skipped_steps = 0
-        self.val_metrics = nn.ModuleDict({"accuracy": MeanMetric(), "format": MeanMetric()})
+        self.val_accuracy = MeanMetric()
+        self.val_format = MeanMetric()
 
     def configure_model(self) -> None:
         """Load the student; Lightning calls this once the device and the precision are known."""
@@ -188,11 +189,11 @@ class StudentModule(LightningModule):
     def validation_step(self, batch: list[Item], batch_idx: int) -> None:
         for completion in self.answer(batch):
             parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
-            self.val_metrics["accuracy"].update(float(parsed.letter == completion.sample.gold))
-            self.val_metrics["format"].update(float(is_formatted(completion.text)))
+            self.val_accuracy.update(float(parsed.letter == completion.sample.gold))
+            self.val_format.update(float(is_formatted(completion.text)))
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": metric for name, metric in self.val_metrics.items()}, prog_bar=True)
+        self.log_dict({"val/accuracy": self.val_accuracy, "val/format": self.val_format}, prog_bar=True)
 
     def predict_step(self, batch: list[Item], batch_idx: int) -> list[Completion]:
         return self.answer(batch)

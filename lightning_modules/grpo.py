@@ -130,8 +130,7 @@ class GRPOModule(StudentModule):
     def on_fit_start(self) -> None:
         self.rewards = collect_rewards(self.trainer.callbacks)  # type: ignore[attr-defined]
         for model in self._reference:
-            model.text_model.to(self.device)
-            model.head.to(self.device)
+            model.to(self.device)
 
     # ---- before the gradient: everything that is done once per window -----------------------------------------------
 

@@ -41,7 +41,8 @@ class OptimizerConfig:
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Trainable parameters in two groups: matrices decay, biases and norm weights (one-dimensional) do not."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
             (decayed if parameter.ndim >= 2 else plain).append(parameter)

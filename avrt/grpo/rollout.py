@@ -176,7 +176,7 @@ class TransformersRollout:
                 cache.keep(remaining)
             positions = (next_position[rows] + step).expand(3, 1, -1)
             hidden = self.model.text_model(
-                inputs_embeds=self.model.text_model.get_input_embeddings()(token)[None],
+                inputs_embeds=self.model.embed(token)[None],
                 position_ids=positions,
                 attention_mask=cache.as_mask(),
                 use_cache=False,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS, chunked_logprobs
 from avrt.grpo.prefix import PackedLayout
@@ -26,13 +27,21 @@ class LanguageModel:
         head: the language-model head, a linear layer without bias.
     """
 
-    text_model: nn.Module
+    text_model: PreTrainedModel
     head: nn.Linear
 
     @property
     def head_weight(self) -> Tensor:
         """``[V, H]``."""
         return self.head.weight
+
+    def to(self, device: torch.device) -> None:
+        """Move the parameters in place."""
+        nn.ModuleList([self.text_model, self.head]).to(device)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Token embeddings, ``[*, H]``."""
+        return self.text_model.get_input_embeddings()(token_ids)
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def packed_forward(
     for prompt, group in zip(prompts, inputs, strict=True):
         pieces.append(prompt.input_ids)
         pieces.extend(group)
-    embeds = model.text_model.get_input_embeddings()(torch.cat(pieces))
+    embeds = model.embed(torch.cat(pieces))
     # Media features go to the prompts' placeholders only; a response can never be mistaken for one.
     positions = torch.cat([p.media_positions + a for p, (a, _) in zip(prompts, layout.prompt_rows, strict=True)])
     if positions.numel():
