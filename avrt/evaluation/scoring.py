@@ -20,7 +20,7 @@ from typing import Any
 
 from avrt import answers
 from avrt.atomic import write_atomic
-from avrt.evaluation.benchmarks import get_benchmark
+from avrt.evaluation.benchmarks import BENCHMARKS
 from avrt.evaluation.records import (
     METRICS_FILE,
     AnswerFormat,
@@ -36,6 +36,9 @@ from avrt.evaluation.statistics import wilson_interval
 from avrt.sample import LETTERS
 
 CONFIDENCE = 0.95
+
+OWN_RULE = "ours: no benchmark of the registry"
+"""`official.rule` of a question set that is none of the known benchmarks; the strict score stands for both."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def score_record(record: Record, profile: Profile) -> Record:
     error: ErrorType = "none"
     if not correct:
         error = "no_reply" if record.failure is not None else "instruction_format" if answer is None else "logic"
-    rule = get_benchmark(record.benchmark).official
+    benchmark = BENCHMARKS.get(record.benchmark)
+    rule = benchmark.official if benchmark else None
     return dataclasses.replace(
         record,
         answer=answer,
@@ -116,7 +120,7 @@ def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
     ``reasons``; ``formatted`` (share of replies that keep the tags, None for other formats); ``categories`` (each with
     the same two scores); ``answers`` and ``gold`` (how often each letter); ``tokens``.
     """
-    benchmark = get_benchmark(info.benchmark)
+    benchmark = BENCHMARKS.get(info.benchmark)
     names = sorted({name for record in records for name in record.categories})
     completion = [record.completion_tokens for record in records if record.completion_tokens is not None]
     prompt = [record.prompt_tokens for record in records if record.prompt_tokens is not None]
@@ -134,7 +138,7 @@ def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
         "items": info.items,
         "complete": len(records) == info.items,
         "strict": strict_score(records),
-        "official": {"rule": benchmark.official_source, **official_score(records)},
+        "official": {"rule": benchmark.official_source if benchmark else OWN_RULE, **official_score(records)},
         "errors": _counts(
             (record.error_type for record in records), ("none", "instruction_format", "logic", "no_reply")
         ),

@@ -6,6 +6,7 @@ reads replies: the score is the strict one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from avrt.annotations import read_avqa
@@ -27,15 +28,24 @@ def read(path: Path) -> list[Entry]:
     ]
 
 
-BENCHMARK = Benchmark(
-    name="avqa",
-    title="AVQA",
-    items=17_208,
-    group="audio_visual",
-    in_average=False,
+def question_set(name: str, items: int, *, title: str = "", annotation_file: str = "val_qa.json") -> Benchmark:
+    """Any question set of AVQA's form (the demo's, one's own): clips in ``videos/``, strict score only."""
+    return Benchmark(
+        name=name,
+        title=title or name,
+        items=items,
+        group="audio_visual",
+        in_average=False,
+        folders=(name,),
+        annotation_files=(annotation_file,),
+        read=read,
+        official=None,
+        official_source="ours",
+    )
+
+
+BENCHMARK = replace(
+    question_set("avqa", 17_208, title="AVQA"),
     folders=("avqa", "AVQA"),
-    annotation_files=("val_qa.json",),
-    read=read,
-    official=None,
     official_source="ours: the authors publish no rule for free text",
 )
