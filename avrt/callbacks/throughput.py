@@ -1,0 +1,112 @@
+"""Speed, waiting and memory of training, one value of each per optimizer step."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+BYTES_PER_GIB = 2**30
+
+
+class StepMetrics(Protocol):
+    """What the callback needs of the training module (`lightning_modules.base.StudentModule`)."""
+
+    device: torch.device
+
+    def add_to_step(self, name: str, total: Tensor | float, weight: Tensor | float = 1.0) -> None:
+        """Add to a metric of the optimizer step: sum of totals / sum of weights, over micro-batches and devices."""
+
+
+class Throughput(Callback):
+    """Logs ``throughput/*`` once per optimizer step, for SFT and GRPO, however many micro-batches a step has.
+
+    The time of a step is what passes between the ends of two optimizer steps, without validation and the writing of
+    checkpoints. It is split in two: from the end of a micro-batch to the start of the next the device waits for data,
+    the rest is work. Of several devices, counts are added up, times averaged, and memory is that of the fullest device.
+
+    Metrics (see docs/metrics.md): ``tokens_per_second``, ``samples_per_second``, ``seconds_per_step``,
+    ``data_wait_fraction``, ``peak_memory_gib``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seconds = {"working": 0.0, "waiting": 0.0}
+        self._state: str | None = None
+        self._since = 0.0
+
+    def _switch(self, state: str | None) -> None:
+        """Book the time since the last switch to the state that ends, and enter the next; None books nothing."""
+        now = time.perf_counter()
+        if self._state is not None:
+            self._seconds[self._state] += now - self._since
+        self._state, self._since = state, now
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seconds = {"working": 0.0, "waiting": 0.0}
+        self._state = None
+        self._switch("waiting")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._switch("working")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._switch(None)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._switch("waiting" if trainer.state.fn == "fit" else None)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # Called before the file is written, and nothing is called after: the clock rests until the next micro-batch.
+        self._switch(None)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._switch("waiting")
+        if batch.last:
+            self._log_step(trainer, pl_module, batch)  # type: ignore[arg-type]
+
+    def _log_step(self, trainer: Trainer, module: StepMetrics, batch: Any) -> None:
+        seconds = sum(self._seconds.values())
+        # Divided by the sum of seconds / devices, the sum of counts becomes a rate of all devices together.
+        seconds_share = seconds / trainer.world_size
+        module.add_to_step("throughput/tokens_per_second", step_tokens(module, batch), seconds_share)
+        module.add_to_step("throughput/samples_per_second", len(batch.window.items), seconds_share)
+        module.add_to_step("throughput/seconds_per_step", seconds)
+        module.add_to_step("throughput/data_wait_fraction", self._seconds["waiting"], seconds)
+        memory = torch.tensor(peak_memory_bytes(module.device) / BYTES_PER_GIB, device=module.device)
+        if trainer.world_size > 1:
+            memory = trainer.strategy.reduce(memory, reduce_op="max")
+        module.add_to_step("throughput/peak_memory_gib", memory)
+        self._seconds = {"working": 0.0, "waiting": 0.0}
+
+
+def step_tokens(module: Any, batch: Any) -> int:
+    """Tokens of the optimizer step that a window's last micro-batch ends, on this device.
+
+    Counted as in ``num_tokens``: every response (in SFT: every trace) together with its prompt, media tokens included,
+    though a group's shared prompt is computed only once.
+    """
+    items = batch.window.items
+    rollout = getattr(module, "rollout", None)
+    if rollout is None:
+        return sum(len(item.prompt.input_ids) + (0 if item.target is None else len(item.target)) for item in items)
+    group_size = len(rollout.completions) // len(items)
+    prompt_tokens = sum(len(item.prompt.input_ids) for item in items)
+    return group_size * prompt_tokens + sum(len(completion.token_ids) for completion in rollout.completions)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Largest memory since the last call on a GPU; on the CPU, of this process (no data workers) since it began."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
