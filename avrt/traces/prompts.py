@@ -81,7 +81,7 @@ From the sound:
 From the frames:
 {vision_trace}
 
-Write one line of reasoning that uses both, as if you had heard and seen the clip yourself:
+Write one chain of reasoning that uses both, as if you had heard and seen the clip yourself:
 - Put it between <think> and </think>. Say what is heard and what is seen, how the two support or correct each other, \
 and why this leads to one option.
 - Do not mention the assistants, and add nothing that neither of them reports.

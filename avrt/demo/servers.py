@@ -1,0 +1,245 @@
+"""A local HTTP server with the demo's three models, in the protocol that real teachers are served with.
+
+``demo-vision`` looks at the frames of a request and takes no sound, ``demo-audio`` listens to its sound and takes no
+pictures, ``demo-merger`` reads text alone. None of them sees a file name, an annotation or the right answer.
+
+Each question offers two colours crossed with two sounds, so a teacher can only narrow it down to two options. It then
+picks one of the two by the question's own text, as a model guesses: over many questions a quarter of its picks meet
+the other teacher's, with all letters alike. The merger reads both descriptions and finds the one option that fits.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import soundfile
+from PIL import Image, UnidentifiedImageError
+
+from avrt.demo.questions import TRACES
+from avrt.demo.teachers import AudioTeacher, VisionTeacher
+from avrt.prompts import format_target
+
+VISION_MODEL = "demo-vision"
+AUDIO_MODEL = "demo-audio"
+MERGE_MODEL = "demo-merger"
+MODELS = (VISION_MODEL, AUDIO_MODEL, MERGE_MODEL)
+
+_OPTION = re.compile(r"^\(([A-Z])\) (.+)$", re.MULTILINE)
+_PICTURE = re.compile(r"The picture is (\w+)\.")
+_SOUND = re.compile(r"The sound is (\w+)\.")
+_MAX_BODY = 64 * 2**20
+
+
+class BadRequestError(ValueError):
+    """A request that a model cannot answer: the wrong kind of media, or none."""
+
+
+class DemoModels:
+    """The three models behind one function from messages to reply."""
+
+    def __init__(self) -> None:
+        self._vision = VisionTeacher()
+        self._audio = AudioTeacher()
+
+    def reply(self, model: str, messages: list[dict[str, Any]]) -> str:
+        """Answer one request.
+
+        Raises:
+            BadRequestError: media of a kind that `model` does not take, damaged media, or none at all.
+        """
+        parts = [part for message in messages for part in _parts(message)]
+        text = "\n".join(part["text"] for part in parts if part.get("type") == "text")
+        pictures = [part for part in parts if part.get("type") == "image_url"]
+        sounds = [part for part in parts if part.get("type") == "input_audio"]
+        # The question stands last; before it a prompt may show an example with options of its own.
+        options = dict(_OPTION.findall(text.rpartition("Question:")[2]))
+        if len(options) < 2:
+            raise BadRequestError("the request has no options of the form '(A) text'")
+        takes_pictures, takes_sounds = model == VISION_MODEL, model == AUDIO_MODEL
+        if bool(pictures) != takes_pictures or bool(sounds) != takes_sounds:
+            raise BadRequestError(f"{model} takes pictures: {takes_pictures}, sound: {takes_sounds}")
+        if model == VISION_MODEL:
+            return self._look([_decode_picture(part) for part in pictures], text, options)
+        if model == AUDIO_MODEL:
+            return self._listen(*_decode_sound(sounds), text, options)
+        return _merge(text, options)
+
+    def _look(self, frames: list[np.ndarray], text: str, options: dict[str, str]) -> str:
+        picture = self._vision.describe(np.stack(frames))
+        if picture is None:
+            return "I see no picture."
+        return _describe("picture", picture, text, options)
+
+    def _listen(self, waveform: np.ndarray, rate: int, text: str, options: dict[str, str]) -> str:
+        sound = self._audio.describe(waveform, rate)
+        if sound is None:
+            return "I hear no sound."
+        return _describe("sound", sound, text, options)
+
+
+def _describe(kind: str, seen: str, text: str, options: dict[str, str]) -> str:
+    """A teacher's reply: what it perceives, which options that leaves, and one of these."""
+    fitting = [letter for letter, option in options.items() if seen in option.split()]
+    if not fitting:
+        return f"The {kind} is {seen}. No option has it."
+    digest = hashlib.sha256(f"{kind}:{seen}:{text}".encode()).digest()
+    letter = fitting[digest[0] % len(fitting)]
+    reasons = " ".join(
+        f"Option {name} says {option}: {'it fits' if name in fitting else 'it does not fit'}."
+        for name, option in options.items()
+    )
+    return f"Description: The {kind} is {seen}.\nReasoning: {reasons}\nAnswer: ({letter}) {options[letter]}"
+
+
+def _merge(text: str, options: dict[str, str]) -> str:
+    """The merger's reply: the option that both descriptions fit, told in the words of the demo's own traces."""
+    pictures, sounds = _PICTURE.findall(text), _SOUND.findall(text)
+    if not pictures or not sounds:
+        return "The two reports do not name a picture and a sound."
+    picture, sound = pictures[-1], sounds[-1]
+    for letter, option in options.items():
+        if {picture, sound} <= set(option.split()):
+            template = TRACES[hashlib.sha256(text.encode()).digest()[0] % len(TRACES)]
+            return format_target(template.format(picture=picture, sound=sound, letter=letter), letter)
+    return f"No option has {picture} and {sound}."
+
+
+def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+    content = message.get("content")
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise BadRequestError("a message without content")
+    return content
+
+
+def _decode_picture(part: dict[str, Any]) -> np.ndarray:
+    """uint8 ``[3, height, width]`` of an ``image_url`` part with a data address."""
+    head, comma, body = part["image_url"]["url"].partition(",")
+    if not comma or not head.startswith("data:image/"):
+        raise BadRequestError("pictures must be data addresses")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(body, validate=True)), formats=("JPEG", "PNG")) as image:
+            return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+    except (binascii.Error, UnidentifiedImageError, OSError) as error:
+        raise BadRequestError(f"a picture does not decode: {error}") from error
+
+
+def _decode_sound(parts: list[dict[str, Any]]) -> tuple[np.ndarray, int]:
+    """Mono samples in -1 to 1, and their rate, of one ``input_audio`` part."""
+    if len(parts) != 1:
+        raise BadRequestError(f"one sound is expected, not {len(parts)}")
+    try:
+        data = base64.b64decode(parts[0]["input_audio"]["data"], validate=True)
+        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    except (binascii.Error, soundfile.LibsndfileError) as error:
+        raise BadRequestError(f"the sound does not decode: {error}") from error
+    return samples.mean(axis=1), rate
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """``GET /v1/models`` and ``POST /v1/chat/completions``, on connections that stay open."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    models = DemoModels()
+
+    def do_GET(self) -> None:
+        """List the models."""
+        if self.path != "/v1/models":
+            self._send(404, _error("no such path"))
+            return
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "demo"} for name in MODELS]
+        self._send(200, {"object": "list", "data": data})
+
+    def do_POST(self) -> None:
+        """Answer a chat completion."""
+        size = int(self.headers.get("content-length", 0))
+        if size > _MAX_BODY:
+            self.close_connection = True
+            self._send(413, _error("the request is too large"))
+            return
+        data = self.rfile.read(size)
+        if self.path != "/v1/chat/completions":
+            self._send(404, _error("no such path"))
+            return
+        try:
+            body = json.loads(data)
+            model = body["model"]
+            if model not in MODELS:
+                self._send(404, _error(f"the model {model!r} does not exist"))
+                return
+            text = self.models.reply(model, body["messages"])
+        except (BadRequestError, json.JSONDecodeError, KeyError, TypeError) as error:
+            self._send(400, _error(str(error)))
+            return
+        prompt_words, reply_words = len(data.split()), len(text.split())
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        usage = {
+            "prompt_tokens": prompt_words,
+            "completion_tokens": reply_words,
+            "total_tokens": prompt_words + reply_words,
+        }
+        self._send(
+            200,
+            {
+                "id": "demo",
+                "object": "chat.completion",
+                "created": 0,
+                "model": model,
+                "choices": [choice],
+                "usage": usage,
+            },
+        )
+
+    def _send(self, status: int, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: a line per call would drown the run's own output."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+
+@contextmanager
+def serve_demo_models(port: int = 0) -> Iterator[str]:
+    """Run the server in a thread on the local machine; yields its address for `base_urls`.
+
+    Args:
+        port: 0 takes a free one.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    server = _Server(("127.0.0.1", port), _Handler)
+    thread = threading.Thread(target=server.serve_forever, name="demo-models", daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "invalid_request_error"}}

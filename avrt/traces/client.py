@@ -1,0 +1,361 @@
+"""Calls to a stage's servers: retries, adaptive concurrency, and servers that die and come back.
+
+The `openai` client does the protocol; its own retries are off, because which attempts count, how long to pause and
+what to record is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self, cast
+
+import httpx2
+import openai
+from openai.types.chat import ChatCompletion
+
+from avrt.traces.concurrency import AdaptiveLimit
+from avrt.traces.config import OPENAI_PARAMETERS, Model, Stage, StageConfig
+from avrt.traces.failures import BadReplyError, Failure, Kind, classify
+from avrt.traces.records import Status
+from avrt.traces.redaction import redactor
+
+PROBE_SECONDS = 10.0
+"""Time for a server to answer a probe."""
+MAX_PROBE_PAUSE = 15.0
+
+
+class StageError(ValueError):
+    """A stage that cannot go on: no server, wrong key, wrong model. Names the config key and the mend."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one call ended; see `avrt.traces.records.CallRecord` for the fields."""
+
+    status: Status
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str = ""
+    usage: dict[str, int] = field(default_factory=dict)
+    attempts: int = 1
+    latency: float = 0.0
+    error: str = ""
+
+
+class Server:
+    """One address, with its limit and its health."""
+
+    def __init__(self, number: int, client: openai.AsyncOpenAI, max_concurrency: int) -> None:
+        self.number = number
+        self.client = client
+        self.limit = AdaptiveLimit(max_concurrency)
+        self.in_flight = 0
+        self.up = True
+        self.recovery: asyncio.Task[None] | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it is up and may get one more call."""
+        return self.up and self.in_flight < self.limit.value
+
+
+class ServerPool:
+    """All servers of one stage.
+
+    ::
+
+        async with ServerPool("vision", config, model, key) as pool:
+            await pool.check()
+            outcome = await pool.call(content)
+
+    Args:
+        stage: for messages.
+        config: addresses, limits and pauses.
+        model: what to ask for.
+        key: API key, or None.
+        rng: source of the pauses' jitter.
+    """
+
+    def __init__(
+        self, stage: Stage, config: StageConfig, model: Model, key: str | None, rng: random.Random | None = None
+    ) -> None:
+        self.stage = stage
+        self.config = config
+        self.model = model
+        self.redact: Callable[[str], str] = redactor([key])
+        self._key = key
+        self._rng = rng or random.Random()
+        self._turn = 0
+        self._waiting: deque[asyncio.Future[Server]] = deque()
+        named = {name: value for name, value in model.sampling.items() if name in OPENAI_PARAMETERS}
+        extra = {name: value for name, value in model.sampling.items() if name not in OPENAI_PARAMETERS}
+        self._parameters: dict[str, Any] = {"model": model.name, **named, **({"extra_body": extra} if extra else {})}
+
+    async def __aenter__(self) -> Self:
+        config = self.config
+        timeout = httpx2.Timeout(config.request_timeout_seconds, connect=min(10.0, config.request_timeout_seconds))
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=config.max_concurrency)
+        self.servers = [
+            Server(
+                number,
+                openai.AsyncOpenAI(
+                    base_url=url,
+                    api_key=self._key or "none",
+                    max_retries=0,
+                    timeout=timeout,
+                    # Without the environment's proxies and .netrc: neither belongs between a run and its servers.
+                    http_client=httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=False),
+                ),
+                config.max_concurrency,
+            )
+            for number, url in enumerate(config.base_urls)
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in self.servers:
+            if server.recovery is not None:
+                server.recovery.cancel()
+            await server.client.close()
+
+    @property
+    def capacity(self) -> int:
+        """Calls that all servers take at once at most."""
+        return self.config.max_concurrency * len(self.config.base_urls)
+
+    async def check(self) -> None:
+        """See that the servers answer and offer the model; those that do not answer yet are waited for.
+
+        Raises:
+            StageError: no server answers in time, or one offers other models only, or refuses the key.
+        """
+        for server in self.servers:
+            try:
+                await self._probe(server, name_models=True)
+            except _NotUpError:
+                self._lost(server)
+        if not any(server.up for server in self.servers):
+            self._release(await self._acquire())
+
+    async def call(self, content: list[dict[str, Any]]) -> Outcome:
+        """Make one call, with as many attempts as it takes.
+
+        Raises:
+            StageError: the call and every other would fail: the key is refused, or no server answers any more.
+        """
+        begin = time.monotonic()
+        attempts, failure = 0, None
+        while attempts < self.config.max_attempts:
+            answer = await self._attempt(content)
+            if isinstance(answer, Outcome):
+                return replace(
+                    answer,
+                    text=self.redact(_encodable(answer.text)),
+                    reasoning=self.redact(_encodable(answer.reasoning)),
+                    attempts=attempts + 1,
+                    latency=round(time.monotonic() - begin, 4),
+                    error=self.redact(_encodable(failure.error)) if failure else "",
+                )
+            failure = answer
+            if failure.kind is Kind.FATAL:
+                raise StageError(self._fatal_message(failure))
+            if failure.kind is Kind.UNREACHABLE:
+                continue
+            attempts += 1
+            if failure.kind is Kind.PERMANENT:
+                break
+            if attempts < self.config.max_attempts:
+                await asyncio.sleep(self._pause(attempts, failure))
+        assert failure is not None
+        return Outcome(
+            status=Status.REJECTED if failure.kind is Kind.PERMANENT else Status.GAVE_UP,
+            attempts=attempts,
+            latency=round(time.monotonic() - begin, 4),
+            error=self.redact(_encodable(failure.error)),
+        )
+
+    async def _attempt(self, content: list[dict[str, Any]]) -> Outcome | Failure:
+        """Send a call once, to the next server in turn."""
+        server = await self._acquire()
+        sent_at = time.monotonic()
+        try:
+            # The client's own time-out starts anew with every byte; this one bounds the whole attempt.
+            async with asyncio.timeout(self.config.request_timeout_seconds):
+                reply = await server.client.chat.completions.create(
+                    messages=cast("Any", [{"role": "user", "content": content}]), **self._parameters
+                )
+            outcome = _read_reply(reply)
+        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, BadReplyError, ValueError) as error:
+            failure = classify(error)
+            if failure.kind is Kind.OVERLOADED:
+                server.limit.overloaded(sent_at=sent_at, now=time.monotonic())
+            elif failure.kind in (Kind.UNREACHABLE, Kind.BROKEN):
+                self._lost(server)
+            return failure
+        else:
+            server.limit.succeeded()
+            return outcome
+        finally:
+            self._release(server)
+
+    def _pause(self, attempts: int, failure: Failure) -> float:
+        """Exponential back-off, half of it random so that calls which failed together do not return together; never
+        shorter than what the server asked for."""
+        bound = min(self.config.max_backoff_seconds, self.config.backoff_seconds * 2 ** (attempts - 1))
+        pause = bound * self._rng.uniform(0.5, 1.0)
+        return max(pause, failure.retry_after or 0.0)
+
+    def _fatal_message(self, failure: Failure) -> str:
+        variable = self.config.api_key_env
+        mend = f"check the key in {variable}" if variable else f"name the key's variable in {self.stage}.api_key_env"
+        return f"{self.stage}: a server refuses this run ({self.redact(failure.error)}); {mend}"
+
+    async def _acquire(self) -> Server:
+        """A place at the next server in turn that has one; waits for it.
+
+        Raises:
+            StageError: no server was up for `server_wait_seconds`.
+        """
+        server = None if self._waiting else self._next_with_room()
+        if server is None:
+            place: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
+            self._waiting.append(place)
+            server = await self._wait_for(place)
+        else:
+            server.in_flight += 1
+        return server
+
+    async def _wait_for(self, place: asyncio.Future[Server]) -> Server:
+        down_since: float | None = None
+        try:
+            while True:
+                done, _ = await asyncio.wait([place], timeout=1.0)
+                if done:
+                    return place.result()
+                now = time.monotonic()
+                if any(server.up for server in self.servers):
+                    down_since = None
+                elif down_since is None:
+                    down_since = now
+                elif now - down_since >= self.config.server_wait_seconds:
+                    raise StageError(
+                        f"{self.stage}.base_urls: none of the {len(self.servers)} servers answered for "
+                        f"{self.config.server_wait_seconds:g} s; start them and run the same command again, nothing "
+                        "is lost"
+                    )
+        except BaseException:
+            if place.done() and not place.cancelled():
+                self._release(place.result())
+            elif place in self._waiting:
+                self._waiting.remove(place)
+            raise
+
+    def _next_with_room(self) -> Server | None:
+        for step in range(len(self.servers)):
+            server = self.servers[(self._turn + step) % len(self.servers)]
+            if server.has_room:
+                self._turn = server.number + 1
+                return server
+        return None
+
+    def _release(self, server: Server) -> None:
+        server.in_flight -= 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give free places to those who wait, first come first served."""
+        while self._waiting:
+            if self._waiting[0].done():
+                self._waiting.popleft()
+                continue
+            server = self._next_with_room()
+            if server is None:
+                return
+            server.in_flight += 1
+            self._waiting.popleft().set_result(server)
+
+    def _lost(self, server: Server) -> None:
+        """Take a server out of turn and probe it until it answers."""
+        if server.up:
+            server.up = False
+            server.recovery = asyncio.create_task(self._recover(server))
+
+    async def _recover(self, server: Server) -> None:
+        pause = 0.1
+        while True:
+            try:
+                await self._probe(server)
+            except _NotUpError:
+                await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
+                pause = min(MAX_PROBE_PAUSE, pause * 2)
+            else:
+                server.up = True
+                self._hand_out()
+                return
+
+    async def _probe(self, server: Server, name_models: bool = False) -> None:
+        """Ask a server for its models: any answer but a 5xx shows that it is alive.
+
+        Raises:
+            _NotUpError: it does not answer.
+            StageError: with `name_models`, when it offers others only, or refuses the key.
+        """
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                page = await server.client.models.list()
+        except openai.APIStatusError as error:
+            if error.status_code >= 500 or error.status_code == 429:
+                raise _NotUpError from error
+            if error.status_code in (401, 403) and name_models:
+                raise StageError(self._fatal_message(classify(error))) from None
+            return
+        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError) as error:
+            raise _NotUpError from error
+        offered = [model.id for model in getattr(page, "data", None) or []]
+        if name_models and offered and self.model.name not in offered:
+            raise StageError(
+                f"{self.stage}.model: server {server.number} offers {', '.join(map(repr, offered[:5]))}, not "
+                f"{self.model.name!r}; set {self.stage}.model, or start the server with that --served-model-name"
+            )
+
+
+class _NotUpError(Exception):
+    """A server does not answer."""
+
+
+def _read_reply(reply: Any) -> Outcome:
+    """Text, thinking and the rest of a chat completion.
+
+    The client builds its objects without checking what the server sent, so everything used is checked here.
+
+    Raises:
+        BadReplyError: it is none.
+    """
+    if not isinstance(reply, ChatCompletion) or not isinstance(reply.choices, list) or len(reply.choices) != 1:
+        raise BadReplyError("not a chat completion with one choice")
+    choice = reply.choices[0]
+    message = getattr(choice, "message", None)
+    text = getattr(message, "content", None)
+    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or ""
+    finish = getattr(choice, "finish_reason", None)
+    if text is None and reasoning:
+        text = ""  # a server that parses thinking sends no content for a reply that was cut in its thinking
+    if not isinstance(text, str) or not isinstance(reasoning, str) or not isinstance(finish, str):
+        raise BadReplyError("a choice without text or finish_reason")
+    status = {"stop": Status.OK, "length": Status.LENGTH}.get(finish, Status.INTERRUPTED)
+    counts = {name: getattr(reply.usage, name, None) for name in ("prompt_tokens", "completion_tokens")}
+    usage = {name: count for name, count in counts.items() if isinstance(count, int)}
+    return Outcome(status, text, reasoning, finish, usage)
+
+
+def _encodable(text: str) -> str:
+    """Text that UTF-8 can hold: a lone half of a surrogate pair, which JSON can spell, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,93 @@
+"""What a failed attempt means: try again, wait for the server, never again, or stop the run."""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from dataclasses import dataclass
+from enum import Enum
+
+import httpx2
+import openai
+
+PERMANENT_STATUS = frozenset({400, 404, 405, 413, 414, 415, 422})
+"""The same request gets the same refusal: recorded once."""
+
+FATAL_STATUS = frozenset({401, 403})
+"""Every request would be refused: the run stops."""
+
+OVERLOAD_STATUS = frozenset({408, 429, 503, 529})
+
+MAX_RETRY_AFTER = 600.0
+"""A server that asks for a longer pause is not believed."""
+
+
+class Kind(Enum):
+    """What to do about a failed attempt."""
+
+    PERMANENT = "permanent"
+    FATAL = "fatal"
+    UNREACHABLE = "unreachable"
+    """Nothing was listening: no attempt was made, the call waits for a server."""
+    BROKEN = "broken"
+    """The connection broke: an attempt is spent, and the server is probed before it gets more."""
+    OVERLOADED = "overloaded"
+    TRANSIENT = "transient"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed attempt.
+
+    Attributes:
+        kind: what to do.
+        error: what happened, on one line.
+        retry_after: pause in seconds that the server asked for.
+    """
+
+    kind: Kind
+    error: str
+    retry_after: float | None = None
+
+
+class BadReplyError(Exception):
+    """An answer with status 200 that is no chat completion."""
+
+
+def classify(error: Exception) -> Failure:
+    """Judge an exception of the `openai` client, or of reading its answer."""
+    if isinstance(error, openai.APITimeoutError | TimeoutError):
+        return Failure(Kind.OVERLOADED, "timeout: no answer in time")
+    if isinstance(error, openai.APIConnectionError):
+        if isinstance(error.__cause__, httpx2.ConnectError):
+            return Failure(Kind.UNREACHABLE, "connection refused")
+        return Failure(Kind.BROKEN, f"connection broken: {_line(error.__cause__ or error)}")
+    if isinstance(error, openai.APIStatusError):
+        status = error.status_code
+        text = f"HTTP {status}: {_line(error.message)}"
+        pause = _retry_after(error.response.headers)
+        if status in PERMANENT_STATUS:
+            return Failure(Kind.PERMANENT, text)
+        if status in FATAL_STATUS:
+            return Failure(Kind.FATAL, text)
+        return Failure(Kind.OVERLOADED if status in OVERLOAD_STATUS else Kind.TRANSIENT, text, pause)
+    return Failure(Kind.TRANSIENT, f"bad reply: {_line(error)}")
+
+
+def _retry_after(headers: httpx2.Headers) -> float | None:
+    """The pause of ``Retry-After``: seconds, or a date."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER) if seconds == seconds else None
+
+
+def _line(value: object) -> str:
+    return " ".join(str(value).split())[:500]

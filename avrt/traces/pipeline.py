@@ -1,0 +1,64 @@
+"""A whole trace run: vision teacher, audio teacher, merge, then filter and write."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avrt.shards import ShardSet
+from avrt.traces.config import STAGES, Stage, TracesConfig, api_key, check_config
+from avrt.traces.finalise import finalise
+from avrt.traces.ledger import FolderLock
+from avrt.traces.planning import Planner
+from avrt.traces.records import Status
+from avrt.traces.stages import run_stage
+
+WRITE = "write"
+STEPS: tuple[str, ...] = (*STAGES, WRITE)
+"""The three calling stages, then filter and write."""
+
+
+def run_traces(
+    config: TracesConfig, *, steps: Sequence[str] = STEPS, retry_rejected: bool = False, workers: int = 1
+) -> dict[str, Any] | None:
+    """Run some or all steps. Everything that the ledger holds already is skipped.
+
+    Args:
+        config: the run's settings.
+        steps: which of `STEPS`; they run in that order.
+        retry_rejected: call again where a server refused for good.
+        workers: processes that share each stage out by Ray Data; 1 does without Ray.
+
+    Returns:
+        The statistics if ``write`` is among the steps, else None.
+
+    Raises:
+        ValueError: a wrong setting, a damaged or used ledger, servers that cannot be used.
+        OSError: the disk is full or failing.
+    """
+    check_config(config)
+    if unknown := sorted(set(steps) - set(STEPS)):
+        raise ValueError(f"steps: {', '.join(unknown)} is none of {', '.join(STEPS)}")
+    if workers < 1:
+        raise ValueError(f"workers: must be 1 or more, is {workers}")
+    calling = [stage for stage in STAGES if stage in steps]
+    for stage in calling:
+        api_key(stage, config.stage(stage))
+    planner = Planner(config, ShardSet(config.shards, split=config.split))
+    statistics = None
+    with FolderLock(Path(config.ledger)):
+        for stage in calling:
+            _run_one(stage, planner, retry_rejected, workers)
+        if WRITE in steps:
+            statistics = finalise(planner)
+    return statistics
+
+
+def _run_one(stage: Stage, planner: Planner, retry_rejected: bool, workers: int) -> Counter[Status]:
+    if workers == 1:
+        return run_stage(stage, planner, retry_rejected=retry_rejected)
+    from avrt.traces.distributed import run_stage_distributed
+
+    return run_stage_distributed(stage, planner.config, workers, retry_rejected=retry_rejected)

@@ -1,0 +1,137 @@
+"""Which calls a stage consists of: one per sample that can be asked about, each with its key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from avrt.answers import ParsedAnswer, parse
+from avrt.sample import Sample
+from avrt.shard_records import to_sample
+from avrt.shards import ShardSet
+from avrt.traces.config import STAGES, Model, Stage, TracesConfig, resolve_model
+from avrt.traces.keys import call_key, media_hash
+from avrt.traces.ledger import LedgerIndex
+from avrt.traces.messages import sent_members
+from avrt.traces.prompts import fill_prompt, load_prompt, trace_for_merger
+from avrt.traces.records import CallRecord, Status
+
+TEACHERS: tuple[Stage, Stage] = ("vision", "audio")
+
+
+@dataclass(frozen=True)
+class PlannedCall:
+    """One call that a stage wants.
+
+    Attributes:
+        key: see `avrt.traces.keys.call_key`.
+        index: the sample's place in the shards.
+        sample: the question, without media.
+        prompt: all text of the call.
+        media: hash of what is sent along; empty for text alone.
+    """
+
+    key: str
+    index: int
+    sample: Sample
+    prompt: str
+    media: str
+
+
+@dataclass(frozen=True)
+class TeacherReply:
+    """What a teacher's record says about its question.
+
+    Attributes:
+        record: the finished call, or None if there is none (yet, or the sample lacks the teacher's stream).
+        parsed: its answer; None unless the reply is whole.
+        right: whether the answer is the gold option.
+        has_stream: whether the sample has the picture or sound that the teacher needs.
+    """
+
+    record: CallRecord | None
+    parsed: ParsedAnswer | None
+    right: bool
+    has_stream: bool = True
+
+
+class Planner:
+    """Plans calls from input shards, config and what the ledger holds.
+
+    Args:
+        config: checked settings.
+        shards: the input.
+    """
+
+    def __init__(self, config: TracesConfig, shards: ShardSet) -> None:
+        self.config = config
+        self.shards = shards
+        self.models: dict[Stage, Model] = {stage: resolve_model(stage, config.stage(stage)) for stage in STAGES}
+        self.prompts = {stage: load_prompt(stage, config.stage(stage).prompt_file) for stage in STAGES}
+
+    def teacher_call(self, stage: Stage, index: int) -> PlannedCall | None:
+        """A teacher's call about one sample; None if the sample lacks its stream."""
+        record = self.shards.record(index)
+        names = sent_members(stage, list(record["members"]))
+        if not names:
+            return None
+        sample = to_sample(record)
+        model = self.models[stage]
+        prompt = fill_prompt(self.prompts[stage], sample, suffix=model.suffix, frames=str(len(names)))
+        return self._call(stage, index, sample, prompt, media_hash(record["members"], names))
+
+    def merge_call(self, index: int, sample: Sample, replies: dict[Stage, TeacherReply]) -> PlannedCall | None:
+        """The merger's call about one sample; None without two whole teacher replies, or if the filter drops it."""
+        records = [replies[stage].record for stage in TEACHERS]
+        if any(record is None or record.status is not Status.OK for record in records):
+            return None
+        if self.config.variant != "unfiltered" and not all(replies[stage].right for stage in TEACHERS):
+            return None
+        vision, audio = (trace_for_merger(r.reply, self.config.max_teacher_chars) for r in records if r is not None)
+        model = self.models["merge"]
+        prompt = fill_prompt(self.prompts["merge"], sample, suffix=model.suffix, vision_trace=vision, audio_trace=audio)
+        return self._call("merge", index, sample, prompt, "")
+
+    def teacher_replies(self, index: int, ledger: LedgerIndex) -> tuple[Sample, dict[Stage, TeacherReply]]:
+        """A sample, and what the ledger holds of both teachers about it."""
+        replies: dict[Stage, TeacherReply] = {}
+        sample = None
+        for stage in TEACHERS:
+            call = self.teacher_call(stage, index)
+            record = ledger.get(call.key) if call else None
+            if call is not None:
+                sample = call.sample
+            replies[stage] = replace(read_teacher(record, sample), has_stream=call is not None)
+        return sample or self.shards.metadata(index), replies
+
+    def calls(self, stage: Stage, ledger: LedgerIndex) -> Iterator[PlannedCall]:
+        """All calls of a stage that can be made now, in the shards' order; done or not."""
+        for index in range(len(self.shards)):
+            if stage == "merge":
+                sample, replies = self.teacher_replies(index, ledger)
+                call = self.merge_call(index, sample, replies)
+            else:
+                call = self.teacher_call(stage, index)
+            if call is not None:
+                yield call
+
+    def _call(self, stage: Stage, index: int, sample: Sample, prompt: str, media: str) -> PlannedCall:
+        model = self.models[stage]
+        key = call_key(
+            stage=stage,
+            sample_id=sample.id,
+            media=media,
+            prompt=prompt,
+            model=model.name,
+            revision=model.revision,
+            sampling=model.sampling,
+        )
+        return PlannedCall(key, index, sample, prompt, media)
+
+
+def read_teacher(record: CallRecord | None, sample: Sample | None) -> TeacherReply:
+    """Parse a teacher's reply. Happens anew each time: a better parser needs no new call."""
+    if record is None or sample is None or record.status is not Status.OK:
+        return TeacherReply(record, None, False)
+    parsed = parse(record.reply, sample, "robust", record.finish_reason)
+    return TeacherReply(record, parsed, parsed.letter == sample.gold)

@@ -1,0 +1,161 @@
+"""What is in a finished set of traces: the rows of the paper's Table 2 and Figure 0.B.4, and the filter's yield."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from avrt.answers import answer_body, first_think, is_formatted
+
+SPLITS = ("train", "val")
+
+
+@dataclass
+class SplitStatistics:
+    """The traces of one split, gathered one by one.
+
+    Attributes:
+        formatted: traces of the form ``<think>...</think><answer>X</answer>``.
+        think_tokens, answer_tokens: length of each trace's two parts.
+        durations: seconds of each clip.
+        resolutions, question_types, letters, modalities: samples by value.
+        sources: names of the clips.
+    """
+
+    formatted: int = 0
+    think_tokens: list[int] = field(default_factory=list)
+    answer_tokens: list[int] = field(default_factory=list)
+    durations: list[float] = field(default_factory=list)
+    resolutions: Counter[str] = field(default_factory=Counter)
+    question_types: Counter[str] = field(default_factory=Counter)
+    letters: Counter[str] = field(default_factory=Counter)
+    modalities: Counter[str] = field(default_factory=Counter)
+    sources: set[str] = field(default_factory=set)
+
+    def add(self, record: dict[str, Any], trace: str, letter: str, count_tokens: Callable[[str], int]) -> None:
+        """Count one trace.
+
+        Args:
+            record: the sample's JSON member.
+            trace: its target text.
+            letter: the answer that the target teaches.
+            count_tokens: see `avrt.traces.tokens`.
+        """
+        self.formatted += is_formatted(trace)
+        self.think_tokens.append(count_tokens(first_think(trace) or ""))
+        body = answer_body(trace)
+        self.answer_tokens.append(count_tokens(trace if body is None else body))
+        clip = record["clip"]
+        self.durations.append(float(clip["duration"]))
+        self.resolutions[f"{clip['width']}x{clip['height']}"] += 1
+        self.question_types[record["question_type"] or "unknown"] += 1
+        self.letters[letter] += 1
+        self.modalities[record["modality"] or "unknown"] += 1
+        self.sources.add(record["source"])
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values; shares are in percent, means come with the standard deviation (n - 1)."""
+        total = len(self.think_tokens)
+        return {
+            "samples": total,
+            "clips": len(self.sources),
+            "format_compliance": _percent(self.formatted, total),
+            "think_tokens": mean_and_deviation(self.think_tokens),
+            "answer_tokens": mean_and_deviation(self.answer_tokens),
+            "duration_seconds": mean_and_deviation(self.durations),
+            "resolutions": _shares(self.resolutions, total),
+            "question_types": _shares(self.question_types, total),
+            "answer_letters": dict(sorted(_shares(self.letters, total).items())),
+            "modalities": _shares(self.modalities, total),
+        }
+
+
+def mean_and_deviation(values: Sequence[float]) -> list[float] | None:
+    """Mean and sample standard deviation (0 for one value), or None for none."""
+    if not values:
+        return None
+    mean = math.fsum(values) / len(values)
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return [round(mean, 4), round(math.sqrt(squares / (len(values) - 1)), 4) if len(values) > 1 else 0.0]
+
+
+def print_statistics(statistics: dict[str, Any], console: Console | None = None) -> None:
+    """Print `statistics.json` in the layout of the paper's Table 2, then the distributions and the yield."""
+    console = console or Console()
+    splits = statistics["splits"]
+    table = Table("Metric", "Train / Val", title=f"Traces ({statistics['variant']})")
+    rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("Total Samples", lambda split: f"{split['samples']:,}"),
+        ("Reasoning Format Compliance", lambda split: f"{split['format_compliance']:.1f}%"),
+        (f"Thinking Section Length ({statistics['unit']})", lambda split: _plus_minus(split["think_tokens"])),
+        (f"Answer Section Length ({statistics['unit']})", lambda split: _plus_minus(split["answer_tokens"])),
+        ("Video and Audio Duration (sec)", lambda split: _plus_minus(split["duration_seconds"])),
+        ("Primary Resolution", lambda split: _largest(split["resolutions"])),
+    ]
+    for title, cell in rows:
+        table.add_row(title, _both(splits, cell))
+    console.print(table)
+    for key, title in (
+        ("question_types", "Question Type"),
+        ("answer_letters", "Answer"),
+        ("modalities", "Modality Requirement"),
+    ):
+        detail = Table(title, "Train / Val")
+        for name in _names(splits, key):
+            detail.add_row(name, _both(splits, _share_of(key, name)))
+        console.print(detail)
+    console.print(_yield_table(statistics))
+
+
+def _share_of(key: str, name: str) -> Callable[[dict[str, Any]], str]:
+    return lambda split: f"{split[key].get(name, 0):.1f}%"
+
+
+def _yield_table(statistics: dict[str, Any]) -> Table:
+    total = statistics["considered"]
+    table = Table("Yield", "Samples", "Share")
+    for reason, count in sorted(statistics["yield"].items(), key=lambda item: (item[0] != "kept", -item[1], item[0])):
+        table.add_row(reason, f"{count:,}", f"{_percent(count, total):.1f}%")
+    for stage, outcomes in statistics["outcomes"].items():
+        table.add_section()
+        for outcome, count in sorted(outcomes.items(), key=lambda item: (-item[1], item[0])):
+            table.add_row(f"{stage}: {outcome}", f"{count:,}", f"{_percent(count, total):.1f}%")
+    return table
+
+
+def _both(splits: dict[str, dict[str, Any]], cell: Callable[[dict[str, Any]], str]) -> str:
+    names = [name for name in SPLITS if name in splits] + sorted(set(splits) - set(SPLITS))
+    return " / ".join(cell(splits[name]) for name in names) or "-"
+
+
+def _names(splits: dict[str, dict[str, Any]], key: str) -> list[str]:
+    total: dict[str, float] = defaultdict(float)
+    for split in splits.values():
+        for name, share in split[key].items():
+            total[name] += share * split["samples"]
+    return sorted(total) if key == "answer_letters" else sorted(total, key=lambda name: (-total[name], name))
+
+
+def _largest(shares: dict[str, float]) -> str:
+    if not shares:
+        return "-"
+    name = max(sorted(shares), key=lambda key: shares[key])
+    return f"{name.replace('x', '×')} ({shares[name]:.0f}%)"
+
+
+def _plus_minus(pair: list[float] | None) -> str:
+    return "-" if pair is None else f"{pair[0]:.1f} ± {pair[1]:.1f}"
+
+
+def _percent(count: float, total: float) -> float:
+    return round(100 * count / total, 4) if total else 0.0
+
+
+def _shares(counts: Counter[str], total: int) -> dict[str, float]:
+    return {name: _percent(count, total) for name, count in sorted(counts.items())}
