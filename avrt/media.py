@@ -38,7 +38,7 @@ CONTAINERS = (
 )
 """Containers that are opened. Play lists, image sequences and text are not: they could name other files."""
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 
 
 def read_clip(

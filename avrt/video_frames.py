@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import torch
@@ -31,8 +32,8 @@ SEEK_GAP_SECONDS = 5.0
 SCAN_SECONDS = 8 * SEEK_GAP_SECONDS
 """Up to this length every packet is looked at (not decoded) to learn the exact presentation."""
 
-TRUNCATION_SLACK = (0.5, 0.05)
-"""Streams may end this many seconds, or this share of the length, before the header says (whichever is more)."""
+HEADER_SLACK = (0.5, 0.05)
+"""The header's length is believed if the packets agree to this many seconds, or this share of it (the larger one)."""
 
 MAX_DECODED_PIXELS = 10**11
 """Decoding budget of one clip: 30 minutes of 480p at 30 frames per second, or 2 minutes of 1080p."""
@@ -70,17 +71,21 @@ def presented_span(container: av.container.InputContainer, stream: av.stream.Str
         reason = MediaReason.NO_VIDEO if stream.type == "video" else MediaReason.NO_AUDIO
         raise MediaError(path, reason, f"the {stream.type} stream holds no data")
     first, end = extents[stream.index]
-    expected_end, found_end = first + header if header else None, end
-    if expected_end is None and whole is not None:
-        expected_end, found_end = whole, max(extent[1] for extent in extents.values())
     duration = header or end - first
-    if expected_end is not None:
-        missing = float(expected_end - found_end)
-        seconds, share = TRUNCATION_SLACK
-        if missing > max(seconds, share * float(expected_end - first)) or damaged:
-            raise MediaError(path, MediaReason.TRUNCATED, f"the data end {missing:.2f} s before the header says")
-    elif damaged:
+    seconds, share = (Fraction(value) for value in HEADER_SLACK)
+    slack = max(seconds, share * duration)
+    if damaged:
         raise MediaError(path, MediaReason.TRUNCATED, "the last packet is cut off")
+    if header is not None:
+        missing = first + header - end
+        if -missing > slack:
+            # Some writers note a wrong length; the packets are there to be seen.
+            duration = end - first
+    else:
+        # A container's own length is that of its longest stream.
+        missing = whole - max(extent[1] for extent in extents.values()) if whole is not None else Fraction(0)
+    if missing > slack:
+        raise MediaError(path, MediaReason.TRUNCATED, f"the data end {float(missing):.2f} s before the header says")
     if duration <= 0:
         raise MediaError(path, MediaReason.NO_DURATION, f"the {stream.type} stream tells no length")
     return Span(first, duration)
@@ -143,7 +148,7 @@ def frames_shown_at(
     """
     time_base = stream.time_base or Fraction(1, av.time_base)
     wanted = [(span.start + Fraction(moment)) / time_base for moment in seconds]
-    slack = max(Fraction(TRUNCATION_SLACK[0]), Fraction(TRUNCATION_SLACK[1]) * span.duration) / time_base
+    slack = max(Fraction(HEADER_SLACK[0]), Fraction(HEADER_SLACK[1]) * span.duration) / time_base
     pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
     pictures: list[torch.Tensor] = []
     size = (0, 0)
@@ -162,6 +167,7 @@ def frames_shown_at(
         pictures.append(picture)
 
     for frame in _walk(container, stream, wanted, pictures, path):
+        assert frame.pts is not None  # `_walk` sees to it
         while previous is not None and len(pictures) < len(wanted) and wanted[len(pictures)] < frame.pts:
             show(previous)
         if len(pictures) == len(wanted):
@@ -252,7 +258,7 @@ def display_transform(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     The display matrix maps stored (x, y) to shown (a x + c y, b x + d y). It is read whole because the angle alone
     would lose mirror images. Angles between the quarter turns are taken as the nearest one.
     """
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return False, False, False
     matrix = memoryview(bytes(data)).cast("i")

@@ -70,7 +70,8 @@ def read_waveform(
                 start = moment if moment is not None else Fraction(0)
             mono = _mono(frame)
             position = length if moment is None else round((moment - start) * rate)
-            if not pieces or abs(position - length) > JITTER_SECONDS * rate:
+            # The first sample is placed exactly, the rest only where the stamps leave the running count.
+            if not length or abs(position - length) > JITTER_SECONDS * rate:
                 if position > length:
                     silence = min(position, limit) - length
                     pieces.append(np.zeros(silence, np.float32))

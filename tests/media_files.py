@@ -1,0 +1,106 @@
+"""Renders small media files whose content is known: each frame carries its number, each sound is a sum of tones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+CELL = 16
+"""Side of one square of a number's bits: two macroblocks' halves, large enough to survive lossy coding."""
+BITS = 12
+
+
+def numbered_frame(number: int, width: int = BITS * CELL, height: int = 32) -> np.ndarray:
+    """An RGB picture that shows `number` in black and white squares, most significant bit first."""
+    picture = np.full((height, width, 3), 128, np.uint8)
+    for bit in range(BITS):
+        picture[:, bit * CELL : (bit + 1) * CELL] = 255 if number >> (BITS - 1 - bit) & 1 else 0
+    return picture
+
+
+def number_of(picture: np.ndarray) -> int:
+    """The number that a picture ``[3, H, W]`` of `numbered_frame` shows."""
+    row = picture[:, picture.shape[1] // 2].mean(0)
+    return sum(1 << (BITS - 1 - bit) for bit in range(BITS) if row[bit * CELL + CELL // 2] > 127)
+
+
+def write_video(
+    path: Path,
+    pictures: Sequence[np.ndarray],
+    *,
+    moments: Sequence[int] | None = None,
+    time_base: Fraction = Fraction(1, 10),
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
+    pixel_format: str = "yuv420p",
+    container_options: dict[str, str] | None = None,
+    sound: np.ndarray | None = None,
+    sound_rate: int = 16_000,
+    sound_codec: str = "pcm_s16le",
+    sound_layout: str = "mono",
+    sound_start: Fraction = Fraction(0),
+    rotation: int | None = None,
+    matrix: Sequence[int] | None = None,
+    pixel_aspect: Fraction | None = None,
+) -> Path:
+    """Write RGB pictures ``[H, W, 3]`` shown at `moments` (in units of `time_base`; 0, 1, 2, ... by default).
+
+    `sound` is ``[channels, S]`` int16 or float32 and begins at `sound_start` seconds.
+    """
+    height, width = pictures[0].shape[:2]
+    moments = range(len(pictures)) if moments is None else moments
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        video = container.add_stream(codec, rate=round(1 / time_base), options=options or {})
+        video.width, video.height, video.pix_fmt = width, height, pixel_format
+        video.codec_context.time_base = time_base
+        if pixel_aspect is not None:
+            video.codec_context.sample_aspect_ratio = pixel_aspect
+        if rotation is not None:
+            video.set_display_rotation(rotation)
+        if matrix is not None:
+            video.set_display_matrix(matrix)
+        audio = None
+        if sound is not None:
+            audio = container.add_stream(sound_codec, rate=sound_rate, layout=sound_layout)
+        for picture, moment in zip(pictures, moments, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = moment, time_base
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio is not None:
+            assert sound is not None
+            _write_sound(container, audio, sound, sound_rate, sound_layout, sound_start)
+    return path
+
+
+def write_sound(path: Path, sound: np.ndarray, rate: int, *, codec: str = "pcm_s16le", layout: str = "mono") -> Path:
+    """Write ``[channels, S]`` as a sound file."""
+    with av.open(str(path), "w") as container:
+        audio = container.add_stream(codec, rate=rate, layout=layout)
+        _write_sound(container, audio, sound, rate, layout, Fraction(0))
+    return path
+
+
+def _write_sound(container, stream, sound, rate, layout, start) -> None:
+    form = "s16p" if sound.dtype == np.int16 else "fltp"
+    block = 1024
+    for begin in range(0, sound.shape[1], block):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[:, begin : begin + block]), form, layout)
+        frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+        frame.pts = begin + round(start * rate)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def tone(frequency: float, seconds: float, rate: int, amplitude: float = 0.5) -> np.ndarray:
+    """A sine as float64 ``[S]``."""
+    return amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+
+
+def as_int16(*channels: np.ndarray) -> np.ndarray:
+    """Channels in [-1, 1] as int16 ``[channels, S]``."""
+    return np.round(np.stack(channels) * 32767).astype(np.int16)
