@@ -186,14 +186,14 @@ class StudentModule(LightningModule):
             for item, response in zip(items, responses, strict=True)
         ]
 
-    def validation_step(self, batch: list[Item], batch_idx: int) -> list[Completion]:
+    def validation_step(self, batch: list[Item], batch_idx: int) -> dict[str, list[Completion]]:
         """Score greedy answers; callbacks get the answers as the step's output."""
         completions = self.answer(batch)
         for completion in completions:
             parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
             self.val_accuracy.update(float(parsed.letter == completion.sample.gold))
             self.val_format.update(float(is_formatted(completion.text)))
-        return completions
+        return {"completions": completions}
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict({"val/accuracy": self.val_accuracy, "val/format": self.val_format}, prog_bar=True)

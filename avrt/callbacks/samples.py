@@ -105,7 +105,7 @@ class SampleTable(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        for completion in outputs or ():
+        for completion in outputs["completions"]:
             letter = parse(completion.text, completion.sample, finish_reason=completion.finish_reason).letter
             found, wanted = (
                 (self._right, self.num_best) if letter == completion.sample.gold else (self._wrong, self.num_worst)
