@@ -56,10 +56,14 @@ class OpenShard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
+            self._file.abandoned = True
             self._stack.__exit__(kind, error, trace)
             return
-        with self._stack:
-            self._tar.close()
+        try:
+            with self._stack:
+                self._tar.close()
+        finally:
+            self._file.abandoned = True
         self.summary = ShardSummary(
             name=self.path.name,
             samples=len(self._keys),
@@ -70,14 +74,20 @@ class OpenShard:
 
 
 class _HashingFile:
-    """Passes writes on to a file and takes their SHA-256 on the way."""
+    """Passes writes on to a file and takes their SHA-256 on the way.
+
+    When `abandoned`, writes are dropped: the tar stream closes itself when it is collected, after the file is gone.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self.abandoned = False
         self.digest = hashlib.sha256()
         self.size = 0
 
     def write(self, data: bytes) -> int:
+        if self.abandoned:
+            return len(data)
         self.digest.update(data)
         self.size += len(data)
         return self._file.write(data)

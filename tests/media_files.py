@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -104,3 +106,16 @@ def tone(frequency: float, seconds: float, rate: int, amplitude: float = 0.5) ->
 def as_int16(*channels: np.ndarray) -> np.ndarray:
     """Channels in [-1, 1] as int16 ``[channels, S]``."""
     return np.round(np.stack(channels) * 32767).astype(np.int16)
+
+
+def png_bomb(path: Path, side: int = 30_000) -> Path:
+    """A black picture of side x side pixels in about 100 kB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(9)
+    rows = b"".join([packer.compress(bytes(1 + side // 8 + 1)) for _ in range(side)]) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    return path

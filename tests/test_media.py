@@ -7,7 +7,6 @@ import resource
 import struct
 import subprocess
 import sys
-import zlib
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +15,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from media_files import as_int16, number_of, numbered_frame, tone, write_sound, write_video
+from media_files import as_int16, number_of, numbered_frame, png_bomb, tone, write_sound, write_video
 from PIL import Image
 
 from avrt import video_frames
@@ -429,19 +428,6 @@ class TestRefusals:
         error = pickle.loads(pickle.dumps(MediaError("a.mp4", MediaReason.NO_AUDIO, "none")))
         assert (error.path, error.reason, error.detail) == (Path("a.mp4"), MediaReason.NO_AUDIO, "none")
         assert str(error) == "a.mp4: no_audio: none"
-
-
-def png_bomb(path: Path, side: int = 30_000) -> Path:
-    """A black picture of side x side pixels in about 100 kB."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    packer = zlib.compressobj(9)
-    rows = b"".join([packer.compress(bytes(1 + side // 8 + 1)) for _ in range(side)]) + packer.flush()
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
-    return path
 
 
 LIMITED = """
