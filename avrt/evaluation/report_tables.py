@@ -1,0 +1,72 @@
+"""How the report writes tables and numbers as HTML text.
+
+Titles, notes and heads are plain text and are escaped here; cells are HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+
+def section(name: str, title: str, content: str, note: str = "") -> str:
+    """A part of the page: a heading, HTML, and a plain note below; `name` is its id."""
+    below = f'<p class="note">{escape(note)}</p>' if note else ""
+    heading = f'<h2 id="part-{escape(name)}">{escape(title)}</h2>'
+    return f'<section aria-labelledby="part-{escape(name)}">{heading}{content}{below}</section>'
+
+
+def table(heads: Sequence[str], *groups: Sequence[Sequence[str]]) -> str:
+    """A table of head cells and of groups of rows of cells."""
+    bodies = "".join(f"<tbody>{''.join(map(_row, group))}</tbody>" for group in groups if group)
+    return f'<div class="wide"><table><thead>{_row(heads)}</thead>{bodies}</table></div>'
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def text_heads(*titles: str) -> list[str]:
+    """Heads of columns of text."""
+    return [f'<th scope="col">{escape(title)}</th>' for title in titles]
+
+
+def number_heads(*titles: str) -> list[str]:
+    """Heads of columns of numbers."""
+    return [f'<th scope="col" class="number">{escape(title)}</th>' for title in titles]
+
+
+def plot_head(drawing: str = "") -> list[str]:
+    """The head of a column of plots: their axis, as SVG."""
+    return [f'<th scope="col" class="plot">{drawing}</th>']
+
+
+def number_cell(content: str) -> str:
+    """A cell of a column of numbers."""
+    return f'<td class="number">{content}</td>'
+
+
+def percent(share: float | None) -> str:
+    """A share in percent with one decimal."""
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def signed(share: float) -> str:
+    """A difference of shares in points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def interval(score: Mapping[str, Any]) -> str:
+    """The limits of a score's interval in percent."""
+    return "–".join(percent(limit) for limit in score["interval"])
+
+
+def accuracy(score: Mapping[str, Any]) -> str:
+    """A score in words."""
+    return f"{percent(score['accuracy'])} percent, {interval(score)}, of {score['items']} items"
+
+
+def p_value(p: float) -> str:
+    """A p-value with three decimals, as HTML."""
+    return "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
