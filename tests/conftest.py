@@ -12,3 +12,11 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data not found: this test needs the folder `shared/real` beside the checkout")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the tiny random student of `tests.tiny_student`. Read only."""
+    from tests.tiny_student import save_student
+
+    return save_student(tmp_path_factory.mktemp("tiny_student"))

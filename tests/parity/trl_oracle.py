@@ -1,0 +1,126 @@
+"""TRL's own GRPOTrainer code, fed with tensors: the numerical oracle of loss, advantages and metrics.
+
+A `GRPOTrainer` is made without its constructor (which wants a model, a tokenizer and a data set) and given only what
+`_compute_loss` and `_generate_and_score_completions` read. Their code runs unchanged; no formula of TRL is repeated.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from trl import GRPOTrainer
+
+from avrt.grpo.loss import LossConfig
+
+
+class NoModel(nn.Module):
+    """Stands where the model would; the log-probs are given."""
+
+    is_gradient_checkpointing = False
+
+
+def make_trainer(**attributes: Any) -> GRPOTrainer:
+    trainer = GRPOTrainer.__new__(GRPOTrainer)
+    defaults = {
+        "accelerator": Accelerator(cpu=True),
+        "model": NoModel(),
+        "use_vllm": False,
+        "aux_loss_enabled": False,
+        "_entropy_bonus_enabled": False,
+        "top_entropy_quantile": 1.0,
+        "off_policy_mask_threshold": None,
+        "_metrics": {"train": defaultdict(list), "eval": defaultdict(list)},
+    }
+    for name, value in {**defaults, **attributes}.items():
+        setattr(trainer, name, value)
+    return trainer
+
+
+def trl_loss(
+    logprobs: Tensor,
+    mask: Tensor,
+    advantages: Tensor,
+    config: LossConfig,
+    max_completion_length: int,
+    old_logprobs: Tensor | None = None,
+    ref_logprobs: Tensor | None = None,
+    entropies: Tensor | None = None,
+    accumulation_steps: int = 1,
+    step_tokens: int | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """TRL's loss of one micro-batch and the metrics it logs about it."""
+    entropies = torch.zeros_like(logprobs) if entropies is None else entropies
+    trainer = make_trainer(
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=accumulation_steps),
+        current_gradient_accumulation_steps=accumulation_steps,
+        loss_type=config.loss_type,
+        beta=config.beta,
+        epsilon_low=config.epsilon,
+        epsilon_high=config.epsilon if config.epsilon_high is None else config.epsilon_high,
+        importance_sampling_level=config.importance_sampling_level,
+        max_completion_length=max_completion_length,
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs, entropies, None),
+    )
+    prompt = torch.ones(len(mask), 1, dtype=torch.long)
+    inputs = {
+        "prompt_ids": prompt,
+        "prompt_mask": prompt,
+        "completion_ids": torch.zeros_like(mask, dtype=torch.long),
+        "completion_mask": mask.long(),
+        "advantages": advantages,
+        "num_items_in_batch": torch.tensor(step_tokens or int(mask.sum())),
+    }
+    if old_logprobs is not None:
+        inputs["old_per_token_logps"] = old_logprobs
+    if ref_logprobs is not None:
+        inputs["ref_per_token_logps"] = ref_logprobs
+    loss = trainer._compute_loss(trainer.model, inputs)
+    return loss, {name: values[0] for name, values in trainer._metrics["train"].items()}
+
+
+def trl_advantages(
+    rewards: Tensor, num_generations: int, scale_rewards: str, weights: Tensor | None = None
+) -> tuple[Tensor, dict[str, float]]:
+    """TRL's advantages ``[N]`` of rewards ``[N, rewards]``, and the reward metrics it logs."""
+    count = len(rewards)
+    trainer = make_trainer(
+        args=SimpleNamespace(
+            steps_per_generation=1,
+            gradient_accumulation_steps=1,
+            per_device_train_batch_size=count,
+            gradient_checkpointing_kwargs=None,
+        ),
+        environment_factories=None,
+        environments=None,
+        tools=None,
+        pad_to_multiple_of=None,
+        mask_truncated_completions=False,
+        num_iterations=1,
+        beta=0.0,
+        num_generations=num_generations,
+        multi_objective_aggregation="sum_then_normalize",
+        reward_weights=torch.ones(rewards.shape[1], dtype=rewards.dtype) if weights is None else weights,
+        reward_funcs=[None] * rewards.shape[1],
+        reward_func_names=[f"reward{i}" for i in range(rewards.shape[1])],
+        scale_rewards=scale_rewards,
+        log_multimodal=False,
+        _tokenizer=SimpleNamespace(pad_token_id=0),
+        _logs=defaultdict(list, rewards=defaultdict(list), extra=defaultdict(list)),
+        _pending_extra_logs={},
+        _pending_metrics={},
+        _generate=lambda prompts: ([[1]] * count, [[2]] * count, None, [""] * count, None, {}, None, None),
+        _calculate_rewards=lambda *_: rewards,
+    )
+    # TRL computes n / (n - 1) in the default type.
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(rewards.dtype)
+    try:
+        output = trainer._generate_and_score_completions([{"prompt": "x"} for _ in range(count)])
+    finally:
+        torch.set_default_dtype(before)
+    return output["advantages"], {name: values[0] for name, values in trainer._metrics["train"].items()}
