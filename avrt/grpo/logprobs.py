@@ -48,14 +48,17 @@ def chunked_logprobs(
 
 
 def chunk_logits(hidden: Tensor, head_weight: Tensor, temperature: float, banned: Tensor | None) -> Tensor:
-    """Logits of a few rows at the sampling temperature, banned tokens at -inf; at least float32. ``[m, V]``."""
+    """Logits of a few rows at the sampling temperature, banned tokens at -inf; at least float32. ``[m, V]``.
+
+    The result is the caller's own: it may be overwritten.
+    """
     logits = hidden @ head_weight.T
     if logits.dtype not in (torch.float32, torch.float64):
         logits = logits.float()
     if temperature != 1.0:
-        logits = logits / temperature
+        logits.div_(temperature)
     if banned is not None:
-        logits = logits.masked_fill(banned, -torch.inf)
+        logits.masked_fill_(banned, -torch.inf)
     return logits
 
 
@@ -80,11 +83,12 @@ class _ChunkedLogprobs(torch.autograd.Function):
             log_z = logits.logsumexp(-1)
             normalizers[part] = log_z
             logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - log_z
-            probs = torch.exp(logits - log_z[:, None])
-            # H = log Z - sum p * logit; a banned token has p = 0 and logit -inf, which must count as 0, not as nan.
+            # H = -sum p log p; a banned token has p = 0 and log p = -inf, which must count as 0, not as nan.
+            log_p = logits.sub_(log_z[:, None])
+            p = log_p.exp()
             if banned is not None:
-                logits = logits.masked_fill(banned, 0.0)
-            entropies[part] = log_z - (probs * logits).sum(-1)
+                log_p.masked_fill_(banned, 0.0)
+            entropies[part] = -torch.linalg.vecdot(p, log_p)
         ctx.save_for_backward(hidden, head_weight, targets, normalizers)
         ctx.temperature, ctx.banned, ctx.rows = temperature, banned, rows
         ctx.mark_non_differentiable(entropies)
@@ -102,7 +106,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             part = slice(start, start + ctx.rows)
             logits = chunk_logits(hidden[part], head_weight, ctx.temperature, ctx.banned)
             # d log p(target) / d logit_v = [v = target] - p_v
-            grad = torch.exp(logits - normalizers[part, None]).neg_()
+            grad = logits.sub_(normalizers[part, None]).exp_().neg_()
             grad.scatter_add_(-1, targets[part, None], torch.ones_like(grad[:, :1]))
             grad.mul_(grad_logprobs[part, None] / ctx.temperature)
             grad = grad.to(hidden.dtype)

@@ -2,7 +2,7 @@
 
 A batch of n prompts with G responses each is laid out as one packed row
 
-    [ prompt 1 | response 1.1 | ... | response 1.G | prompt 2 | response 2.1 | ... ]
+    [ prompt 1 | ... | prompt n | response 1.1 | ... | response 1.G | response 2.1 | ... | response n.G ]
 
 Every prompt token attends causally to its own prompt; every response token attends to its whole prompt and causally to
 its own response; nothing else is visible. Response positions continue from the prompt's. Each token thus sees exactly
@@ -15,7 +15,7 @@ mask comes as a dict per layer type: we put the layout of the row there. Without
 plain scaled-dot-product attention, so the same model object still runs `generate` and everything else.
 
 Shape letters: T tokens in the packed row, n prompts, G responses per prompt, N = n*G, P longest prompt, C longest
-response, A query heads, K key/value heads, D head size.
+response, A query heads, K key/value heads, R = A/K, D head size.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -110,84 +114,61 @@ class PackedLayout(Layout):
             raise ValueError("prompt_lengths and response_lengths must have one entry per prompt")
         if not prompt_lengths or min(prompt_lengths) < 1:
             raise ValueError("every prompt needs at least one token")
-        self.prompt_rows: list[tuple[int, int]] = []
+        ends = [0, *accumulate(prompt_lengths)]
+        self.prompt_rows = list(pairwise(ends))
         self.response_rows: list[list[tuple[int, int]]] = []
-        row = 0
-        for p, group in zip(prompt_lengths, response_lengths, strict=True):
-            self.prompt_rows.append((row, row + p))
-            row += p
-            self.response_rows.append([])
-            for c in group:
-                self.response_rows[-1].append((row, row + c))
-                row += c
+        row = ends[-1]
+        for group in response_lengths:
+            ends = list(accumulate(group, initial=row))
+            self.response_rows.append(list(pairwise(ends)))
+            row = ends[-1]
         self.num_tokens = row
         self._device = torch.device(device)
         self._cache: PrefixCache | None = PrefixCache([], []) if keep_prefix else None
-        self._build_indices()
 
-    def _build_indices(self) -> None:
-        """Index tensors that gather the packed row into padded batches and scatter the results back."""
-        n = len(self.prompt_rows)
-        prompt_lengths = torch.tensor([b - a for a, b in self.prompt_rows])
-        prompt_starts = torch.tensor([a for a, _ in self.prompt_rows])
-        longest_prompt = int(prompt_lengths.max())
-        offsets = torch.arange(longest_prompt)
-        prompt_valid = offsets < prompt_lengths[:, None]  # [n, P]
-        prompt_index = torch.where(prompt_valid, prompt_starts[:, None] + offsets, 0)
-
+        self._prompts = _Padding(prompt_lengths, self._device)
         # Empty responses need no attention; they only must not disturb the order of the others.
-        live = [(i, a, b) for i, group in enumerate(self.response_rows) for a, b in group if b > a]
-        if live:
-            owner = torch.tensor([o for o, _, _ in live])
-            starts = torch.tensor([a for _, a, _ in live])
-            lengths = torch.tensor([b - a for _, a, b in live])
-            steps = torch.arange(int(lengths.max()))
-            response_valid = steps < lengths[:, None]  # [N, C]
-            response_index = torch.where(response_valid, starts[:, None] + steps, 0)
-            # [N, 1, C, P + C]: the prompt's real tokens, then the response up to and including the query.
-            causal = steps[:, None] >= steps[None, :]
-            sees_prompt = prompt_valid[owner][:, None, :].expand(-1, len(steps), -1)
-            mask = torch.cat([sees_prompt, causal.expand(len(live), -1, -1)], dim=-1)[:, None]
-            self._owner_index = owner.to(self._device)
-            self._response_index = response_index.to(self._device)
-            self._response_flat = response_valid.flatten().nonzero().squeeze(1).to(self._device)
-            self._response_target = response_index[response_valid].to(self._device)
-            self._mask = mask.to(self._device)
-        self._has_responses = bool(live)
-        self._one_prompt = n == 1
-        self._prompt_index = prompt_index.to(self._device)
-        self._prompt_flat = prompt_valid.flatten().nonzero().squeeze(1).to(self._device)
-        self._prompt_target = prompt_index[prompt_valid].to(self._device)
-        self._gather_back = torch.argsort(
-            torch.cat([self._prompt_target, self._response_target]) if live else self._prompt_target
-        )
+        live = [(i, c) for i, group in enumerate(response_lengths) for c in group if c]
+        self._responses = _Padding([c for _, c in live], self._device) if live else None
+        self._owner = torch.tensor([i for i, _ in live], device=self._device)
+
+    @cached_property
+    def _mask(self) -> Tensor:
+        """What responses see, bool ``[N or 1, 1, C, P + C]``: their prompt's tokens, then their own up to the query."""
+        assert self._responses is not None
+        longest = self._responses.longest
+        causal = torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril()
+        prompt = self._prompts.valid  # [n, P]
+        prompt = prompt[:1] if self._prompts.even else prompt.index_select(0, self._owner)
+        return torch.cat(
+            [prompt[:, None].expand(-1, longest, -1), causal.expand(prompt.shape[0], -1, -1)], dim=-1
+        ).unsqueeze(1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [T, heads, D]
-        prompt_q, prompt_k, prompt_v = (self._batch(x, self._prompt_index) for x in (q, k, v))  # [n, heads, P, D]
+        sizes = [self._prompts.num_tokens, self.num_tokens - self._prompts.num_tokens]
+        prompt_q, response_q = query[0].transpose(0, 1).split(sizes)  # [tokens, heads, D]
+        prompt_k, response_k = key[0].transpose(0, 1).split(sizes)
+        prompt_v, response_v = value[0].transpose(0, 1).split(sizes)
+
+        prompt_q, prompt_k, prompt_v = (self._prompts.pad(x) for x in (prompt_q, prompt_k, prompt_v))
         if self._cache is not None:
             self._cache.keys.append(prompt_k)
             self._cache.values.append(prompt_v)
-        # Right padding never precedes a real token, so the causal mask alone hides it.
-        out = _sdpa(prompt_q, prompt_k, prompt_v, scaling, causal=True)  # [n, A, P, D]
-        pieces = [_select(out, self._prompt_flat)]
-        if self._has_responses:
-            response_q, response_k, response_v = (self._batch(x, self._response_index) for x in (q, k, v))
-            response_k = torch.cat([self._per_response(prompt_k), response_k], dim=2)  # [N, K, P + C, D]
-            response_v = torch.cat([self._per_response(prompt_v), response_v], dim=2)
-            out = _sdpa(response_q, response_k, response_v, scaling, mask=self._mask)
-            pieces.append(_select(out, self._response_flat))
-        return torch.cat(pieces).index_select(0, self._gather_back).unsqueeze(0)
+        out = self._prompts.unpad(_causal_attention(prompt_q, prompt_k, prompt_v, scaling))
+        if self._responses is None:
+            return out.unsqueeze(0)
 
-    def _batch(self, x: Tensor, index: Tensor) -> Tensor:
-        """Gather ``[T, heads, D]`` by an index ``[b, t]`` into ``[b, heads, t, D]``."""
-        return x.index_select(0, index.flatten()).view(*index.shape, *x.shape[1:]).transpose(1, 2)
+        response_q, response_k, response_v = (self._responses.pad(x) for x in (response_q, response_k, response_v))
+        response_k = torch.cat([self._per_response(prompt_k), response_k], dim=2)  # [N, K, P + C, D]
+        response_v = torch.cat([self._per_response(prompt_v), response_v], dim=2)
+        responses = _masked_attention(response_q, response_k, response_v, self._mask, scaling)
+        return torch.cat([out, self._responses.unpad(responses)]).unsqueeze(0)
 
     def _per_response(self, x: Tensor) -> Tensor:
         """The prompt's keys or values ``[n, K, P, D]`` in front of every one of its responses: ``[N, K, P, D]``."""
-        if self._one_prompt:  # a view instead of a copy
-            return x.expand(self._owner_index.shape[0], -1, -1, -1)
-        return x.index_select(0, self._owner_index)
+        if x.shape[0] == 1:  # a view instead of a copy
+            return x.expand(self._owner.shape[0], -1, -1, -1)
+        return x.index_select(0, self._owner)
 
     @property
     def prefix_cache(self) -> PrefixCache:
@@ -199,9 +180,7 @@ class PackedLayout(Layout):
     @property
     def prompt_valid(self) -> Tensor:
         """Which entries of the padded prompts are tokens: bool ``[n, P]``."""
-        valid = torch.zeros(self._prompt_index.shape, dtype=torch.bool, device=self._device)
-        valid.view(-1)[self._prompt_flat] = True
-        return valid
+        return self._prompts.valid
 
     def position_ids(self, prompt_positions: Sequence[Tensor]) -> Tensor:
         """Position ids of the packed row, ``[3, 1, T]``.
@@ -210,23 +189,81 @@ class PackedLayout(Layout):
             prompt_positions: each prompt's own position ids ``[3, P_i]`` (temporal, height, width); a response
                 continues in all three from the prompt's largest position plus one, as in generation.
         """
-        pieces = []
-        for positions, group in zip(prompt_positions, self.response_rows, strict=True):
-            pieces.append(positions.to(self._device))
-            first = positions.max().to(self._device) + 1
-            pieces.extend((first + torch.arange(b - a, device=self._device)).expand(3, -1) for a, b in group)
-        return torch.cat(pieces, dim=1).unsqueeze(1)
+        prompts = [positions.to(self._device) for positions in prompt_positions]
+        responses = [
+            (positions.max() + 1 + torch.arange(stop - start, device=self._device)).expand(3, -1)
+            for positions, group in zip(prompts, self.response_rows, strict=True)
+            for start, stop in group
+        ]
+        return torch.cat([*prompts, *responses], dim=1).unsqueeze(1)
 
 
-def _select(x: Tensor, flat: Tensor) -> Tensor:
-    """Pick the real tokens out of a padded batch ``[b, heads, t, D]``: ``[tokens, heads, D]``."""
-    return x.transpose(1, 2).flatten(0, 1).index_select(0, flat)
+class _Padding:
+    """Between sequences one after another ``[tokens, heads, D]`` and a right-padded batch ``[b, heads, longest, D]``.
+
+    Sequences of one length are only viewed differently; nothing is copied.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.count = len(lengths)
+        self.longest = max(lengths)
+        self.num_tokens = sum(lengths)
+        self.even = min(lengths) == self.longest
+        sizes = torch.tensor(lengths, device=device)
+        offsets = torch.arange(self.longest, device=device)
+        self.valid = offsets < sizes[:, None]  # [b, longest]
+        if not self.even:
+            starts = sizes.cumsum(0) - sizes
+            # A padded place holds the token before it: any value will do, but it must be finite.
+            self._from_tokens = (starts[:, None] + torch.minimum(offsets, sizes[:, None] - 1)).flatten()
+            self._to_tokens = self.valid.flatten().nonzero().squeeze(1)
+
+    def pad(self, x: Tensor) -> Tensor:
+        if not self.even:
+            x = _Gather.apply(x, self._from_tokens, self._to_tokens)
+        return x.view(self.count, self.longest, *x.shape[1:]).transpose(1, 2)
+
+    def unpad(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2).flatten(0, 1)
+        return x if self.even else x.index_select(0, self._to_tokens)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, scaling: float, causal: bool = False, mask: Tensor | None = None) -> Tensor:
-    """Scaled-dot-product attention with grouped-query heads: ``[b, A, t, D]``."""
+class _Gather(torch.autograd.Function):
+    """Rows of `x` in a batch, every row at one place that counts; padded places get no gradient.
+
+    The gradient is a gather as well. `index_select` would add up rows one by one, several times as slow.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, from_tokens: Tensor, to_tokens: Tensor) -> Tensor:
+        ctx.save_for_backward(to_tokens)
+        return x.index_select(0, from_tokens)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (to_tokens,) = ctx.saved_tensors
+        return grad.index_select(0, to_tokens), None, None
+
+
+def _causal_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
+    """Causal attention with grouped-query heads, ``[b, A, t, D]``; padding on the right needs no mask."""
     repeats = q.shape[1] // k.shape[1]
     if repeats > 1:
         k = k.repeat_interleave(repeats, dim=1)
         v = v.repeat_interleave(repeats, dim=1)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scaling)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+
+
+def _masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Attention of ``[N, A, C, D]`` to ``[N, K, P + C, D]`` under a mask ``[N or 1, 1, C, P + C]``: ``[N, A, C, D]``.
+
+    The query heads that share a key head are stacked as more queries of that head, so the long keys are not repeated.
+    """
+    batch, heads, steps, size = q.shape
+    kv_heads = k.shape[1]
+    repeats = heads // kv_heads
+    q = q.reshape(batch, kv_heads, repeats * steps, size)
+    mask = mask.repeat(1, 1, repeats, 1).expand(batch, -1, -1, -1)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    return out.view(batch, heads, steps, size)

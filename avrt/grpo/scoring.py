@@ -82,11 +82,8 @@ def packed_forward(
         prompts: the n prompts of `layout`.
         inputs: for each prompt the token ids of its responses, on the prompts' device.
     """
-    pieces: list[Tensor] = []
-    for prompt, group in zip(prompts, inputs, strict=True):
-        pieces.append(prompt.input_ids)
-        pieces.extend(group)
-    embeds = model.embed(torch.cat(pieces))
+    row = [*(p.input_ids for p in prompts), *(r for group in inputs for r in group)]
+    embeds = model.embed(torch.cat(row))
     # Media features go to the prompts' placeholders only; a response can never be mistaken for one.
     positions = torch.cat([p.media_positions + a for p, (a, _) in zip(prompts, layout.prompt_rows, strict=True)])
     if positions.numel():
