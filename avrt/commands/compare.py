@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(result: dict[str, Any]) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from avrt.evaluation.tables import AVERAGES, COLUMNS
@@ -62,13 +64,13 @@ def _print(result: dict[str, Any]) -> None:
     columns = [name for name in heads if name not in audio] + ["av_average", *audio, "audio_average"]
     titles = heads | AVERAGES
 
-    table = Table(title=f"accuracy in percent ({result['score']} score)", title_justify="left")
-    table.add_column("model", no_wrap=True)
+    table = Table(title=f"accuracy in percent ({result['score']} score)", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("model", overflow="fold")
     for name in columns:
-        table.add_column(titles[name], justify="right", no_wrap=True)
+        table.add_column(titles[name], justify="right", overflow="fold")
     for row in result["runs"]:
         masks = "" if row["modalities"] == ["AV"] else f" [{'/'.join(row['modalities'])}]"
-        table.add_row(row["run"] + masks, *(_accuracy(row, name) for name in columns), style="bold")
+        table.add_row(escape(row["run"] + masks), *(_accuracy(row, name) for name in columns), style="bold")
         table.add_row("  95 % interval", *(_interval(row["benchmarks"].get(name)) for name in columns), style="dim")
     changes = result["differences"] | result["averages"]
     if len(result["runs"]) == 2:
@@ -84,10 +86,10 @@ def _print(result: dict[str, Any]) -> None:
             table.add_row(group, style="italic")
         values = row["scores"] | {name: row[name] for name in AVERAGES}
         table.add_row("  " + row["label"], *(_percent(values.get(name)) for name in columns))
-    # A pipe or a log has no width of its own; a table cut to 80 columns would lose numbers.
+    # A pipe or a log has no width of its own, and a screen may be narrow: rather long lines than broken numbers.
     console = Console()
-    if not console.is_terminal or console.width < 150:
-        console = Console(width=170)
+    if not console.is_terminal or console.width < 120:
+        console = Console(width=180)
     console.print(table)
     if len(result["runs"]) == 2:
         console.print("* p < 0.05   ** p < 0.01   *** p < 0.001, over all compared benchmarks together", style="dim")
@@ -114,7 +116,8 @@ def _interval(score: dict[str, Any] | None, signed: bool = False) -> str:
     if score is None or score.get("items") == 0:
         return ""
     low, high = (100 * limit for limit in score["interval"])
-    return f"{low:+.1f}..{high:+.1f}" if signed else f"{low:.1f}..{high:.1f}"
+    # Where the column is narrow, this breaks after the comma.
+    return f"[{low:+.1f}, {high:+.1f}]" if signed else f"[{low:.1f}, {high:.1f}]"
 
 
 def _p_value(change: dict[str, Any] | None) -> str:

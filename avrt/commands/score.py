@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score, write, and print one line per benchmark."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from avrt.evaluation.harness_format import write_harness_files
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     scored = score_run(args.run, partial=args.partial)
     for entry in scored:
         write_scores(entry)
-    table = Table(title=f"{scored[0].info.run}: accuracy in percent", title_justify="left")
+    table = Table(title=f"{escape(scored[0].info.run)}: accuracy in percent", title_justify="left")
     for head in (
         "benchmark",
         "items",
@@ -58,5 +59,5 @@ def run(args: argparse.Namespace) -> int:
     console.print(table)
     if args.harness:
         for path in write_harness_files(scored, args.harness):
-            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True, markup=False)
     return 0

@@ -29,5 +29,7 @@ def run(args: argparse.Namespace) -> int:
         difficulty_subsets(vision, audio), args.out, {"vision": str(args.vision), "audio": str(args.audio)}
     )
     counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items())
-    Console().print(f"{summary['items']} items: {counts}; lists in {args.out}", highlight=False, soft_wrap=True)
+    Console().print(
+        f"{summary['items']} items: {counts}; lists in {args.out}", highlight=False, soft_wrap=True, markup=False
+    )
     return 0

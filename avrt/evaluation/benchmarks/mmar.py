@@ -20,7 +20,7 @@ from avrt.sample import Sample
 
 
 def read(path: Path) -> list[Entry]:
-    """Read the annotations."""
+    """Read the annotations. In four rows the last option is blank; it stays an option, as its authors count it."""
     return entries_of(path, read_json(path), _convert)
 
 

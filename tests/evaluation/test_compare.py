@@ -1,0 +1,182 @@
+"""Two runs side by side, in the form of the paper's Table 3."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from avrt.commands import compare as compare_command
+from avrt.evaluation.comparison import compare, flips
+from avrt.evaluation.scoring import score_run
+from avrt.evaluation.tables import COLUMNS, average_of, averaged, omnibench_analysis, published_table3
+from tests.evaluation.conftest import RunMaker, reply
+
+METHOD_7 = {
+    "Qwen2.5-Omni 3B": (88.3, 43.1, 50.2, 55.4, 62.4, 38.4, 53.7, 61.1),
+    "AVRT 3B": (91.1, 49.2, 56.3, 62.6, 71.3, 49.3, 57.3, 70.0),
+    "Qwen2.5-Omni 7B": (84.9, 51.5, 50.7, 58.1, 74.9, 41.3, 56.5, 71.9),
+    "AVRT 7B": (90.4, 54.4, 57.1, 64.1, 75.3, 50.7, 59.1, 75.4),
+}
+
+
+def run_compare(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    compare_command.add_arguments(parser)
+    return compare_command.run(parser.parse_args(list(words)))
+
+
+def replies(share: float, items: int, seed: int) -> list[str]:
+    generator = random.Random(seed)
+    return [reply("A" if generator.random() < share else "B") for _ in range(items)]
+
+
+@pytest.fixture
+def two_runs(make_run: RunMaker) -> tuple[Path, Path]:
+    """Two full rows of the table: the second is better on every benchmark but one."""
+    for number, name in enumerate(COLUMNS):
+        first = make_run("first", name, replies(0.4, 150, number))
+        second = make_run("second", name, replies(0.4 if name == "mmar" else 0.6, 150, number + 100))
+    return first, second
+
+
+def test_published_numbers() -> None:
+    rows, source = published_table3()
+    assert "2604.16617" in source
+    by_label = {row.label: row for row in rows}
+    for label, numbers in METHOD_7.items():
+        assert by_label[label].scores == dict(zip(COLUMNS, numbers, strict=True))
+    assert len(rows) == 16
+    assert by_label["video-SALMONN-o1 7B"].scores["dailyomni"] == 64.0
+    assert "mmau" not in by_label["Kimi-VL-Thinking"].scores
+    for row in rows:
+        for name in ("av_average", "audio_average"):
+            printed, formed = getattr(row, name), average_of(row.scores, name)
+            # Rounded to one digit; the paper rounds halves up.
+            assert (printed is None) == (formed is None)
+            assert printed is None or abs(printed - formed) < 0.0501
+    assert averaged("av_average") == list(COLUMNS)[1:6]
+    assert averaged("audio_average") == ["mmar", "mmau"]
+    assert sum(omnibench_analysis()["difficulty"]["items"].values()) == 1139
+
+
+def test_the_printed_table_is_the_papers_text(real_data: Path) -> None:
+    """Every number of the data file stands in the paper's own Table 3 row."""
+    text = (real_data.parent / "paper.txt").read_text(encoding="utf-8")
+    table = text[text.index("30B Audio-Visual Models") : text.index("Table 3: Comparison")]
+    lines = table.splitlines()
+    for row in published_table3()[0]:
+        values = [f"{value:.1f}" for value in row.scores.values()]
+        values += [f"{value:.1f}" for value in (row.av_average, row.audio_average) if value is not None]
+        key = row.model.replace("Qwen2.5-Omni", "Qwen2.5 Omni").split(" ")[0].lower()
+        matching = [line for line in lines if key in line.lower().replace("v-salmonn", "video-salmonn")]
+        assert any(all(value in line.split() for value in values) for line in matching), row
+
+
+def test_comparison_equals_scipy_and_statsmodels(two_runs: tuple[Path, Path]) -> None:
+    result = compare(*two_runs)
+    assert list(result["differences"]) == list(COLUMNS)
+    first, second = ({run.info.benchmark: run.records for run in score_run(path)} for path in two_runs)
+    p_values = []
+    for name, difference in result["differences"].items():
+        a = [bool(record.correct_strict) for record in first[name]]
+        b = [bool(record.correct_strict) for record in second[name]]
+        lost, won = (
+            sum(x and not y for x, y in zip(a, b, strict=True)),
+            sum(y and not x for x, y in zip(a, b, strict=True)),
+        )
+        assert (difference["only_first"], difference["only_second"]) == (lost, won)
+        assert difference["difference"] == (won - lost) / 150
+        p_values.append(stats.binomtest(won, won + lost).pvalue)
+        assert difference["p_value"] == pytest.approx(p_values[-1], abs=1e-12)
+        assert difference["interval"][0] < difference["difference"] < difference["interval"][1]
+        wins, losses = flips(first[name], second[name])
+        assert (len(wins), len(losses)) == (won, lost)
+    expected = multipletests(p_values, method="holm")[1]
+    assert [d["p_holm"] for d in result["differences"].values()] == pytest.approx(list(expected), abs=1e-12)
+
+
+def test_averages_leave_avqa_out_and_their_interval_is_narrower(two_runs: tuple[Path, Path]) -> None:
+    result = compare(*two_runs)
+    one, two = result["runs"]
+    names = averaged("av_average")
+    for row in (one, two):
+        assert row["av_average"] == pytest.approx(sum(row["benchmarks"][n]["accuracy"] for n in names) / 5, abs=1e-12)
+    average = result["averages"]["av_average"]
+    assert average["difference"] == pytest.approx(two["av_average"] - one["av_average"], abs=1e-12)
+    width = average["interval"][1] - average["interval"][0]
+    widths = [result["differences"][n]["interval"][1] - result["differences"][n]["interval"][0] for n in names]
+    # Five independent benchmarks: narrower by the square root of five.
+    assert width == pytest.approx(sum(widths) / 5 / 5**0.5, rel=0.1)
+
+
+def test_the_same_runs_give_the_same_numbers(two_runs: tuple[Path, Path]) -> None:
+    assert compare(*two_runs) == compare(*two_runs)
+    same = compare(two_runs[0], two_runs[0])["differences"]["mmau"]
+    assert (same["difference"], same["interval"], same["p_value"], same["p_holm"]) == (0.0, [0.0, 0.0], 1.0, 1.0)
+
+
+def test_the_printed_table(two_runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_compare(*map(str, two_runs), "--json", str(tmp_path / "out.json")) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result == compare(*two_runs)
+    line = next(line for line in printed.splitlines() if "difference" in line)
+    assert f"{100 * result['differences']['omnibench']['difference']:+.1f}" in line
+    for text in (
+        "AVQA",
+        "Riva-A",
+        "AV Avg.",
+        "A Avg.",
+        "AVRT 3B",
+        "57.7",
+        "Qwen3-Omni 30B",
+        "arXiv 2604.16617",
+        "<.001***",
+    ):
+        assert text in printed
+    assert "…" not in printed  # nothing cut off, however narrow the screen
+    assert run_compare(*map(str, two_runs), "--json", "-") == 0
+    assert json.loads(capsys.readouterr().out) == result
+
+
+def test_one_run_alone_and_benchmarks_in_one_only(make_run: RunMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    first = make_run("first", "mmau", replies(0.5, 20, 0))
+    assert run_compare(str(first)) == 0
+    assert "difference" not in capsys.readouterr().out
+    make_run("second", "mmau", replies(0.5, 20, 1))
+    second = make_run("second", "mmar", replies(0.5, 20, 1))
+    assert run_compare(str(first), str(second)) == 0
+    assert "Only in one of the runs, not compared: mmar" in capsys.readouterr().out
+    result = compare(first, second)
+    assert result["averages"] == {}
+    assert result["runs"][0]["audio_average"] is None
+    assert result["runs"][1]["audio_average"] is not None
+
+
+def test_masks_are_named_in_the_table(make_run: RunMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run("ablation", "omnibench", replies(0.5, 20, 0), modalities="A")
+    assert run_compare(str(run)) == 0
+    assert "ablation [A]" in capsys.readouterr().out
+
+
+def test_the_official_score_can_be_compared_too(make_run: RunMaker) -> None:
+    first = make_run("first", "dailyomni", ["A", reply("A")])
+    second = make_run("second", "dailyomni", ["A", "A"])
+    result = compare(first, second, score="official")
+    assert [run["benchmarks"]["dailyomni"]["accuracy"] for run in result["runs"]] == [0.5, 1.0]
+    assert result["differences"]["dailyomni"]["difference"] == 0.5
+
+
+def test_different_questions_cannot_be_compared(make_run: RunMaker) -> None:
+    first = make_run("first", "mmau", replies(0.5, 20, 0))
+    second = make_run("second", "mmau", replies(0.5, 20, 0), dataset_fingerprint="other")
+    with pytest.raises(ValueError, match="answered different questions"):
+        compare(first, second)
+    with pytest.raises(ValueError, match="--resamples must be at least 100"):
+        run_compare(str(first), "--resamples", "3")
