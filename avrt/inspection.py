@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import soundfile
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from avrt.atomic import write_atomic
@@ -50,7 +51,8 @@ class SplitSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """The summary as JSON values."""
-        return asdict(self)
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
 
 
 def summarize(shards: ShardSet) -> dict[str, SplitSummary]:
@@ -85,17 +87,17 @@ def summarize(shards: ShardSet) -> dict[str, SplitSummary]:
 def print_summary(summaries: dict[str, SplitSummary], console: Console) -> None:
     """Print one table per split."""
     for split, summary in summaries.items():
-        table = Table(title=f"split {split}", show_header=False)
+        table = Table(title=f"split {escape(split)}", show_header=False)
         shortest, mean, longest = summary.duration_seconds
         table.add_row("questions", f"{summary.samples} about {summary.clips} clips")
         table.add_row("duration", f"{shortest:.1f} to {longest:.1f} s, mean {mean:.1f} s")
         table.add_row("streams", _shares(summary.streams))
-        table.add_row("frames kept", _shares(summary.num_frames))
+        table.add_row("frames kept", _shares(Counter({f"{n} frames": c for n, c in summary.num_frames.items()})))
         if summary.frame_sizes:
             table.add_row("source size", _shares(summary.frame_sizes))
         table.add_row("question type", _shares(summary.question_types))
         table.add_row("needs", _shares(summary.modalities))
-        table.add_row("options", _shares(summary.options))
+        table.add_row("options", _shares(Counter({f"{n} options": c for n, c in summary.options.items()})))
         answers = Counter({letter: summary.answers[letter] for letter in LETTERS[: max(summary.options)]})
         table.add_row("right answer", _shares(answers, by_count=False))
         table.add_row("with a trace", str(summary.traces))
@@ -164,4 +166,5 @@ def _shares(counts: Counter[Any], by_count: bool = True) -> str:
     items = counts.most_common(12) if by_count else list(counts.items())
     parts = [f"{name} {count} ({100 * count / total:.0f} %)" for name, count in items]
     rest = len(counts) - len(items)
-    return ", ".join(parts) + (f", and {rest} more" if rest else "")
+    # Categories come from the data: brackets in them are no markup.
+    return escape(", ".join(parts) + (f", and {rest} more" if rest else ""))

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from avrt.annotations import read_avqa
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     for reason, count in Counter(entry.reason for entry in report.left_out).most_common():
         entries = [entry for entry in report.left_out if entry.reason == reason]
         clips = len({entry.source for entry in entries})
-        table.add_row(reason, str(count), str(clips), f"{entries[0].source}: {entries[0].detail}")
+        table.add_row(reason, str(count), str(clips), escape(f"{entries[0].source}: {entries[0].detail}"))
     console.print(table)
     console.print(f"all of them: {Path(args.out) / LEFT_OUT_NAME}", highlight=False)
     return 0
