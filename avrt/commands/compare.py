@@ -64,8 +64,14 @@ def _print(result: dict[str, Any]) -> None:
     columns = [name for name in heads if name not in audio] + ["av_average", *audio, "audio_average"]
     titles = heads | AVERAGES
 
-    table = Table(title=f"accuracy in percent ({result['score']} score)", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("model", overflow="fold")
+    table = Table(
+        title=f"accuracy in percent ({result['score']} score)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
+    )
+    labels = [row["group"] for row in result["published"]] + ["  " + row["label"] for row in result["published"]]
+    table.add_column("model", overflow="fold", min_width=max(map(len, labels)))
     for name in columns:
         table.add_column(titles[name], justify="right", overflow="fold")
     for row in result["runs"]:
@@ -89,7 +95,7 @@ def _print(result: dict[str, Any]) -> None:
     # A pipe or a log has no width of its own, and a screen may be narrow: rather long lines than broken numbers.
     console = Console()
     if not console.is_terminal or console.width < 120:
-        console = Console(width=180)
+        console = Console(width=200)
     console.print(table)
     if len(result["runs"]) == 2:
         console.print("* p < 0.05   ** p < 0.01   *** p < 0.001, over all compared benchmarks together", style="dim")

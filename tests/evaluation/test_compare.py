@@ -127,6 +127,7 @@ def test_the_printed_table(two_runs: tuple[Path, Path], capsys: pytest.CaptureFi
     result = json.loads((tmp_path / "out.json").read_text())
     assert result == compare(*two_runs)
     line = next(line for line in printed.splitlines() if "difference" in line)
+    assert len(printed.splitlines()) < 50  # one line per row
     assert f"{100 * result['differences']['omnibench']['difference']:+.1f}" in line
     for text in (
         "AVQA",
