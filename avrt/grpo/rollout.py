@@ -199,9 +199,10 @@ class TransformersRollout:
             # One uniform number per token, through the inverse of the cumulative distribution. Double precision:
             # in single, the running sum over 150,000 tokens would round rare tokens away.
             cumulative = torch.softmax(logits, -1).cumsum(-1, dtype=torch.float64)
-            target = uniform * cumulative[:, -1]
+            total = cumulative[:, -1]
+            # Rounded up to the total, a draw would fall behind the last token that can be sampled.
+            target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
             token = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
-            token = token.clamp(max=logits.shape[-1] - 1)
         return token, logits.gather(-1, token[:, None]).squeeze(1) - logits.logsumexp(-1)
 
 
