@@ -1,0 +1,167 @@
+"""The tables, pictures and sounds: checked as TensorBoard renders them, against what the run really did."""
+
+from __future__ import annotations
+
+import io
+import wave
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.plugin_util import markdown_to_safe_html
+
+from avrt.callbacks import SampleTable
+from avrt.callbacks.samples import MAX_FRAME_SIDE, extremes, frame_grid, markdown_table
+from tests.callbacks.tiny_runs import TextReward, events, grpo, sft, texts, trainer
+
+NAN = float("nan")
+
+
+class Cells(HTMLParser):
+    """The rows of a page's tables; line breaks inside a cell become newlines, other tags are listed in `tags`."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.tags: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        elif tag == "br":
+            self.rows[-1][-1] += "\n"
+
+    def handle_data(self, data: str) -> None:
+        if self.rows and self.rows[-1] and data.strip("\n"):
+            self.rows[-1][-1] += data
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>I see a|b.</think>\n<answer>B</answer>",
+        "**bold** _it_ `code` [l](http://x) ![i](j) ~~~ $x^2$ \\| \\\\",
+        "<script>alert(1)</script> <b onclick='x'>b</b> &lt; &amp; <!-- no -->",
+        "# head\n- list\n\n1. one\n    code\n> quote\n---\n| a | b |",
+        "a\r\nb 音 🙂 ◁think▷",
+    ],
+)
+def test_a_cell_shows_its_text_as_it_is(text: str) -> None:
+    cells = Cells(markdown_to_safe_html(markdown_table(["x", "y"], [[text, "end"]])))
+    assert cells.rows == [["x", "y"], [text.replace("\r\n", "\n"), "end"]]
+    assert cells.tags <= {"table", "thead", "tbody", "tr", "th", "td", "br"}
+
+
+def test_control_characters_are_shown_as_unknown() -> None:
+    # TensorBoard's Markdown uses \x02 and \x03 as its own marks: as text they would vanish or break the page.
+    cells = Cells(markdown_to_safe_html(markdown_table(["x"], [["a\x02wzxhzdk:0\x03b\x00\x1b[0m"]])))
+    assert cells.rows[1] == ["a\ufffdwzxhzdk:0\ufffdb\ufffd\ufffd[0m"]
+
+
+def test_extremes_spread_equal_totals_over_prompts() -> None:
+    totals = torch.tensor([2.0, 2.0, 0.0, 2.0, 1.0, NAN])  # three prompts, two responses each
+    assert extremes(totals, 2, 2, 2) == ([0, 1], [2, 4])
+    assert extremes(torch.tensor([1.0, 1.0, 1.0, 1.0]), 2, 2, 2) == ([0, 2], [1, 3])
+
+
+def test_extremes_never_show_a_completion_twice() -> None:
+    assert extremes(torch.tensor([1.0, 3.0, 2.0]), 3, 2, 2) == ([1, 2], [0])
+    assert extremes(torch.full((4,), NAN), 2, 3, 3) == ([], [])
+
+
+def test_frames_stand_in_reading_order_and_keep_their_colours() -> None:
+    frames = torch.arange(8, dtype=torch.uint8)[:, None, None, None].expand(8, 3, 20, 30) * 10
+    grid = frame_grid(frames)
+    assert grid.shape == (3, 2 * (20 + 4) + 4, 4 * (30 + 4) + 4)
+    centers = grid[0, [14, 38]][:, [19, 53, 87, 121]]
+    assert centers.tolist() == [[0, 10, 20, 30], [40, 50, 60, 70]]
+
+
+def test_large_frames_shrink_and_keep_their_shape() -> None:
+    grid = frame_grid(torch.zeros(1, 3, 720, 1280, dtype=torch.uint8))
+    assert grid.shape == (3, 180, MAX_FRAME_SIDE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"), [({"every_n_steps": 0}, "every_n_steps"), ({"num_best": 0, "num_worst": 0}, "num_best")]
+)
+def test_settings_that_show_nothing_are_refused(settings: dict[str, int], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        SampleTable(**settings)
+
+
+def test_grpo_shows_the_best_and_the_worst_completions(
+    tmp_path: Path, student_folder: Path, shards: tuple[Path, Path]
+) -> None:
+    module, data = grpo(student_folder, shards)
+    table = SampleTable(every_n_steps=1, num_best=2, num_worst=1)
+    trainer(tmp_path, [TextReward(weight=2.0), table]).fit(module, data)
+    found, rollout = events(tmp_path), module.rollout
+    assert rollout is not None
+    assert set(texts(found, "samples/completions")) == {0, 1}
+
+    cells = Cells(markdown_to_safe_html(texts(found, "samples/completions")[1]))
+    header, *rows = cells.rows
+    assert header == ["", "sum", "advantage", "text", "gold", "question", "completion"]
+    assert [row[0] for row in rows] == ["best 1", "best 2", "worst 1"]
+    totals = rollout.rewards.total.tolist()
+    shown = [totals.index(t) for t in (sorted(totals)[-1], sorted(totals)[-2], min(totals))]
+    for row, i in zip(rows, shown, strict=True):
+        completion = rollout.completions[i]
+        assert row[1] == f"{totals[i]:.3g}"
+        assert row[2] == f"{rollout.statistics.advantages[i].item():+.2f}"
+        assert row[3] == f"{totals[i] / 2:.3g}"
+        assert row[4] == completion.sample.gold
+        assert row[5].startswith("Which thing is seen and heard?\nA. red bell\nB. blue hum")
+        assert row[6].startswith(completion.text.replace("\r\n", "\n").split("\x00")[0][:3])
+
+    sample = rollout.completions[shown[0]].sample
+    clip = sample.clip
+    assert clip is not None
+    assert sample.id.replace("-", "&#45;").replace("_", "&#95;") in texts(found, "samples/completions")[1]
+    if clip.frames is not None:
+        picture = found.Images("samples/frames")[-1]
+        assert picture.step == 1
+        pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
+        height, width = clip.frames.shape[-2:]
+        assert (pixels[4 : 4 + height, 4 : 4 + width] == clip.frames[0].permute(1, 2, 0).numpy()).all()
+    if clip.waveform is not None:
+        with wave.open(io.BytesIO(found.Audio("samples/sound")[-1].encoded_audio_string)) as sound:
+            assert sound.getframerate() == 16_000
+            played = np.frombuffer(sound.readframes(-1), "<i2") / 32767
+        np.testing.assert_allclose(played, clip.waveform.clamp(-1, 1).numpy(), atol=1 / 32767)
+
+
+def test_tables_come_every_so_many_optimizer_steps(
+    tmp_path: Path, student_folder: Path, shards: tuple[Path, Path]
+) -> None:
+    module, data = grpo(student_folder, shards, num_generations=2, max_completion_length=2)
+    trainer(tmp_path, [TextReward(), SampleTable(every_n_steps=2)], max_steps=4, val_check_interval=8).fit(module, data)
+    assert set(texts(events(tmp_path), "samples/completions")) == {0, 2}
+
+
+def test_sft_shows_validation_answers(tmp_path: Path, student_folder: Path, shards: tuple[Path, Path]) -> None:
+    module, data = sft(student_folder, shards)
+    trainer(tmp_path, [SampleTable(num_worst=3)]).fit(module, data)
+    found = events(tmp_path)
+    page = texts(found, "samples/validation")
+    assert set(page) == {1}  # validation after the second step
+    header, *rows = Cells(markdown_to_safe_html(page[1])).rows
+    assert header == ["", "answer", "gold", "reason", "question", "completion"]
+    assert [row[0] for row in rows] == ["wrong"] * 3  # a random student never answers
+    assert {row[1] for row in rows} == {"none"}
+    assert all("[cut at the token limit]" in row[5] for row in rows if row[3] == "truncated")
+    assert "samples/completions/text_summary" not in found.Tags()["tensors"]
+
+
+def test_a_run_without_tensorboard_is_told(tmp_path: Path, student_folder: Path, shards: tuple[Path, Path]) -> None:
+    module, data = sft(student_folder, shards)
+    with pytest.warns(UserWarning, match="SampleTable writes nothing"):
+        trainer(tmp_path, [SampleTable()], logger=False, max_steps=1, limit_val_batches=0).fit(module, data)
