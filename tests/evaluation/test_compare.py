@@ -67,7 +67,10 @@ def test_published_numbers() -> None:
 
 def test_the_printed_table_is_the_papers_text(real_data: Path) -> None:
     """Every number of the data file stands in the paper's own Table 3 row."""
-    text = (real_data.parent / "paper.txt").read_text(encoding="utf-8")
+    paper = real_data.parent / "paper.txt"
+    if not paper.is_file():
+        pytest.skip("the paper's text not found: this test needs `shared/paper.txt` beside the checkout")
+    text = paper.read_text(encoding="utf-8")
     table = text[text.index("30B Audio-Visual Models") : text.index("Table 3: Comparison")]
     lines = table.splitlines()
     for row in published_table3()[0]:
