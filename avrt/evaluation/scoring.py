@@ -69,7 +69,7 @@ def score_record(record: Record, profile: Profile) -> Record:
     if record.failure is not None:
         reason = record.failure
     else:
-        parsed = answers.parse(record.text, record.options, profile, record.finish_reason)
+        parsed = _parse(record, profile)
         answer, reason = parsed.letter, str(parsed.reason)
         correct = answer is not None and is_gold(answer, record)
     error: ErrorType = "none"
@@ -91,6 +91,17 @@ def is_gold(letter: str, record: Record) -> bool:
     """Whether a letter names the gold option, or one with the same text (27 rows of MMAU have such twins)."""
     texts = record.options
     return texts[LETTERS.index(letter)].strip() == texts[LETTERS.index(record.gold)].strip()
+
+
+def _parse(record: Record, profile: Profile) -> answers.ParsedAnswer:
+    parsed = answers.parse(record.text, record.options, profile, record.finish_reason)
+    texts = [option.strip() for option in record.options]
+    if parsed.letter is not None or len(set(texts)) == len(texts):
+        return parsed
+    # A reply that gives the text of two equal options names either, not two: all but the first get another text.
+    single = [text if texts.index(text) == place else f"option {place}, a twin" for place, text in enumerate(texts)]
+    again = answers.parse(record.text, single, profile, record.finish_reason)
+    return again if again.letter is not None else parsed
 
 
 def score_run(run: str | Path, *, partial: bool = False) -> list[BenchmarkRun]:
