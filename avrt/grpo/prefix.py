@@ -216,7 +216,8 @@ class _Padding:
             starts = sizes.cumsum(0) - sizes
             # A padded place holds the token before it: any value will do, but it must be finite.
             self._from_tokens = (starts[:, None] + torch.minimum(offsets, sizes[:, None] - 1)).flatten()
-            self._to_tokens = self.valid.flatten().nonzero().squeeze(1)
+            # The count is known: plain `nonzero` would wait for the device to learn it.
+            self._to_tokens = torch.nonzero_static(self.valid.flatten(), size=self.num_tokens).squeeze(1)
 
     def pad(self, x: Tensor) -> Tensor:
         if not self.even:

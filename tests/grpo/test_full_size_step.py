@@ -1,0 +1,65 @@
+"""A whole 7B-shaped gradient step under fake tensors: the same code, shapes only, no memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration
+
+from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
+from avrt.grpo.prefix import ATTENTION_NAME
+from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, score_responses
+from avrt.student import freeze_encoders
+from tests.published_shapes import OMNI_7B
+
+PROMPT, MEDIA, GROUP = 3072, 2500, 4
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_7b_step(checkpointing: bool) -> None:
+    config = OMNI_7B.config()
+    # The frozen encoders take no part in the step; one layer of each shows that they get no gradient.
+    config.vision_config.depth = config.audio_config.encoder_layers = 1
+    with FakeTensorMode():
+        thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+        freeze_encoders(thinker)
+        text_model = thinker.model.language_model.train()
+        text_model.set_attn_implementation(ATTENTION_NAME)
+        if checkpointing:
+            text_model.activation_checkpointing_enable({"use_reentrant": False})
+        model = LanguageModel(text_model, thinker.lm_head)
+        prompts = [
+            EmbeddedPrompt(
+                input_ids=torch.zeros(length, dtype=torch.long),
+                position_ids=torch.arange(length).expand(3, -1),
+                media_positions=torch.arange(4, 4 + MEDIA),
+                media_features=torch.zeros(MEDIA, OMNI_7B.hidden, dtype=torch.bfloat16),
+            )
+            for length in (PROMPT, PROMPT + 17)
+        ]
+        lengths = [[200 - 7 * g - i for g in range(GROUP)] for i in range(2)]
+        responses = [[torch.zeros(c, dtype=torch.long) for c in group] for group in lengths]
+        banned = torch.zeros(OMNI_7B.vocabulary, dtype=torch.bool)
+        scores = score_responses(model, prompts, responses, banned=banned)
+        assert scores.logprobs.shape == (2 * GROUP, 200)
+        assert scores.logprobs.dtype == torch.float32
+        tokens = sum(map(sum, lengths))
+        out = grpo_loss(
+            scores.logprobs,
+            scores.mask,
+            torch.zeros(2 * GROUP),
+            LossConfig(),
+            Normalizer(2 * GROUP, tokens, float(tokens), 1024),
+            ref_logprobs=scores.logprobs.detach(),
+            entropies=scores.entropies,
+        )
+        out.loss.backward()
+    assert len(text_model.layers) == 28
+    assert thinker.lm_head.weight.shape == (152_064, 3584)
+    for name, parameter in thinker.named_parameters():
+        trained = "visual" not in name and "audio_tower" not in name
+        assert (parameter.grad is not None) == trained, name
+        if trained:
+            assert parameter.grad.shape == parameter.shape
+            assert parameter.grad.dtype == torch.bfloat16
