@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics import MeanMetric
 
 from avrt.answers import is_formatted, parse
 from avrt.grpo.rollout import SamplingConfig, TransformersRollout
+from avrt.lora import LoRAConfig, add_lora
 from avrt.sample import Completion
 from avrt.student import Student, StudentConfig
 from datamodules.streaming import Item, MicroBatch
+from lightning_modules.checkpoint_io import SafeCheckpointIO
 from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups
+from lightning_modules.saved_state import check_saved_weights, frozen_fingerprint, without_frozen
+from lightning_modules.strategy import AVRTDeepSpeedStrategy, StepReport
 
 
 class StudentModule(LightningModule):
@@ -32,6 +38,7 @@ class StudentModule(LightningModule):
         optimizer: AdamW and its schedule.
         val_max_completion_length: token limit of a validation answer.
         kv_cache_tokens: bound on the tokens whose keys and values a rollout holds at one time.
+        lora: train low-rank adapters of the language model instead of its weights.
     """
 
     num_iterations = 1
@@ -43,23 +50,35 @@ class StudentModule(LightningModule):
         optimizer: OptimizerConfig,
         val_max_completion_length: int = 512,
         kv_cache_tokens: int = 262_144,
+        lora: LoRAConfig | None = None,
     ) -> None:
         super().__init__()
+        # Frozen weights are not in checkpoints; `check_saved_weights` is strict about all others.
+        self.strict_loading = False
         self.student_config = student
         self.optimizer_config = optimizer
+        self.lora_config = lora
         self.val_sampling = SamplingConfig(val_max_completion_length, temperature=0.0, kv_cache_tokens=kv_cache_tokens)
         self.student: Student = None  # type: ignore[assignment]
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
         self._seconds: dict[str, float] = {}
         self._tokens_seen = 0
         self.skipped_steps = 0
+        self._plain_step: StepReport | None = None
+        self._losses: list[tuple[Tensor, list[str]]] = []
         self.val_accuracy = MeanMetric()
         self.val_format = MeanMetric()
+
+    def setup(self, stage: str) -> None:
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = SafeCheckpointIO()
 
     def configure_model(self) -> None:
         """Load the student; Lightning calls this once the device and the precision are known."""
         if self.student is None:
             self.student = Student.load(self.student_config)
+            if self.lora_config is not None:
+                add_lora(self.student, self.lora_config)
             self.student_loaded()
 
     def student_loaded(self) -> None:
@@ -70,9 +89,25 @@ class StudentModule(LightningModule):
     def configure_optimizers(self) -> Any:
         c = self.optimizer_config
         groups = parameter_groups(self.student, c.weight_decay)
-        optimizer = AdamW(groups, lr=c.learning_rate, betas=c.betas, eps=c.eps)
+        settings: dict[str, Any] = {"lr": c.learning_rate, "betas": c.betas, "eps": c.eps}
+        strategy = self.trainer.strategy
+        optimizer: torch.optim.Optimizer
+        if isinstance(strategy, AVRTDeepSpeedStrategy):
+            optimizer = strategy.build_optimizer(groups, settings)
+        else:
+            self._check_master_weights(groups)
+            optimizer = AdamW(groups, **settings)
         schedule = build_schedule(optimizer, c, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _check_master_weights(self, groups: list[dict[str, Any]]) -> None:
+        """Only DeepSpeed adds float32 masters to weights of half the width."""
+        if any(p.dtype in (torch.bfloat16, torch.float16) for group in groups for p in group["params"]):
+            raise ValueError(
+                "the trained weights are bfloat16, and an update at a small learning rate rounds to nothing in them; "
+                "set trainer.strategy.class_path to lightning_modules.strategy.AVRTDeepSpeedStrategy, or "
+                "model.init_args.student.dtype to float32 and trainer.precision to bf16-mixed"
+            )
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole run, from the config and never from the loader's position."""
@@ -95,25 +130,27 @@ class StudentModule(LightningModule):
         """
         return loss * self.trainer.accumulate_grad_batches
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        with self.timed("training"):
-            super().backward(loss, *args, **kwargs)
+    def on_before_backward(self, loss: Tensor) -> None:
+        self._backward_start = time.perf_counter()
+
+    def on_after_backward(self) -> None:
+        self._add_seconds("training", time.perf_counter() - self._backward_start)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Log the gradient norm before clipping; drop a gradient that is not finite.
+        """Measure the gradient norm before clipping; drop a gradient that is not finite.
 
         Without gradients the optimizer changes nothing, so one bad batch costs one step and not the run. The norm is
-        taken after gradients were averaged over devices, hence all devices agree.
+        taken after gradients were averaged over devices, hence all devices agree. DeepSpeed's engine does all this
+        itself, in its step.
         """
+        if isinstance(self.trainer.strategy, AVRTDeepSpeedStrategy):
+            return
         gradients = [p.grad for p in self.student.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.add_to_step("grad_norm", norm)
-        self.add_to_step("learning_rate", optimizer.param_groups[0]["lr"])
+        self._plain_step = StepReport(float(norm), optimizer.param_groups[0]["lr"])
         if not torch.isfinite(norm):
-            self.skipped_steps += 1
-            self.print(f"step {self.global_step}: the gradient is not finite ({norm.item()}); the step is skipped")
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
@@ -122,9 +159,57 @@ class StudentModule(LightningModule):
             optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm
         )
 
+    def on_train_start(self) -> None:
+        micro_batches, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
+        if batches % micro_batches:
+            raise ValueError(
+                f"an epoch has {batches} micro-batches, which {micro_batches} accumulated ones do not divide; set "
+                "trainer.limit_train_batches to a multiple of trainer.accumulate_grad_batches (or leave it out)"
+            )
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Nothing moves here: the student moves what it embeds, and the rest stays on the host."""
         return batch
+
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = without_frozen(checkpoint["state_dict"], self)
+        checkpoint["avrt"] = {
+            "frozen": frozen_fingerprint(self),
+            "tokens_seen": self._tokens_seen,
+            "skipped_steps": self.skipped_steps,
+            "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "state_dict" in checkpoint:  # DeepSpeed's strategy has looked at its own files
+            self.check_saved_weights(checkpoint["state_dict"])
+        state = checkpoint.get("avrt")
+        if state is None:
+            raise ValueError("the checkpoint was not written by this project's training modules")
+        if state["frozen"] != frozen_fingerprint(self):
+            raise ValueError(
+                "the checkpoint was trained over other frozen weights than model.init_args.student.path has now "
+                f"({self.student_config.path!r}, or its dtype or revision); they are not part of a checkpoint: "
+                "restore the settings"
+            )
+        self._tokens_seen, self.skipped_steps = state["tokens_seen"], state["skipped_steps"]
+
+    def check_saved_weights(self, saved: Iterable[str]) -> None:
+        """See `lightning_modules.saved_state.check_saved_weights`."""
+        check_saved_weights(saved, self)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Rotary frequencies stay float32 when the module becomes bfloat16: rounded, they would move every token."""
+        kept = {name: b for name, b in self.named_buffers() if b.dtype == torch.float32 and "inv_freq" in name}
+        super()._apply(fn, recurse)
+        for name, buffer in kept.items():
+            owner, _, attribute = name.rpartition(".")
+            now = getattr(self.get_submodule(owner), attribute)
+            if now.dtype != torch.float32:
+                setattr(self.get_submodule(owner), attribute, buffer.to(now.device))
+        return self
 
     # ---- metrics of an optimizer step -------------------------------------------------------------------------------
 
@@ -140,11 +225,41 @@ class StudentModule(LightningModule):
         """Add the time spent inside to ``seconds/<name>`` of the current step."""
         start = time.perf_counter()
         yield
-        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+        self._add_seconds(name, time.perf_counter() - start)
+
+    def _add_seconds(self, name: str, seconds: float) -> None:
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
 
     def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
+        self._losses.append((outputs["loss"].detach(), [item.prompt.sample.id for item in batch.items]))
         if batch.last:
+            self._finish_step()
             self._log_step()
+
+    def _finish_step(self) -> None:
+        """Take down what the optimizer step did; say whose fault it was when the step was skipped."""
+        strategy = self.trainer.strategy
+        report = strategy.last_step if isinstance(strategy, AVRTDeepSpeedStrategy) else self._plain_step
+        losses, self._losses = self._losses, []
+        if report is None:
+            return
+        self.add_to_step("grad_norm", report.grad_norm)
+        self.add_to_step("learning_rate", report.learning_rate)
+        if math.isfinite(report.grad_norm):
+            return
+        self.skipped_steps += 1
+        broken = self._of_all_devices(i for loss, ids in losses if not torch.isfinite(loss) for i in ids)
+        what = "the loss is not finite on" if broken else "the gradient is not finite; the step worked on"
+        samples = broken or self._of_all_devices(i for _, ids in losses for i in ids)
+        self.print(f"step {self.global_step}: {what} {', '.join(samples)}; the step is skipped on every device")
+
+    def _of_all_devices(self, values: Iterable[str]) -> list[str]:
+        mine = list(values)
+        if self.trainer.world_size == 1:
+            return mine
+        gathered: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(gathered, mine)
+        return [value for values in gathered for value in values]
 
     def _log_step(self) -> None:
         """Reduce the step's metrics over devices and hand them to the logger."""

@@ -21,12 +21,14 @@ from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.grpo.rollout import Response, SamplingConfig, TransformersRollout
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, Scores, score_responses
+from avrt.lora import LoRAConfig
 from avrt.rewards import RewardCallback, RewardTable, collect_rewards, score_all
 from avrt.sample import Completion
 from avrt.student import StudentConfig
 from datamodules.streaming import MicroBatch, Window
 from lightning_modules.base import StudentModule
 from lightning_modules.optimization import OptimizerConfig
+from lightning_modules.reference import AdaptersOff, FrozenCopy, ReferencePolicy
 
 
 @dataclass
@@ -77,6 +79,9 @@ class GRPOModule(StudentModule):
         chunk_rows: response tokens whose logits are held at one time; 0 for all.
         share_prompt: compute each prompt once per pass for its whole group; off only for comparison.
         share_prefill: keep one prompt cache per group in the rollout; off only for comparison.
+        reference_device: where the reference policy's weights wait: ``same`` as the policy, or ``cpu`` for host memory
+            (they come to the device only while they score). Under LoRA there is no second copy to keep.
+        lora: train low-rank adapters of the language model instead of its weights.
     """
 
     def __init__(
@@ -99,7 +104,11 @@ class GRPOModule(StudentModule):
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
         share_prompt: bool = True,
         share_prefill: bool = True,
+        reference_device: Literal["same", "cpu"] = "same",
+        lora: LoRAConfig | None = None,
     ) -> None:
+        if reference_device not in ("same", "cpu"):
+            raise ValueError(f"model.init_args.reference_device must be same or cpu, is {reference_device!r}")
         if num_generations < 2:
             raise ValueError(
                 f"model.init_args.num_generations is {num_generations}: a group needs at least 2 responses, with one "
@@ -109,7 +118,7 @@ class GRPOModule(StudentModule):
             raise ValueError(f"model.init_args.num_iterations must be at least 1, is {num_iterations}")
         if temperature <= 0:
             raise ValueError(f"model.init_args.temperature must be positive, is {temperature}")
-        super().__init__(student, optimizer, val_max_completion_length or max_completion_length, kv_cache_tokens)
+        super().__init__(student, optimizer, val_max_completion_length or max_completion_length, kv_cache_tokens, lora)
         self.num_generations = num_generations
         self.num_iterations = num_iterations
         self.sampling = SamplingConfig(max_completion_length, temperature, kv_cache_tokens, share_prefill)
@@ -118,19 +127,20 @@ class GRPOModule(StudentModule):
         self.seed = seed
         self.chunk_rows = chunk_rows
         self.share_prompt = share_prompt
+        self.reference_device = reference_device
         self.rewards: list[RewardCallback] = []
         self.rollout: Rollout | None = None
-        # In a list, so that it is no submodule: checkpoints and the optimizer must not see the reference.
-        self._reference: list[LanguageModel] = []
+        self.reference: ReferencePolicy | None = None
 
     def student_loaded(self) -> None:
         if self.loss_config.beta:
-            self._reference = [self.student.reference()]
+            if self.lora_config is not None:
+                self.reference = AdaptersOff(self.student.language_model)
+            else:
+                self.reference = FrozenCopy(self.student.reference(), in_host_memory=self.reference_device == "cpu")
 
     def on_fit_start(self) -> None:
         self.rewards = collect_rewards(self.trainer.callbacks)  # type: ignore[attr-defined]
-        for model in self._reference:
-            model.to(self.device)
 
     # ---- before the gradient: everything that is done once per window -----------------------------------------------
 
@@ -186,13 +196,14 @@ class GRPOModule(StudentModule):
     def _score_reference(
         self, prompts: list[EmbeddedPrompt], responses: list[list[Response]], micro_batch_size: int
     ) -> list[Tensor] | None:
-        if not self.loss_config.beta:
+        if self.reference is None:
             return None
         logprobs: list[Tensor] = []
-        for start in range(0, len(prompts), micro_batch_size):
-            part = slice(start, start + micro_batch_size)
-            scores = self._score(self._reference[0], prompts[part], responses[part])
-            logprobs += [row[mask] for row, mask in zip(scores.logprobs, scores.mask, strict=True)]
+        with self.reference.on(self.device) as reference:
+            for start in range(0, len(prompts), micro_batch_size):
+                part = slice(start, start + micro_batch_size)
+                scores = self._score(reference, prompts[part], responses[part])
+                logprobs += [row[mask] for row, mask in zip(scores.logprobs, scores.mask, strict=True)]
         return logprobs
 
     def _score(self, model: LanguageModel, prompts: list[EmbeddedPrompt], responses: list[list[Response]]) -> Scores:

@@ -45,7 +45,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
     plain: list[nn.Parameter] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
-            (decayed if parameter.ndim >= 2 else plain).append(parameter)
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves a split parameter flat
+            (decayed if len(shape) >= 2 else plain).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
 from avrt.grpo.scoring import score_responses
+from avrt.lora import LoRAConfig
 from avrt.student import StudentConfig
 from datamodules.streaming import MicroBatch, Window
 from lightning_modules.base import StudentModule
@@ -24,6 +25,7 @@ class SFTModule(StudentModule):
         optimizer: AdamW and its schedule.
         val_max_completion_length: token limit of a validation answer.
         chunk_rows: trace tokens whose logits are held at one time.
+        lora: train low-rank adapters of the language model instead of its weights.
     """
 
     def __init__(
@@ -32,8 +34,9 @@ class SFTModule(StudentModule):
         optimizer: OptimizerConfig,
         val_max_completion_length: int = 512,
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
+        lora: LoRAConfig | None = None,
     ) -> None:
-        super().__init__(student, optimizer, val_max_completion_length)
+        super().__init__(student, optimizer, val_max_completion_length, lora=lora)
         self.chunk_rows = chunk_rows
         self._step_tokens = 1.0
 

@@ -1,0 +1,172 @@
+"""Checkpoints on disk: whole or absent, found again, and never able to run code.
+
+A checkpoint is a file (plain training) or a folder that several processes write (DeepSpeed). A file takes its name by
+a rename when it is complete; a folder too, and carries a marker that lists its files, written last, so that a folder
+that was copied in part is known as well. What is still being written ends in ``.partial`` and is never chosen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avrt.atomic import PARTIAL_SUFFIX, sync_folder, write_atomic
+
+MARKER = "complete.json"
+"""Lists the files of a checkpoint folder with their sizes; its presence says that the folder is complete."""
+
+SUFFIX = ".ckpt"
+
+
+# ---- writing a folder -----------------------------------------------------------------------------------------------
+
+
+def start_folder(path: Path) -> Path:
+    """An empty folder to write the checkpoint `path` into; called by one process before the others begin."""
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def finish_folder(path: Path) -> None:
+    """Give a written folder its name; called by one process when all have written their parts."""
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    files = sorted(p for p in partial.rglob("*") if p.is_file())
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
+    write_atomic(partial / MARKER, json.dumps({"format": 1, "files": sizes}, indent=1).encode())
+    remove(path)
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint; one whose deletion was cut off no longer counts as complete."""
+    if path.is_dir():
+        (path / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# ---- finding --------------------------------------------------------------------------------------------------------
+
+
+def what_is_missing(path: Path) -> str | None:
+    """What a checkpoint lacks to be complete, or None."""
+    if path.is_file():
+        return "it is empty" if path.stat().st_size == 0 else None
+    if not path.is_dir():
+        return "there is no such file or folder"
+    marker = path / MARKER
+    if not marker.is_file():
+        return f"it has no {MARKER}: its save was cut off, or it is not a checkpoint of this project"
+    try:
+        files = json.loads(marker.read_text(encoding="utf-8"))["files"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return f"its {MARKER} is damaged"
+    for name, size in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes, not {size}"
+    return None
+
+
+def check_complete(path: Path) -> None:
+    """Refuse an incomplete checkpoint.
+
+    Raises:
+        ValueError: names what is missing.
+    """
+    missing = what_is_missing(path)
+    if missing:
+        raise ValueError(f"checkpoint {path} cannot be loaded: {missing}; use the one before it (--ckpt_path last)")
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    found = [p for p in folder.glob(f"*{SUFFIX}") if what_is_missing(p) is None] if folder.is_dir() else []
+    return sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.name))
+
+
+def resolve(run_or_checkpoint: Path) -> Path:
+    """The checkpoint that a path means: itself, or the last complete one of a run's folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if run_or_checkpoint.suffix == SUFFIX:
+        check_complete(run_or_checkpoint)
+        return run_or_checkpoint
+    for folder in (run_or_checkpoint / "checkpoints", run_or_checkpoint):
+        found = complete_checkpoints(folder)
+        if found:
+            return found[-1]
+    raise ValueError(
+        f"{run_or_checkpoint}: holds no complete checkpoint (looked for *{SUFFIX} there and in its checkpoints folder)"
+    )
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def load_without_code(path: Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
+    """Read a file of `torch.save` that holds tensors and plain values only.
+
+    A few record types of DeepSpeed's optimizer state are let through; constructing them runs nothing else.
+
+    Raises:
+        ValueError: the file names other classes or functions (it could run any code), or is damaged.
+    """
+    try:
+        with torch.serialization.safe_globals(_deepspeed_records()):
+            return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        raise ValueError(
+            f"checkpoint {path} is refused: it holds more than tensors and plain values, and reading it could run any "
+            f"code ({reason.strip() or 'not a checkpoint'})"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"checkpoint {path} is damaged: {str(error).splitlines()[0]}") from error
+
+
+def check_no_instantiator(checkpoint: Any, path: Path) -> None:
+    """Refuse a checkpoint that says which class to build: that is code in a data file.
+
+    Raises:
+        ValueError: it has such an entry.
+    """
+    if not isinstance(checkpoint, dict):
+        raise ValueError(
+            f"checkpoint {path} is no checkpoint of a training run: it holds a {type(checkpoint).__name__}"
+        )
+    for key, value in checkpoint.items():
+        if isinstance(value, dict) and "_instantiator" in value:
+            raise ValueError(
+                f"checkpoint {path} is refused: its entry {key!r} names a function that builds the module "
+                "(_instantiator); settings come from --config files only"
+            )
+
+
+def _deepspeed_records() -> list[Any]:
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]

@@ -1,0 +1,39 @@
+"""How plain (single-file) checkpoints are written and read; see `avrt.checkpoints`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from avrt.atomic import atomic_file
+from avrt.checkpoints import check_complete, check_no_instantiator, load_without_code, remove
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Files that are whole or absent, and are read without running code. Training modules install it themselves."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        if storage_options is not None:
+            raise ValueError("storage_options: checkpoints are local files; leave it out")
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(path)
+        check_complete(path)
+        if path.is_dir():
+            raise ValueError(
+                f"checkpoint {path} was written by DeepSpeed; resume it with the strategy that wrote it, or export it "
+                "and set model.init_args.student.path"
+            )
+        checkpoint = load_without_code(path, "cpu")
+        check_no_instantiator(checkpoint, path)
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        remove(Path(path))

@@ -1,0 +1,300 @@
+"""DeepSpeed under Lightning, for GPUs and, with gloo, for CPUs: one code path.
+
+Lightning's own strategy refuses CPUs, divides an accumulated loss twice, cannot leave frozen weights out of a
+checkpoint that it resumes from, unpickles checkpoints, and writes them so that a killed save looks like a whole one.
+This subclass mends these and adds nothing else.
+
+How the weights live: ZeRO-2 keeps a copy of the weights on every device and splits gradients and optimizer state over
+them; with offload these two live in host memory. ZeRO-3 splits the trained weights too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision, Precision
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from avrt.checkpoints import check_complete, check_no_instantiator, finish_folder, load_without_code, start_folder
+
+WEIGHTS_FILE = "mp_rank_00_model_states.pt"
+"""DeepSpeed's file with the trained weights and everything that Lightning wants saved."""
+
+TAG = "checkpoint"
+"""Lightning's name for the one DeepSpeed checkpoint in a folder."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What an optimizer step did.
+
+    Attributes:
+        grad_norm: of all gradients over all devices, before clipping; not finite when the step was skipped.
+        learning_rate: that the step used.
+    """
+
+    grad_norm: float
+    learning_rate: float
+
+
+class StudentPrecision(DeepSpeedPrecision):
+    """Leaves batches alone: they hold samples, and the student converts what it embeds."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
+    """ZeRO with frozen encoders.
+
+    Gradient clipping is `trainer.gradient_clip_val`, accumulation `trainer.accumulate_grad_batches`. A step whose
+    gradient is not finite on any device is skipped on all. Trained weights get float32 masters whatever
+    `trainer.precision` is.
+
+    Args:
+        stage: 1 splits the optimizer state over devices, 2 the gradients too, 3 the trained weights too.
+        offload_optimizer: keep float32 masters, optimizer state and gradients in host memory, and step there.
+        pin_memory: pin that memory; faster transfers, for a host with memory to spare.
+        overlap_comm: reduce gradients while the backward pass goes on; costs one more bucket.
+        allgather_bucket_size: elements of weights gathered at a time.
+        reduce_bucket_size: elements of gradients reduced at a time.
+        timeout_minutes: a device that does not answer a collective for so long ends the run. It must be longer than
+            the longest stretch one device works alone (the slowest rollout against the fastest).
+    """
+
+    def __init__(
+        self,
+        stage: Literal[1, 2, 3] = 2,
+        offload_optimizer: bool = True,
+        pin_memory: bool = False,
+        overlap_comm: bool = True,
+        allgather_bucket_size: int = 200_000_000,
+        reduce_bucket_size: int = 200_000_000,
+        timeout_minutes: float = 30.0,
+    ) -> None:
+        if stage not in (1, 2, 3):
+            raise ValueError(f"trainer.strategy.init_args.stage must be 1, 2 or 3, is {stage}")
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload_optimizer,
+            pin_memory=pin_memory,
+            overlap_comm=overlap_comm,
+            allgather_bucket_size=allgather_bucket_size,
+            reduce_bucket_size=reduce_bucket_size,
+            timeout=timedelta(minutes=timeout_minutes),
+            exclude_frozen_parameters=True,
+            logging_level=logging.ERROR,
+        )
+        self.stage = stage
+        self.offload_optimizer = offload_optimizer
+        self.last_step: StepReport | None = None
+        """Of the last optimizer step; the engine knows the norm only after its step."""
+
+    @property
+    def precision_plugin(self) -> Precision:
+        return super().precision_plugin
+
+    @precision_plugin.setter
+    def precision_plugin(self, precision_plugin: Precision | None) -> None:
+        if isinstance(precision_plugin, DeepSpeedPrecision):
+            precision_plugin = StudentPrecision(precision_plugin.precision)  # type: ignore[arg-type]
+        self._precision_plugin = precision_plugin
+
+    # ---- processes and devices --------------------------------------------------------------------------------------
+
+    def setup_environment(self) -> None:
+        # Lightning's version refuses everything but CUDA; what it then does is this.
+        super(DeepSpeedStrategy, self).setup_environment()
+
+    def setup_distributed(self) -> None:
+        if self._on_cpu:
+            import deepspeed
+
+            # Shared-memory collectives would be compiled first, and are for many-core hosts; gloo is always there.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+            reset_seed()
+            self.set_world_ranks()
+            self._init_deepspeed_distributed()
+        else:
+            super().setup_distributed()
+
+    @property
+    def root_device(self) -> torch.device:
+        # DeepSpeed asks a device for its index, which a plain CPU device has not.
+        return torch.device("cpu", self.local_rank) if self._on_cpu else super().root_device
+
+    @property
+    def _on_cpu(self) -> bool:
+        assert self.parallel_devices is not None
+        return self.parallel_devices[0].type == "cpu"
+
+    # ---- engine -----------------------------------------------------------------------------------------------------
+
+    def init_deepspeed(self) -> None:
+        module: Any = self.lightning_module
+        assert isinstance(self.model, LightningModule)
+        if module.trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE:
+            raise ValueError("trainer.gradient_clip_algorithm: DeepSpeed clips by norm only; remove the key")
+        if self.stage == 3:
+            check_zero3(module)
+            keep_whole(module.student.thinker.model, ("visual", "audio_tower"), self.root_device)
+        if module.trainer.training:
+            self._initialize_deepspeed_train(self.model)
+            self._share_head()
+        else:
+            self._initialize_deepspeed_inference(self.model)
+        self.deepspeed_engine.checkpoint_engine = safe_checkpoint_engine()
+
+    def _share_head(self) -> None:
+        """Under ZeRO-3: the head's weight is used without calling the head, so its owner is the whole module."""
+        if self.stage == 3:
+            import deepspeed
+
+            module: Any = self.lightning_module
+            deepspeed.zero.register_external_parameter(module, module.student.thinker.lm_head.weight)
+
+    @contextmanager
+    def model_sharded_context(self) -> Generator[None, None, None]:
+        # The student is loaded whole, also under ZeRO-3: transformers fills its weights from files, and DeepSpeed
+        # splits them when the engine starts.
+        yield
+
+    def build_optimizer(self, groups: list[dict[str, Any]], settings: dict[str, Any]) -> Optimizer:
+        """AdamW where its state lives: DeepSpeed's vectorized one in host memory, torch's fused one on the device.
+
+        DeepSpeedCPUAdam is compiled on first use (minutes) and then cached in ``TORCH_EXTENSIONS_DIR``.
+        """
+        if not self.offload_optimizer:
+            return AdamW(groups, fused=True, **settings)
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, adamw_mode=True, **settings)
+
+    def _auto_select_batch_size(self) -> int:
+        # Only for DeepSpeed's own throughput log; Lightning would look for a torch DataLoader's sampler.
+        assert self.lightning_module is not None
+        return getattr(self.lightning_module.trainer.datamodule, "batch_size", 1)  # type: ignore[attr-defined]
+
+    # ---- a step -----------------------------------------------------------------------------------------------------
+
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
+        # Lightning has divided the loss by the accumulated micro-batches; the engine would do it once more.
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
+    def optimizer_step(self, optimizer: Optimizer, closure: Any, model: Any = None, **kwargs: Any) -> Any:
+        """Called for every micro-batch; the engine steps at the last of a window."""
+        engine = self.deepspeed_engine
+        steps = engine.global_steps
+        learning_rate = optimizer.param_groups[0]["lr"]
+        output = super().optimizer_step(optimizer, closure, model, **kwargs)
+        if engine.global_steps > steps:
+            norm = engine.get_global_grad_norm()
+            self.last_step = StepReport(float("nan") if norm is None else float(norm), float(learning_rate))
+        return output
+
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write a folder that appears under its name only when every device's part is on disk."""
+        if storage_options is not None:
+            raise ValueError("storage_options: DeepSpeed writes checkpoints itself; leave it out")
+        path = Path(self.broadcast(os.fspath(filepath)))
+        client_state = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
+        partial = self.broadcast(str(start_folder(path)) if self.is_global_zero else "")
+        self.deepspeed_engine.save_checkpoint(
+            partial, client_state=client_state, tag=TAG, exclude_frozen_parameters=True
+        )
+        self.barrier()
+        if self.is_global_zero:
+            finish_folder(path)
+        self.barrier()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint of this strategy.
+
+        Raises:
+            ValueError: it is incomplete, holds code, was written by another number of devices, or misses weights.
+        """
+        path = Path(checkpoint_path)
+        check_complete(path)
+        if not path.is_dir():
+            raise ValueError(
+                f"{path}: is a single file, not a checkpoint of DeepSpeed; resume it with the strategy that wrote it, "
+                "or export it and set model.init_args.student.path"
+            )
+        module: Any = self.lightning_module
+        saved = load_without_code(path / TAG / WEIGHTS_FILE, mmap=True)
+        check_no_instantiator(saved, path)
+        if module.trainer.training and saved["dp_world_size"] != self.world_size:
+            raise ValueError(
+                f"{path}: was written by {saved['dp_world_size']} devices, this run has {self.world_size}: DeepSpeed's "
+                "optimizer state is split over them. Resume with as many devices, or export the checkpoint and start "
+                "a new run from its weights"
+            )
+        if self.stage != 3:
+            module.check_saved_weights(saved["module"])
+        del saved
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
+
+def check_zero3(module: Any) -> None:
+    """What ZeRO-3 cannot do here.
+
+    Every device must run the same layers in the same order under it, since each gathers the weights of a layer from
+    the others. Sampling runs for as long as a device's longest response.
+
+    Raises:
+        ValueError: names the key and the mend.
+    """
+    trainer: Trainer = module.trainer
+    if hasattr(module, "num_generations"):
+        raise ValueError(
+            "trainer.strategy.init_args.stage: 3 splits the weights over devices, and GRPO samples a different number "
+            "of tokens on each, so they would wait for each other for ever; set it to 2 (the 7B student fits: see "
+            "python -m avrt plan)"
+        )
+    if getattr(trainer.datamodule, "val", None) is not None and trainer.limit_val_batches:  # type: ignore[attr-defined]
+        raise ValueError(
+            "trainer.strategy.init_args.stage: 3 cannot validate, since devices would sample answers of different "
+            "length; set trainer.limit_val_batches to 0 and validate the exported model, or set the stage to 2"
+        )
+
+
+def keep_whole(owner: nn.Module, names: Iterable[str], device: torch.device) -> None:
+    """Take frozen encoders out of the engine's sight, so that ZeRO-3 neither splits nor gathers them.
+
+    A device whose batch has no sound never calls the audio encoder; were its weights split, the others would wait for
+    this device's part for ever. They stay reachable under their names, whole on every device.
+    """
+    for name in names:
+        encoder = owner._modules.pop(name)
+        assert encoder is not None
+        object.__setattr__(owner, name, encoder.to(device))
+
+
+def safe_checkpoint_engine() -> Any:
+    """DeepSpeed's reader and writer of files, without its unpickling of anything whatsoever."""
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+    class SafeCheckpointEngine(TorchCheckpointEngine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.zipfile_serialization = True
+
+        def load(self, path: str, map_location: Any = None) -> Any:
+            return load_without_code(Path(path), map_location)
+
+    return SafeCheckpointEngine()

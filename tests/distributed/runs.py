@@ -1,0 +1,309 @@
+"""Starting real training runs in processes of their own, as a user does, and reading what they did.
+
+Each run is `python -m avrt fit` on a tiny student and a handful of samples of mixed modality; the recorder below writes
+every rank's losses and the final weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import Callback
+
+from avrt.rewards import RewardCallback
+from avrt.shard_writer import ShardWriter
+from tests.tiny_student import KINDS, PIXELS, make_sample, save_student
+
+TIMEOUT = 240
+"""Seconds after which a run counts as hung."""
+
+SAMPLES = 32
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+DEEPSPEED: dict[str, Any] = {
+    "class_path": "lightning_modules.strategy.AVRTDeepSpeedStrategy",
+    "init_args": {"stage": 2, "offload_optimizer": False, "timeout_minutes": 2},
+}
+
+
+class Recorder(Callback):
+    """Writes, per rank, the logged metrics of every optimizer step, and rank 0's trained weights at the end."""
+
+    def __init__(self, folder: str, weights: bool = True) -> None:
+        self.folder = Path(folder)
+        self.weights = weights
+        self.last_logged = -1
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # The module's own hook runs after the callbacks', so what is logged here belongs to the step before.
+        self._write(trainer, trainer.global_step - int(batch.last))
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self._write(trainer, trainer.global_step)
+        if self.weights and trainer.is_global_zero:
+            torch.save(trained_weights(module), self.folder / "weights.pt")
+
+    def _write(self, trainer: Any, step: int) -> None:
+        if step == self.last_logged or "loss" not in trainer.logged_metrics:
+            return
+        self.last_logged = step
+        line = {name: float(value) for name, value in trainer.logged_metrics.items() if "seconds" not in name}
+        with (self.folder / f"steps_{trainer.global_rank}.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **line}) + "\n")
+
+
+def trained_weights(module: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().float().cpu().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+class RewardByLength(RewardCallback):
+    """A reward that a random student gets a signal from: the share of letters in what it wrote."""
+
+    name = "letters"
+
+    def score(self, completions: Any) -> list[float]:
+        return [sum(c.isalpha() for c in x.text) / (1 + len(x.text)) for x in completions]
+
+
+class PoisonLoss(Callback):
+    """Makes the loss of one rank infinite in one optimizer step, by poisoning a weight's gradient path input."""
+
+    def __init__(self, step: int, rank: int) -> None:
+        self.step, self.rank = step, rank
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        share = module.share_of_step
+
+        def poisoned(loss: torch.Tensor) -> torch.Tensor:
+            hit = trainer.global_step == self.step and trainer.global_rank == self.rank
+            return share(loss * float("nan") if hit else loss)
+
+        module.share_of_step = poisoned
+
+
+def write_shards(folder: Path, samples: int = SAMPLES) -> Path:
+    """Samples of every combination of streams, in an order that gives most micro-batches several of them."""
+    with ShardWriter(folder, samples_per_shard=16, image_format="png") as writer:
+        for i in range(samples):
+            sample = make_sample(KINDS[i % len(KINDS)], i, sound_seconds=0.3 + 0.1 * (i % 3))
+            assert sample.clip is not None
+            if sample.clip.is_image:
+                sample = replace(sample, clip=replace(sample.clip, timestamps=(0.0,)))
+            writer.write(sample)
+    return folder
+
+
+@dataclass
+class Assets:
+    """What all runs share."""
+
+    student: Path
+    shards: Path
+
+
+def make_assets(folder: Path) -> Assets:
+    return Assets(save_student(folder / "student"), write_shards(folder / "shards"))
+
+
+@dataclass
+class Run:
+    """One run's settings; `start` runs it.
+
+    Args:
+        task: ``sft`` or ``grpo``.
+        strategy: ``plain`` (single device or DDP) or ``deepspeed``.
+        overrides: dotted config keys, laid over the rest.
+    """
+
+    folder: Path
+    assets: Assets
+    task: str = "sft"
+    strategy: str = "plain"
+    devices: int = 1
+    batch_size: int = 1
+    accumulate: int = 1
+    steps: int = 3
+    overrides: dict[str, Any] = field(default_factory=dict)
+    callbacks: list[dict[str, Any]] = field(default_factory=list)
+
+    def config(self) -> dict[str, Any]:
+        strategy: Any = dict(DEEPSPEED) if self.strategy == "deepspeed" else ("ddp" if self.devices > 1 else "auto")
+        callbacks = [{"class_path": "tests.distributed.runs.Recorder", "init_args": {"folder": str(self.folder)}}]
+        if self.task == "grpo":
+            callbacks.append({"class_path": "tests.distributed.runs.RewardByLength"})
+        config: dict[str, Any] = {
+            "seed_everything": 0,
+            "trainer": {
+                "accelerator": "cpu",
+                "devices": self.devices,
+                "strategy": strategy,
+                "precision": "32-true",
+                "max_steps": self.steps,
+                "max_epochs": -1,
+                "accumulate_grad_batches": self.accumulate,
+                "gradient_clip_val": 0.5,
+                "log_every_n_steps": 1,
+                "limit_val_batches": 0,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "logger": False,
+                "enable_checkpointing": any("Checkpoint" in c["class_path"] for c in self.callbacks),
+                "default_root_dir": str(self.folder),
+                "callbacks": callbacks + self.callbacks,
+            },
+            "model": {
+                "class_path": f"lightning_modules.{self.task}.{self.task.upper()}Module",
+                "init_args": {
+                    "student": {
+                        "path": str(self.assets.student),
+                        "dtype": "float32",
+                        "min_pixels": PIXELS,
+                        "max_pixels": PIXELS,
+                    },
+                    "optimizer": {"learning_rate": 1e-3, "warmup_steps": 0, "schedule": "cosine", "total_steps": 10},
+                },
+            },
+            "data": {
+                "class_path": f"datamodules.{self.task}.{self.task.upper()}DataModule",
+                "init_args": {"train": str(self.assets.shards), "batch_size": self.batch_size, "num_workers": 0},
+            },
+        }
+        if self.task == "grpo":
+            config["model"]["init_args"] |= {"num_generations": 2, "max_completion_length": 6, "beta": 0.05}
+        for key, value in self.overrides.items():
+            place = config
+            *parents, last = key.split(".")
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place[last] = value
+        return config
+
+    def command(self, *arguments: str) -> list[str]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "run.yaml"
+        path.write_text(yaml.safe_dump(self.config(), sort_keys=False))
+        allow = ("--allow-classes", "tests")
+        return [sys.executable, "-m", "avrt", "fit", "--config", str(path), *allow, *arguments]
+
+    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def start(self, *arguments: str, status: int = 0) -> str:
+        """Run to the end; returns what it printed. A run that hangs is killed with all its processes."""
+        process = self.popen(*arguments)
+        output = wait(process)
+        assert process.returncode == status, f"exit status {process.returncode}, not {status}:\n{output[-6000:]}"
+        return output
+
+    def steps_of(self, rank: int = 0) -> list[dict[str, float]]:
+        path = self.folder / f"steps_{rank}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def losses(self) -> list[float]:
+        return [step["loss"] for step in self.steps_of()]
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return torch.load(self.folder / "weights.pt", weights_only=True)
+
+
+def run_all(runs: Sequence[Run | tuple[Run, Sequence[str]]], processes: int = 1, timeout: float = TIMEOUT) -> str:
+    """Run several in one set of processes, one per rank; returns what rank 0 printed.
+
+    Args:
+        runs: each with the arguments that follow its config, if any.
+    """
+    pairs = [(r, ()) if isinstance(r, Run) else r for r in runs]
+    jobs = []
+    for run, arguments in pairs:
+        assert run.devices == processes
+        words = run.command(*arguments)
+        jobs.append(
+            {
+                "name": run.folder.name,
+                "arguments": [*words[words.index("--config") : words.index("--allow-classes")], *arguments],
+                "distributed": processes > 1,
+            }
+        )
+    path = pairs[0][0].folder / "jobs.json"
+    path.write_text(json.dumps(jobs))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = []
+    for rank in range(processes):
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), "NODE_RANK": "0"}
+        place["LOCAL_RANK"] = str(rank)
+        log = (path.parent / f"output_{rank}.txt").open("w+")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.distributed.worker", str(path)],
+            cwd=path.parent,
+            env=environment() | (place if processes > 1 else {}),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        ranks.append((process, log))
+    deadline = time.monotonic() + timeout
+    try:
+        while any(process.poll() is None for process, _ in ranks) and time.monotonic() < deadline:
+            if any(process.poll() for process, _ in ranks):
+                time.sleep(3)  # let the others say what they noticed
+                break
+            time.sleep(0.1)
+    finally:
+        for process, _ in ranks:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    outputs = []
+    for _, log in ranks:
+        log.seek(0)
+        outputs.append(log.read())
+        log.close()
+    statuses = [process.returncode for process, _ in ranks]
+    assert not any(statuses), f"exit statuses {statuses}:\n" + "\n-----\n".join(o[-5000:] for o in outputs)
+    return outputs[0]
+
+
+def environment() -> dict[str, str]:
+    """Of a run's processes: nothing of a launcher around the tests, one thread each."""
+    launcher = ("SLURM", "PL_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(launcher)}
+    return kept | {
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+
+
+def wait(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> str:
+    try:
+        return process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output = process.communicate()[0]
+        raise AssertionError(f"the run hung for {timeout} s:\n{output[-6000:]}") from None

@@ -1,0 +1,32 @@
+"""Runs several training runs one after another in one process, so that the training stack is imported once.
+
+Started by `tests.distributed.runs.run_all`, once per rank, with the variables that a launcher sets.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+from avrt.class_paths import allowed_prefixes
+from avrt.lightning_cli import run
+
+
+def main(jobs: Path) -> int:
+    status = 0
+    for job in json.loads(jobs.read_text()):
+        print(f"=== {job['name']}", flush=True)
+        try:
+            run("fit", job["arguments"], allowed_prefixes(("tests",)))
+        except Exception:  # noqa: BLE001  # a job's failure is printed and counts; the next one runs
+            traceback.print_exc()
+            status = 1
+            if job["distributed"]:  # the other ranks wait in a collective: none of the following jobs could run
+                break
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
