@@ -1,0 +1,4 @@
+"""What is measured, one command each: ``python -m benchmarks.<name> [--json FILE]``.
+
+Every figure is a ratio of two things that ran in alternation in one process, so that a busy machine slows both.
+"""

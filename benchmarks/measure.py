@@ -1,0 +1,121 @@
+"""Alternating measurement, its spread, and how results are shown and saved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of repeated runs of one thing."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> str:
+        """Smallest to largest, in seconds."""
+        return f"{min(self.seconds):.3g} to {max(self.seconds):.3g}"
+
+
+def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, Timing]:
+    """Run every contestant once per round, in turn; the first `warmup` rounds do not count.
+
+    Each run must take its own time: a contestant may return a float, which then counts instead of its wall time.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for i in range(warmup + rounds):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            own = run()
+            elapsed = time.perf_counter() - start
+            if i >= warmup:
+                seconds[name].append(own if isinstance(own, float) else elapsed)
+    return {name: Timing(values) for name, values in seconds.items()}
+
+
+def paired_ratio(slow: Timing, fast: Timing) -> tuple[float, float, float]:
+    """Median, smallest and largest of the rounds' ratios: each compares two runs that stood side by side."""
+    ratios = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def peak_memory_above(run: Callable[[], object]) -> int:
+    """Largest resident memory during `run` above what was resident before it, in bytes (Linux)."""
+    page = os.sysconf("SC_PAGE_SIZE")
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    before = peak = resident()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, resident())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        run()
+    finally:
+        done.set()
+        thread.join()
+    return max(peak, resident()) - before
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    packages = ("torch", "transformers", "trl", "lightning", "webdataset", "av")
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+    }
+
+
+def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    result = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
+    result.add_argument("--rounds", type=int, default=rounds, help="measured rounds (default: %(default)s)")
+    result.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads (default: all cores)")
+    result.add_argument("--json", type=Path, help="also write one JSON object to this file")
+    return result
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table."""
+    table = Table(title=title)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*(f"{x:.3g}" if isinstance(x, float) else str(x) for x in row))
+    Console(width=120).print(table)
+
+
+def save(path: Path | None, result: dict[str, Any]) -> None:
+    """Write the result and the machine as one JSON object."""
+    if path is not None:
+        path.write_text(json.dumps(result | {"machine": machine()}, indent=2) + "\n")
