@@ -1,26 +1,28 @@
 """Calls to a stage's servers: retries, adaptive concurrency, and servers that die and come back.
 
 The `openai` client does the protocol; its own retries are off, because which attempts count, how long to pause and
-what to record is decided here.
+what to record is decided here. Requests go through its plain ``post`` with a body spelled out once per call: walking a
+message of eight pictures through the client's parameter types costs more than everything else together.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import httpx2
 import openai
-from openai.types.chat import ChatCompletion
 
 from avrt.traces.concurrency import AdaptiveLimit
-from avrt.traces.config import OPENAI_PARAMETERS, Model, Stage, StageConfig
+from avrt.traces.config import Model, Stage, StageConfig
 from avrt.traces.failures import BadReplyError, Failure, Kind, classify
 from avrt.traces.records import Status
 from avrt.traces.redaction import redactor
@@ -28,6 +30,8 @@ from avrt.traces.redaction import redactor
 PROBE_SECONDS = 10.0
 """Time for a server to answer a probe."""
 MAX_PROBE_PAUSE = 15.0
+CONNECTIONS_PER_CLIENT = 8
+"""httpx looks through all connections of a client for every request; many small clients keep that short."""
 
 
 class StageError(ValueError):
@@ -51,13 +55,19 @@ class Outcome:
 class Server:
     """One address, with its limit and its health."""
 
-    def __init__(self, number: int, client: openai.AsyncOpenAI, max_concurrency: int) -> None:
+    def __init__(self, number: int, clients: list[openai.AsyncOpenAI], max_concurrency: int) -> None:
         self.number = number
-        self.client = client
+        self.clients = clients
         self.limit = AdaptiveLimit(max_concurrency)
         self.in_flight = 0
         self.up = True
         self.recovery: asyncio.Task[None] | None = None
+        self._turn = 0
+
+    def next_client(self) -> openai.AsyncOpenAI:
+        """One of its clients, in turn."""
+        self._turn = (self._turn + 1) % len(self.clients)
+        return self.clients[self._turn]
 
     @property
     def has_room(self) -> bool:
@@ -93,25 +103,15 @@ class ServerPool:
         self._rng = rng or random.Random()
         self._turn = 0
         self._waiting: deque[asyncio.Future[Server]] = deque()
-        named = {name: value for name, value in model.sampling.items() if name in OPENAI_PARAMETERS}
-        extra = {name: value for name, value in model.sampling.items() if name not in OPENAI_PARAMETERS}
-        self._parameters: dict[str, Any] = {"model": model.name, **named, **({"extra_body": extra} if extra else {})}
 
     async def __aenter__(self) -> Self:
         config = self.config
-        timeout = httpx2.Timeout(config.request_timeout_seconds, connect=min(10.0, config.request_timeout_seconds))
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=config.max_concurrency)
+        # Made once: reading the system's certificates takes longer than all else here.
+        context = ssl.create_default_context()
         self.servers = [
             Server(
                 number,
-                openai.AsyncOpenAI(
-                    base_url=url,
-                    api_key=self._key or "none",
-                    max_retries=0,
-                    timeout=timeout,
-                    # Without the environment's proxies and .netrc: neither belongs between a run and its servers.
-                    http_client=httpx2.AsyncClient(timeout=timeout, limits=limits, trust_env=False),
-                ),
+                [self._client(url, context) for _ in range(-(-config.max_concurrency // CONNECTIONS_PER_CLIENT))],
                 config.max_concurrency,
             )
             for number, url in enumerate(config.base_urls)
@@ -124,7 +124,18 @@ class ServerPool:
         for server in self.servers:
             if server.recovery is not None:
                 server.recovery.cancel()
-            await server.client.close()
+            for client in server.clients:
+                await client.close()
+
+    def _client(self, url: str, context: ssl.SSLContext) -> openai.AsyncOpenAI:
+        seconds = self.config.request_timeout_seconds
+        timeout = httpx2.Timeout(seconds, connect=min(10.0, seconds))
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=2 * CONNECTIONS_PER_CLIENT)
+        # Without the environment's proxies and .netrc: neither belongs between a run and its servers.
+        http_client = httpx2.AsyncClient(timeout=timeout, limits=limits, verify=context, trust_env=False)
+        return openai.AsyncOpenAI(
+            base_url=url, api_key=self._key or "none", max_retries=0, timeout=timeout, http_client=http_client
+        )
 
     @property
     def capacity(self) -> int:
@@ -152,9 +163,11 @@ class ServerPool:
             StageError: the call and every other would fail: the key is refused, or no server answers any more.
         """
         begin = time.monotonic()
+        messages = [{"role": "user", "content": content}]
+        body = json.dumps({"model": self.model.name, "messages": messages, **self.model.sampling}).encode()
         attempts, failure = 0, None
         while attempts < self.config.max_attempts:
-            answer = await self._attempt(content)
+            answer = await self._attempt(body)
             if isinstance(answer, Outcome):
                 return replace(
                     answer,
@@ -182,15 +195,18 @@ class ServerPool:
             error=self.redact(_encodable(failure.error)),
         )
 
-    async def _attempt(self, content: list[dict[str, Any]]) -> Outcome | Failure:
+    async def _attempt(self, body: bytes) -> Outcome | Failure:
         """Send a call once, to the next server in turn."""
         server = await self._acquire()
         sent_at = time.monotonic()
         try:
             # The client's own time-out starts anew with every byte; this one bounds the whole attempt.
             async with asyncio.timeout(self.config.request_timeout_seconds):
-                reply = await server.client.chat.completions.create(
-                    messages=cast("Any", [{"role": "user", "content": content}]), **self._parameters
+                reply = await server.next_client().post(
+                    "/chat/completions",
+                    cast_to=object,
+                    content=body,
+                    options={"headers": {"content-type": "application/json"}},
                 )
             outcome = _read_reply(reply)
         except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, BadReplyError, ValueError) as error:
@@ -310,7 +326,7 @@ class ServerPool:
         """
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                page = await server.client.models.list()
+                page = await server.next_client().models.list()
         except openai.APIStatusError as error:
             if error.status_code >= 500 or error.status_code == 429:
                 raise _NotUpError from error
@@ -331,28 +347,32 @@ class _NotUpError(Exception):
     """A server does not answer."""
 
 
-def _read_reply(reply: Any) -> Outcome:
-    """Text, thinking and the rest of a chat completion.
-
-    The client builds its objects without checking what the server sent, so everything used is checked here.
+def _read_reply(reply: object) -> Outcome:
+    """Text, thinking and the rest of a chat completion; the client checks nothing of what the server sent.
 
     Raises:
         BadReplyError: it is none.
     """
-    if not isinstance(reply, ChatCompletion) or not isinstance(reply.choices, list) or len(reply.choices) != 1:
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         raise BadReplyError("not a chat completion with one choice")
-    choice = reply.choices[0]
-    message = getattr(choice, "message", None)
-    text = getattr(message, "content", None)
-    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or ""
-    finish = getattr(choice, "finish_reason", None)
+    message, finish = choices[0].get("message"), choices[0].get("finish_reason")
+    if not isinstance(message, dict):
+        raise BadReplyError("a choice without a message")
+    text = message.get("content")
+    # vLLM's name, old and new, for thinking that --reasoning-parser takes out.
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     if text is None and reasoning:
-        text = ""  # a server that parses thinking sends no content for a reply that was cut in its thinking
+        text = ""  # a reply that was cut in its thinking
     if not isinstance(text, str) or not isinstance(reasoning, str) or not isinstance(finish, str):
         raise BadReplyError("a choice without text or finish_reason")
     status = {"stop": Status.OK, "length": Status.LENGTH}.get(finish, Status.INTERRUPTED)
-    counts = {name: getattr(reply.usage, name, None) for name in ("prompt_tokens", "completion_tokens")}
-    usage = {name: count for name, count in counts.items() if isinstance(count, int)}
+    counts = reply.get("usage") if isinstance(reply, dict) else None
+    usage = {
+        name: counts[name]
+        for name in ("prompt_tokens", "completion_tokens")
+        if isinstance(counts, dict) and isinstance(counts.get(name), int)
+    }
     return Outcome(status, text, reasoning, finish, usage)
 
 

@@ -18,9 +18,6 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 Variant = Literal["merged", "audio_only", "vision_only", "unfiltered", "answer_only", "format_only"]
 Transport = Literal["data", "file"]
 
-# What the OpenAI protocol names itself; everything else travels in the request's body as vLLM reads it.
-OPENAI_PARAMETERS = frozenset({"temperature", "top_p", "max_tokens", "seed", "stop", "presence_penalty"})
-
 
 @dataclass
 class StageConfig:
