@@ -88,6 +88,9 @@ class Student(nn.Module):
         thinker.model.language_model.set_attn_implementation(ATTENTION_NAME)
         if config.gradient_checkpointing:
             thinker.model.language_model.activation_checkpointing_enable({"use_reentrant": False})
+            # transformers loads models in evaluation mode, where it checkpoints nothing, and Lightning keeps a module's
+            # mode. The text model has no dropout, so this is all that the mode changes.
+            thinker.model.language_model.train()
         self.encoder_runs = 0
         """Prompts whose media went through the encoders so far; one per prompt and rollout window."""
 
@@ -100,16 +103,27 @@ class Student(nn.Module):
         """
         source = _source(config.path)
         revision = config.revision or "main"
+        thinker_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
         try:
             processor = Qwen2_5OmniProcessor.from_pretrained(source, revision=revision)
-            thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-                source, revision=revision, dtype=DTYPES[config.dtype], use_safetensors=True
+            thinker, info = thinker_class.from_pretrained(
+                source,
+                revision=revision,
+                dtype=DTYPES[config.dtype],
+                use_safetensors=True,
+                output_loading_info=True,
             )
         except OSError as error:
             raise ValueError(
                 f"model.init_args.student.path: cannot load {config.path!r}: it must be a hub id such as "
                 f"Qwen/Qwen2.5-Omni-7B or a folder with a saved student ({_first_line(error)})"
             ) from error
+        missing = sorted(info["missing_keys"])
+        if missing:  # transformers has filled them with random numbers
+            raise ValueError(
+                f"model.init_args.student.path: {config.path!r} lacks {len(missing)} of the thinker's weights, for "
+                f"example {missing[0]!r}; it is incomplete, download or save it again"
+            )
         return cls(thinker, processor, config)
 
     @property
@@ -137,7 +151,7 @@ class Student(nn.Module):
     def banned_tokens(self) -> Tensor:
         """bool ``[V]``: media tokens, and the rows of the vocabulary that no token has."""
         tokenizer = self.processor.tokenizer
-        banned = torch.zeros(self.thinker.lm_head.weight.shape[0], dtype=torch.bool)
+        banned = torch.zeros(self.thinker.lm_head.out_features, dtype=torch.bool)
         banned[tokenizer.convert_tokens_to_ids(list(MEDIA_TOKENS))] = True
         banned[len(tokenizer) :] = True
         return banned.to(self.device)
@@ -181,7 +195,7 @@ class Student(nn.Module):
                     f"sample {prompt.sample.id!r}: {len(where)} media placeholders for {len(what)} media features"
                 )
         self.encoder_runs += bool(features)
-        width = self.thinker.lm_head.weight.shape[1]
+        width = self.thinker.lm_head.in_features
         return EmbeddedPrompt(
             input_ids=ids,
             position_ids=self.position_ids(prompt).to(device),

@@ -73,7 +73,7 @@ class Published:
         return 3 * 2 * 14 * 14 * 1280 + 32 * block + merger
 
     def audio_parameters(self) -> int:
-        """Whisper's encoder: two convolutions of width 3; keys have no bias; one more norm, a projection, two embeddings."""
+        """Whisper's encoder: two convolutions of width 3; keys have no bias. Then a norm, a projection, two tokens."""
         attention = 4 * 1280 * 1280 + 3 * 1280
         block = attention + (1280 + 1) * 5120 + (5120 + 1) * 1280 + 2 * 2 * 1280
         convolutions = (3 * 128 + 1) * 1280 + (3 * 1280 + 1) * 1280

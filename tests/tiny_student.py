@@ -31,7 +31,7 @@ SHAPE = TinyShape(
     audio_width=32,
 )
 PIXELS = 56 * 56
-"""Of a frame: four tokens for every two frames."""
+"""Of a frame: its 3:4 pictures become two tokens for every two frames."""
 
 KINDS = ("audio_video", "video", "audio", "image_audio")
 
@@ -84,7 +84,15 @@ def widen_norms(text_model: Any) -> None:
                 setattr(module, name, norm)
 
 
-def random_clip(kind: str, seed: int, frames: int = 8, seconds: float = 10.0, sound_seconds: float = 1.0) -> Clip:
+def random_clip(
+    kind: str,
+    seed: int,
+    frames: int = 8,
+    seconds: float = 10.0,
+    sound_seconds: float = 1.0,
+    height: int = 60,
+    width: int = 80,
+) -> Clip:
     """Noise with the streams of `kind`: ``video``, ``audio``, ``image`` or two of them joined by ``_``.
 
     `frames` are spread over `seconds`; the sound is shorter, to keep prompts small.
@@ -92,13 +100,13 @@ def random_clip(kind: str, seed: int, frames: int = 8, seconds: float = 10.0, so
     generator = torch.Generator().manual_seed(seed)
     picture, fps, timestamps = None, None, ()
     if "image" in kind:
-        picture = torch.randint(0, 256, (1, 3, 60, 80), generator=generator).to(torch.uint8)
+        picture = torch.randint(0, 256, (1, 3, height, width), generator=generator).to(torch.uint8)
     elif "video" in kind:
-        picture = torch.randint(0, 256, (frames, 3, 60, 80), generator=generator).to(torch.uint8)
+        picture = torch.randint(0, 256, (frames, 3, height, width), generator=generator).to(torch.uint8)
         fps = frames / seconds
         timestamps = tuple(i / fps for i in range(frames))
     sound = torch.randn(int(sound_seconds * SAMPLING_RATE), generator=generator) * 0.1 if "audio" in kind else None
-    return Clip(picture, timestamps, fps, sound, seconds, 80, 60, is_image="image" in kind)
+    return Clip(picture, timestamps, fps, sound, seconds, width, height, is_image="image" in kind)
 
 
 def make_sample(kind: str = "audio_video", number: int = 0, **clip: Any) -> Sample:
