@@ -7,7 +7,6 @@ is a plain list of regular files with flat names out of a fixed set, so everythi
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +15,10 @@ from pathlib import Path
 from avrt.annotations import KEY_PATTERN
 from avrt.shard_records import JSON_MEMBER, MEMBER_PATTERN
 
-BLOCK = tarfile.BLOCKSIZE
+BLOCK = 512
+EMPTY_BLOCK = bytes(BLOCK)
+REGULAR = (b"0", b"\0")
+"""Type flags of regular files, in the ustar and the older notation."""
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 MAX_JSON_BYTES = 2**26
 
@@ -159,21 +161,40 @@ def _headers(path: Path) -> Iterator[tuple[str, int, int]]:
         while True:
             file.seek(position)
             block = file.read(BLOCK)
-            try:
-                header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            except tarfile.EOFHeaderError:
-                if file.read(BLOCK) != bytes(BLOCK):
-                    raise ShardError(path, FaultReason.TRUNCATED, "the closing blocks are cut off") from None
+            if len(block) < BLOCK:
+                raise ShardError(path, FaultReason.TRUNCATED, f"ends without closing at byte {total}")
+            if block == EMPTY_BLOCK:
+                if file.read(BLOCK) != EMPTY_BLOCK:
+                    raise ShardError(path, FaultReason.TRUNCATED, "the closing blocks are cut off")
                 return
-            except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError):
-                raise ShardError(path, FaultReason.TRUNCATED, f"ends without closing at byte {total}") from None
-            except tarfile.HeaderError as error:
+            try:
+                name, kind, size = _parse_header(block)
+            except ValueError as error:
                 detail = f"no tar header at byte {position}: {error}"
                 raise ShardError(path, FaultReason.NOT_A_TAR, detail) from error
-            if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-                raise ShardError(path, FaultReason.FORBIDDEN_TYPE, f"member {header.name!r} is no regular file")
+            if kind not in REGULAR:
+                raise ShardError(path, FaultReason.FORBIDDEN_TYPE, f"member {name!r} is no regular file")
             offset = position + BLOCK
-            if header.size < 0 or offset + header.size > total:
-                raise ShardError(path, FaultReason.TRUNCATED, f"ends inside member {header.name!r}")
-            yield header.name, offset, header.size
-            position = offset + -(-header.size // BLOCK) * BLOCK
+            if offset + size > total:
+                raise ShardError(path, FaultReason.TRUNCATED, f"ends inside member {name!r}")
+            yield name, offset, size
+            position = offset + -(-size // BLOCK) * BLOCK
+
+
+def _parse_header(block: bytes) -> tuple[str, bytes, int]:
+    """Name, type flag and size of a ustar header. Python's `tarfile` takes ten times as long for it.
+
+    Raises:
+        ValueError: the block is no header, or its checksum is wrong.
+    """
+    # The checksum counts its own eight bytes as blanks.
+    if int(block[148:156].strip(b"\0 ") or b"0", 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+        raise ValueError("its checksum is wrong")
+    name, prefix = (
+        field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace") for field in (block[:100], block[345:500])
+    )
+    # Sizes of 8 GB and more have another notation, whose first byte is no digit: int() refuses it.
+    size = int(block[124:136].strip(b"\0 ") or b"0", 8)
+    if size < 0:
+        raise ValueError("its size is negative")
+    return (f"{prefix}/{name}" if prefix else name), block[156:157], size

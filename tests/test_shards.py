@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import tarfile
 import zlib
 from dataclasses import replace
@@ -537,7 +538,7 @@ class TestHostile:
         with pytest.raises(ValueError, match="no shard's name"):
             ShardSet(tmp_path / "s")
 
-    @pytest.mark.parametrize("member", ["flac", "frame00.png"])
+    @pytest.mark.parametrize("member", ["flac", "frame00.png", "frame00.jpg"])
     def test_media_bombs_behind_right_checksums(self, tmp_path, member):
         if member == "flac":
             buffer = io.BytesIO()
@@ -546,11 +547,32 @@ class TestHostile:
             # The 36-bit number of samples in STREAMINFO: 2^35, 128 GB as floats.
             data[21] = (data[21] & 0xF0) | 0x8
             data = bytes(data)
-        else:
+        elif member == "frame00.png":
             data = png_bomb(tmp_path / "bomb.png").read_bytes()
-        encoded = encode_clip(make_clip(frames=1), image_format="png")
+        else:
+            data = encode_clip(make_clip()).members[member]
+            assert data.count(struct.pack(">HH", 32, 48)) == 1
+            data = data.replace(struct.pack(">HH", 32, 48), struct.pack(">HH", 65_000, 65_000))
+        encoded = encode_clip(make_clip(frames=1), image_format=member[-3:] if member != "flac" else "jpg")
+        assert member in encoded.members
         encoded.members[member] = data
-        with pytest.raises(RecordError, match=r"claims|exceeds limit"):
+        with pytest.raises(RecordError, match="claims"):
+            decode_clip(encoded)
+
+    @pytest.mark.parametrize("image_format", ["jpg", "png"])
+    @pytest.mark.parametrize("content", [b"", b"x", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\xd8" + bytes(500)])
+    def test_no_picture_behind_a_right_checksum(self, image_format, content):
+        encoded = encode_clip(make_clip(), image_format=image_format)
+        encoded.members[f"frame00.{image_format}"] = content
+        with pytest.raises(RecordError, match="no picture's header"):
+            decode_clip(encoded)
+
+    @pytest.mark.parametrize("image_format", ["jpg", "png"])
+    def test_torn_picture_behind_a_right_checksum(self, image_format):
+        encoded = encode_clip(make_clip(), image_format=image_format)
+        name = f"frame00.{image_format}"
+        encoded.members[name] = encoded.members[name][:300] if image_format == "jpg" else encoded.members[name][:60]
+        with pytest.raises(RecordError, match="bad_media"):
             decode_clip(encoded)
 
     def test_frames_of_two_sizes(self):
