@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from avrt.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messages, clip_modalities
-from avrt.sample import SAMPLING_RATE, Clip, Sample
+from avrt.sample import SAMPLING_RATE, Sample
+
+SHORTEST_SOUND = SAMPLING_RATE // 25
+"""Audio samples behind one token. Shorter sound is filled up with silence: it would leave no token at all in a prompt
+that says there is sound, and the positions of what follows could not be found."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +73,19 @@ class PromptEncoder:
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
         self.max_prompt_tokens = max_prompt_tokens
+        self._special_tokens = [t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special]
 
     def encode(self, sample: Sample) -> Prompt:
         """The prompt of a sample; which streams it shows follows from its clip.
 
         Raises:
-            ValueError: the sample has no clip, or its prompt is longer than `max_prompt_tokens`.
+            ValueError: the sample has no clip, its text spells a special token, or its prompt is longer than
+                `max_prompt_tokens`.
         """
         clip = sample.clip
         if clip is None:
             raise ValueError(f"sample {sample.id!r} has no clip; was its shard read with media?")
+        self._refuse_special_tokens(sample, sample.question, *sample.options)
         messages = build_messages(
             sample, modalities=clip_modalities(clip), answer_format=self.answer_format, template=self.template
         )
@@ -91,7 +99,8 @@ class PromptEncoder:
             videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "size": size, "cap_pixels_per_frame": False}
             arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": videos_kwargs}
         if clip.waveform is not None:
-            arguments |= {"audio": [clip.waveform.numpy()], "audio_kwargs": self._audio_arguments(clip)}
+            sound = F.pad(clip.waveform, (0, max(0, SHORTEST_SOUND - len(clip.waveform))))
+            arguments |= {"audio": [sound.numpy()], "audio_kwargs": self._audio_arguments(len(sound))}
         inputs = self.processor(**arguments)
         input_ids = inputs["input_ids"][0]
         if self.max_prompt_tokens is not None and len(input_ids) > self.max_prompt_tokens:
@@ -120,18 +129,27 @@ class PromptEncoder:
                 f"sample {sample.id!r} has no trace to learn from; supervised fine-tuning needs shards that carry "
                 "traces (python -m avrt traces)"
             )
+        self._refuse_special_tokens(sample, sample.trace)
         ids = self.processor.tokenizer(sample.trace + "<|im_end|>", add_special_tokens=False)["input_ids"]
         return torch.tensor(ids)
 
-    def _audio_arguments(self, clip: Clip) -> dict[str, Any]:
+    def _refuse_special_tokens(self, sample: Sample, *texts: str) -> None:
+        """In the data's text one would end a turn, or stand for media that is not there."""
+        for token in self._special_tokens:
+            if any(token in text for text in texts):
+                raise ValueError(
+                    f"sample {sample.id!r}: its text contains the special token {token!r}, which the tokenizer would "
+                    "not read as text; rewrite or remove the sample"
+                )
+
+    def _audio_arguments(self, samples: int) -> dict[str, Any]:
         """Pad the sound by one analysis window of silence only, not to the model's 30 or 300 seconds.
 
         The features are the same (every mel frame of the sound sees silence behind the end either way), and a 10 s
         clip does not pay for the spectrogram of minutes of silence.
         """
-        assert clip.waveform is not None
         extractor = self.processor.feature_extractor
-        padded = len(clip.waveform) + extractor.n_fft
+        padded = samples + extractor.n_fft
         padded += -padded % extractor.hop_length
         return {"sampling_rate": SAMPLING_RATE, "max_length": padded, "truncation": False}
 
