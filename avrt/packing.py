@@ -7,7 +7,6 @@ a run that was stopped, or killed, goes on with the groups that have none. `mani
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import queue
@@ -23,18 +22,27 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from avrt.annotations import check_key
-from avrt.atomic import PARTIAL_SUFFIX, write_atomic
+from avrt.atomic import write_atomic
 from avrt.clip_workers import ClipReader, ClipSettings
-from avrt.manifest import MANIFEST_NAME, Manifest, ShardSummary, sum_counts, write_manifest
+from avrt.manifest import MANIFEST_NAME, Manifest, sum_counts, write_manifest
 from avrt.media import MAX_FRAME_PIXELS
 from avrt.media_errors import MediaError
+from avrt.pack_plan import (
+    Group,
+    GroupResult,
+    LeftOut,
+    check_samples,
+    clip_path,
+    find_leftovers,
+    finished_result,
+    make_groups,
+    prepare,
+    write_record,
+)
 from avrt.sample import Sample
-from avrt.shard_records import SAMPLE_FIELDS, EncodedClip
+from avrt.shard_records import EncodedClip
 from avrt.shard_writer import OpenShard
 
-RECORDS_FOLDER = ".pack"
-SETTINGS_NAME = "settings.json"
 LEFT_OUT_NAME = "left_out.jsonl"
 
 FULL_SHARD = 256
@@ -48,16 +56,6 @@ TRIED_BEFORE_STOPPING = 50
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A question that is in no shard, and why; `reason` is one of `avrt.media.MediaReason`."""
-
-    id: str
-    source: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
 class PackReport:
     """What came of packing; `resumed_shards` were there from an earlier run."""
 
@@ -65,30 +63,6 @@ class PackReport:
     left_out: tuple[LeftOut, ...]
     resumed_shards: int
     seconds: float
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The questions of one shard; `inputs` is a fingerprint of them and their clips."""
-
-    index: int
-    samples: tuple[Sample, ...]
-    inputs: str
-
-    @property
-    def shard_name(self) -> str:
-        return f"shard-{self.index:06d}.tar"
-
-    @property
-    def record_name(self) -> str:
-        return f"shard-{self.index:06d}.json"
-
-
-@dataclass(frozen=True)
-class _GroupResult:
-    inputs: str
-    shard: ShardSummary | None
-    left_out: tuple[LeftOut, ...]
 
 
 class _Stopped(Exception):
@@ -143,7 +117,7 @@ def pack(
         samples_per_shard = min(FULL_SHARD, max(FEWEST_SAMPLES, -(-len(samples) // WANTED_SHARDS)))
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard: must be at least 1, is {samples_per_shard}")
-    _check_samples(samples)
+    check_samples(samples)
     if not videos_dir.is_dir():
         raise ValueError(f"videos: {videos_dir} is no folder")
     settings = ClipSettings(
@@ -157,12 +131,14 @@ def pack(
     )
     started = time.monotonic()
     stated = {**settings.as_dict(), "samples_per_shard": samples_per_shard}
-    records = _prepare(out_dir, stated)
-    groups = _make_groups(samples, videos_dir, samples_per_shard)
-    results = {group.index: result for group in groups if (result := _finished(group, out_dir, records)) is not None}
+    records = prepare(out_dir, stated)
+    groups = make_groups(samples, videos_dir, samples_per_shard)
+    results = {
+        group.index: result for group in groups if (result := finished_result(group, out_dir, records)) is not None
+    }
     resumed = len(results)
     manifest_path = out_dir / MANIFEST_NAME
-    leftovers = _leftovers(groups, out_dir, records)
+    leftovers = find_leftovers(groups, out_dir, records)
     todo = [group for group in groups if group.index not in results]
     if todo or leftovers or not manifest_path.exists():
         # From here on the folder is an unfinished set, whatever happens.
@@ -209,8 +185,8 @@ class _Run:
         self._advance: Callable[[int], None] = lambda left_out: None
 
     def work(
-        self, todo: Sequence[_Group], done: dict[int, _GroupResult], workers: int, show_progress: bool
-    ) -> dict[int, _GroupResult]:
+        self, todo: Sequence[Group], done: dict[int, GroupResult], workers: int, show_progress: bool
+    ) -> dict[int, GroupResult]:
         """Pack the groups that are left to do."""
         for result in done.values():
             self._tried += len(result.left_out) + (result.shard.samples if result.shard else 0)
@@ -220,7 +196,7 @@ class _Run:
         free: queue.SimpleQueue[ClipReader] = queue.SimpleQueue()
         for reader in readers:
             free.put(reader)
-        results: dict[int, _GroupResult] = {}
+        results: dict[int, GroupResult] = {}
         with _progress(total, self._tried, show_progress) as self._advance:
             pool = ThreadPoolExecutor(workers, thread_name_prefix="pack")
             try:
@@ -235,16 +211,16 @@ class _Run:
                 pool.shutdown(wait=True, cancel_futures=True)
         return results
 
-    def _pack_group(self, group: _Group, free: queue.SimpleQueue[ClipReader]) -> _GroupResult:
+    def _pack_group(self, group: Group, free: queue.SimpleQueue[ClipReader]) -> GroupResult:
         reader = free.get()
         try:
             result = self._write_group(group, reader)
         finally:
             free.put(reader)
-        write_atomic(self.records / group.record_name, json.dumps(asdict(result), sort_keys=True).encode())
+        write_record(group, result, self.records)
         return result
 
-    def _write_group(self, group: _Group, reader: ClipReader) -> _GroupResult:
+    def _write_group(self, group: Group, reader: ClipReader) -> GroupResult:
         path = self.out_dir / group.shard_name
         left_out: list[LeftOut] = []
         # Questions about one clip share its media: read it at the first, drop it after the last.
@@ -267,8 +243,8 @@ class _Run:
         assert shard.summary is not None
         if not shard.summary.samples:
             path.unlink()
-            return _GroupResult(group.inputs, None, tuple(left_out))
-        return _GroupResult(group.inputs, shard.summary, tuple(left_out))
+            return GroupResult(group.inputs, None, tuple(left_out))
+        return GroupResult(group.inputs, shard.summary, tuple(left_out))
 
     def _read(self, sample: Sample, reader: ClipReader) -> EncodedClip | MediaError:
         if self._stop.is_set():
@@ -291,82 +267,7 @@ class _Run:
                 _check_share(len(self._left_out), self._tried, self.max_failures, self._left_out)
 
 
-def clip_path(videos_dir: Path, sample: Sample) -> Path:
-    """The file of a sample's clip."""
-    return videos_dir / f"{sample.source}.mp4"
-
-
-def _check_samples(samples: Sequence[Sample]) -> None:
-    if not samples:
-        raise ValueError("samples: there are none to pack")
-    seen: set[str] = set()
-    for sample in samples:
-        if check_key(sample.id) in seen:
-            raise ValueError(f"sample {sample.id!r} occurs twice; every question needs an id of its own")
-        seen.add(sample.id)
-        if not sample.source or Path(sample.source).name != sample.source:
-            raise ValueError(f"sample {sample.id!r}: `source` must be a plain file name, is {sample.source!r}")
-
-
-def _prepare(out_dir: Path, settings: dict[str, Any]) -> Path:
-    """Make the folders, and see that what is there was made with the same settings. Returns the records' folder."""
-    records = out_dir / RECORDS_FOLDER
-    settings_path = records / SETTINGS_NAME
-    if settings_path.exists():
-        known = json.loads(settings_path.read_bytes())
-        changed = sorted(name for name in settings.keys() | known.keys() if settings.get(name) != known.get(name))
-        if changed:
-            listing = ", ".join(f"{name} {known.get(name)!r} (now {settings.get(name)!r})" for name in changed)
-            raise ValueError(f"{out_dir}: was begun with other settings: {listing}; keep them or choose another folder")
-    elif out_dir.exists() and any(out_dir.glob("*.tar")):
-        raise ValueError(f"{out_dir}: already holds shards that were not packed here; choose another folder")
-    else:
-        records.mkdir(parents=True, exist_ok=True)
-        write_atomic(settings_path, json.dumps(settings, sort_keys=True).encode())
-    return records
-
-
-def _make_groups(samples: Sequence[Sample], videos_dir: Path, samples_per_shard: int) -> list[_Group]:
-    groups = []
-    for index, begin in enumerate(range(0, len(samples), samples_per_shard)):
-        members = tuple(samples[begin : begin + samples_per_shard])
-        digest = hashlib.sha256()
-        for sample in members:
-            fields = {name: getattr(sample, name) for name in SAMPLE_FIELDS}
-            path = clip_path(videos_dir, sample)
-            status = path.stat() if path.exists() else None
-            state = None if status is None else [status.st_size, status.st_mtime_ns]
-            digest.update(json.dumps([fields, state], sort_keys=True).encode())
-        groups.append(_Group(index, members, digest.hexdigest()))
-    return groups
-
-
-def _finished(group: _Group, out_dir: Path, records: Path) -> _GroupResult | None:
-    """The result of a group that an earlier run finished from the same input, or None."""
-    path = records / group.record_name
-    if not path.exists():
-        return None
-    content = json.loads(path.read_bytes())
-    if content["inputs"] != group.inputs:
-        return None
-    shard = None if content["shard"] is None else ShardSummary(**content["shard"])
-    if shard is not None:
-        tar = out_dir / shard.name
-        if not tar.exists() or tar.stat().st_size != shard.bytes:
-            return None
-    return _GroupResult(group.inputs, shard, tuple(LeftOut(**entry) for entry in content["left_out"]))
-
-
-def _leftovers(groups: Sequence[_Group], out_dir: Path, records: Path) -> list[Path]:
-    """Files of killed runs, and of groups that the set no longer has."""
-    shards = {group.shard_name for group in groups}
-    known = {group.record_name for group in groups} | {SETTINGS_NAME}
-    partial = [*out_dir.glob(f"*{PARTIAL_SUFFIX}"), *records.glob(f"*{PARTIAL_SUFFIX}")]
-    extra = [path for path in out_dir.glob("shard-*.tar") if path.name not in shards]
-    return partial + extra + [path for path in records.glob("*.json") if path.name not in known]
-
-
-def _manifest(results: dict[int, _GroupResult], settings: dict[str, Any]) -> Manifest:
+def _manifest(results: dict[int, GroupResult], settings: dict[str, Any]) -> Manifest:
     ordered = [result for _, result in sorted(results.items())]
     left_out = sum_counts(Counter(entry.reason for entry in result.left_out) for result in ordered)
     shards = tuple(result.shard for result in ordered if result.shard is not None)

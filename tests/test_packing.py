@@ -19,7 +19,8 @@ from avrt.annotations import read_avqa
 from avrt.clip_workers import ClipReader, ClipSettings
 from avrt.commands import pack as pack_command
 from avrt.media import MediaError, MediaReason
-from avrt.packing import LEFT_OUT_NAME, RECORDS_FOLDER, pack
+from avrt.pack_plan import RECORDS_FOLDER
+from avrt.packing import LEFT_OUT_NAME, pack
 from avrt.sample import Sample
 from avrt.shards import ShardSet
 
@@ -249,11 +250,11 @@ def start_packing(annotations: Path, videos: Path, out: Path) -> subprocess.Pope
     return subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def kill_and_finish(packed: Path, videos: Path, tmp_path: Path, kills: int) -> None:
+def kill_and_finish(packed: Path, videos: Path, tmp_path: Path, kills: int, seed: int = 0) -> None:
     """Kill runs at random moments after their first shard, finish, and compare with the undisturbed run."""
     annotations, out = tmp_path / "a.json", tmp_path / "out"
     annotations.write_text(json.dumps(as_avqa(questions())))
-    rng = random.Random(0)
+    rng = random.Random(seed)
     for _ in range(kills):
         process = start_packing(annotations, videos, out)
         before = len(list(out.glob(f"{RECORDS_FOLDER}/shard-*.json")))
@@ -275,10 +276,9 @@ def test_killed_and_resumed(packed, videos, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_many_times_and_resumed(packed, videos, tmp_path):
-    for attempt in range(5):
-        (tmp_path / str(attempt)).mkdir()
-        kill_and_finish(packed, videos, tmp_path / str(attempt), kills=4)
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_killed_many_times_and_resumed(packed, videos, tmp_path, seed):
+    kill_and_finish(packed, videos, tmp_path, kills=4, seed=seed)
 
 
 def test_interrupted_between_shard_and_record(packed, videos, tmp_path):

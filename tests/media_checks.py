@@ -1,0 +1,20 @@
+"""What tests of media files ask again and again."""
+
+from pathlib import Path
+
+import pytest
+from media_files import number_of
+
+from avrt.media import MediaError, MediaReason, read_clip
+
+
+def reason_of(path, read=read_clip, **options) -> MediaReason:
+    with pytest.raises(MediaError) as caught:
+        read(path, **options)
+    assert caught.value.path == Path(path)
+    assert caught.value.reason in MediaReason
+    return caught.value.reason
+
+
+def numbers(clip) -> list[int]:
+    return [number_of(frame.numpy()) for frame in clip.frames]
