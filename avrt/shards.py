@@ -128,6 +128,10 @@ class ShardSet:
         with _naming(path, self.keys[index]):
             return to_sample(record)
 
+    def path(self, index: int) -> Path:
+        """The tar file that a sample is in."""
+        return self._locate(index)[0]
+
     def media(self, index: int) -> EncodedClip:
         """A sample's media as they stand in the shard, checked but not decoded."""
         return self._read(index)[1]

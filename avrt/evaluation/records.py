@@ -61,7 +61,8 @@ class RunInfo:
         profile: how replies are read, see `avrt.answers`: ``paper`` or ``robust``.
         subset: name of the id file that the items were limited to, or None for the whole benchmark.
         data_root: folder that the records' media paths are relative to.
-        decoding: decoding and media settings (max_new_tokens, temperature, frames, max_audio_seconds, ...).
+        decoding: decoding and media settings (max_completion_length, temperature, num_frames, ...).
+        weights: tells two students apart that have the same `model` path; empty where the weights are not at hand.
         avrt_version: version of this project that made the replies.
     """
 
@@ -76,6 +77,7 @@ class RunInfo:
     subset: str | None = None
     data_root: str = ""
     decoding: dict[str, Any] = field(default_factory=dict)
+    weights: str = ""
     avrt_version: str = ""
 
     def __post_init__(self) -> None:
@@ -116,6 +118,8 @@ class RunInfo:
                         f"{folder}: holds a run with `{item.name}` {before!r}, this one has {now!r}; "
                         "use another run folder, or remove that one"
                     )
+            if old == self:
+                return  # so that the file's date tells when the run began
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / RUN_FILE, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
 

@@ -62,6 +62,11 @@ class RunningScores(MetricCollection):
         assert isinstance(metric, MeanMetric)
         return metric
 
+    def accuracy_here(self) -> float:
+        """The accuracy over what this process has counted; NaN before the first. Waits for no other process."""
+        metric = self._metric("accuracy")
+        return float(metric.mean_value / metric.weight)
+
     def shares(self) -> dict[str, float]:
         """The means as numbers; NaN where nothing was counted."""
         computed: dict[str, Tensor] = self.compute()

@@ -1,0 +1,248 @@
+"""What a run asks: the questions of one benchmark, and each of them as a model is shown it.
+
+Questions come from a benchmark's own files, from any annotation file of AVQA's form, or from shards.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from avrt import __version__
+from avrt.evaluation.benchmarks import (
+    BENCHMARKS,
+    Benchmark,
+    Item,
+    fingerprint,
+    get_benchmark,
+    new_record,
+    present_benchmarks,
+    require_media,
+    select,
+)
+from avrt.evaluation.benchmarks.avqa import question_set
+from avrt.evaluation.clips import UNREADABLE_MEDIA, read_sample
+from avrt.evaluation.records import AnswerFormat, Modalities, Profile, Record, RunInfo
+from avrt.evaluation.scoring import profile_for
+from avrt.evaluation.subsets import read_ids
+from avrt.masking import mask_clip
+from avrt.media import MediaError
+from avrt.sample import Sample
+from avrt.shards import ShardSet
+from avrt.tar_index import ShardError
+
+ALL = "all"
+"""In `QuestionsConfig.benchmarks`: every benchmark whose data is present."""
+
+
+@dataclass
+class QuestionsConfig:
+    """Which questions a run asks.
+
+    Attributes:
+        benchmarks: names of the paper's benchmarks, or ``all`` for those that have a folder under `data_root`. With
+            `annotations` or `shards`: the one name that the run is kept under, of a benchmark or of your own.
+        data_root: folder that holds the benchmarks' folders, or one benchmark's own.
+        annotations: annotation file, where it lies elsewhere than its authors put it; media paths are relative to
+            `data_root` then. Under a name of your own it has AVQA's form, and the clips are in ``videos/``.
+        shards: ask the samples of shards instead: a folder, a glob, or a list of either.
+        split: only this split of the shards.
+        subset: file of ids, one a line; only these questions are asked.
+        require_media: stop if an item's media are missing, instead of counting the item as wrong.
+    """
+
+    benchmarks: str | list[str] = ALL
+    data_root: str = "data"
+    annotations: str | None = None
+    shards: str | list[str] | None = None
+    split: str | None = None
+    subset: str | None = None
+    require_media: bool = False
+
+
+@dataclass
+class MediaConfig:
+    """How much of each clip is shown. Clips in shards are shown as they were packed.
+
+    Attributes:
+        modalities: ``AV``; ``A`` (same sound, black frames); ``V`` (same frames, silence).
+        num_frames: frames of a video, spaced uniformly over the whole of it.
+        max_audio_seconds: sound from the start.
+    """
+
+    modalities: Modalities = "AV"
+    num_frames: int = 8
+    max_audio_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.max_audio_seconds <= 0:
+            raise ValueError("`num_frames` must be 1 or more and `max_audio_seconds` above 0")
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """The questions of one benchmark.
+
+    Attributes:
+        benchmark: which.
+        items: the questions, in its order.
+        data_root: folder that the items' media paths are relative to.
+        subset: name of the id file that they were limited to, or None.
+        shards: what the clips are read from, where it is not media files; item `i` is its sample `i`.
+    """
+
+    benchmark: Benchmark
+    items: list[Item]
+    data_root: Path
+    subset: str | None = None
+    shards: ShardSet | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The benchmark's name, which is its folder's in a run."""
+        return self.benchmark.name
+
+    @cached_property
+    def dataset_fingerprint(self) -> str:
+        """See `avrt.evaluation.benchmarks.fingerprint`."""
+        return fingerprint(self.items)
+
+    def show(self, item: Item, media: MediaConfig) -> Sample | Record:
+        """The item's sample with its clip, masked as asked; where its media cannot be decoded, its record."""
+        try:
+            if self.shards is not None:
+                sample = self.shards[item.index]
+            else:
+                sample = read_sample(
+                    item, self.data_root, num_frames=media.num_frames, max_audio_seconds=media.max_audio_seconds
+                )
+        except (MediaError, ShardError) as error:
+            return self.failed(item, UNREADABLE_MEDIA, f"{error.reason}: {error.detail}")
+        return mask_clip(sample, media.modalities)
+
+    def failed(self, item: Item, failure: str, detail: str) -> Record:
+        """The record of an item without a reply."""
+        return new_record(self.benchmark, item, finish_reason="missing", failure=failure, failure_detail=detail)
+
+    def run_info(
+        self,
+        *,
+        run: str,
+        model: str,
+        answer_format: AnswerFormat,
+        media: MediaConfig | None,
+        profile: Profile | None = None,
+        decoding: dict[str, Any] | None = None,
+        weights: str = "",
+    ) -> RunInfo:
+        """What a run over these questions writes down about itself; see `RunInfo` for the fields.
+
+        Args:
+            media: None where it is unknown what the model was shown.
+            profile: by default the one that goes with `answer_format`.
+        """
+        settings = dict(decoding or {})
+        if media is not None and self.shards is None:
+            settings |= {"num_frames": media.num_frames, "max_audio_seconds": media.max_audio_seconds}
+        return RunInfo(
+            run=run,
+            benchmark=self.name,
+            model=model,
+            items=len(self.items),
+            dataset_fingerprint=self.dataset_fingerprint,
+            modalities="AV" if media is None else media.modalities,
+            answer_format=answer_format,
+            profile=profile or profile_for(answer_format),
+            subset=self.subset,
+            data_root=str(self.data_root.resolve()),
+            decoding=settings,
+            weights=weights,
+            avrt_version=__version__,
+        )
+
+
+def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
+    """Read the annotations of everything that a run asks; no media are opened.
+
+    Raises:
+        ValueError: nothing of that name, wrong annotations, or settings that do not go together; names the key.
+    """
+    names = [config.benchmarks] if isinstance(config.benchmarks, str) else list(config.benchmarks)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"`benchmarks` must list at least one name, and none twice; is {names}")
+    if config.shards is not None and config.annotations is not None:
+        raise ValueError("`shards` and `annotations` are two sources of questions; give one")
+    if config.shards is not None:
+        sets = [_from_shards(_own_name(names, "shards"), config.shards, config.split)]
+    elif config.annotations is not None:
+        sets = [_from_annotations(_own_name(names, "annotations"), config.data_root, config.annotations)]
+    elif names == [ALL]:
+        sets = [_from_benchmark(benchmark, config.data_root) for benchmark in present_benchmarks(config.data_root)]
+        if not sets:
+            raise ValueError(
+                f"`data_root`: no benchmark has a folder in {config.data_root}; it may hold {', '.join(BENCHMARKS)}"
+            )
+    else:
+        sets = [_from_benchmark(get_benchmark(name), config.data_root) for name in names]
+    if config.subset is not None:
+        sets = [_limited(sets, config.subset)]
+    if config.require_media:
+        for questions in sets:
+            require_media(questions.items, questions.benchmark)
+    return sets
+
+
+def _own_name(names: Sequence[str], key: str) -> str:
+    if len(names) != 1 or names[0] == ALL:
+        raise ValueError(f"with `{key}`, `benchmarks` must be the one name that the run is kept under, is {names}")
+    if Path(names[0]).name != names[0] or names[0] in (".", ".."):
+        raise ValueError(f"`benchmarks`: {names[0]!r} cannot be the name of a folder")
+    return names[0]
+
+
+def _from_benchmark(benchmark: Benchmark, root: str) -> QuestionSet:
+    items = benchmark.load(root)
+    return QuestionSet(benchmark, items, benchmark.locate(root)[1])
+
+
+def _from_annotations(name: str, root: str, annotations: str) -> QuestionSet:
+    benchmark = BENCHMARKS.get(name) or question_set(name, 0, annotation_file=Path(annotations).name)
+    return QuestionSet(benchmark, benchmark.load(root, annotations=annotations), Path(root))
+
+
+def _from_shards(name: str, shards: str | list[str], split: str | None) -> QuestionSet:
+    samples = ShardSet(shards, split=split)
+    if not len(samples):
+        raise ValueError(f"`shards`: {shards} holds no samples")
+    root = Path(os.path.commonpath([path.resolve().parent for path in samples.paths]))
+    items = []
+    for index in range(len(samples)):
+        sample = samples.metadata(index)
+        shard = samples.path(index).resolve().relative_to(root)
+        categories = {"question_type": sample.question_type, "modality": sample.modality}
+        items.append(
+            Item(
+                sample=sample,
+                index=index,
+                media={"shard": str(shard), "key": sample.id},
+                categories={name: value for name, value in categories.items() if value},
+            )
+        )
+    return QuestionSet(BENCHMARKS.get(name) or question_set(name, len(items)), items, root, shards=samples)
+
+
+def _limited(sets: Sequence[QuestionSet], subset: str) -> QuestionSet:
+    if len(sets) != 1:
+        raise ValueError(f"`subset`: ids are of one benchmark, and {len(sets)} are asked; choose one in `benchmarks`")
+    questions = sets[0]
+    return QuestionSet(
+        questions.benchmark,
+        select(questions.items, read_ids(subset)),
+        questions.data_root,
+        subset=Path(subset).stem,
+        shards=questions.shards,
+    )
