@@ -48,9 +48,14 @@ def finish_folder(path: Path) -> None:
             os.close(descriptor)
     sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
     write_atomic(partial / MARKER, json.dumps({"format": 1, "files": sizes}, indent=1).encode())
-    remove(path)
+    # The old one steps aside first: deleting many gigabytes takes long, and a kill then would leave none of the two.
+    old = path.with_name(path.name + ".old" + PARTIAL_SUFFIX)
+    remove(old)
+    if path.exists():
+        os.replace(path, old)
     os.replace(partial, path)
     sync_folder(path.parent)
+    remove(old)
 
 
 def remove(path: Path) -> None:
@@ -98,14 +103,15 @@ def check_complete(path: Path) -> None:
         raise ValueError(f"checkpoint {path} cannot be loaded: {missing}; use the one before it (--ckpt_path last)")
 
 
-def complete_checkpoints(folder: Path) -> list[Path]:
+def complete_checkpoints(folder: Path, pattern: str = f"*{SUFFIX}") -> list[Path]:
     """The complete checkpoints in a folder, oldest first."""
-    found = [p for p in folder.glob(f"*{SUFFIX}") if what_is_missing(p) is None] if folder.is_dir() else []
+    found = [p for p in folder.glob(pattern) if what_is_missing(p) is None] if folder.is_dir() else []
     return sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.name))
 
 
 def resolve(run_or_checkpoint: Path) -> Path:
-    """The checkpoint that a path means: itself, or the last complete one of a run's folder.
+    """The checkpoint that a path means: itself, or the last complete one of a run's folder (not its best one, if
+    there are others).
 
     Raises:
         ValueError: there is none.
@@ -116,7 +122,7 @@ def resolve(run_or_checkpoint: Path) -> Path:
     for folder in (run_or_checkpoint / "checkpoints", run_or_checkpoint):
         found = complete_checkpoints(folder)
         if found:
-            return found[-1]
+            return next((p for p in reversed(found) if not p.name.startswith("best")), found[-1])
     raise ValueError(
         f"{run_or_checkpoint}: holds no complete checkpoint (looked for *{SUFFIX} there and in its checkpoints folder)"
     )

@@ -50,7 +50,7 @@ def add_lora(student: Student, config: LoRAConfig) -> None:
         ValueError: peft is not installed.
     """
     student.requires_grad_(False)
-    _tuner(student, config)
+    inject(student.thinker.model.language_model, config)
 
 
 def merge_lora(student: Student, config: LoRAConfig) -> None:
@@ -79,14 +79,17 @@ def adapters_off(text_model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _tuner(student: Student, config: LoRAConfig) -> Any:
+def inject(text_model: nn.Module, config: LoRAConfig) -> None:
+    """Put adapters into a text model's matrices; everything else in it is frozen.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ValueError("model.init_args.lora needs peft: pip install 'avrt[lora]'") from error
-    return inject_adapter_in_model(
-        LoraConfig(
-            r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules), lora_dropout=0.0
-        ),
-        student.thinker.model.language_model,
+    adapters = LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules), lora_dropout=0.0
     )
+    inject_adapter_in_model(adapters, text_model)

@@ -9,6 +9,7 @@ A window reaches the module as micro-batches that all carry the whole window, be
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,6 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 from avrt.encoding import Prompt, PromptEncoder
 from avrt.masking import mask_clip
 from avrt.sample import Sample
+
+SIGTERM_GRACE_SECONDS = 300
+"""How long a data worker goes on after SIGTERM."""
 
 
 class SampleSource(Protocol):
@@ -193,6 +197,7 @@ class WindowLoader:
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch if self.num_workers else None,
             collate_fn=_keep,
+            worker_init_fn=_outlive_sigterm,
         )
         stream = iter(loader)
         for w in range(first_window, self.windows_per_epoch):
@@ -254,6 +259,11 @@ def evaluation_loader(
     """Batches of items in order, for validation and tests."""
     batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
     return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=_keep)
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """A scheduler sends SIGTERM to every process of a job; a worker must serve until the run has saved itself."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE_SECONDS))
 
 
 def _keep(items: list[Item]) -> list[Item]:

@@ -1,0 +1,60 @@
+"""Compute a run's memory, arithmetic, time and length from its config, without loading anything.
+
+Nothing is measured: read the times as a lower bound. Memory follows the project's own training step on tensors that
+have shapes only. Exit status 1 when the run does not fit.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--config", action="append", required=True, metavar="FILE", help="as for fit; may be repeated")
+    parser.add_argument("--devices", type=int, help="GPUs per machine (default: the config's)")
+    parser.add_argument("--nodes", type=int, help="machines (default: the config's)")
+    parser.add_argument("--student", metavar="PATH", help="folder or hub id instead of the config's student")
+    parser.add_argument("--samples", type=int, help="training samples, where the shards are not on this machine")
+    parser.add_argument("--prompt-tokens", type=int, help="tokens of a prompt (default: the most that is allowed)")
+    parser.add_argument("--completion-tokens", type=int, help="tokens of a response on average, for the time")
+    parser.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="of one GPU (default: 80)")
+    parser.add_argument("--host-memory", type=float, default=1000.0, metavar="GIB", help="of a machine (default: 1000)")
+    parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bfloat16, of one GPU (default: 989)")
+    parser.add_argument("--efficiency", type=float, default=0.35, help="share of the peak reached (default: 0.35)")
+    parser.add_argument("--bandwidth", type=float, default=3350.0, metavar="GB/S", help="of GPU memory (default: 3350)")
+    parser.add_argument("--host-bandwidth", type=float, default=200.0, metavar="GB/S", help="of host memory")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan."""
+    import json
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    from avrt.planning.cost import Hardware
+    from avrt.planning.plan import make_plan, print_plan
+    from avrt.planning.settings import read_settings
+
+    for name in ("devices", "nodes", "samples", "prompt_tokens", "completion_tokens", "efficiency", "peak_tflops"):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, is {value}")
+    settings = read_settings(
+        args.config, args.devices, args.nodes, args.student, args.samples, args.prompt_tokens, args.completion_tokens
+    )
+    hardware = replace(
+        Hardware(),
+        peak_tflops=args.peak_tflops,
+        efficiency=args.efficiency,
+        bandwidth_gb=args.bandwidth,
+        host_bandwidth_gb=args.host_bandwidth,
+    )
+    plan = make_plan(settings, hardware, args.gpu_memory, args.host_memory)
+    if args.json:
+        print(json.dumps(plan.as_dict(), indent=1))  # noqa: T201
+    else:
+        print_plan(plan, Console())
+    return 0 if plan.fits else 1

@@ -1,0 +1,141 @@
+"""Arithmetic and time of an optimizer step, and of the run.
+
+Time is computed, not measured: dense arithmetic at `peak x efficiency`, decoding at the speed with which weights and
+caches can be read, the offloaded optimizer at the host's memory bandwidth. What is not computed: loading data, waiting
+for the device with the longest response, validation, checkpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import Qwen2_5OmniThinkerConfig
+
+from avrt.planning.memory import kv_bytes_per_token
+from avrt.planning.settings import RunSettings
+from avrt.planning.shapes import Parameters
+from avrt.planning.trace import StepTrace
+
+ADAM_BYTES = 32
+"""Host memory that one trained weight's update reads and writes: weight, gradient and two moments in float32, both
+ways, and the weight in bfloat16."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the time is computed for; the defaults are an H100's data sheet and what training reaches of it.
+
+    Attributes:
+        peak_tflops: dense bfloat16 arithmetic of one device.
+        efficiency: share of it that training and scoring reach.
+        bandwidth_gb: memory bandwidth of one device, GB/s.
+        bandwidth_efficiency: share of it that decoding reaches.
+        host_bandwidth_gb: of one machine's memory, for the offloaded optimizer, GB/s.
+        link_gb: between one device and its host, GB/s.
+    """
+
+    peak_tflops: float = 989.0
+    efficiency: float = 0.35
+    bandwidth_gb: float = 3350.0
+    bandwidth_efficiency: float = 0.3
+    host_bandwidth_gb: float = 200.0
+    link_gb: float = 25.0
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Of one optimizer step, over all devices unless it says otherwise.
+
+    Attributes:
+        prompt_tokens, response_tokens: that go through the policy in training.
+        encoder_runs: prompts whose media are embedded.
+        flops: by phase: ``embedding``, ``prefill``, ``decoding``, ``reference``, ``training``.
+        seconds: by phase, and ``optimizer``.
+    """
+
+    prompt_tokens: int
+    response_tokens: int
+    encoder_runs: int
+    flops: dict[str, float]
+    seconds: dict[str, float]
+
+    @property
+    def total_flops(self) -> float:
+        return sum(self.flops.values())
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+
+def step_cost(
+    config: Qwen2_5OmniThinkerConfig,
+    settings: RunSettings,
+    parameters: Parameters,
+    trace: StepTrace,
+    hardware: Hardware,
+) -> StepCost:
+    """Cost of one optimizer step with responses of mean length.
+
+    Args:
+        trace: of a micro-batch with responses of `settings.mean_completion_tokens`.
+    """
+    s = settings
+    prompts, responses = s.prompts_per_device, s.responses_per_device
+    flops = {"embedding": prompts * _encoder_flops(config, s, parameters)}
+    seconds: dict[str, float] = {}
+    rate = hardware.peak_tflops * 1e12 * hardware.efficiency
+    windows = 1 / s.num_iterations  # what is done once per window
+    if s.task == "grpo":
+        flops["prefill"] = prompts * _prefill_flops(config, s, parameters)
+        flops["decoding"] = responses * _decoding_flops(config, s, parameters)
+        reads = s.mean_completion_tokens * (parameters.layers + parameters.head) * s.weight_bytes
+        cached = (prompts * s.prompt_tokens + responses * s.mean_completion_tokens / 2) * s.mean_completion_tokens
+        reads_cache = cached * kv_bytes_per_token(config, s.weight_bytes)
+        bandwidth = hardware.bandwidth_gb * 1e9 * hardware.bandwidth_efficiency
+        seconds["decoding"] = max((reads + reads_cache) / bandwidth, flops["decoding"] / rate)
+        if s.reference != "none":
+            flops["reference"] = s.accumulate * trace.forward_flops
+            if s.reference == "host":
+                seconds["reference"] = parameters.language_model * s.weight_bytes / (hardware.link_gb * 1e9)
+    for name in flops:
+        flops[name] *= windows
+        seconds[name] = seconds.get(name, 0.0) * windows
+        if name != "decoding":
+            seconds[name] += flops[name] / rate
+    flops["training"] = s.accumulate * trace.step_flops
+    seconds["training"] = flops["training"] / rate
+    if s.offload:
+        share = trace.trained / s.devices
+        per_host = share * (s.devices // s.nodes)
+        moved = 2 * share * s.weight_bytes / (hardware.link_gb * 1e9)
+        seconds["optimizer"] = per_host * ADAM_BYTES / (hardware.host_bandwidth_gb * 1e9) + moved
+    return StepCost(
+        prompt_tokens=s.prompts_per_step * s.prompt_tokens,
+        response_tokens=s.prompts_per_step * s.num_generations * s.mean_completion_tokens,
+        encoder_runs=s.prompts_per_step,
+        flops={name: value * s.devices for name, value in flops.items()},
+        seconds=seconds,
+    )
+
+
+def _encoder_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
+    """Both encoders on one prompt: two operations per weight and token, and full attention in a few layers."""
+    vision = config.vision_config
+    patches = s.prompt_tokens * vision.spatial_merge_size**2
+    full = len(vision.fullatt_block_indexes) * 4 * patches**2 / 4 * vision.hidden_size  # four pairs of frames apart
+    mel_frames = 1000
+    return 2 * p.vision * patches + full + 2 * p.audio * mel_frames / 2
+
+
+def _prefill_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
+    text = config.text_config
+    attention = text.num_hidden_layers * 4 * s.prompt_tokens**2 / 2 * text.hidden_size
+    return 2 * p.layers * s.prompt_tokens + attention
+
+
+def _decoding_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
+    text, length = config.text_config, s.mean_completion_tokens
+    head = text.vocab_size * text.hidden_size
+    attention = text.num_hidden_layers * 4 * text.hidden_size * (s.prompt_tokens + length / 2)
+    return length * (2 * (p.layers + head) + attention)

@@ -1,0 +1,177 @@
+"""The plan of a run: its memory, cost and length, whether it fits, and what to change when it does not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from avrt.planning.cost import Hardware, StepCost, step_cost
+from avrt.planning.memory import DeviceMemory, HostMemory, device_memory, host_memory
+from avrt.planning.settings import RunSettings
+from avrt.planning.shapes import Parameters, count_parameters, load_config
+from avrt.planning.trace import trace_step
+
+GIB = 2**30
+USABLE = 0.92
+"""Share of a device's memory that a run can count on; the rest is lost to fragmentation."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `python -m avrt plan` prints."""
+
+    settings: RunSettings
+    student: str
+    parameters: Parameters
+    trained: int
+    device: DeviceMemory
+    host: HostMemory
+    cost: StepCost
+    device_limit: int
+    host_limit: int
+    advice: tuple[str, ...]
+
+    @property
+    def hours(self) -> float | None:
+        steps = self.settings.total_steps
+        return None if steps is None else steps * self.cost.total_seconds / 3600
+
+    @property
+    def fits(self) -> bool:
+        return self.device.peak <= self.device_limit * USABLE and self.host.peak <= self.host_limit
+
+    def as_dict(self) -> dict[str, Any]:
+        device = asdict(self.device) | {"rollout": self.device.rollout, "training": self.device.training}
+        return {
+            "settings": asdict(self.settings),
+            "student": self.student,
+            "parameters": asdict(self.parameters) | {"total": self.parameters.total, "trained": self.trained},
+            "device_bytes": device | {"peak": self.device.peak},
+            "host_bytes": asdict(self.host) | {"peak": self.host.peak},
+            "step": asdict(self.cost),
+            "hours": self.hours,
+            "fits": self.fits,
+            "advice": list(self.advice),
+        }
+
+
+def make_plan(
+    settings: RunSettings,
+    hardware: Hardware | None = None,
+    device_gib: float = 80.0,
+    host_gib: float = 1000.0,
+    overhead_gib: float = 2.0,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+        device_gib, host_gib: memory of one device and of one machine.
+        overhead_gib: memory of a device that no tensor can have.
+    """
+    config, source = load_config(settings.student)
+    parameters = count_parameters(config)
+    longest = trace_step(config, settings)
+    usual = trace_step(config, replace(settings, completion_tokens=settings.mean_completion_tokens))
+    device = device_memory(config, settings, parameters, longest, int(overhead_gib * GIB))
+    host = host_memory(settings, parameters, longest.trained)
+    limits = int(device_gib * GIB), int(host_gib * GIB)
+    return Plan(
+        settings=settings,
+        student=source,
+        parameters=parameters,
+        trained=longest.trained,
+        device=device,
+        host=host,
+        cost=step_cost(config, settings, parameters, usual, hardware or Hardware()),
+        device_limit=limits[0],
+        host_limit=limits[1],
+        advice=tuple(_advice(settings, device, host, *limits)),
+    )
+
+
+def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit: int, host_limit: int) -> list[str]:
+    """Settings to change, the most helpful first."""
+    found: list[tuple[int, str]] = []
+    if device.training > device_limit * USABLE:
+        if not s.gradient_checkpointing:
+            found.append((device.activations, "model.init_args.student.gradient_checkpointing: true"))
+        elif s.batch_size > 1:
+            found.append(
+                (device.activations, "data.init_args.batch_size: lower, trainer.accumulate_grad_batches: higher")
+            )
+        else:
+            found.append((device.activations, "model.init_args.student.max_pixels: lower (shorter prompts)"))
+        if device.optimizer:
+            found.append((device.optimizer, "--config cli_configs/grpo_7b.yaml's strategy (offload_optimizer: true)"))
+    if device.rollout > device_limit * USABLE:
+        found.append((device.kv_cache, "model.init_args.kv_cache_tokens: lower (the window is sampled in parts)"))
+    if device.peak > device_limit * USABLE:
+        if device.reference:
+            found.append((device.reference, "model.init_args.reference_device: cpu"))
+        if s.lora is None:
+            found.append((device.gradients + device.optimizer, "--config cli_configs/overlays/lora.yaml"))
+    if host.peak > host_limit:
+        if host.optimizer:
+            found.append((host.optimizer, "more machines, or --config cli_configs/overlays/no_offload.yaml"))
+        if host.loading == host.peak:
+            found.append((host.loading, "fewer --devices on one machine (every process loads the weights)"))
+    return [text for saved, text in sorted(found, key=lambda entry: -entry[0])]
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Tables for people."""
+    s, p = plan.settings, plan.parameters
+    console.print(
+        f"{s.task.upper()} of {plan.student}: {p.total / 1e9:.2f} billion parameters "
+        f"(language model {p.language_model / 1e9:.2f}, vision {p.vision / 1e9:.2f}, audio {p.audio / 1e9:.2f}), "
+        f"{plan.trained / 1e9:.3f} billion trained",
+        highlight=False,
+        soft_wrap=True,
+    )
+    where = f"ZeRO-{s.stage}{', optimizer in host memory' if s.offload else ''}" if s.stage else "plain"
+    console.print(
+        f"{s.devices} devices on {s.nodes} machine{'s' if s.nodes > 1 else ''}, {where}, {s.weight_bytes * 8}-bit "
+        f"weights; prompts of {s.prompt_tokens}, responses of up to {s.completion_tokens} tokens",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for title, parts, peak, limit in (
+        ("One device", plan.device, plan.device.peak, plan.device_limit * USABLE),
+        ("One host", plan.host, plan.host.peak, plan.host_limit),
+    ):
+        table = Table("memory", "GiB", title=title, title_justify="left", min_width=44)
+        for name, value in asdict(parts).items():  # type: ignore[call-overload]
+            if value:
+                table.add_row(name.replace("_", " "), f"{value / GIB:.2f}")
+        if isinstance(parts, DeviceMemory):
+            table.add_row("rollout", f"{parts.rollout / GIB:.2f}")
+            table.add_row("training", f"{parts.training / GIB:.2f}")
+        table.add_row("peak", f"{peak / GIB:.2f} of {limit / GIB:.0f} usable")
+        console.print(table)
+    _print_cost(plan, console)
+    for line in plan.advice:
+        console.print(f"does not fit; change {line}", highlight=False, soft_wrap=True, style="bold")
+
+
+def _print_cost(plan: Plan, console: Console) -> None:
+    c, s = plan.cost, plan.settings
+    table = Table(
+        "phase", "TFLOP", "seconds", title="One optimizer step (computed)", title_justify="left", min_width=44
+    )
+    for name in {**c.flops, **c.seconds}:
+        table.add_row(name, f"{c.flops.get(name, 0) / 1e12:.0f}", f"{c.seconds.get(name, 0):.1f}")
+    table.add_row("all", f"{c.total_flops / 1e12:.0f}", f"{c.total_seconds:.1f}")
+    console.print(table)
+    console.print(
+        f"{s.prompts_per_step} prompts, {c.prompt_tokens:,} prompt tokens, {c.response_tokens:,} response tokens, "
+        f"{c.encoder_runs} encoder runs per step",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if plan.hours is None:
+        console.print("length of the run unknown: the training shards are not here; add --samples", highlight=False)
+    else:
+        console.print(f"{s.total_steps:,} steps, about {plan.hours:.1f} hours", highlight=False)

@@ -1,0 +1,204 @@
+"""A run's settings as far as they cost something, read from its config files without building anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avrt.lora import LoRAConfig
+
+FRAMES = 8
+MAX_AUDIO_SECONDS = 10.0
+AUDIO_TOKENS_PER_SECOND = 25
+TEXT_TOKENS = 160
+"""Of a prompt beside its media: system text, question, options, instruction."""
+
+FRAMES_PER_TOKEN = 2
+TOKEN_PIXELS = 28 * 28
+"""One picture token covers so many pixels of `FRAMES_PER_TOKEN` frames."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run costs depends on these.
+
+    Attributes:
+        task: ``sft`` or ``grpo``.
+        student: path of the student.
+        devices: over all machines; `nodes` machines.
+        weight_bytes: of one weight in the model (2 for bfloat16).
+        stage: of ZeRO, or 0 for a plain strategy.
+        offload: optimizer state in host memory.
+        batch_size: prompts per device and micro-batch, accumulated `accumulate` times.
+        prompt_tokens: of the longest prompt that the settings allow.
+        completion_tokens: of the longest response (GRPO) or a long trace (SFT).
+        mean_completion_tokens: what time is computed with.
+        reference: ``none``, ``device``, ``host`` or ``adapters off``.
+        total_steps: optimizer steps of the run, or None when they depend on data that is not there.
+    """
+
+    task: str
+    student: str
+    devices: int
+    nodes: int
+    weight_bytes: int
+    stage: int
+    offload: bool
+    batch_size: int
+    accumulate: int
+    gradient_checkpointing: bool
+    chunk_rows: int
+    prompt_tokens: int
+    completion_tokens: int
+    mean_completion_tokens: int
+    num_generations: int = 1
+    num_iterations: int = 1
+    reference: str = "none"
+    kv_cache_tokens: int = 0
+    lora: LoRAConfig | None = None
+    reduce_bucket_size: int = 0
+    overlap_comm: bool = False
+    total_steps: int | None = None
+
+    @property
+    def prompts_per_device(self) -> int:
+        """Prompts of one optimizer step on one device."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def prompts_per_step(self) -> int:
+        return self.prompts_per_device * self.devices
+
+    @property
+    def responses_per_device(self) -> int:
+        return self.prompts_per_device * self.num_generations
+
+
+def read_settings(
+    configs: Sequence[str],
+    devices: int | None = None,
+    nodes: int | None = None,
+    student: str | None = None,
+    samples: int | None = None,
+    prompt_tokens: int | None = None,
+    completion_tokens: int | None = None,
+) -> RunSettings:
+    """Read the config files as ``fit`` would, later ones over earlier ones, defaults filled in.
+
+    Args:
+        devices, nodes: instead of the config's.
+        student: instead of the config's ``model.init_args.student.path``.
+        samples: of the training set, where its shards are not on this machine.
+        prompt_tokens: of a prompt; None for the longest that `max_pixels` and 10 s of sound allow.
+        completion_tokens: of a response on average; None for half the limit (GRPO) or 250 (SFT).
+
+    Raises:
+        UsageError: a config file is wrong.
+        ValueError: the settings are of no training run.
+    """
+    config = parse(configs)
+    trainer, model, data = config["trainer"], config["model"], config["data"]
+    arguments, data_arguments = model["init_args"], data["init_args"]
+    task = "grpo" if "num_generations" in arguments else "sft"
+    strategy = trainer.get("strategy")
+    strategy_arguments = strategy.get("init_args", {}) if isinstance(strategy, dict) else {}
+    nodes = nodes or trainer["num_nodes"]
+    per_node = devices or _devices(trainer["devices"])
+    limit = arguments["max_completion_length"] if task == "grpo" else 512
+    lora = LoRAConfig(**arguments["lora"]) if arguments.get("lora") else None
+    settings = RunSettings(
+        task=task,
+        student=student or arguments["student"]["path"],
+        devices=per_node * nodes,
+        nodes=nodes,
+        weight_bytes=2
+        if "bf16-true" in str(trainer["precision"]) or arguments["student"]["dtype"] == "bfloat16"
+        else 4,
+        stage=strategy_arguments.get("stage", 0),
+        offload=bool(strategy_arguments.get("offload_optimizer", False)),
+        batch_size=data_arguments["batch_size"],
+        accumulate=trainer["accumulate_grad_batches"],
+        gradient_checkpointing=arguments["student"]["gradient_checkpointing"],
+        chunk_rows=arguments["chunk_rows"],
+        prompt_tokens=prompt_tokens or _longest_prompt(arguments["student"]),
+        completion_tokens=limit,
+        mean_completion_tokens=completion_tokens or (limit // 2 if task == "grpo" else 250),
+        num_generations=arguments.get("num_generations", 1),
+        num_iterations=arguments.get("num_iterations", 1),
+        reference=_reference(task, arguments, lora),
+        kv_cache_tokens=arguments.get("kv_cache_tokens", 0),
+        lora=lora,
+        reduce_bucket_size=strategy_arguments.get("reduce_bucket_size", 0),
+        overlap_comm=strategy_arguments.get("overlap_comm", False),
+    )
+    return _with_length(settings, trainer, arguments["optimizer"], data_arguments["train"], samples)
+
+
+def parse(configs: Sequence[str]) -> dict[str, Any]:
+    """The merged settings of a run as plain values."""
+    from avrt.class_paths import allowed_prefixes, enforce
+    from avrt.cli import TRAINING
+    from avrt.config_scan import scan_arguments
+    from avrt.lightning_cli import parser
+
+    words = [word for config in configs for word in ("--config", config)]
+    prefixes = allowed_prefixes()
+    scan_arguments(words, tuple(TRAINING), prefixes)
+    enforce(prefixes)
+    return parser().parse_args(["fit", *words]).fit.as_dict()
+
+
+def _devices(devices: Any) -> int:
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if isinstance(devices, list):
+        return len(devices)
+    if not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"trainer.devices is {devices!r}, which depends on the machine: add --devices")
+    return devices
+
+
+def _longest_prompt(student: dict[str, Any]) -> int:
+    pictures = FRAMES // FRAMES_PER_TOKEN * (student["max_pixels"] // TOKEN_PIXELS)
+    return min(
+        student.get("max_prompt_tokens") or 10**9,
+        pictures + int(MAX_AUDIO_SECONDS * AUDIO_TOKENS_PER_SECOND) + TEXT_TOKENS,
+    )
+
+
+def _reference(task: str, arguments: dict[str, Any], lora: LoRAConfig | None) -> str:
+    if task == "sft" or not arguments["beta"]:
+        return "none"
+    if lora is not None:
+        return "adapters off"
+    return "host" if arguments["reference_device"] == "cpu" else "device"
+
+
+def _with_length(
+    settings: RunSettings, trainer: dict[str, Any], optimizer: dict[str, Any], train: Any, samples: int | None
+) -> RunSettings:
+    """The settings with the run's length: from the config, else from the number of samples."""
+    from dataclasses import replace
+
+    steps = optimizer.get("total_steps")
+    if steps is None and (trainer["max_steps"] or -1) > 0:
+        steps = trainer["max_steps"]
+    if steps is None:
+        samples = samples or count_samples(train)
+        if samples is not None and trainer["max_epochs"]:
+            steps = samples // settings.prompts_per_step * settings.num_iterations * trainer["max_epochs"]
+    return replace(settings, total_steps=steps)
+
+
+def count_samples(train: str | list[str]) -> int | None:
+    """Samples in shards that are on this machine, by their manifests alone."""
+    from avrt.manifest import MANIFEST_NAME, read_manifest
+
+    total = 0
+    for folder in [train] if isinstance(train, str) else train:
+        if not (Path(folder) / MANIFEST_NAME).is_file():
+            return None
+        total += sum(shard.samples for shard in read_manifest(Path(folder)).shards)
+    return total

@@ -1,0 +1,171 @@
+"""What one micro-batch of training allocates and computes: the real code, run on tensors that have shapes only.
+
+Because the forward and backward pass are the project's own, the figures follow every change of them; a test compares
+them with what torch's allocator counts in a real step.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
+from avrt.grpo.prefix import ATTENTION_NAME
+from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, score_responses
+from avrt.lora import LoRAConfig, inject
+from avrt.planning.settings import RunSettings
+from avrt.student import freeze_encoders
+
+
+@dataclass(frozen=True)
+class StepTrace:
+    """Of one micro-batch on one device.
+
+    Attributes:
+        activation_bytes: most that forward and backward hold at one time beside weights and gradients.
+        trained: parameters that get a gradient.
+        forward_flops: of scoring the micro-batch without gradient (the reference's pass).
+        step_flops: of forward, backward and recomputation.
+    """
+
+    activation_bytes: int
+    trained: int
+    forward_flops: int
+    step_flops: int
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of tensors that are made inside and still alive, and their peak.
+
+    Args:
+        before: tensors that were there before; views of them are not new memory.
+    """
+
+    def __init__(self, before: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._before = list(before)  # held, so that no new storage takes the address of one of them
+        self._known: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in self._before}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, torch.Tensor):
+                self._see(value.untyped_storage())
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+        self._known[key] = size
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.live -= self._known.pop(key, 0)
+
+
+def trace_step(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> StepTrace:
+    """Trace the micro-batch with the longest prompts and responses that the settings allow."""
+    dtype = torch.bfloat16 if settings.weight_bytes == 2 else torch.float32
+    media = max(0, settings.prompt_tokens - 200)
+    with FakeTensorMode():
+        model = _language_model(config, dtype, settings.gradient_checkpointing, settings.lora)
+        parameters = [*model.text_model.parameters(), model.head.weight]
+        trained = {id(p): p.numel() for p in parameters if p.requires_grad}
+        prompts = [
+            EmbeddedPrompt(
+                input_ids=torch.zeros(settings.prompt_tokens, dtype=torch.long),
+                position_ids=torch.arange(settings.prompt_tokens).expand(3, -1),
+                media_positions=torch.arange(4, 4 + media),
+                media_features=torch.zeros(media, model.head.in_features, dtype=dtype),
+            )
+            for _ in range(settings.batch_size)
+        ]
+        length, group = settings.completion_tokens, settings.num_generations
+        responses = [[torch.zeros(length, dtype=torch.long) for _ in range(group)] for _ in prompts]
+
+        def score() -> Any:
+            return score_responses(model, prompts, responses, chunk_rows=settings.chunk_rows)
+
+        with torch.no_grad():
+            forward_flops = _flops(score)
+        inputs = [tensor for p in prompts for tensor in vars(p).values()]
+        buffers = list(model.text_model.buffers())
+        with PeakMemory([*parameters, *buffers, *inputs, *(r for group in responses for r in group)]) as memory:
+            step_flops = _flops(lambda: _loss(settings, score()).backward())
+        # Gradients are counted as gradients, and they are what is left at the end.
+        gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
+    return StepTrace(memory.peak - gradients, sum(trained.values()), forward_flops, step_flops)
+
+
+def _language_model(
+    config: Qwen2_5OmniThinkerConfig, dtype: torch.dtype, checkpointing: bool, lora: LoRAConfig | None
+) -> LanguageModel:
+    config = copy.deepcopy(config)
+    config.vision_config.depth = config.audio_config.encoder_layers = 1  # frozen, and no part of the step
+    thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, dtype=dtype)
+    freeze_encoders(thinker)
+    text_model = thinker.model.language_model.train()
+    text_model.set_attn_implementation(ATTENTION_NAME)
+    if checkpointing:
+        text_model.activation_checkpointing_enable({"use_reentrant": False})
+    if lora is not None:
+        thinker.requires_grad_(False)
+        inject(text_model, lora)
+    return LanguageModel(text_model, thinker.lm_head)
+
+
+def _loss(settings: RunSettings, scores: Any) -> torch.Tensor:
+    if settings.task == "sft":
+        return -(scores.logprobs * scores.mask).sum()
+    responses = scores.logprobs.shape[0]
+    tokens = scores.logprobs.numel()
+    return grpo_loss(
+        scores.logprobs,
+        scores.mask,
+        torch.zeros(responses),
+        LossConfig(beta=0.0 if settings.reference == "none" else 0.01),
+        Normalizer(responses, tokens, float(tokens), settings.completion_tokens),
+        ref_logprobs=scores.logprobs.detach(),
+        entropies=scores.entropies,
+    ).loss
+
+
+def _flops(run: Callable[[], Any]) -> int:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Two products of [t, D] x [D, s] and [t, s] x [s, D] per batch row and head."""
+    batch, heads, rows, size = query
+    return 2 * batch * heads * rows * key[2] * (size + value[3])
+
+
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    """Scores once more, and the gradients of queries, keys, values and probabilities: five products for two."""
+    batch, heads, rows, size = query
+    return 2 * batch * heads * rows * key[2] * (3 * size + 2 * value[3])
+
+
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""torch counts the kernels of GPUs only; fake tensors run through the CPU's, which do the same work."""
