@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,11 @@ from avrt.sample import SAMPLING_RATE, Clip, Completion, Sample
 FRAMES_PER_ROW = 4
 MAX_FRAME_SIDE = 320
 """Pixels; larger frames are shrunk, for an event file keeps every picture."""
+
+
+QUESTION_COLUMNS = 36
+COMPLETION_COLUMNS = 72
+"""Characters in a line of a table's cells."""
 
 
 class Rollout(Protocol):
@@ -140,20 +146,17 @@ def extremes(totals: Tensor, group_size: int, num_best: int, num_worst: int) -> 
 def completion_table(rollout: Rollout, indices: Sequence[int], labels: Sequence[str]) -> str:
     """Markdown table of some completions of a rollout, with every reward before its weight."""
     rewards = rollout.rewards
-    header = ["", "sum", "advantage", *rewards.by_name, "gold", "question", "completion"]
-    rows = [
-        [
+    rows = []
+    for i, label in zip(indices, labels, strict=True):
+        completion = rollout.completions[i]
+        scores = [
             label,
-            _number(rewards.total[i]),
-            _number(rollout.statistics.advantages[i], "+.2f"),
-            *(_number(scores[i]) for scores in rewards.by_name.values()),
-            rollout.completions[i].sample.gold,
-            _question(rollout.completions[i].sample),
-            _reply(rollout.completions[i]),
+            f"sum {_number(rewards.total[i])}",
+            *(f"{name} {_number(values[i])}" for name, values in rewards.by_name.items()),
+            f"advantage {_number(rollout.statistics.advantages[i], '+.2f')}",
         ]
-        for i, label in zip(indices, labels, strict=True)
-    ]
-    return markdown_table(header, rows)
+        rows.append(["\n".join(scores), _question(completion.sample), _reply(completion)])
+    return markdown_table(["scores", "question", "completion"], rows)
 
 
 def validation_table(completions: Sequence[Completion]) -> str:
@@ -162,17 +165,9 @@ def validation_table(completions: Sequence[Completion]) -> str:
     for completion in completions:
         parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
         verdict = "right" if parsed.letter == completion.sample.gold else "wrong"
-        rows.append(
-            [
-                verdict,
-                parsed.letter or "none",
-                completion.sample.gold,
-                parsed.reason.value,
-                _question(completion.sample),
-                _reply(completion),
-            ]
-        )
-    return markdown_table(["", "answer", "gold", "reason", "question", "completion"], rows)
+        reading = [verdict, f"answer {parsed.letter or 'none'}", f"form {parsed.reason.value}"]
+        rows.append(["\n".join(reading), _question(completion.sample), _reply(completion)])
+    return markdown_table(["reading", "question", "completion"], rows)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -184,12 +179,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def escape(text: str) -> str:
     """Text that Markdown and HTML leave alone: ``<think>`` stays visible, no cell or row ends early.
 
-    Every ASCII punctuation mark becomes a character reference, which neither of the two interprets. Control characters
-    become U+FFFD: TensorBoard's Markdown uses some of them as its own marks.
+    Every ASCII punctuation mark becomes a character reference, which neither of the two interprets.
     """
-    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\ufffd", text.replace("\r\n", "\n"))
-    text = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark.group())};", text)
-    return text.replace("\t", " ").replace("\n", "<br>")
+    text = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark.group())};", printable(text))
+    return text.replace("\n", "<br>")
+
+
+def printable(text: str) -> str:
+    """Text whose control characters but line breaks are U+FFFD: TensorBoard uses some of them as its own marks."""
+    text = text.replace("\r\n", "\n").replace("\t", " ")
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f]", "\ufffd", text)
 
 
 def log_clip(writer: Any, clip: Clip | None, step: int) -> None:
@@ -221,11 +220,22 @@ def _clip_line(sample: Sample) -> str:
 
 def _question(sample: Sample) -> str:
     options = (f"{letter}. {text}" for letter, text in zip(sample.letters, sample.options, strict=True))
-    return "\n".join([sample.question, *options])
+    return wrap("\n".join([sample.question, *options, f"gold {sample.gold}"]), QUESTION_COLUMNS)
 
 
 def _reply(completion: Completion) -> str:
-    return completion.text + (" [cut at the token limit]" if completion.finish_reason == "length" else "")
+    cut = " [cut at the token limit]" if completion.finish_reason == "length" else ""
+    return wrap(completion.text + cut, COMPLETION_COLUMNS)
+
+
+def wrap(text: str, columns: int) -> str:
+    """Text with line breaks at spaces, so that no line has more than `columns` characters.
+
+    TensorBoard shares a table's width out by the longest lines: next to one line of a thousand characters, all other
+    columns would be one character wide.
+    """
+    lines = [textwrap.wrap(line, columns, replace_whitespace=False) or [""] for line in printable(text).split("\n")]
+    return "\n".join("\n".join(parts) for parts in lines)
 
 
 def _number(value: Tensor, spec: str = ".3g") -> str:

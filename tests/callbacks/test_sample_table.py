@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from avrt.callbacks import SampleTable
-from avrt.callbacks.samples import MAX_FRAME_SIDE, extremes, frame_grid, markdown_table
+from avrt.callbacks.samples import MAX_FRAME_SIDE, extremes, frame_grid, markdown_table, wrap
 from tests.callbacks.tiny_runs import TextReward, events, grpo, sft, texts, trainer
 
 NAN = float("nan")
@@ -27,6 +27,7 @@ class Cells(HTMLParser):
         super().__init__()
         self.rows: list[list[str]] = []
         self.tags: set[str] = set()
+        self.inside = False
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
@@ -35,11 +36,16 @@ class Cells(HTMLParser):
             self.rows.append([])
         elif tag in ("td", "th"):
             self.rows[-1].append("")
+            self.inside = True
         elif tag == "br":
             self.rows[-1][-1] += "\n"
 
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.inside = False
+
     def handle_data(self, data: str) -> None:
-        if self.rows and self.rows[-1] and data.strip("\n"):
+        if self.inside:
             self.rows[-1][-1] += data
 
 
@@ -57,6 +63,15 @@ def test_a_cell_shows_its_text_as_it_is(text: str) -> None:
     cells = Cells(markdown_to_safe_html(markdown_table(["x", "y"], [[text, "end"]])))
     assert cells.rows == [["x", "y"], [text.replace("\r\n", "\n"), "end"]]
     assert cells.tags <= {"table", "thead", "tbody", "tr", "th", "td", "br"}
+
+
+def test_long_lines_are_wrapped_at_spaces_and_lose_no_word() -> None:
+    text = "<think>" + "sound of rain " * 100 + "\n\n  indented</think>\n<answer>A</answer>" + "x" * 200
+    wrapped = wrap(text, 90)
+    assert max(map(len, wrapped.split("\n"))) <= 90
+    assert wrapped.replace("\n", "").replace(" ", "") == text.replace("\n", "").replace(" ", "")
+    assert "\n\n" in wrapped
+    assert wrap("short\nlines", 90) == "short\nlines"
 
 
 def test_control_characters_are_shown_as_unknown() -> None:
@@ -109,18 +124,24 @@ def test_grpo_shows_the_best_and_the_worst_completions(
 
     cells = Cells(markdown_to_safe_html(texts(found, "samples/completions")[1]))
     header, *rows = cells.rows
-    assert header == ["", "sum", "advantage", "text", "gold", "question", "completion"]
-    assert [row[0] for row in rows] == ["best 1", "best 2", "worst 1"]
+    assert header == ["scores", "question", "completion"]
     totals = rollout.rewards.total.tolist()
     shown = [totals.index(t) for t in (sorted(totals)[-1], sorted(totals)[-2], min(totals))]
-    for row, i in zip(rows, shown, strict=True):
+    for (scores, question, reply), label, i in zip(rows, ("best 1", "best 2", "worst 1"), shown, strict=True):
         completion = rollout.completions[i]
-        assert row[1] == f"{totals[i]:.3g}"
-        assert row[2] == f"{rollout.statistics.advantages[i].item():+.2f}"
-        assert row[3] == f"{totals[i] / 2:.3g}"
-        assert row[4] == completion.sample.gold
-        assert row[5].startswith("Which thing is seen and heard?\nA. red bell\nB. blue hum")
-        assert row[6].startswith(completion.text.replace("\r\n", "\n").split("\x00")[0][:3])
+        advantage = rollout.statistics.advantages[i].item()
+        assert scores.split("\n") == [
+            label,
+            f"sum {totals[i]:.3g}",
+            f"text {totals[i] / 2:.3g}",
+            f"advantage {advantage:+.2f}",
+        ]
+        assert question.startswith("Which thing is seen and heard?\nA. red bell\nB. blue hum\n")
+        assert question.endswith(f"\ngold {completion.sample.gold}")
+        visible = "".join("\ufffd" if ord(c) == 127 or (ord(c) < 32 and c != "\n") else c for c in completion.text)
+        cut = "[cut at the token limit]"
+        assert reply.removesuffix(cut).split() == visible.split()
+        assert reply.endswith(cut) == (completion.finish_reason == "length")
 
     sample = rollout.completions[shown[0]].sample
     clip = sample.clip
@@ -154,10 +175,12 @@ def test_sft_shows_validation_answers(tmp_path: Path, student_folder: Path, shar
     page = texts(found, "samples/validation")
     assert set(page) == {1}  # validation after the second step
     header, *rows = Cells(markdown_to_safe_html(page[1])).rows
-    assert header == ["", "answer", "gold", "reason", "question", "completion"]
-    assert [row[0] for row in rows] == ["wrong"] * 3  # a random student never answers
-    assert {row[1] for row in rows} == {"none"}
-    assert all("[cut at the token limit]" in row[5] for row in rows if row[3] == "truncated")
+    assert header == ["reading", "question", "completion"]
+    assert len(rows) == 3
+    for reading, _, reply in rows:  # a random student never answers
+        verdict, answer, form = reading.split("\n")
+        assert (verdict, answer) == ("wrong", "answer none")
+        assert (form == "form truncated") == reply.endswith("[cut at the token limit]")
     assert "samples/completions/text_summary" not in found.Tags()["tensors"]
 
 
