@@ -104,7 +104,7 @@ def _about(runs: Runs) -> str:
         done, planned = sum(len(entry.records) for entry in run.values()), sum(info.items for info in infos)
         rows.append(
             [
-                f"<td>{_name(runs, number)} {escape(infos[0].run)}</td>",
+                f"<td>{_badge(number) if len(runs) == 2 else ''} {escape(infos[0].run)}</td>",
                 *(
                     f"<td>{escape(_all_of(getattr(info, field) for info in infos))}</td>"
                     for field in ("model", "modalities", "answer_format", "profile", "subset")
@@ -137,7 +137,7 @@ def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
             rows.append(
                 [
                     first,
-                    *([f"<td>{_name(runs, number)}</td>"] if two else []),
+                    *([f"<td>{_badge(number)}</td>"] if two else []),
                     number_cell(f"{strict['items']:,}"),
                     number_cell(f"{strict['correct']:,}"),
                     number_cell(f"<strong>{percent(strict['accuracy'])}</strong>"),
@@ -212,9 +212,9 @@ def _outcomes(runs: Runs, benchmarks: Sequence[str]) -> str:
             rows.append(
                 [
                     f"<td>{escape(title_of(name))}</td>" if not rows else "<td></td>",
-                    *([f"<td>{_name(runs, number)}</td>"] if two else []),
+                    *([f"<td>{_badge(number)}</td>"] if two else []),
                     *(
-                        number_cell(items_link(errors[error], benchmark=name, **{result: error}))
+                        number_cell(items_link(f"{errors[error]:,}", benchmark=name, **{result: error}))
                         for error in ERROR_TITLES
                     ),
                     f'<td class="plot">{bar}</td>',
@@ -239,7 +239,7 @@ def _reasons(runs: Runs) -> str:
             f"<td><code>{escape(reason)}</code></td>",
             f"<td>{escape(REASONS.get(reason, ''))}</td>",
             *(
-                number_cell(items_link(count.get(reason, 0), **{f"reason{'b' if number else ''}": reason}))
+                number_cell(items_link(f"{count.get(reason, 0):,}", **{f"reason{'b' if number else ''}": reason}))
                 for number, count in enumerate(counts)
             ),
         ]
@@ -301,7 +301,7 @@ def _replies(runs: Runs, benchmarks: Sequence[str]) -> str:
             rows.append(
                 [
                     f"<td>{escape(title_of(name))}</td>" if not rows else "<td></td>",
-                    *([f"<td>{_name(runs, number)}</td>"] if len(runs) == 2 else []),
+                    *([f"<td>{_badge(number)}</td>"] if len(runs) == 2 else []),
                     number_cell("–" if metrics["formatted"] is None else f"{percent(metrics['formatted'])} %"),
                     number_cell("–" if tokens["completion_mean"] is None else f"{tokens['completion_mean']:.0f}"),
                     number_cell("–" if tokens["completion_max"] is None else f"{tokens['completion_max']:,}"),
@@ -351,6 +351,11 @@ def _points(scores: Iterable[tuple[Mapping[str, Any], str]]) -> list[Point]:
 
 def _name(runs: Runs, number: int) -> str:
     return "AB"[number] if len(runs) == 2 else ""
+
+
+def _badge(number: int) -> str:
+    letter = "AB"[number]
+    return f'<span class="badge series-{letter.lower()}">{letter}</span>'
 
 
 def _gap(scores: Sequence[Mapping[str, Any] | None]) -> str:

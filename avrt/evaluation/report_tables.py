@@ -54,7 +54,8 @@ def percent(share: float | None) -> str:
 
 def signed(share: float) -> str:
     """A difference of shares in points, with its sign."""
-    return f"{100 * share:+.1f}".replace("-", "−")
+    text = f"{100 * share:+.1f}"
+    return "0.0" if float(text) == 0 else text.replace("-", "−")
 
 
 def interval(score: Mapping[str, Any]) -> str:

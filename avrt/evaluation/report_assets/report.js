@@ -52,6 +52,12 @@ const avrtReport = (() => {
     return element;
   }
 
+  function button(text, action) {
+    const element = make("button", { type: "button" }, text);
+    element.addEventListener("click", action);
+    return element;
+  }
+
   const runName = (number) => (two ? "AB"[number] : "");
   const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
@@ -252,7 +258,7 @@ const avrtReport = (() => {
     markCurrent(item);
     if (item !== current) {
       current = item;
-      await drawItem(item, filters);
+      await drawItem(item);
     }
   }
 
@@ -293,7 +299,7 @@ const avrtReport = (() => {
   }
 
   function markCurrent(item) {
-    document.getElementById("panes").classList.toggle("open", item !== null);
+    document.getElementById("items").classList.toggle("open", item !== null);
     for (const link of rows.querySelectorAll("a")) {
       const here = item !== null && link.dataset.item === item.path;
       link.toggleAttribute("aria-current", here);
@@ -301,7 +307,7 @@ const avrtReport = (() => {
     }
   }
 
-  async function drawItem(item, filters) {
+  async function drawItem(item) {
     if (!item) {
       article.replaceChildren(make("p", { class: "note" }, "Choose an item, or press j."));
       return;
@@ -318,8 +324,8 @@ const avrtReport = (() => {
       number in item.categories ? [[category.name, category.values[item.categories[number]]]] : []);
     article.replaceChildren(
       make("p", { class: "tools" },
-        make("a", { href: address(filters, null), class: "close" }, "Close"),
-        make("span", {}, `${item.benchmark.title} · item ${item.place + 1} · `, make("code", {}, item.id))),
+        make("span", {}, `${item.benchmark.title} · item ${item.place + 1} · `, make("code", {}, item.id)),
+        button("Previous", () => step(-1)), button("Next", () => step(1)), button("Close", close)),
       make("h2", {}, item.question),
       drawOptions(item, details),
       make("p", { class: "categories" },
@@ -337,7 +343,7 @@ const avrtReport = (() => {
       const letter = String.fromCharCode(65 + number);
       const gold = letter === item.gold;
       const chosen = item.outcomes.flatMap((outcome, run) => (outcome?.answer === letter
-        ? [make("span", { class: `badge series-${"ab"[run]}` }, two ? runName(run) : "answered")] : []));
+        ? [make("span", { class: `badge series-${"ab"[run]}` }, two ? `run ${runName(run)}` : "answered")] : []));
       return make("li", { class: gold ? "gold" : null },
         make("span", { class: "letter" }, letter), make("span", {}, text),
         gold ? make("span", { class: "badge badge-gold" }, "gold") : null, ...chosen);
@@ -373,12 +379,12 @@ const avrtReport = (() => {
     picture.style.aspectRatio = `${clip.width} / ${clip.height}`;
     const label = make("span", {}, clip.is_image ? "" : `${time.toFixed(1)} s`);
     if (!audio || clip.is_image) return make("span", { class: "frame" }, picture, label);
-    const button = make("button", { type: "button", class: "frame", title: "play from here" }, picture, label);
-    button.addEventListener("click", () => {
+    const player = make("button", { type: "button", class: "frame", title: "play from here" }, picture, label);
+    player.addEventListener("click", () => {
       audio.currentTime = time;
       audio.play();
     });
-    return button;
+    return player;
   }
 
   function drawReply(item, reply, number) {
@@ -396,8 +402,9 @@ const avrtReport = (() => {
       ["Seconds", reply.seconds === null ? "" : reply.seconds.toFixed(1)],
       ["Failure", reply.failure ?? ""],
     ];
-    const list = make("dl", {}, ...facts.filter(([, value]) => value !== "").flatMap(([name, value]) =>
-      [make("dt", {}, name), make("dd", { class: name === "Strict" ? `verdict-${outcome.error.name}` : null }, value)]));
+    const list = make("dl", {}, ...facts.filter(([, value]) => value !== "").map(([name, value]) =>
+      make("div", {}, make("dt", {}, name),
+        make("dd", { class: name === "Strict" ? `verdict-${outcome.error.name}` : null }, value))));
     const text = reply.text.split(/(<\/?(?:think|answer)>)/).map((part) =>
       (/^<\/?(?:think|answer)>$/.test(part) ? make("span", { class: "tag" }, part) : part));
     return make("section", {}, heading, list,
