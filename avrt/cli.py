@@ -26,7 +26,7 @@ PROGRAM = "python -m avrt"
 TRAINING = {
     "fit": "train a model as a YAML file says: --config cli_configs/grpo_tiny.yaml",
     "validate": "run the validation split once",
-    "test": "run the test split once",
+    "test": "answer benchmarks: --config cli_configs/eval_all.yaml",
     "predict": "answer every question of a split",
 }
 """LightningCLI's own subcommands."""
@@ -35,6 +35,15 @@ GROUPS = {
     "Data": {
         "pack": ("avrt.commands.pack", "turn clips and annotations into shards"),
         "inspect": ("avrt.commands.inspect", "print what is in shards, or write one sample's media to look at"),
+        "traces": ("avrt.commands.traces", "make reasoning traces with single-modality teachers"),
+    },
+    "Evaluation": {
+        "evaluate-server": ("avrt.commands.evaluate_server", "ask benchmarks of any model behind a server"),
+        "import-predictions": ("avrt.commands.import_predictions", "make a run of replies that were made elsewhere"),
+        "score": ("avrt.commands.score", "compute a run's numbers again from its raw replies"),
+        "compare": ("avrt.commands.compare", "print runs in the paper's table form, with their differences"),
+        "subsets": ("avrt.commands.subsets", "make easy, medium and hard lists from two teachers' answers"),
+        "report": ("avrt.commands.report", "make a page to look at a run, or at two side by side"),
     },
     "Demo": {
         "demo": ("avrt.commands.demo", "run the whole story on a small self-made task, on a laptop"),
@@ -109,7 +118,7 @@ def help_text() -> str:
     lines = [f"usage: {PROGRAM} COMMAND [options]", "", "Audio-visual reasoning transfer for small omni models.", ""]
     for title, commands in groups.items():
         lines.append(f"{title}:")
-        lines.extend(f"  {name:<10} {line}" for name, line in commands.items())
+        lines.extend(f"  {name:<18} {line}" for name, line in commands.items())
         lines.append("")
     lines += [
         "Options of every command:",

@@ -165,7 +165,7 @@ def check_config(config: TracesConfig) -> None:
         ValueError: naming the key and the mend; never repeating what might be a secret.
     """
     for stage in STAGES:
-        _check_stage(stage, config.stage(stage))
+        check_stage(stage, config.stage(stage))
         resolve_model(stage, config.stage(stage))
     if config.val_share is not None and not 0 <= config.val_share < 1:
         raise ValueError(f"val_share: must be 0 or more and below 1, or null; is {config.val_share}")
@@ -177,7 +177,15 @@ def check_config(config: TracesConfig) -> None:
         raise ValueError(f"max_teacher_chars: must be 200 or more, is {config.max_teacher_chars}")
 
 
-def _check_stage(stage: Stage, config: StageConfig) -> None:
+def check_stage(stage: str, config: StageConfig) -> None:
+    """Find what cannot work in one stage's settings.
+
+    Args:
+        stage: the key that the settings stand under, for messages.
+
+    Raises:
+        ValueError: as `check_config`.
+    """
     if not config.base_urls:
         raise ValueError(f"{stage}.base_urls: give at least one server address, such as http://localhost:8000/v1")
     if len(set(config.base_urls)) != len(config.base_urls):

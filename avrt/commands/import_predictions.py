@@ -1,0 +1,67 @@
+"""Make a run out of replies that were made elsewhere, and score it.
+
+The file has JSON lines {"id": ..., "text": ...}, or is a samples file of lm-evaluation-harness. Items that it says
+nothing about count as wrong.
+
+    python -m avrt import-predictions runs/rival --file replies.jsonl --benchmark mmau --model Rival-7B
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("run", metavar="RUN", help="folder of the run to make; may hold other benchmarks of the model")
+    parser.add_argument("--file", required=True, metavar="FILE", help="the replies")
+    parser.add_argument("--benchmark", required=True, metavar="NAME", help="which benchmark they answer")
+    parser.add_argument("--model", required=True, metavar="NAME", help="what made them, for tables")
+    parser.add_argument("--data", default="data", metavar="DIR", help="the benchmarks' data (default: data)")
+    parser.add_argument("--annotations", metavar="FILE", help="the annotation file, if it lies elsewhere")
+    parser.add_argument("--subset", metavar="FILE", help="ids, one a line: only these questions were asked")
+    parser.add_argument(
+        "--format",
+        choices=("tags", "letter"),
+        default="letter",
+        help="what the prompt asked for: reasoning and answer in tags, or the letter (default)",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=("paper", "robust"),
+        default="robust",
+        help="how replies are read: robust (default) finds other models' forms, paper wants the tags",
+    )
+    parser.add_argument("--name", metavar="NAME", help="the run's name in tables; by default its folder's")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, score, and print the numbers."""
+    from pathlib import Path
+
+    from avrt.evaluation.predictions import import_predictions, read_predictions
+    from avrt.evaluation.question_sets import QuestionsConfig, open_question_sets
+    from avrt.evaluation.run_log import finish_run
+    from avrt.evaluation.score_table import score_console
+
+    if args.benchmark == "all":
+        raise ValueError("--benchmark: a file of predictions is of one benchmark; name it")
+    (questions,) = open_question_sets(
+        QuestionsConfig(args.benchmark, args.data, annotations=args.annotations, subset=args.subset)
+    )
+    folder = Path(args.run)
+    without = import_predictions(
+        folder,
+        questions,
+        read_predictions(args.file, questions.items),
+        name=args.name or folder.resolve().name,
+        model=args.model,
+        answer_format=args.format,
+        profile=args.profile,
+        source=Path(args.file).name,
+    )
+    console = score_console()
+    if without:
+        console.print(f"{without} of {len(questions.items)} items have no reply in {args.file}; they count as wrong")
+    finish_run(folder, [questions], console, harness=False)
+    return 0
