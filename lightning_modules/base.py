@@ -72,6 +72,9 @@ class StudentModule(LightningModule):
     def setup(self, stage: str) -> None:
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = SafeCheckpointIO()
+        # Batches hold samples and the student converts what it embeds. Plugins for other precisions than 32 bits would
+        # walk through them to convert every tensor, and fail at the first frozen record.
+        self.trainer.precision_plugin.convert_input = _as_it_is  # type: ignore[assignment]
 
     def configure_model(self) -> None:
         """Load the student; Lightning calls this once the device and the precision are known."""
@@ -315,3 +318,7 @@ class StudentModule(LightningModule):
 
     def predict_step(self, batch: list[Item], batch_idx: int) -> list[Completion]:
         return self.answer(batch)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -101,6 +101,7 @@ def random_clip(
     picture, fps, timestamps = None, None, ()
     if "image" in kind:
         picture = torch.randint(0, 256, (1, 3, height, width), generator=generator).to(torch.uint8)
+        timestamps = (0.0,)
     elif "video" in kind:
         picture = torch.randint(0, 256, (frames, 3, height, width), generator=generator).to(torch.uint8)
         fps = frames / seconds
