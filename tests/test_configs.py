@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from avrt.class_paths import ALLOWED_PREFIXES
-from avrt.cli import main
+from avrt.cli import TRAINING, main
 from avrt.config_scan import scan_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +26,16 @@ def read(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-FIT = [path for path in sorted(CONFIGS.glob("*.yaml")) if {"trainer", "model", "data"} <= read(path).keys()]
+def command(path: Path) -> str:
+    """The command that a file's header gives for it."""
+    found = re.search(rf"python -m avrt ([\w-]+) --config cli_configs/{path.name}", path.read_text(encoding="utf-8"))
+    assert found, f"{path.name}: the header does not say how to run it"
+    return found[1]
+
+
+COMMANDS = {path: command(path) for path in sorted(CONFIGS.glob("*.yaml"))}
+LIGHTNING = [path for path, name in COMMANDS.items() if name in TRAINING]
+FIT = [path for path, name in COMMANDS.items() if name == "fit"]
 
 
 @functools.cache
@@ -36,9 +46,10 @@ def parser() -> Any:
 
 
 def parse(*paths: Path) -> Any:
-    """The settings of ``fit`` with these config files, one laid over the other."""
+    """The settings of a run with these config files, one laid over the other."""
+    name = COMMANDS[paths[0]]
     words = itertools.chain.from_iterable(("--config", str(path)) for path in paths)
-    return parser().parse_args(["fit", *words]).fit
+    return parser().parse_args([name, *words])[name]
 
 
 def name(path: Path) -> str:
@@ -49,9 +60,9 @@ def test_all_presets_are_there() -> None:
     assert {path.stem for path in FIT} >= {"sft_tiny", "grpo_tiny", *BIG}
 
 
-@pytest.mark.parametrize("path", FIT, ids=name)
+@pytest.mark.parametrize("path", LIGHTNING, ids=name)
 def test_a_preset_parses(path: Path) -> None:
-    scan_file(path, ("fit",), ALLOWED_PREFIXES)
+    scan_file(path, tuple(TRAINING), ALLOWED_PREFIXES)
     settings = parse(path)
     assert settings.model.class_path.startswith("lightning_modules.")
     assert settings.trainer.use_distributed_sampler is False  # the data modules share samples out themselves
@@ -60,7 +71,7 @@ def test_a_preset_parses(path: Path) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
 @pytest.mark.parametrize("path", FIT, ids=name)
 def test_an_overlay_goes_over_every_preset(path: Path, overlay: Path) -> None:
-    scan_file(overlay, ("fit",), ALLOWED_PREFIXES)
+    scan_file(overlay, tuple(TRAINING), ALLOWED_PREFIXES)
     alone, both = parse(path), parse(path, overlay)
     before = [callback.class_path for callback in alone.trainer.callbacks]
     assert [callback.class_path for callback in both.trainer.callbacks][: len(before)] == before
@@ -68,16 +79,15 @@ def test_an_overlay_goes_over_every_preset(path: Path, overlay: Path) -> None:
     assert both.model.init_args.student.path == alone.model.init_args.student.path
 
 
-@pytest.mark.parametrize("path", [*FIT, *OVERLAYS], ids=name)
+@pytest.mark.parametrize("path", [*COMMANDS, *OVERLAYS], ids=name)
 def test_a_file_begins_with_what_it_is_for(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    header = re.match(r"(?:#.*\n)+", text)
+    header = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8"))
     assert header, "starts with comments"
-    assert header[0].startswith("# ")
-    for heading in ("# Run: ", "# Needs: ", "# Expect: "):
+    wanted = ["# Expect: "] if path not in LIGHTNING else ["# Run: ", "# Needs: ", "# Expect: "]
+    for heading in wanted:
         assert heading in header[0], heading
-    assert f"python -m avrt fit --config cli_configs/{path.relative_to(CONFIGS) if path in FIT else ''}" in header[0]
-    assert path.name in header[0]
+    assert "python -m avrt " in header[0]
+    assert f"--config cli_configs/{path.relative_to(CONFIGS)}" in header[0]
     assert "config" not in read(path), "`config:` inside a YAML merges shallowly"
 
 
@@ -140,3 +150,31 @@ def test_a_preset_trains_on_a_laptop_with_a_tiny_student(
     tags = events(run).Tags()
     assert {"loss", "val/accuracy", "throughput/tokens_per_second", "learning_rate"} <= set(tags["scalars"])
     assert "samples/validation/text_summary" in tags["tensors"]
+
+
+def test_the_commands_of_the_configuration_page_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the files that the page shows, by the name in their first line."""
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
+    for language, text in blocks:
+        if language != "bash":
+            (tmp_path / text.split()[1]).write_text(text, encoding="utf-8")
+    (tmp_path / "cli_configs").symlink_to(CONFIGS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    commands = [line for language, text in blocks if language == "bash" for line in text.splitlines()]
+    assert len(commands) >= 8
+    for line in commands:
+        program, words = shlex.split(line)[:3], shlex.split(line)[3:]
+        assert program == ["python", "-m", "avrt"]
+        if "--allow-classes" in words:
+            del words[words.index("--allow-classes") :]
+        if words[-1].startswith("--print_config") or ".help=" in words[-1]:
+            with pytest.raises(SystemExit) as end:
+                parser().parse_args(words)
+            assert end.value.code in (None, 0), line
+            continue
+        settings = parser().parse_args(words).fit
+        if "early_stop.yaml" in line:
+            assert settings.trainer.callbacks[-1].init_args.patience == 5
+            assert len(settings.trainer.callbacks) > 1
