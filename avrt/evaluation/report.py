@@ -53,7 +53,7 @@ class Report:
         page: the file to open.
         items: items on it.
         clips: clips that they are about.
-        problems: why a clip cannot be shown, by the id of its first item.
+        problems: why a clip cannot be shown, by its first item (``benchmark/id``).
     """
 
     page: Path
@@ -115,7 +115,7 @@ def write_report(
         record = row.first[1]
         key = clip_key(record)
         if key in clips and key not in named and (problem := clips[key].problem):
-            problems[record.id] = problem
+            problems[f"{row.benchmark}/{record.id}"] = problem
         named.add(key)
     return Report(out / PAGE_FILE, len(rows), len(clips), problems)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -202,7 +201,7 @@ def test_a_shard_s_sound_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "out" / shown["sound"]).read_bytes() == encoded.members["flac"]
     pictures = [np.asarray(Image.open(tmp_path / "out" / name)).transpose(2, 0, 1) for name in shown["frames"]]
     assert [number_of(picture) for picture in pictures] == [30 + 2 + 4 * n for n in range(8)]
-    assert report.problems == {"item-1": absent["problem"]}
+    assert report.problems == {"dailyomni/item-1": absent["problem"]}
     assert "no sample 'no'" in absent["problem"]
 
 
@@ -234,8 +233,8 @@ def test_what_cannot_be_shown_is_said(tmp_path: Path, media: dict[str, str], pro
     (data / "broken.mp4").write_bytes(b"no video")
     run = write_run(tmp_path / "run", make_records("mmar", [{"text": "x", "media": media}]), data_root=str(data))
     report = write_report(run, tmp_path / "out")
-    assert report.problems["item-0"].startswith(problem)
-    assert details_of(tmp_path / "out")[0]["clip"] == {"problem": report.problems["item-0"]}
+    assert report.problems["mmar/item-0"].startswith(problem)
+    assert details_of(tmp_path / "out")[0]["clip"] == {"problem": report.problems["mmar/item-0"]}
 
 
 def test_data_that_moved_are_found_again(tmp_path: Path) -> None:

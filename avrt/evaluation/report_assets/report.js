@@ -58,6 +58,11 @@ const avrtReport = (() => {
     return element;
   }
 
+  function setCurrent(link, current) {
+    if (current) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+
   const runName = (number) => (two ? "AB"[number] : "");
   const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
@@ -199,7 +204,8 @@ const avrtReport = (() => {
   function address(filters, item) {
     const all = new URLSearchParams(filters);
     if (item) all.set("item", item.path);
-    return all.size ? `#items?${all}` : "#items";
+    const text = String(all);
+    return text ? `#items?${text}` : "#items";
   }
 
   function readForm() {
@@ -228,8 +234,8 @@ const avrtReport = (() => {
     const onItems = view === "#items";
     document.getElementById("items").hidden = !onItems;
     document.getElementById("summary").hidden = onItems;
-    document.getElementById("to-items").toggleAttribute("aria-current", onItems);
-    document.getElementById("to-summary").toggleAttribute("aria-current", !onItems);
+    setCurrent(document.getElementById("to-items"), onItems);
+    setCurrent(document.getElementById("to-summary"), !onItems);
     if (!onItems) return;
     const filters = new URLSearchParams(query.startsWith("?") ? query : "");
     const item = byPath.get(filters.get("item")) ?? null;
@@ -302,7 +308,7 @@ const avrtReport = (() => {
     document.getElementById("items").classList.toggle("open", item !== null);
     for (const link of rows.querySelectorAll("a")) {
       const here = item !== null && link.dataset.item === item.path;
-      link.toggleAttribute("aria-current", here);
+      setCurrent(link, here);
       if (here) link.scrollIntoView({ block: "nearest" });
     }
   }
