@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from avrt.class_paths import ALLOWED_PREFIXES
+from avrt.class_paths import ALLOWED_PREFIXES, enforce
 from avrt.cli import TRAINING, main
 from avrt.config_scan import scan_file
 
@@ -167,8 +167,11 @@ def test_the_commands_of_the_configuration_page_parse(tmp_path: Path, monkeypatc
     for line in commands:
         program, words = shlex.split(line)[:3], shlex.split(line)[3:]
         assert program == ["python", "-m", "avrt"]
+        allowed = ALLOWED_PREFIXES
         if "--allow-classes" in words:
-            del words[words.index("--allow-classes") :]
+            allowed = (*allowed, words.pop())
+            assert words.pop() == "--allow-classes"
+        enforce(allowed)
         if words[-1].startswith("--print_config") or ".help=" in words[-1]:
             with pytest.raises(SystemExit) as end:
                 parser().parse_args(words)
@@ -178,3 +181,4 @@ def test_the_commands_of_the_configuration_page_parse(tmp_path: Path, monkeypatc
         if "early_stop.yaml" in line:
             assert settings.trainer.callbacks[-1].init_args.patience == 5
             assert len(settings.trainer.callbacks) > 1
+    enforce(ALLOWED_PREFIXES)
