@@ -1,0 +1,137 @@
+"""Replies made elsewhere become records with the same scores."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avrt.cli import main
+from avrt.evaluation.question_sets import QuestionsConfig, QuestionSet, open_question_sets
+from avrt.evaluation.records import RunInfo, read_records
+from avrt.evaluation.scoring import score_run
+
+
+@pytest.fixture
+def questions(real_data: Path) -> QuestionSet:
+    (found,) = open_question_sets(QuestionsConfig("dailyomni", str(real_data / "benchmarks")))
+    return found
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def run_import(run: Path, file: Path, data: Path, *words: str) -> int:
+    where = ["--benchmark", "dailyomni", "--data", str(data), "--model", "Rival-7B"]
+    return main(["import-predictions", str(run), "--file", str(file), *where, *words])
+
+
+def test_plain_lines(questions: QuestionSet, real_data: Path, tmp_path: Path) -> None:
+    items = questions.items
+    rows: list[dict[str, Any]] = [
+        {"id": items[2].sample.id, "text": f"The answer is... Answer: {items[2].sample.gold}"},
+        {"id": items[0].sample.id, "text": items[0].sample.gold},
+        {"id": items[1].sample.id, "text": "<think>hm", "finish_reason": "length"},
+    ]
+    run = tmp_path / "rival"
+    file = write(tmp_path / "replies.jsonl", rows)
+    assert run_import(run, file, real_data / "benchmarks") == 0
+    records = read_records(run / "dailyomni")
+    assert [(r.text, r.failure, r.correct_strict, r.error_type) for r in records] == [
+        (rows[1]["text"], None, True, "none"),
+        ("<think>hm", None, False, "instruction_format"),
+        (rows[0]["text"], None, True, "none"),
+        ("", "no_prediction", False, "no_reply"),
+    ]
+    info = RunInfo.read(run / "dailyomni")
+    assert (info.run, info.model, info.profile, info.decoding) == (
+        "rival",
+        "Rival-7B",
+        "robust",
+        {"imported": "replies.jsonl"},
+    )
+    (scored,) = score_run(run)
+    assert (scored.metrics["strict"]["correct"], scored.metrics["strict"]["items"]) == (2, 4)
+    # The missing reply may come later; another reply to the same item may not.
+    write(file, [{"id": items[3].sample.id, "text": items[3].sample.gold}])
+    assert run_import(run, file, real_data / "benchmarks") == 0
+    assert score_run(run)[0].metrics["strict"]["correct"] == 3
+    write(file, [{"id": items[3].sample.id, "text": "E"}])
+    assert run_import(run, file, real_data / "benchmarks") == 1
+    assert score_run(run)[0].metrics["strict"]["correct"] == 3
+
+
+def test_media_need_not_be_there(questions: QuestionSet, real_data: Path, tmp_path: Path) -> None:
+    """Annotations are enough: whoever made the replies had the media."""
+    data = tmp_path / "dailyomni"
+    data.mkdir()
+    (data / "qa.json").write_bytes((real_data / "annotations" / "dailyomni_qa.json").read_bytes())
+    (found,) = open_question_sets(QuestionsConfig("dailyomni", str(tmp_path)))
+    assert all(item.missing for item in found.items)
+    rows = [{"id": item.sample.id, "text": f"<answer>{item.sample.gold}</answer>"} for item in found.items]
+    assert run_import(tmp_path / "r", write(tmp_path / "f.jsonl", rows), tmp_path, "--format", "tags") == 0
+    metrics = json.loads((tmp_path / "r" / "dailyomni" / "metrics.json").read_text())
+    assert (metrics["strict"]["correct"], metrics["strict"]["items"]) == (1197, 1197)
+
+
+def harness_rows(questions: QuestionSet) -> list[dict[str, Any]]:
+    return [
+        {
+            "doc_id": item.index,
+            "doc": {"Question": item.sample.question, "video_id": item.sample.source},
+            "resps": [[item.sample.gold]],
+            "filtered_resps": ["whatever"],
+            "filter": name,
+        }
+        for name in ("none", "strict")
+        for item in questions.items
+    ]
+
+
+def test_samples_of_the_harness(questions: QuestionSet, real_data: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "samples_dailyomni.jsonl", harness_rows(questions))
+    assert run_import(tmp_path / "r", file, real_data / "benchmarks") == 0
+    assert score_run(tmp_path / "r")[0].metrics["strict"]["correct"] == 4
+
+
+def test_our_own_samples_come_back_as_they_were(questions: QuestionSet, real_data: Path, tmp_path: Path) -> None:
+    rows = [{"id": item.sample.id, "text": text} for item, text in zip(questions.items, "ABCD", strict=True)]
+    assert run_import(tmp_path / "one", write(tmp_path / "f.jsonl", rows), real_data / "benchmarks") == 0
+    assert main(["score", str(tmp_path / "one"), "--harness", str(tmp_path / "harness")]) == 0
+    (file,) = (tmp_path / "harness").glob("*/samples_avrt_dailyomni_*.jsonl")
+    assert run_import(tmp_path / "two", file, real_data / "benchmarks") == 0
+    one, two = (read_records(tmp_path / run / "dailyomni") for run in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[0].update(doc_id=99), r"`doc_id` \(99\) names an item"),
+        (lambda rows: rows[0].update(doc_id=1), "whose question does not stand in the sample"),
+        (lambda rows: rows[0].update(resps=[["A", "B"]]), "must hold one reply, holds 2"),
+        (lambda rows: rows[4].update(resps=[["E"]]), "entry 5: an earlier entry gives another reply"),
+        (lambda rows: rows.__setitem__(0, {"id": "nobody", "text": "A"}), "'nobody' is no item"),
+        (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0"}), "needs `id` and `text`"),
+        (lambda rows: rows.clear(), "holds no predictions"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    change: Any,
+    message: str,
+    questions: QuestionSet,
+    real_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = harness_rows(questions)
+    change(rows)
+    file = write(tmp_path / "f.jsonl", rows)
+    assert run_import(tmp_path / "r", file, real_data / "benchmarks") == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "r").exists()
