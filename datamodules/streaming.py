@@ -147,7 +147,7 @@ class WindowLoader:
         self.num_workers = num_workers
         self.prefetch = prefetch
         self.fingerprint = fingerprint
-        self._windows_done = 0
+        self._steps_done = 0
         size = len(dataset)  # type: ignore[arg-type]
         if size < self.window_size:
             raise ValueError(
@@ -184,7 +184,9 @@ class WindowLoader:
         return torch.randperm(size, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        epoch, first_window = divmod(self._windows_done, self.windows_per_epoch)
+        # A run may have stopped between two steps on one window: then the window comes again for those it still owes.
+        windows_done, iterations_done = divmod(self._steps_done, self.num_iterations)
+        epoch, first_window = divmod(windows_done, self.windows_per_epoch)
         order = self.order(epoch)
         step = self.micro_batch_size
         batches = []
@@ -203,49 +205,52 @@ class WindowLoader:
         for w in range(first_window, self.windows_per_epoch):
             items = [item for _ in range(self.micro_batches) for item in next(stream)]
             window = Window(epoch * self.windows_per_epoch + w, epoch, items)
-            for iteration in range(self.num_iterations):
+            for iteration in range(iterations_done, self.num_iterations):
                 for m in range(self.micro_batches):
                     last = m + 1 == self.micro_batches
-                    if last and iteration + 1 == self.num_iterations:
-                        # A checkpoint after this micro-batch's optimizer step must go on with the next window.
-                        self._windows_done = window.number + 1
-                    yield MicroBatch(
-                        window, m * step, (m + 1) * step, iteration, first=m == 0 and iteration == 0, last=last
-                    )
+                    if last:
+                        # A checkpoint after this micro-batch's optimizer step must go on behind it.
+                        self._steps_done = window.number * self.num_iterations + iteration + 1
+                    first = m == 0 and iteration == iterations_done
+                    yield MicroBatch(window, m * step, (m + 1) * step, iteration, first=first, last=last)
+            iterations_done = 0
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "samples_done": self._windows_done * self.window_size,
-            "windows_done": self._windows_done,
-            "windows_per_epoch": self.windows_per_epoch,
+            "steps_done": self._steps_done,
+            "fingerprint": self.fingerprint,
             "seed": self.seed,
             "shuffle": self.shuffle,
-            "fingerprint": self.fingerprint,
+            "window_size": self.window_size,
+            "micro_batches": self.micro_batches,
+            "num_iterations": self.num_iterations,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken.
 
         Raises:
-            ValueError: the data, the seed or the size of a window has changed since.
+            ValueError: the data, the seed, or how prompts make up an optimizer step has changed since.
         """
-        for key, mend in (
+        for key, what in (
             ("fingerprint", "data.init_args.train points to other shards than the checkpoint's run read"),
             ("seed", "data.init_args.seed differs from the checkpoint's"),
             ("shuffle", "data.init_args.shuffle differs from the checkpoint's"),
+            (
+                "window_size",
+                "an optimizer step takes another number of prompts (data.init_args.batch_size x "
+                "trainer.accumulate_grad_batches x devices)",
+            ),
+            # Lightning counts the micro-batches of an epoch.
+            ("micro_batches", "trainer.accumulate_grad_batches differs from the checkpoint's"),
+            ("num_iterations", "model.init_args.num_iterations differs from the checkpoint's"),
         ):
             if state[key] != getattr(self, key):
                 raise ValueError(
-                    f"cannot resume: {mend} ({state[key]!r} then, {getattr(self, key)!r} now). Restore it, or start a "
+                    f"cannot resume: {what} ({state[key]!r} then, {getattr(self, key)!r} now). Restore it, or start a "
                     "new run from the weights alone (export the checkpoint and set model.init_args.student.path)"
                 )
-        if state["samples_done"] != state["windows_done"] * self.window_size:
-            then = state["samples_done"] // state["windows_done"]
-            raise ValueError(
-                f"cannot resume: an optimizer step took {then} prompts then and takes {self.window_size} now; keep "
-                "batch_size x accumulate_grad_batches x devices the same"
-            )
-        self._windows_done = state["windows_done"]
+        self._steps_done = state["steps_done"]
 
 
 def shard_across_devices(size: int, rank: int, world_size: int) -> list[int]:

@@ -262,7 +262,7 @@ class GRPOModule(StudentModule):
         """
         if self.num_iterations == 1:
             return None
-        if batch.iteration == 0:
+        if batch.start not in rollout.old_logprobs:
             rollout.old_logprobs[batch.start] = scores.logprobs.detach()
             return None
         return rollout.old_logprobs[batch.start]

@@ -1,0 +1,97 @@
+"""Starting evaluations as a user does, from a shipped config, and reading what they left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from avrt.cli import main
+from avrt.evaluation.records import Record, read_records, record_files
+from tests.distributed.runs import environment, wait
+
+CONFIG = Path(__file__).resolve().parents[2] / "cli_configs" / "eval_demo.yaml"
+
+
+def arguments(run: Path, student: Path, settings: dict[str, Any]) -> list[str]:
+    """The words after ``python -m avrt``; keys without a section are the data module's."""
+    values: dict[str, Any] = {
+        "trainer.logger.init_args.save_dir": run,
+        "trainer.callbacks": "[]",
+        "trainer.enable_progress_bar": "false",
+        "model.init_args.student.path": student,
+        "model.init_args.name": "evaluation",  # the same in every folder: numbers are compared byte by byte
+        "num_workers": 0,
+        "batch_size": 2,
+    } | settings
+    words = []
+    for key, value in values.items():
+        words += [f"--{key if '.' in key else f'data.init_args.{key}'}", "null" if value is None else str(value)]
+    return ["test", "--config", str(CONFIG), *words]
+
+
+def evaluate(run: Path, student: Path, **settings: Any) -> int:
+    """Run in this process; returns the exit status. Dots in keys are written as double underscores."""
+    return main(arguments(run, student, _dotted(settings)))
+
+
+def popen(run: Path, student: Path, **settings: Any) -> subprocess.Popen[str]:
+    """Start in processes of its own, all in one process group."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "avrt", *arguments(run, student, _dotted(settings))],
+        cwd=run.parent,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_to_end(run: Path, student: Path, **settings: Any) -> str:
+    """Run in processes of its own; returns what they printed."""
+    process = popen(run, student, **settings)
+    output = wait(process)
+    assert process.returncode == 0, output[-5000:]
+    return output
+
+
+def kill_when(run: Path, student: Path, benchmark: str, records: int, timeout: float = 240, **settings: Any) -> int:
+    """Kill a run, with all of its processes, as soon as `records` are on disk; returns how many are then."""
+    process = popen(run, student, **settings)
+    deadline = time.monotonic() + timeout
+    while lines(run / benchmark) < records:
+        assert process.poll() is None, wait(process)[-5000:]
+        assert time.monotonic() < deadline, "the run wrote nothing for too long"
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    return lines(run / benchmark)
+
+
+def lines(folder: Path) -> int:
+    """Complete lines in all processes' files."""
+    return sum(path.read_bytes().count(b"\n") for path in record_files(folder)) if folder.is_dir() else 0
+
+
+def logged_ids(folder: Path) -> list[str]:
+    """The ids of all lines that the processes wrote, in any order, also those written twice."""
+    paths = sorted(folder.glob("records.rank*.jsonl"))
+    return [json.loads(line)["id"] for path in paths for line in path.read_text().splitlines()]
+
+
+def replies(folder: Path) -> list[Record]:
+    """All records without the time that they took."""
+    return [replace(record, latency_seconds=None) for record in read_records(folder)]
+
+
+def _dotted(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key.replace("__", "."): value for key, value in settings.items()}

@@ -1,0 +1,289 @@
+"""Evaluations of a tiny student: killed and resumed, shared by two processes, on real items, from every source."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import soundfile
+import yaml
+from PIL import Image
+
+from avrt.cli import main
+from avrt.evaluation.benchmarks import BENCHMARKS
+from avrt.evaluation.records import RunInfo, read_records
+from avrt.evaluation.tables import COLUMNS
+from avrt.media import read_clip
+from datamodules.benchmark import BenchmarkDataModule
+from lightning_modules.sft import SFTModule
+from tests.callbacks.tiny_runs import events, scalars
+from tests.distributed.runs import write_shards
+from tests.lightning_modules.evaluations import evaluate, kill_when, lines, logged_ids, replies, run_to_end
+from tests.tiny_student import student_config
+
+CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
+PRESETS = sorted(path for path in CONFIGS.glob("eval_*.yaml") if path.stem != "eval_server")
+QUESTIONS = 61
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards with samples of every combination of streams; an odd number, so no split is even."""
+    return write_shards(tmp_path_factory.mktemp("questions"), samples=QUESTIONS)
+
+
+@pytest.fixture(scope="module")
+def trained(student_folder: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short training's folder: ``student`` (exported) and ``checkpoints``. It answers in tags, right or wrong."""
+    run = tmp_path_factory.mktemp("trained") / "sft"
+    settings = {
+        "trainer.max_steps": 40,
+        "trainer.enable_progress_bar": "false",
+        "trainer.logger.init_args.save_dir": run,
+        "model.init_args.student.path": student_folder,
+        "model.init_args.optimizer.learning_rate": 5e-3,
+        "model.init_args.optimizer.warmup_steps": 5,
+        "data.init_args.train": questions,
+        "data.init_args.val": "null",
+        "data.init_args.batch_size": 8,
+        "data.init_args.num_workers": 0,
+    }
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    assert main(["fit", "--config", str(CONFIGS / "sft_tiny.yaml"), *words]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole(trained: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert evaluate(run, trained / "student", benchmarks="mine", shards=questions) == 0
+    return run / "mine"
+
+
+def test_the_student_says_something(whole: Path) -> None:
+    """Else the comparisons below would compare nothing."""
+    metrics = json.loads((whole / "metrics.json").read_text())
+    assert metrics["complete"]
+    assert 0 < metrics["strict"]["correct"] < QUESTIONS
+    assert metrics["formatted"] > 0.5
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_killed_at_a_random_moment_and_run_again(
+    devices: int, trained: Path, questions: Path, whole: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    settings: dict[str, Any] = {"benchmarks": "mine", "shards": questions, "trainer__devices": devices}
+    if devices > 1:
+        settings["trainer__strategy"] = "ddp"
+    moment = random.Random().randint(1, QUESTIONS // 2)
+    done = kill_when(run, trained / "student", "mine", moment, **settings)
+    assert moment <= done < QUESTIONS, f"killed after {done} records"
+    assert not (run / "mine" / "metrics.json").exists()
+    kept = set(logged_ids(run / "mine"))
+    if devices == 1:
+        assert evaluate(run, trained / "student", **settings) == 0
+    else:
+        run_to_end(run, trained / "student", **settings)
+        assert {path.name for path in (run / "mine").glob("records.rank*")} == {
+            "records.rank0.jsonl",
+            "records.rank1.jsonl",
+        }
+    written = logged_ids(run / "mine")
+    assert len(written) == len(set(written)) == QUESTIONS, "each item is written once"
+    assert kept <= set(written)
+    assert replies(run / "mine") == replies(whole)
+    assert (run / "mine" / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+
+
+def test_two_devices_in_one_go(trained: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
+    settings = {"benchmarks": "mine", "shards": questions, "trainer__devices": 2, "trainer__strategy": "ddp"}
+    output = run_to_end(tmp_path / "run", trained / "student", **settings)
+    folder = tmp_path / "run" / "mine"
+    assert output.count("evaluation: accuracy in percent") == 1, "one process prints"
+    assert sorted(path.read_bytes().count(b"\n") for path in folder.glob("records.rank*")) == [30, 31]
+    assert (folder / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+    assert_logged(tmp_path / "run", "mine")
+
+
+def assert_logged(run: Path, benchmark: str) -> None:
+    """The curves agree with the numbers that come from the records."""
+    found, metrics = events(run), json.loads((run / benchmark / "metrics.json").read_text())
+    expected = {
+        "accuracy": metrics["strict"]["accuracy"],
+        "official_accuracy": metrics["official"]["accuracy"],
+        "no_reply": metrics["errors"]["no_reply"] / metrics["items"],
+        "logic_errors": metrics["errors"]["logic"] / metrics["items"],
+        "instruction_format_errors": metrics["errors"]["instruction_format"] / metrics["items"],
+        "completion_tokens": metrics["tokens"]["completion_mean"],
+    }
+    for name, value in expected.items():
+        tag = f"test/{benchmark}/{name}"
+        if value is None:
+            assert tag not in found.Tags()["scalars"]
+        else:
+            assert [point[1] for point in scalars(found, tag)] == pytest.approx([value], rel=1e-6), name
+
+
+def test_a_limited_run_goes_on_and_a_finished_one_stays(
+    trained: Path, questions: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, settings = tmp_path / "run", {"benchmarks": "mine", "shards": questions}
+    assert evaluate(run, trained / "student", **settings, trainer__limit_test_batches=3) == 0
+    assert f"mine: 6 of {QUESTIONS} items are done" in capsys.readouterr().out
+    assert lines(run / "mine") == 6
+    assert not (run / "mine" / "metrics.json").exists()
+    # A batch of which a kill left one record is answered whole and written in part.
+    log = run / "mine" / "records.rank0.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:5]) + b'{"id": "torn')
+    assert evaluate(run, trained / "student", **settings) == 0
+    assert sorted(logged_ids(run / "mine")) == sorted(record.id for record in replies(whole))
+    assert replies(run / "mine") == replies(whole)
+    before = {path.name: path.read_bytes() for path in (run / "mine").iterdir()}
+    assert evaluate(run, trained / "student", **settings) == 0
+    assert {path.name: path.read_bytes() for path in (run / "mine").iterdir()} == before
+    assert len(list((run / "harness").glob("*/results_*.json"))) == 1
+    assert_logged(run, "mine") if len(events(run).Scalars("test/mine/accuracy")) == 1 else None
+    # Another mask in the same folder would mix two runs.
+    capsys.readouterr()
+    assert evaluate(run, trained / "student", **settings, modalities="A") == 1
+    assert "holds a run with `modalities` 'AV', this one has 'A'; use another run folder" in capsys.readouterr().err
+
+
+def test_a_checkpoint_answers_as_its_export(
+    student_folder: Path, trained: Path, questions: Path, whole: Path, tmp_path: Path
+) -> None:
+    (checkpoint, *_) = (trained / "checkpoints").glob("last*.ckpt")
+    words = {"benchmarks": "mine", "shards": questions}
+    from tests.lightning_modules.evaluations import arguments
+
+    command = arguments(tmp_path / "run", student_folder, words)
+    assert main([*command, "--ckpt_path", str(checkpoint)]) == 0
+    assert [record.text for record in replies(tmp_path / "run" / "mine")] == [record.text for record in replies(whole)]
+    ours, theirs = RunInfo.read(tmp_path / "run" / "mine"), RunInfo.read(whole)
+    assert (ours.model, ours.decoding["base"]) == (str(checkpoint), str(student_folder))
+    assert ours.weights == theirs.weights
+    # The untrained student under the same name of a checkpoint is another run.
+    assert main(arguments(tmp_path / "run", student_folder, words)) == 1
+
+
+@pytest.fixture(scope="module")
+def real_root(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every benchmark of which real media are at hand, and faults in one of them."""
+    root = tmp_path_factory.mktemp("data")
+    for name in ("dailyomni", "rivabench", "mmau"):
+        (root / name).symlink_to(real_data / "benchmarks" / name)
+    avqa = root / "avqa"
+    (avqa / "videos").mkdir(parents=True)
+    rows = json.loads((real_data / "avqa" / "val_qa.json").read_text())
+    (avqa / "val_qa.json").write_text(json.dumps(rows))
+    shutil.copy(real_data / "odd" / "derived_truncated_moov_last.mp4", avqa / "videos" / f"{rows[1]['video_name']}.mp4")
+    for row in rows[2:]:
+        name = f"{row['video_name']}.mp4"
+        (avqa / "videos" / name).symlink_to(real_data / "avqa" / "videos" / name)
+    omnibench = root / "omnibench"
+    for folder in ("dataset", "mm_data/image", "mm_data/audio"):
+        (omnibench / folder).mkdir(parents=True)
+    row = json.loads((real_data / "annotations" / "omnibench.sample.jsonl").read_text().splitlines()[0])
+    (omnibench / "dataset" / "batch-5_1142_20240817.jsonl").write_text(json.dumps(row) + "\n")
+    clip = read_clip(real_data / "avqa" / "videos" / f"{rows[3]['video_name']}.mp4", num_frames=1)
+    assert clip.frames is not None
+    assert clip.waveform is not None
+    picture = Image.fromarray(clip.frames[0].permute(1, 2, 0).contiguous().numpy())
+    for folder, key in (("image", "image_path"), ("audio", "audio_path")):
+        path = omnibench / "mm_data" / folder / row[key]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if folder == "image":
+            picture.save(path, format="PNG")
+        else:
+            soundfile.write(path, clip.waveform.numpy(), 16_000, format="WAV")
+    return root
+
+
+def test_real_items_end_to_end(trained: Path, real_root: Path, tmp_path: Path) -> None:
+    """All that is present, with the decoding in a worker; what is missing or broken is counted, with its reason."""
+    run = tmp_path / "run"
+    assert evaluate(run, trained / "student", benchmarks="all", shards=None, data_root=real_root, num_workers=1) == 0
+    found = {path.parent.name: read_records(path.parent) for path in run.glob("*/run.json")}
+    assert {name: len(records) for name, records in found.items()} == {
+        "avqa": 4,
+        "dailyomni": 4,
+        "omnibench": 1,
+        "rivabench_standup": 1,
+        "mmau": 1,
+    }
+    assert [record.failure for record in found["avqa"]] == ["missing_media", "unreadable_media", None, None]
+    assert found["avqa"][0].failure_detail == f"not found: {found['avqa'][0].media['video']}"
+    assert re.match(r"(truncated|unreadable|corrupt_video): ", found["avqa"][1].failure_detail or "")
+    for name, records in found.items():
+        metrics = json.loads((run / name / "metrics.json").read_text())
+        assert metrics["strict"]["items"] == len(records) == metrics["items"]
+        assert_logged(run, name)
+        for record in records:
+            assert record.scored
+            if record.failure is None:
+                assert record.text
+                assert record.completion_tokens
+    # Only what can be shown is in the prompt: an image is no video, a sound alone has no picture.
+    (picture,), (sound,) = found["omnibench"], found["mmau"]
+    assert picture.media.keys() == {"image", "audio"}
+    assert picture.prompt_tokens > 250  # 10 s of sound
+    assert sound.categories["task"] == "sound"
+    assert {path.name.split("_")[1] for path in run.glob("harness/*/samples_*.jsonl")} == {"avrt"}
+
+
+def test_a_mask_changes_what_the_student_is_shown(trained: Path, real_root: Path, tmp_path: Path) -> None:
+    """Same prompt lengths, since a masked stream stays in the prompt; other features in it."""
+    tokens = {}
+    for mask in ("AV", "A", "V"):
+        run = tmp_path / mask
+        settings = {"benchmarks": "omnibench", "shards": None, "data_root": real_root, "modalities": mask}
+        assert evaluate(run, trained / "student", **settings) == 0
+        (record,) = read_records(run / "omnibench")
+        tokens[mask] = record.prompt_tokens
+        assert RunInfo.read(run / "omnibench").modalities == mask
+    assert len(set(tokens.values())) == 1
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_an_evaluation_preset_parses_and_says_what_it_is_for(path: Path) -> None:
+    from avrt import lightning_cli
+
+    text = path.read_text(encoding="utf-8")
+    settings = lightning_cli.parser().parse_args(["test", "--config", str(path)]).test
+    model, data = settings.model, settings.data
+    assert model.class_path == "lightning_modules.evaluate.EvaluateModule"
+    assert data.class_path == "datamodules.benchmark.BenchmarkDataModule"
+    name = path.stem.removeprefix("eval_")
+    assert data.init_args.benchmarks == name
+    assert name in BENCHMARKS or name in ("all", "demo")
+    # METHOD: every model gets 8 frames and up to 10 s of sound.
+    assert (data.init_args.num_frames, data.init_args.max_audio_seconds) == (8, 10.0)
+    assert settings.trainer.logger.init_args.save_dir == f"runs/{path.stem}"
+    header = re.match(r"(?:#.*\n)+", text)
+    assert header
+    assert header[0].startswith("# Evaluation: ")
+    assert f"# Run:      python -m avrt test --config cli_configs/{path.name}\n" in header[0]
+    assert all(f"# {heading}: " in header[0] for heading in ("Needs", "Expect"))
+    assert "config" not in yaml.safe_load(text)
+
+
+def test_every_column_of_the_papers_table_has_a_preset() -> None:
+    assert {path.stem for path in PRESETS} == {f"eval_{name}" for name in [*COLUMNS, "all", "demo"]}
+
+
+def test_only_the_evaluation_module_answers_benchmarks(student_folder: Path, questions: Path) -> None:
+    from lightning_modules.optimization import OptimizerConfig
+
+    data = BenchmarkDataModule("mine", shards=str(questions))
+    data.trainer = SimpleNamespace(lightning_module=SFTModule(student_config(student_folder), OptimizerConfig()))  # type: ignore[assignment]
+    data.setup("test")
+    with pytest.raises(ValueError, match=r"model.class_path lightning_modules.evaluate.EvaluateModule"):
+        data.test_dataloader()

@@ -1,0 +1,185 @@
+"""A run that is stopped after n steps and resumed sees the same samples and losses, bit for bit, as one that is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from datamodules.base import ShardDataModule
+from lightning_modules.base import StudentModule
+from tests.lightning_modules.training import (
+    Recorder,
+    StopAfter,
+    VowelReward,
+    fit,
+    grpo_data,
+    grpo_module,
+    optimizer,
+    sft_data,
+    sft_module,
+    weights,
+    write_shards,
+)
+
+Make = Callable[..., tuple[StudentModule, ShardDataModule]]
+SCHEDULE = {"schedule": "cosine", "warmup_steps": 1}
+
+
+def grpo(folder: Path, shards: Path, module: dict[str, Any] | None = None, **data: Any) -> tuple[Any, Any]:
+    settings = {"optimizer": optimizer(**SCHEDULE), **(module or {})}
+    return grpo_module(folder, **settings), grpo_data(shards, **data)
+
+
+def sft(folder: Path, shards: Path, module: dict[str, Any] | None = None, **data: Any) -> tuple[Any, Any]:
+    settings = {"optimizer": optimizer(**SCHEDULE), **(module or {})}
+    return sft_module(folder, **settings), sft_data(shards, **data)
+
+
+def stop_and_resume(make: Callable[[], tuple[Any, Any]], path: Path, stop: int, **trainer: Any) -> tuple[Any, Any, Any]:
+    """(uninterrupted run, its weights), the resumed run's, and the steps before the stop."""
+    module, data = make()
+    whole = fit(module, data, **trainer)
+    final = weights(module)
+    module, data = make()
+    first = fit(module, data, StopAfter(stop, path), **trainer)
+    module, data = make()
+    second = fit(module, data, ckpt_path=path, **trainer)
+    for name, value in weights(module).items():
+        assert torch.equal(value, final[name]), name
+    return whole, first, second
+
+
+def assert_continues(whole: Recorder, first: Recorder, second: Recorder) -> None:
+    assert first.ids + second.ids == whole.ids
+    assert first.losses + second.losses == whole.losses
+    assert first.tokens + second.tokens == whole.tokens
+    assert len(second.ids) > 0
+    names = ("loss", "grad_norm", "learning_rate", "num_tokens", "entropy")
+    logged = first.logged + second.logged
+    assert len(logged) == len(whole.logged)
+    for ours, theirs in zip(logged, whole.logged, strict=True):
+        assert [ours[name] for name in names] == [theirs[name] for name in names]
+
+
+# Ten samples and windows of four make two steps an epoch: a stop after 1 or 3 is in the middle, after 2 at its end.
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+@pytest.mark.parametrize("make", [grpo, sft])
+def test_resumed_run(student_folder: Path, shards: Path, tmp_path: Path, make: Make, stop: int) -> None:
+    runs = stop_and_resume(
+        lambda: make(student_folder, shards, batch_size=2), tmp_path / "stop.ckpt", stop, max_steps=5
+    )
+    assert_continues(*runs)
+
+
+@pytest.mark.parametrize("make", [grpo, sft])
+@pytest.mark.parametrize("stop", [1, 2])
+def test_resumed_run_with_epochs(student_folder: Path, shards: Path, tmp_path: Path, make: Make, stop: int) -> None:
+    """The length given in epochs instead of steps."""
+    runs = stop_and_resume(
+        lambda: make(student_folder, shards, batch_size=2),
+        tmp_path / "stop.ckpt",
+        stop,
+        max_steps=-1,
+        max_epochs=3,
+    )
+    assert len(runs[0].logged) == 6
+    assert_continues(*runs)
+
+
+@pytest.mark.parametrize("make", [grpo, sft])
+def test_workers_change_nothing(student_folder: Path, shards: Path, tmp_path: Path, make: Make) -> None:
+    """With two workers, resumed in the middle of an epoch, as without any."""
+    module, data = make(student_folder, shards, batch_size=2)
+    alone = fit(module, data, max_steps=3)
+    runs = stop_and_resume(
+        lambda: make(student_folder, shards, batch_size=2, num_workers=2), tmp_path / "stop.ckpt", 1, max_steps=3
+    )
+    assert_continues(*runs)
+    assert (runs[0].ids, runs[0].losses, runs[0].tokens) == (alone.ids, alone.losses, alone.tokens)
+
+
+def test_lightnings_own_checkpoints(student_folder: Path, shards: Path, tmp_path: Path) -> None:
+    """Those of `ModelCheckpoint` every step, and those it writes after validation."""
+    settings = {"batch_size": 2, "val": str(shards), "val_samples": 1}
+    module, data = grpo(student_folder, shards, **settings)
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    whole = fit(module, data, saver, VowelReward(), max_steps=4, enable_checkpointing=True)
+    for step in (1, 2, 3):
+        module, data = grpo(student_folder, shards, **settings)
+        resumed = fit(
+            module,
+            data,
+            VowelReward(),
+            max_steps=4,
+            ckpt_path=tmp_path / f"step={step}.ckpt",
+            enable_checkpointing=True,
+        )
+        start = 2 * step
+        assert resumed.ids == whole.ids[start:], step
+        assert resumed.losses == whole.losses[start:], step
+        assert resumed.tokens == whole.tokens[start:], step
+
+
+def test_the_reference_is_still_the_first_student(student_folder: Path, shards: Path, tmp_path: Path) -> None:
+    """After a resume the policy pulls towards the weights that the run began with, not those of the checkpoint."""
+    whole, first, second = stop_and_resume(
+        lambda: grpo(student_folder, shards, {"beta": 0.5}, batch_size=2), tmp_path / "stop.ckpt", 2, max_steps=4
+    )
+    assert [logged["kl"] for logged in first.logged + second.logged] == [logged["kl"] for logged in whole.logged]
+    assert second.logged[0]["kl"] > 1e-3
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_iterations(student_folder: Path, shards: Path, tmp_path: Path, stop: int) -> None:
+    """Two steps on each window. A stop between them cannot go on bit for bit, for its rollout is gone; the window is
+    sampled anew for the step it still owes, and every later step sees the samples it would have seen."""
+
+    def make() -> tuple[Any, Any]:
+        return grpo(student_folder, shards, {"num_iterations": 2}, batch_size=2)
+
+    if stop % 2 == 0:
+        assert_continues(*stop_and_resume(make, tmp_path / "stop.ckpt", stop, max_steps=6))
+        return
+    module, data = make()
+    whole = fit(module, data, max_steps=8)
+    module, data = make()
+    first = fit(module, data, StopAfter(stop, tmp_path / "stop.ckpt"), max_steps=8)
+    module, data = make()
+    second = fit(module, data, ckpt_path=tmp_path / "stop.ckpt", max_steps=8)
+    assert first.ids + second.ids == whole.ids
+    assert second.logged[0]["clip_ratio/region_mean"] == 0, "sampled by the policy that it updates"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, r"data\.init_args\.seed"),
+        ({"shuffle": False}, r"data\.init_args\.shuffle"),
+        ({"batch_size": 1}, r"data\.init_args\.batch_size"),
+        ({"batch_size": 4}, r"data\.init_args\.batch_size"),
+        ({"batch_size": 1, "accumulate_grad_batches": 4}, r"trainer\.accumulate_grad_batches"),
+        ({"batch_size": 4, "accumulate_grad_batches": 1}, r"trainer\.accumulate_grad_batches"),
+        ({"num_iterations": 2}, r"model\.init_args\.num_iterations"),
+        ({"train": "other"}, r"data\.init_args\.train"),
+    ],
+    ids=str,
+)
+def test_changed_settings_are_refused(
+    student_folder: Path, shards: Path, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    if "train" in change:
+        change = {"train": str(write_shards(tmp_path / "other", count=9))}
+    path = tmp_path / "stop.ckpt"
+    module, data = grpo(student_folder, shards, batch_size=2)
+    fit(module, data, StopAfter(1, path), max_steps=3)
+    for_data = {name: change[name] for name in ("seed", "shuffle", "batch_size", "train") if name in change}
+    for_module = {name: change[name] for name in ("num_iterations",) if name in change}
+    accumulate = change.get("accumulate_grad_batches", 2)
+    module, data = grpo(student_folder, shards, for_module, **{"batch_size": 2, **for_data})
+    with pytest.raises(ValueError, match=rf"cannot resume.*{named}"):
+        fit(module, data, ckpt_path=path, max_steps=3, accumulate_grad_batches=accumulate)
