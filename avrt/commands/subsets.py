@@ -2,6 +2,9 @@
 
 Easy items both teachers answer right, medium items one of them, hard items none. The lists are files of ids that an
 evaluation can be limited to.
+
+    python -m avrt subsets --vision runs/kimi --audio runs/flamingo --benchmark omnibench --out subsets/omnibench
+    python -m avrt subsets --traces cli_configs/traces_avqa.yaml --out subsets/avqa_train
 """
 
 from __future__ import annotations
@@ -12,22 +15,35 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     source = "a run folder, its records.jsonl, or JSON lines of {id, correct}"
-    parser.add_argument("--vision", required=True, metavar="PATH", help=f"the vision teacher's answers: {source}")
-    parser.add_argument("--audio", required=True, metavar="PATH", help="the audio teacher's answers, likewise")
+    parser.add_argument("--vision", metavar="PATH", help=f"the vision teacher's answers: {source}")
+    parser.add_argument("--audio", metavar="PATH", help="the audio teacher's answers, likewise")
+    parser.add_argument("--traces", metavar="FILE", help="config of a trace run instead: both are in its ledger")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for easy.txt, medium.txt and hard.txt")
     parser.add_argument("--benchmark", metavar="NAME", help="which benchmark, where a run has several")
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the lists and print their sizes."""
+    from avrt.config_errors import UsageError
+
+    given = [name for name in ("traces", "vision", "audio") if getattr(args, name) is not None]
+    if given not in (["traces"], ["vision", "audio"]):
+        raise UsageError("subsets: give --vision and --audio, or --traces")
+
     from rich.console import Console
 
     from avrt.evaluation.subsets import difficulty_subsets, read_outcomes, write_subsets
 
-    vision, audio = (read_outcomes(path, args.benchmark) for path in (args.vision, args.audio))
-    summary = write_subsets(
-        difficulty_subsets(vision, audio), args.out, {"vision": str(args.vision), "audio": str(args.audio)}
-    )
+    if args.traces:
+        from avrt.evaluation.ledger_outcomes import ledger_outcomes
+        from avrt.traces.config_file import load_config
+
+        vision, audio = ledger_outcomes(load_config([args.traces]))
+        sources = {"traces": str(args.traces)}
+    else:
+        vision, audio = (read_outcomes(path, args.benchmark) for path in (args.vision, args.audio))
+        sources = {"vision": str(args.vision), "audio": str(args.audio)}
+    summary = write_subsets(difficulty_subsets(vision, audio), args.out, sources)
     counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items())
     Console().print(
         f"{summary['items']} items: {counts}; lists in {args.out}", highlight=False, soft_wrap=True, markup=False

@@ -24,7 +24,7 @@ from datamodules.benchmark import BenchmarkDataModule
 from lightning_modules.sft import SFTModule
 from tests.callbacks.tiny_runs import events, scalars
 from tests.distributed.runs import write_shards
-from tests.lightning_modules.evaluations import evaluate, kill_when, lines, logged_ids, replies, run_to_end
+from tests.lightning_modules.evaluations import arguments, evaluate, kill_when, lines, logged_ids, replies, run_to_end
 from tests.tiny_student import student_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
@@ -91,7 +91,8 @@ def test_killed_at_a_random_moment_and_run_again(
     if devices == 1:
         assert evaluate(run, trained / "student", **settings) == 0
     else:
-        run_to_end(run, trained / "student", **settings)
+        output = run_to_end(run, trained / "student", **settings)
+        assert output.count("evaluation: accuracy in percent") == 1, "one process prints"
         assert {path.name for path in (run / "mine").glob("records.rank*")} == {
             "records.rank0.jsonl",
             "records.rank1.jsonl",
@@ -101,16 +102,7 @@ def test_killed_at_a_random_moment_and_run_again(
     assert kept <= set(written)
     assert replies(run / "mine") == replies(whole)
     assert (run / "mine" / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
-
-
-def test_two_devices_in_one_go(trained: Path, questions: Path, whole: Path, tmp_path: Path) -> None:
-    settings = {"benchmarks": "mine", "shards": questions, "trainer__devices": 2, "trainer__strategy": "ddp"}
-    output = run_to_end(tmp_path / "run", trained / "student", **settings)
-    folder = tmp_path / "run" / "mine"
-    assert output.count("evaluation: accuracy in percent") == 1, "one process prints"
-    assert sorted(path.read_bytes().count(b"\n") for path in folder.glob("records.rank*")) == [30, 31]
-    assert (folder / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
-    assert_logged(tmp_path / "run", "mine")
+    assert_logged(run, "mine")
 
 
 def assert_logged(run: Path, benchmark: str) -> None:
@@ -150,7 +142,6 @@ def test_a_limited_run_goes_on_and_a_finished_one_stays(
     assert evaluate(run, trained / "student", **settings) == 0
     assert {path.name: path.read_bytes() for path in (run / "mine").iterdir()} == before
     assert len(list((run / "harness").glob("*/results_*.json"))) == 1
-    assert_logged(run, "mine") if len(events(run).Scalars("test/mine/accuracy")) == 1 else None
     # Another mask in the same folder would mix two runs.
     capsys.readouterr()
     assert evaluate(run, trained / "student", **settings, modalities="A") == 1
@@ -162,8 +153,6 @@ def test_a_checkpoint_answers_as_its_export(
 ) -> None:
     (checkpoint, *_) = (trained / "checkpoints").glob("last*.ckpt")
     words = {"benchmarks": "mine", "shards": questions}
-    from tests.lightning_modules.evaluations import arguments
-
     command = arguments(tmp_path / "run", student_folder, words)
     assert main([*command, "--ckpt_path", str(checkpoint)]) == 0
     assert [record.text for record in replies(tmp_path / "run" / "mine")] == [record.text for record in replies(whole)]
@@ -239,8 +228,7 @@ def test_real_items_end_to_end(trained: Path, real_root: Path, tmp_path: Path) -
     assert {path.name.split("_")[1] for path in run.glob("harness/*/samples_*.jsonl")} == {"avrt"}
 
 
-def test_a_mask_changes_what_the_student_is_shown(trained: Path, real_root: Path, tmp_path: Path) -> None:
-    """Same prompt lengths, since a masked stream stays in the prompt; other features in it."""
+def test_a_masked_stream_stays_in_the_prompt(trained: Path, real_root: Path, tmp_path: Path) -> None:
     tokens = {}
     for mask in ("AV", "A", "V"):
         run = tmp_path / mask

@@ -1,0 +1,88 @@
+"""Difficulty lists from the ledger of a trace run."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from avrt.cli import main
+from avrt.evaluation.ledger_outcomes import ledger_outcomes
+from avrt.evaluation.subsets import read_ids
+from avrt.sample import LETTERS
+from avrt.shards import ShardSet
+from avrt.traces.config import StageConfig, TracesConfig
+from avrt.traces.ledger import LedgerWriter
+from avrt.traces.planning import Planner
+from avrt.traces.records import CallRecord, Status
+from tests.traces.question_set import write_shards
+
+QUESTIONS = 8
+URL = "http://localhost:1/v1"
+
+
+def traces_config(folder: Path) -> TracesConfig:
+    stage = StageConfig(base_urls=[URL], model="m", sampling={"max_tokens": 16})
+    return TracesConfig(str(folder / "shards"), str(folder / "ledger"), "out", stage, stage, stage, split=None)
+
+
+def record_answers(config: TracesConfig, questions: int) -> None:
+    """Vision is right about every second question, audio about every third; both in a teacher's own words."""
+    planner = Planner(config, ShardSet(config.shards))
+
+    async def write() -> None:
+        async with LedgerWriter(config.ledger, "calls") as writer:
+            for index in range(questions):
+                for stage, every in (("vision", 2), ("audio", 3)):
+                    call = planner.teacher_call(stage, index)  # type: ignore[arg-type]
+                    assert call is not None
+                    gold = LETTERS.index(call.sample.gold)
+                    letter = call.sample.letters[gold if index % every == 0 else gold - 1]
+                    # A right letter in a reply that was cut is no answer.
+                    cut = index == 6 and stage == "audio"
+                    await writer.append(
+                        CallRecord(
+                            key=call.key,
+                            stage=stage,  # type: ignore[arg-type]
+                            sample=call.sample.id,
+                            status=Status.LENGTH if cut else Status.OK,
+                            text=f"I looked and listened.\nAnswer: ({letter})",
+                            finish_reason="length" if cut else "stop",
+                        )
+                    )
+
+    asyncio.run(write())
+
+
+def test_from_the_ledger_of_a_trace_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_shards(tmp_path / "shards", QUESTIONS)
+    config = traces_config(tmp_path)
+    ids = ShardSet(config.shards).keys
+    record_answers(config, QUESTIONS)
+    vision, audio = ledger_outcomes(config)
+    assert vision == {item: index % 2 == 0 for index, item in enumerate(ids)}
+    assert audio == {item: index % 3 == 0 and index != 6 for index, item in enumerate(ids)}
+    stage = {"base_urls": [URL], "model": "m", "sampling": {"max_tokens": 16}}
+    settings = {"shards": config.shards, "ledger": config.ledger, "output": "out", "split": None}
+    file = tmp_path / "traces.yaml"
+    file.write_text(json.dumps({**settings, "vision": stage, "audio": stage, "merge": stage}))
+    assert main(["subsets", "--traces", str(file), "--out", str(tmp_path / "lists")]) == 0
+    lists = {name: [ids.index(i) for i in read_ids(tmp_path / "lists" / f"{name}.txt")] for name in ("easy", "medium")}
+    assert lists == {"easy": [0], "medium": [2, 3, 4, 6]}
+    assert "1 easy, 4 medium, 3 hard" in capsys.readouterr().out
+
+
+def test_an_unfinished_trace_run_is_refused(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", QUESTIONS)
+    config = traces_config(tmp_path)
+    record_answers(config, QUESTIONS - 1)
+    with pytest.raises(ValueError, match="2 calls of the teachers are missing"):
+        ledger_outcomes(config)
+
+
+@pytest.mark.parametrize("words", [[], ["--vision", "v"], ["--traces", "t", "--audio", "a"]])
+def test_one_source_is_needed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["subsets", "--out", "x", *words]) == 2
+    assert "give --vision and --audio, or --traces" in capsys.readouterr().err
