@@ -8,13 +8,14 @@ for the device with the longest response, validation, checkpoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import Qwen2_5OmniThinkerConfig
 
 from avrt.planning.memory import kv_bytes_per_token
 from avrt.planning.settings import RunSettings
 from avrt.planning.shapes import Parameters
-from avrt.planning.trace import StepTrace
+from avrt.planning.trace import StepFlops
 
 ADAM_BYTES = 32
 """Host memory that one trained weight's update reads and writes: weight, gradient and two moments in float32, both
@@ -72,13 +73,15 @@ def step_cost(
     config: Qwen2_5OmniThinkerConfig,
     settings: RunSettings,
     parameters: Parameters,
-    trace: StepTrace,
+    trained: int,
+    micro_batch: StepFlops,
     hardware: Hardware,
 ) -> StepCost:
     """Cost of one optimizer step with responses of mean length.
 
     Args:
-        trace: of a micro-batch with responses of `settings.mean_completion_tokens`.
+        trained: parameters that are trained.
+        micro_batch: operations of one micro-batch with responses of mean length.
     """
     s = settings
     prompts, responses = s.prompts_per_device, s.responses_per_device
@@ -95,7 +98,7 @@ def step_cost(
         bandwidth = hardware.bandwidth_gb * 1e9 * hardware.bandwidth_efficiency
         seconds["decoding"] = max((reads + reads_cache) / bandwidth, flops["decoding"] / rate)
         if s.reference != "none":
-            flops["reference"] = s.accumulate * trace.forward_flops
+            flops["reference"] = s.accumulate * micro_batch.forward
             if s.reference == "host":
                 seconds["reference"] = parameters.language_model * s.weight_bytes / (hardware.link_gb * 1e9)
     for name in flops:
@@ -103,10 +106,10 @@ def step_cost(
         seconds[name] = seconds.get(name, 0.0) * windows
         if name != "decoding":
             seconds[name] += flops[name] / rate
-    flops["training"] = s.accumulate * trace.step_flops
+    flops["training"] = s.accumulate * micro_batch.step
     seconds["training"] = flops["training"] / rate
     if s.offload:
-        share = trace.trained / s.devices
+        share = trained / s.devices
         per_host = share * (s.devices // s.nodes)
         moved = 2 * share * s.weight_bytes / (hardware.link_gb * 1e9)
         seconds["optimizer"] = per_host * ADAM_BYTES / (hardware.host_bandwidth_gb * 1e9) + moved
@@ -121,7 +124,7 @@ def step_cost(
 
 def _encoder_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
     """Both encoders on one prompt: two operations per weight and token, and full attention in a few layers."""
-    vision = config.vision_config
+    vision: Any = config.vision_config
     patches = s.prompt_tokens * vision.spatial_merge_size**2
     full = len(vision.fullatt_block_indexes) * 4 * patches**2 / 4 * vision.hidden_size  # four pairs of frames apart
     mel_frames = 1000
@@ -129,13 +132,14 @@ def _encoder_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Paramete
 
 
 def _prefill_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
-    text = config.text_config
+    text: Any = config.text_config
     attention = text.num_hidden_layers * 4 * s.prompt_tokens**2 / 2 * text.hidden_size
     return 2 * p.layers * s.prompt_tokens + attention
 
 
 def _decoding_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
-    text, length = config.text_config, s.mean_completion_tokens
+    text: Any = config.text_config
+    length = s.mean_completion_tokens
     head = text.vocab_size * text.hidden_size
     attention = text.num_hidden_layers * 4 * text.hidden_size * (s.prompt_tokens + length / 2)
     return length * (2 * (p.layers + head) + attention)

@@ -7,6 +7,7 @@ moves these two to the host. Rollout and training follow each other, so a device
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import Qwen2_5OmniThinkerConfig
 
@@ -89,7 +90,7 @@ def kv_cache_bytes(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> i
 
 def kv_bytes_per_token(config: Qwen2_5OmniThinkerConfig, width: int) -> int:
     """Keys and values of one token in all layers."""
-    text = config.text_config
+    text: Any = config.text_config
     head = text.hidden_size // text.num_attention_heads
     return 2 * text.num_hidden_layers * text.num_key_value_heads * head * width
 
@@ -119,10 +120,12 @@ def device_memory(
         gradients = 0 if s.offload else trained * width // grad_share + trained * FLOAT32 // shards
         optimizer = 0 if s.offload else trained * 3 * FLOAT32 // shards
     buckets = min(s.reduce_bucket_size, trained) * width * (2 if s.overlap_comm else 1) if s.stage else 0
-    hidden = config.text_config.hidden_size
+    text: Any = config.text_config
+    vision: Any = config.vision_config
+    hidden = text.hidden_size
     embedded = s.prompts_per_device if s.task == "grpo" else s.batch_size
     rows = min(s.responses_per_device, max(1, s.kv_cache_tokens // max(1, s.completion_tokens)))
-    patches = s.prompt_tokens * config.vision_config.spatial_merge_size**2
+    patches = s.prompt_tokens * vision.spatial_merge_size**2
     return DeviceMemory(
         weights=weights,
         gradients=gradients,
@@ -130,8 +133,8 @@ def device_memory(
         reference=parameters.language_model * width if s.reference == "device" else 0,
         media_features=embedded * s.prompt_tokens * hidden * width,
         kv_cache=kv_cache_bytes(config, s),
-        rollout_logits=0 if s.task == "sft" else rows * config.text_config.vocab_size * SAMPLER_BYTES,
-        encoders_at_work=patches * config.vision_config.hidden_size * VISION_BYTES * width,
+        rollout_logits=0 if s.task == "sft" else rows * text.vocab_size * SAMPLER_BYTES,
+        encoders_at_work=patches * vision.hidden_size * VISION_BYTES * width,
         activations=trace.activation_bytes,
         buckets=buckets,
         overhead=overhead_bytes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from avrt.planning.cost import Hardware, StepCost, step_cost
 from avrt.planning.memory import DeviceMemory, HostMemory, device_memory, host_memory
 from avrt.planning.settings import RunSettings
 from avrt.planning.shapes import Parameters, count_parameters, load_config
-from avrt.planning.trace import trace_step
+from avrt.planning.trace import count_flops, trace_memory
 
 GIB = 2**30
 USABLE = 0.92
@@ -73,8 +73,7 @@ def make_plan(
     """
     config, source = load_config(settings.student)
     parameters = count_parameters(config)
-    longest = trace_step(config, settings)
-    usual = trace_step(config, replace(settings, completion_tokens=settings.mean_completion_tokens))
+    longest = trace_memory(config, settings)
     device = device_memory(config, settings, parameters, longest, int(overhead_gib * GIB))
     host = host_memory(settings, parameters, longest.trained)
     limits = int(device_gib * GIB), int(host_gib * GIB)
@@ -85,7 +84,9 @@ def make_plan(
         trained=longest.trained,
         device=device,
         host=host,
-        cost=step_cost(config, settings, parameters, usual, hardware or Hardware()),
+        cost=step_cost(
+            config, settings, parameters, longest.trained, count_flops(config, settings), hardware or Hardware()
+        ),
         device_limit=limits[0],
         host_limit=limits[1],
         advice=tuple(_advice(settings, device, host, *limits)),
@@ -143,7 +144,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         ("One host", plan.host, plan.host.peak, plan.host_limit),
     ):
         table = Table("memory", "GiB", title=title, title_justify="left", min_width=44)
-        for name, value in asdict(parts).items():  # type: ignore[call-overload]
+        for name, value in asdict(parts).items():
             if value:
                 table.add_row(name.replace("_", " "), f"{value / GIB:.2f}")
         if isinstance(parts, DeviceMemory):

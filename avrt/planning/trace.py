@@ -21,9 +21,9 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.grpo.prefix import ATTENTION_NAME
-from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, score_responses
+from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, Scores, score_responses
 from avrt.lora import LoRAConfig, inject
-from avrt.planning.settings import RunSettings
+from avrt.planning.settings import TEXT_TOKENS, RunSettings
 from avrt.student import freeze_encoders
 
 
@@ -34,14 +34,23 @@ class StepTrace:
     Attributes:
         activation_bytes: most that forward and backward hold at one time beside weights and gradients.
         trained: parameters that get a gradient.
-        forward_flops: of scoring the micro-batch without gradient (the reference's pass).
-        step_flops: of forward, backward and recomputation.
     """
 
     activation_bytes: int
     trained: int
-    forward_flops: int
-    step_flops: int
+
+
+@dataclass(frozen=True)
+class StepFlops:
+    """Floating-point operations of one micro-batch on one device.
+
+    Attributes:
+        forward: of scoring it without gradient (the reference's pass).
+        step: of forward, backward and recomputation.
+    """
+
+    forward: int
+    step: int
 
 
 class PeakMemory(TorchDispatchMode):
@@ -79,46 +88,88 @@ class PeakMemory(TorchDispatchMode):
         self.live -= self._known.pop(key, 0)
 
 
-def trace_step(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> StepTrace:
+def trace_memory(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> StepTrace:
     """Trace the micro-batch with the longest prompts and responses that the settings allow."""
-    dtype = torch.bfloat16 if settings.weight_bytes == 2 else torch.float32
-    media = max(0, settings.prompt_tokens - 200)
     with FakeTensorMode():
-        model = _language_model(config, dtype, settings.gradient_checkpointing, settings.lora)
-        parameters = [*model.text_model.parameters(), model.head.weight]
-        trained = {id(p): p.numel() for p in parameters if p.requires_grad}
-        prompts = [
+        batch = _MicroBatch(config, settings, settings.completion_tokens)
+        trained = {id(p): p.numel() for p in batch.parameters if p.requires_grad}
+        # Gradients are planned apart: each leaves as soon as it is whole, as it does under ZeRO-2, and as it does into
+        # one that is there already when micro-batches add up.
+        for parameter in batch.parameters:
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        # The counter of operations would hold on to tensors; it runs on its own.
+        with PeakMemory(batch.tensors()) as memory:
+            batch.loss().backward()
+    return StepTrace(memory.peak, sum(trained.values()))
+
+
+def _drop_gradient(parameter: torch.Tensor) -> None:
+    parameter.grad = None
+
+
+def count_flops(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> StepFlops:
+    """Count the operations of a micro-batch with responses of mean length."""
+    with FakeTensorMode():
+        batch = _MicroBatch(config, settings, settings.mean_completion_tokens)
+        with torch.no_grad():
+            forward = _flops(batch.score)
+        return StepFlops(forward, _flops(lambda: batch.loss().backward()))
+
+
+class _MicroBatch:
+    """A micro-batch of equal prompts and responses, and the language model that trains on it."""
+
+    def __init__(self, config: Qwen2_5OmniThinkerConfig, settings: RunSettings, length: int) -> None:
+        dtype = torch.bfloat16 if settings.weight_bytes == 2 else torch.float32
+        self.settings = settings
+        self.model = _language_model(config, dtype, settings.gradient_checkpointing, settings.lora)
+        self.parameters = [*self.model.text_model.parameters(), self.model.head_weight]
+        media = max(0, settings.prompt_tokens - TEXT_TOKENS)
+        self.prompts = [
             EmbeddedPrompt(
                 input_ids=torch.zeros(settings.prompt_tokens, dtype=torch.long),
                 position_ids=torch.arange(settings.prompt_tokens).expand(3, -1),
                 media_positions=torch.arange(4, 4 + media),
-                media_features=torch.zeros(media, model.head.in_features, dtype=dtype),
+                media_features=torch.zeros(media, self.model.head.in_features, dtype=dtype),
             )
             for _ in range(settings.batch_size)
         ]
-        length, group = settings.completion_tokens, settings.num_generations
-        responses = [[torch.zeros(length, dtype=torch.long) for _ in range(group)] for _ in prompts]
+        self.responses = [
+            [torch.zeros(length, dtype=torch.long) for _ in range(settings.num_generations)] for _ in self.prompts
+        ]
 
-        def score() -> Any:
-            return score_responses(model, prompts, responses, chunk_rows=settings.chunk_rows)
+    def tensors(self) -> list[torch.Tensor]:
+        """All that is there before the step."""
+        inputs = [tensor for prompt in self.prompts for tensor in vars(prompt).values()]
+        responses = [tensor for group in self.responses for tensor in group]
+        return [*self.parameters, *self.model.text_model.buffers(), *inputs, *responses]
 
-        with torch.no_grad():
-            forward_flops = _flops(score)
-        inputs = [tensor for p in prompts for tensor in vars(p).values()]
-        buffers = list(model.text_model.buffers())
-        with PeakMemory([*parameters, *buffers, *inputs, *(r for group in responses for r in group)]) as memory:
-            step_flops = _flops(lambda: _loss(settings, score()).backward())
-        # Gradients are counted as gradients, and they are what is left at the end.
-        gradients = sum(p.grad.numel() * p.grad.element_size() for p in parameters if p.grad is not None)
-    return StepTrace(memory.peak - gradients, sum(trained.values()), forward_flops, step_flops)
+    def score(self) -> Scores:
+        return score_responses(self.model, self.prompts, self.responses, chunk_rows=self.settings.chunk_rows)
+
+    def loss(self) -> torch.Tensor:
+        scores = self.score()
+        if self.settings.task == "sft":
+            return -(scores.logprobs * scores.mask).sum()
+        responses, tokens = scores.logprobs.shape[0], scores.logprobs.numel()
+        return grpo_loss(
+            scores.logprobs,
+            scores.mask,
+            torch.zeros(responses),
+            LossConfig(beta=0.0 if self.settings.reference == "none" else 0.01),
+            Normalizer(responses, tokens, float(tokens), self.settings.completion_tokens),
+            ref_logprobs=scores.logprobs.detach(),
+            entropies=scores.entropies,
+        ).loss
 
 
 def _language_model(
     config: Qwen2_5OmniThinkerConfig, dtype: torch.dtype, checkpointing: bool, lora: LoRAConfig | None
 ) -> LanguageModel:
-    config = copy.deepcopy(config)
-    config.vision_config.depth = config.audio_config.encoder_layers = 1  # frozen, and no part of the step
-    thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(config, dtype=dtype)
+    small: Any = copy.deepcopy(config)
+    small.vision_config.depth = small.audio_config.encoder_layers = 1  # frozen, and no part of the step
+    thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(small, dtype=dtype)
     freeze_encoders(thinker)
     text_model = thinker.model.language_model.train()
     text_model.set_attn_implementation(ATTENTION_NAME)
@@ -128,22 +179,6 @@ def _language_model(
         thinker.requires_grad_(False)
         inject(text_model, lora)
     return LanguageModel(text_model, thinker.lm_head)
-
-
-def _loss(settings: RunSettings, scores: Any) -> torch.Tensor:
-    if settings.task == "sft":
-        return -(scores.logprobs * scores.mask).sum()
-    responses = scores.logprobs.shape[0]
-    tokens = scores.logprobs.numel()
-    return grpo_loss(
-        scores.logprobs,
-        scores.mask,
-        torch.zeros(responses),
-        LossConfig(beta=0.0 if settings.reference == "none" else 0.01),
-        Normalizer(responses, tokens, float(tokens), settings.completion_tokens),
-        ref_logprobs=scores.logprobs.detach(),
-        entropies=scores.entropies,
-    ).loss
 
 
 def _flops(run: Callable[[], Any]) -> int:

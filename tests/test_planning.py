@@ -1,0 +1,262 @@
+"""A plan's figures against what torch's allocator counts in real steps, and against the published shapes."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from avrt.class_paths import ALLOWED_PREFIXES, enforce
+from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
+from avrt.grpo.rollout import SamplingConfig, TransformersRollout
+from avrt.grpo.scoring import score_responses
+from avrt.planning.cost import Hardware
+from avrt.planning.memory import device_memory, host_memory, kv_cache_bytes
+from avrt.planning.plan import make_plan
+from avrt.planning.settings import RunSettings, read_settings
+from avrt.planning.shapes import count_parameters, load_config
+from avrt.planning.trace import StepTrace, count_flops, trace_memory
+from avrt.student import Student
+from avrt.student import count_parameters as count_in_memory
+from avrt.tiny import TinyShape, save_tiny_student
+from tests.published_shapes import OMNI_3B, OMNI_7B, Published
+from tests.tiny_student import CORPUS, load_student, make_sample, random_responses
+
+CONFIGS = Path(__file__).resolve().parents[1] / "cli_configs"
+
+SHAPES = {
+    "narrow": TinyShape(hidden_size=64, intermediate_size=192, num_hidden_layers=2),
+    "middle": TinyShape(hidden_size=128, intermediate_size=384, num_hidden_layers=4),
+    "wide": TinyShape(hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=8),
+}
+
+SETTINGS = RunSettings(
+    task="grpo",
+    student="",
+    devices=1,
+    nodes=1,
+    weight_bytes=4,
+    stage=0,
+    offload=False,
+    batch_size=2,
+    accumulate=2,
+    gradient_checkpointing=False,
+    chunk_rows=64,
+    prompt_tokens=0,
+    completion_tokens=128,
+    mean_completion_tokens=128,
+    num_generations=4,
+    reference="device",
+    kv_cache_tokens=10**6,
+)
+
+
+@pytest.fixture(scope="module", params=list(SHAPES))
+def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from avrt.demo.tokenizer import build_tiny_tokenizer
+
+    out = tmp_path_factory.mktemp(request.param)
+    save_tiny_student(out, build_tiny_tokenizer(CORPUS * 4, vocab_size=320), SHAPES[request.param])
+    return out
+
+
+def allocated(work: Callable[[], Any]) -> int:
+    """Most bytes that torch's CPU allocator had given out at one time during `work`, beyond those before it."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    live = peak = 0
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def prompts_of(student: Student, count: int) -> list[Any]:
+    """Prompts of one length: the plan's batch holds the longest ones."""
+    sample = make_sample("audio_video", 0)
+    return student.embed([student.encoder.encode(sample)] * count)
+
+
+def gradient_step(student: Student, prompts: Sequence[Any], settings: RunSettings) -> None:
+    tokens = settings.completion_tokens
+    flat = random_responses([tokens] * len(prompts) * settings.num_generations, 300)
+    n = settings.num_generations
+    groups = [flat[i : i + n] for i in range(0, len(flat), n)]
+    scores = score_responses(student.language_model, prompts, groups, chunk_rows=settings.chunk_rows)
+    if settings.task == "sft":
+        (-(scores.logprobs * scores.mask).sum()).backward()
+        return
+    total = tokens * len(flat)
+    grpo_loss(
+        scores.logprobs,
+        scores.mask,
+        torch.randn(len(flat)),
+        LossConfig(),
+        Normalizer(len(flat), total, float(total), tokens),
+        ref_logprobs=scores.logprobs.detach(),
+        entropies=scores.entropies,
+    ).loss.backward()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("task", ["sft", "grpo"])
+def test_activations_agree_with_the_allocator(folder: Path, task: str, checkpointing: bool) -> None:
+    student = load_student(folder, gradient_checkpointing=checkpointing)
+    prompts = prompts_of(student, SETTINGS.batch_size)
+    settings = replace(
+        SETTINGS,
+        task=task,
+        num_generations=1 if task == "sft" else 4,
+        gradient_checkpointing=checkpointing,
+        prompt_tokens=len(prompts[0]),
+    )
+    gradient_step(student, prompts, settings)  # the first micro-batch makes the gradients
+    measured = allocated(lambda: gradient_step(student, prompts, settings))
+    planned = trace_memory(load_config(str(folder))[0], settings).activation_bytes
+    assert planned == pytest.approx(measured, rel=0.1)
+
+
+def test_weights_gradients_and_optimizer_agree_with_the_tensors(folder: Path) -> None:
+    student = load_student(folder)
+    prompts = prompts_of(student, 1)
+    trained = [p for p in student.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    gradient_step(student, prompts, SETTINGS)
+    optimizer.step()
+    moments = [v for state in optimizer.state.values() for k, v in state.items() if k != "step"]
+    reference = student.reference()
+    config, _ = load_config(str(folder))
+    settings = replace(SETTINGS, prompt_tokens=len(prompts[0]))
+    plan = device_memory(config, settings, count_parameters(config), trace_memory(config, settings))
+
+    def size(tensors: Any) -> int:
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+    assert plan.weights == size(student.parameters())
+    assert plan.gradients == size(p.grad for p in trained)
+    assert plan.optimizer == size(moments)
+    assert plan.reference == size([*reference.text_model.parameters(), reference.head.weight])
+
+
+def test_the_cache_agrees_with_a_real_rollout(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from avrt.grpo import rollout
+
+    seen = []
+
+    class Watched(rollout.DecodeLayout):
+        def advance(self) -> None:
+            super().advance()
+            tensors = [*self._prefix.keys, *self._prefix.values, *self._keys, *self._values]
+            seen.append(sum(t.untyped_storage().nbytes() for t in tensors))
+
+    monkeypatch.setattr(rollout, "DecodeLayout", Watched)
+    student = load_student(folder)
+    prompts = prompts_of(student, 2)
+    engine = TransformersRollout(
+        student.language_model, SamplingConfig(128), student.eos_token_ids, student.banned_tokens
+    )
+    engine.eos_token_ids = (10**6,)  # nothing ends before the limit
+    engine.generate(prompts, 4, seeds=[0, 1])
+    settings = replace(SETTINGS, prompt_tokens=len(prompts[0]), batch_size=2, accumulate=1)
+    assert kv_cache_bytes(load_config(str(folder))[0], settings) == pytest.approx(max(seen), rel=0.1)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("Qwen2.5-Omni-3B", OMNI_3B), ("Qwen2.5-Omni-7B", OMNI_7B)])
+def test_published_parameter_counts(name: str, shape: Published) -> None:
+    config, source = load_config(f"Qwen/{name}")
+    found = count_parameters(config)
+    assert name in source
+    assert found.language_model == shape.language_parameters()
+    assert found.total == sum(p.numel() for p in shape.meta_thinker().parameters())
+
+
+def test_parameters_of_a_saved_student(folder: Path) -> None:
+    trained, frozen = count_in_memory(load_student(folder))
+    found = count_parameters(load_config(str(folder))[0])
+    assert (found.language_model, found.vision + found.audio) == (trained, frozen)
+
+
+def test_flops_of_a_step_follow_from_the_weights() -> None:
+    """Two operations per weight and token forward, four backward; attention on top."""
+    config, _ = load_config("Qwen/Qwen2.5-Omni-3B")
+    small: Any = config.text_config
+    small.num_hidden_layers, small.layer_types = 2, ["full_attention"] * 2
+    parameters = count_parameters(config)
+    settings = replace(
+        SETTINGS, batch_size=1, prompt_tokens=500, weight_bytes=2, mean_completion_tokens=101, chunk_rows=256
+    )
+    flops = count_flops(config, settings)
+    tokens, predicted = 500 + 4 * 100, 4 * 101
+    matrices = 2 * (parameters.layers * tokens + parameters.head * predicted)
+    heads, size = small.num_attention_heads, small.hidden_size // small.num_attention_heads
+    pairs = 500 * 500 + 4 * 100 * 600  # scores that the kernels compute, masked ones included
+    assert flops.forward == pytest.approx(matrices + 2 * 4 * pairs * heads * size, rel=0.01)
+    # The head's logits are computed again in the backward pass.
+    assert flops.step == pytest.approx(3 * flops.forward + 2 * parameters.head * predicted, rel=0.05)
+
+
+def test_zero_splits_what_it_says() -> None:
+    config, _ = load_config("Qwen/Qwen2.5-Omni-7B")
+    parameters = count_parameters(config)
+    trained = parameters.language_model
+    trace = StepTrace(activation_bytes=0, trained=trained)
+    base = replace(SETTINGS, devices=4, weight_bytes=2, prompt_tokens=100, stage=2, reference="none")
+    two = device_memory(config, base, parameters, trace)
+    assert two.optimizer == trained * 12 // 4
+    assert two.weights == parameters.total * 2
+    offloaded = replace(base, offload=True)
+    assert device_memory(config, offloaded, parameters, trace).optimizer == 0
+    assert host_memory(offloaded, parameters, trained).optimizer == trained * 16
+    assert host_memory(replace(offloaded, nodes=2, devices=8), parameters, trained).optimizer == trained * 16 // 2
+    three = device_memory(config, replace(base, stage=3), parameters, trace)
+    assert three.weights == (trained // 4 + parameters.vision + parameters.audio) * 2
+    assert device_memory(config, replace(base, reference="host"), parameters, trace).reference == 0
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in CONFIGS.glob("*.yaml") if p.name.startswith(("sft", "grpo"))))
+def test_plans_every_shipped_run(file: str, student_folder: Path) -> None:
+    settings = read_settings([str(CONFIGS / file)], devices=2, student=str(student_folder), samples=40_127)
+    enforce(ALLOWED_PREFIXES)
+    assert settings.task == file.split("_")[0]
+    plan = make_plan(settings)
+    assert plan.fits
+    assert plan.hours is not None
+    assert plan.hours > 0
+    json.dumps(plan.as_dict())
+    if "7b" in file or "3b" in file:
+        assert (settings.stage, settings.offload, settings.devices) == (2, True, 2)
+        assert settings.prompts_per_step == settings.batch_size * settings.accumulate * 2
+        # 8 frames are 4 pairs of at most 768 tokens; 10 s of sound are 250
+        assert settings.prompt_tokens == 4 * 768 + 250 + 160
+        assert settings.total_steps == 40_127 // settings.prompts_per_step
+
+
+def test_says_what_to_change(student_folder: Path) -> None:
+    settings = replace(SETTINGS, student=str(student_folder), prompt_tokens=400)
+    tight = make_plan(settings, device_gib=0.001, overhead_gib=0.0)
+    assert not tight.fits
+    assert any("gradient_checkpointing" in line for line in tight.advice)
+    assert any("reference_device: cpu" in line for line in tight.advice)
+    assert make_plan(settings, device_gib=8, overhead_gib=0.0).advice == ()
+
+
+def test_time_scales_with_the_hardware(student_folder: Path) -> None:
+    settings = replace(SETTINGS, student=str(student_folder), prompt_tokens=400, total_steps=100)
+    slow = make_plan(settings, Hardware(peak_tflops=1, bandwidth_gb=1))
+    fast = make_plan(settings, Hardware(peak_tflops=2, bandwidth_gb=2))
+    assert slow.hours == pytest.approx(2 * fast.hours)  # type: ignore[operator]
+
+
+def test_unknown_students_are_named() -> None:
+    with pytest.raises(ValueError, match=r"student\.path.*'no/such'.*--student"):
+        load_config("no/such")
+    assert "does not exist" in load_config("exports/sft_7b")[1]
