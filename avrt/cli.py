@@ -32,6 +32,9 @@ TRAINING = {
 """LightningCLI's own subcommands."""
 
 GROUPS = {
+    "Planning": {
+        "plan": ("avrt.commands.plan", "compute a run's memory, time and length without loading anything"),
+    },
     "Data": {
         "pack": ("avrt.commands.pack", "turn clips and annotations into shards"),
         "inspect": ("avrt.commands.inspect", "print what is in shards, or write one sample's media to look at"),
