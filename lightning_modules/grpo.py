@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from avrt.answers import Reason, parse
-from avrt.grpo.advantage import GroupStatistics, group_advantages
+from avrt.grpo.advantage import SCALES, GroupStatistics, group_advantages
 from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
-from avrt.grpo.rollout import Response, SamplingConfig, TransformersRollout
+from avrt.grpo.rollout import Response, SamplingConfig
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, Scores, score_responses
 from avrt.lora import LoRAConfig
 from avrt.rewards import RewardCallback, RewardTable, collect_rewards, score_all
@@ -118,6 +118,8 @@ class GRPOModule(StudentModule):
             raise ValueError(f"model.init_args.num_iterations must be at least 1, is {num_iterations}")
         if temperature <= 0:
             raise ValueError(f"model.init_args.temperature must be positive, is {temperature}")
+        if scale_rewards not in SCALES:
+            raise ValueError(f"model.init_args.scale_rewards must be one of {', '.join(SCALES)}, is {scale_rewards!r}")
         super().__init__(student, optimizer, val_max_completion_length or max_completion_length, kv_cache_tokens, lora)
         self.num_generations = num_generations
         self.num_iterations = num_iterations
@@ -160,22 +162,9 @@ class GRPOModule(StudentModule):
         with self.timed("embedding"):
             prompts = self.student.embed([item.prompt for item in window.items])
         with self.timed("rollout"):
-            engine = TransformersRollout(
-                self.student.language_model, self.sampling, self.student.eos_token_ids, self.student.banned_tokens
-            )
             seeds = [stream_seed(self.seed, window.epoch, sample.id) for sample in samples]
-            responses = engine.generate(prompts, self.num_generations, seeds)
-        completions = [
-            Completion(
-                sample=sample,
-                text=self.student.decode(response.token_ids),
-                token_ids=tuple(response.token_ids.tolist()),
-                logprobs=tuple(response.logprobs.tolist()),
-                finish_reason="stop" if response.finished else "length",
-            )
-            for sample, group in zip(samples, responses, strict=True)
-            for response in group
-        ]
+            responses = self.rollout_engine(self.sampling).generate(prompts, self.num_generations, seeds)
+        completions = self.completions(samples, responses)
         with self.timed("rewards"):
             rewards = score_all(self.rewards, completions)
             statistics = group_advantages(rewards.total, self.num_generations, self.scale_rewards)
@@ -291,15 +280,15 @@ class GRPOModule(StudentModule):
             "completions/clipped_ratio": 1 - finished.double().mean(),
             "completions/mean_terminated_length": done.mean() if len(done) else torch.tensor(0.0),
             "frac_reward_zero_std": self._gather(statistics.zero_std).double().mean(),
-            "reward": self._gather(rewards.total).view(-1, self.num_generations).nanmean(1).nanmean(),
-            "reward_std": self._gather(statistics.group_std).nanmean(),
         }
-        for name, values in rewards.by_name.items():
+        columns = [("reward", "reward_std", rewards.total)]
+        columns += [(f"rewards/{name}/mean", f"rewards/{name}/std", row) for name, row in rewards.by_name.items()]
+        for mean, std, values in columns:
             scores = self._gather(values).double()
             scores = scores[~scores.isnan()]
             if len(scores):
-                metrics[f"rewards/{name}/mean"] = scores.mean()
-                metrics[f"rewards/{name}/std"] = scores.std() if len(scores) > 1 else torch.tensor(0.0)
+                metrics[mean] = scores.mean()
+                metrics[std] = scores.std() if len(scores) > 1 else torch.tensor(0.0)
         reasons = [parse(c.text, c.sample, finish_reason=c.finish_reason).reason for c in completions]
         for reason in Reason:
             count = self._gather(torch.tensor([r is reason for r in reasons])).double().mean()

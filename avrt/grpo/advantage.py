@@ -10,6 +10,9 @@ from torch import Tensor
 ADVANTAGE_EPSILON = 1e-4
 """Added to the group's standard deviation; the field's value."""
 
+SCALES = ("group", "batch", "none")
+"""What advantages are divided by: see `group_advantages`."""
+
 
 @dataclass(frozen=True)
 class GroupStatistics:
@@ -56,7 +59,7 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
     elif scale_rewards == "none":
         scale = torch.ones((), dtype=rewards.dtype, device=rewards.device)
     else:
-        raise ValueError(f"scale_rewards must be group, batch or none, is {scale_rewards!r}")
+        raise ValueError(f"scale_rewards must be one of {', '.join(SCALES)}, is {scale_rewards!r}")
     advantages = torch.nan_to_num(centered / scale, nan=0.0).flatten()
     return GroupStatistics(advantages, group_std, torch.isclose(group_std, torch.zeros_like(group_std)))
 
