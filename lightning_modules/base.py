@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,14 +16,14 @@ from torch.optim import AdamW
 from torchmetrics import MeanMetric
 
 from avrt.answers import is_formatted, parse
-from avrt.grpo.rollout import SamplingConfig, TransformersRollout
+from avrt.grpo.rollout import Response, RolloutEngine, SamplingConfig, TransformersRollout
 from avrt.lora import LoRAConfig, add_lora
-from avrt.sample import Completion
+from avrt.sample import Completion, Sample
 from avrt.student import Student, StudentConfig
 from datamodules.streaming import Item, MicroBatch
 from lightning_modules.checkpoint_io import SafeCheckpointIO
 from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups
-from lightning_modules.saved_state import check_saved_weights, frozen_fingerprint, without_frozen
+from avrt.trained_weights import check_saved_weights, frozen_fingerprint, without_frozen
 from lightning_modules.strategy import AVRTDeepSpeedStrategy, StepReport
 
 
@@ -134,10 +134,10 @@ class StudentModule(LightningModule):
         return loss * self.trainer.accumulate_grad_batches
 
     def on_before_backward(self, loss: Tensor) -> None:
-        self._backward_start = time.perf_counter()
+        self._backward_start = self._now()
 
     def on_after_backward(self) -> None:
-        self._add_seconds("training", time.perf_counter() - self._backward_start)
+        self._add_seconds("training", self._now() - self._backward_start)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -179,7 +179,7 @@ class StudentModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = without_frozen(checkpoint["state_dict"], self)
         checkpoint["avrt"] = {
-            "frozen": frozen_fingerprint(self),
+            "frozen": frozen_fingerprint(self.student),
             "tokens_seen": self._tokens_seen,
             "skipped_steps": self.skipped_steps,
             "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
@@ -191,7 +191,7 @@ class StudentModule(LightningModule):
         state = checkpoint.get("avrt")
         if state is None:
             raise ValueError("the checkpoint was not written by this project's training modules")
-        if state["frozen"] != frozen_fingerprint(self):
+        if state["frozen"] != frozen_fingerprint(self.student):
             raise ValueError(
                 "the checkpoint was trained over other frozen weights than model.init_args.student.path has now "
                 f"({self.student_config.path!r}, or its dtype or revision); they are not part of a checkpoint: "
@@ -200,7 +200,7 @@ class StudentModule(LightningModule):
         self._tokens_seen, self.skipped_steps = state["tokens_seen"], state["skipped_steps"]
 
     def check_saved_weights(self, saved: Iterable[str]) -> None:
-        """See `lightning_modules.saved_state.check_saved_weights`."""
+        """See `avrt.trained_weights.check_saved_weights`."""
         check_saved_weights(saved, self)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
@@ -226,9 +226,15 @@ class StudentModule(LightningModule):
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the time spent inside to ``seconds/<name>`` of the current step."""
-        start = time.perf_counter()
+        start = self._now()
         yield
-        self._add_seconds(name, time.perf_counter() - start)
+        self._add_seconds(name, self._now() - start)
+
+    def _now(self) -> float:
+        """Seconds on a clock, once the GPU has done what it was told so far."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def _add_seconds(self, name: str, seconds: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
@@ -289,19 +295,26 @@ class StudentModule(LightningModule):
     def answer(self, items: list[Item]) -> list[Completion]:
         """Greedy answers to a batch of questions."""
         prompts = self.student.embed([item.prompt for item in items])
-        engine = TransformersRollout(
-            self.student.language_model, self.val_sampling, self.student.eos_token_ids, self.student.banned_tokens
-        )
-        responses = [group[0] for group in engine.generate(prompts, 1, seeds=[0] * len(prompts))]
+        groups = self.rollout_engine(self.val_sampling).generate(prompts, 1, seeds=[0] * len(prompts))
+        return self.completions([item.prompt.sample for item in items], groups)
+
+    def rollout_engine(self, sampling: SamplingConfig) -> RolloutEngine:
+        """What writes responses with the student's current weights."""
+        student = self.student
+        return TransformersRollout(student.language_model, sampling, student.eos_token_ids, student.banned_tokens)
+
+    def completions(self, samples: Sequence[Sample], groups: Sequence[Sequence[Response]]) -> list[Completion]:
+        """The responses to each sample as rewards and evaluation read them, one after another."""
         return [
             Completion(
-                sample=item.prompt.sample,
+                sample=sample,
                 text=self.student.decode(response.token_ids),
                 token_ids=tuple(response.token_ids.tolist()),
                 logprobs=tuple(response.logprobs.tolist()),
                 finish_reason="stop" if response.finished else "length",
             )
-            for item, response in zip(items, responses, strict=True)
+            for sample, group in zip(samples, groups, strict=True)
+            for response in group
         ]
 
     def validation_step(self, batch: list[Item], batch_idx: int) -> dict[str, list[Completion]]:
