@@ -84,9 +84,11 @@ def _ffmpeg(path: Path, out: Path) -> None:
 
 
 def _make_clip(path: Path, seed: int, seconds: int = 10, fps: int = 25) -> None:
-    """A clip with moving noise and a tone: harder to decode than a flat picture."""
+    """A clip of smooth moving shapes with a little grain, and a tone."""
     rng = np.random.default_rng(seed)
-    background = rng.integers(0, 256, (90, 160, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 18, 32)))
+    smooth = torch.nn.functional.interpolate(coarse, (720, 1280), mode="bicubic")[0].permute(1, 2, 0).numpy()
+    background = np.clip(smooth + rng.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
     with av.open(str(path), "w") as file:
         video = file.add_stream("libx264", fps, options={"preset": "veryfast"})
         video.width, video.height, video.pix_fmt = 1280, 720, "yuv420p"

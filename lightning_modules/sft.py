@@ -42,14 +42,18 @@ class SFTModule(StudentModule):
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         if batch.first:
-            self._step_tokens = self._tokens_per_device(batch.window)
+            targets, prompts = self._tokens_per_device(batch.window)
+            self._step_tokens = targets
+            self._tokens_seen += round((targets + prompts) * self.trainer.world_size)
 
-    def _tokens_per_device(self, window: Window) -> float:
-        """Trace tokens of the optimizer step over all devices, divided by the number of devices."""
-        tokens = torch.tensor(float(sum(len(item.target) for item in window.items if item.target is not None)))
+    def _tokens_per_device(self, window: Window) -> tuple[float, float]:
+        """Trace and prompt tokens of the optimizer step over all devices, divided by the number of devices."""
+        targets = sum(len(item.target) for item in window.items if item.target is not None)
+        prompts = sum(len(item.prompt.input_ids) for item in window.items)
+        tokens = torch.tensor([float(targets), float(prompts)], dtype=torch.float64)
         if self.trainer.world_size > 1:
             tokens = self.trainer.strategy.reduce(tokens.to(self.device), reduce_op="mean")
-        return float(tokens)
+        return float(tokens[0]), float(tokens[1])
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> Tensor:
         with self.timed("training"):
@@ -58,7 +62,6 @@ class SFTModule(StudentModule):
             scores = score_responses(self.student.language_model, prompts, targets, chunk_rows=self.chunk_rows)
             total = -(scores.logprobs * scores.mask).sum()
         tokens = scores.mask.sum()
-        self._tokens_seen += int(tokens) + sum(len(p) for p in prompts)
         self.add_to_step("loss", total, tokens)
         self.add_to_step("entropy", (scores.entropies * scores.mask).sum(), tokens)
         self.add_to_step("completions/mean_length", tokens, len(targets))
