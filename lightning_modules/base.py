@@ -20,10 +20,10 @@ from avrt.grpo.rollout import Response, RolloutEngine, SamplingConfig, Transform
 from avrt.lora import LoRAConfig, add_lora
 from avrt.sample import Completion, Sample
 from avrt.student import Student, StudentConfig
+from avrt.trained_weights import check_saved_weights, frozen_fingerprint, without_frozen
 from datamodules.streaming import Item, MicroBatch
 from lightning_modules.checkpoint_io import SafeCheckpointIO
 from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups
-from avrt.trained_weights import check_saved_weights, frozen_fingerprint, without_frozen
 from lightning_modules.strategy import AVRTDeepSpeedStrategy, StepReport
 
 
