@@ -58,7 +58,7 @@ def popen(run: Path, student: Path, **settings: Any) -> subprocess.Popen[str]:
 def run_to_end(run: Path, student: Path, **settings: Any) -> str:
     """Run in processes of its own; returns what they printed."""
     process = popen(run, student, **settings)
-    output = wait(process)
+    output = wait(process, timeout=300)
     assert process.returncode == 0, output[-5000:]
     return output
 
@@ -67,13 +67,13 @@ def kill_when(run: Path, student: Path, benchmark: str, records: int, timeout: f
     """Kill a run, with all of its processes, as soon as `records` are on disk; returns how many are then."""
     process = popen(run, student, **settings)
     deadline = time.monotonic() + timeout
-    while lines(run / benchmark) < records:
-        assert process.poll() is None, wait(process)[-5000:]
-        assert time.monotonic() < deadline, "the run wrote nothing for too long"
+    while lines(run / benchmark) < records and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    output = process.communicate()[0]
+    assert process.returncode == -signal.SIGKILL, output[-5000:]
+    assert time.monotonic() < deadline, f"the run was too slow:\n{output[-5000:]}"
     return lines(run / benchmark)
 
 
