@@ -119,7 +119,7 @@ def _mono(frame: av.AudioFrame) -> np.ndarray:
     if block.dtype == np.uint8:
         block = (block.astype(np.float32) - 128) / 128
     elif block.dtype.kind == "i":
-        block = block.astype(np.float32) / float(-int(np.iinfo(block.dtype).min))
+        block = block.astype(np.float32) / 2 ** (8 * block.dtype.itemsize - 1)
     channels = frame.layout.nb_channels
     # Packed formats come as one row with the channels interleaved; planar ones as one row per channel.
     block = block.reshape(-1, channels).T if frame.format.is_packed else block
