@@ -13,6 +13,12 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Lightning 2.6 calls jsonargparse by names that will go in its next major version; both are pinned.
     warnings.filterwarnings("ignore", message=r"\s*``(instantiate_classes|skip_none)``", category=DeprecationWarning)
+    # The module's batch hook serves runs with and without a data module, and is meant to.
+    warnings.filterwarnings("ignore", message=r"You have overridden `transfer_batch_to_device` in `LightningModule`")
+    # The frozen encoders are meant to be in evaluation mode.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
+    # Lightning's own use of torch's pytree.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # Lightning advertises hosted services at every start.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
 

@@ -75,7 +75,7 @@ def test_the_student_says_something(whole: Path) -> None:
     assert metrics["formatted"] > 0.5
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_a_random_moment_and_run_again(
     devices: int, trained: Path, questions: Path, whole: Path, tmp_path: Path
 ) -> None:
