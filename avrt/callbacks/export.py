@@ -1,0 +1,52 @@
+"""Saving the trained student as a folder when a run ends."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback
+
+from avrt.atomic import PARTIAL_SUFFIX, sync_folder
+
+
+class ExportStudent(Callback):
+    """Saves the student at the end of `fit`, as a folder that `student.path` and plain transformers load.
+
+    A checkpoint holds what a run needs to go on (optimizer, position in the data); this folder holds what the next
+    stage starts from: thinker weights, processor and chat template. It appears whole or not at all, and replaces that
+    of an earlier run. A run that is interrupted exports nothing.
+
+    Args:
+        folder: where to save; None takes ``student`` in the logger's folder, or without a logger in
+            `trainer.default_root_dir`.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.interrupted or not trainer.is_global_zero:
+            return
+        save_student(pl_module.student, Path(self.folder or Path(trainer.log_dir) / "student"))
+
+
+def save_student(student: Any, folder: Path) -> None:
+    """Save a student (anything with ``save(folder)``) so that `folder` is never seen half written.
+
+    Raises:
+        ValueError: `folder` exists and holds something else than a saved model.
+        OSError: it cannot be written.
+    """
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} exists and is no saved student; move it away or choose another folder")
+    partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
+    if partial.exists():
+        shutil.rmtree(partial)  # of a run that was killed
+    partial.mkdir(parents=True)
+    student.save(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    sync_folder(folder.parent)

@@ -1,0 +1,76 @@
+"""The exported student: what the run has learned, in a folder that plain transformers loads, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+from avrt.callbacks.export import ExportStudent, save_student
+from avrt.student import Student
+from tests.callbacks.tiny_runs import sft, trainer
+from tests.tiny_student import save_student as save_untrained
+from tests.tiny_student import student_config
+
+
+class Interrupt(Callback):
+    """Ctrl-C in the first step."""
+
+    def on_train_batch_end(self, *args: object) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    return save_untrained(tmp_path / "untrained")
+
+
+def test_the_folder_holds_what_was_learned(untrained: Path, shards: tuple[Path, Path], tmp_path: Path) -> None:
+    module, data = sft(untrained, shards)
+    trainer(tmp_path / "run", [ExportStudent()]).fit(module, datamodule=data)
+    folder = tmp_path / "run" / "student"
+    plain = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).state_dict()
+    learned = module.student.thinker.state_dict()
+    assert plain.keys() == learned.keys()
+    assert all(torch.equal(plain[name], learned[name]) for name in plain)
+    before = Student.load(student_config(untrained)).thinker.state_dict()
+    assert not torch.equal(plain["lm_head.weight"], before["lm_head.weight"])
+    assert Qwen2_5OmniProcessor.from_pretrained(folder).tokenizer.get_vocab()
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith("student")] == ["student"]
+
+
+def test_an_interrupted_run_exports_nothing(untrained: Path, shards: tuple[Path, Path], tmp_path: Path) -> None:
+    module, data = sft(untrained, shards)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        trainer(tmp_path / "run", [ExportStudent(str(tmp_path / "exported")), Interrupt()]).fit(module, datamodule=data)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_without_a_logger_the_runs_own_folder_is_taken(
+    untrained: Path, shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    module, data = sft(untrained, shards)
+    trainer(tmp_path / "run", [ExportStudent()], logger=False).fit(module, datamodule=data)
+    assert (tmp_path / "run" / "student" / "config.json").is_file()
+
+
+def test_an_older_export_is_replaced_and_nothing_else(untrained: Path, tmp_path: Path) -> None:
+    student = Student.load(student_config(untrained))
+    folder = tmp_path / "exports" / "student"
+    (tmp_path / "exports" / "student.partial").mkdir(parents=True)  # of a run that was killed
+    (tmp_path / "exports" / "student.partial" / "stale").touch()
+    save_student(student, folder)
+    (folder / "stale").touch()
+    save_student(student, folder)
+    assert not (folder / "stale").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["student"]
+
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").touch()
+    with pytest.raises(ValueError, match="is no saved student"):
+        save_student(student, precious)
+    assert (precious / "thesis.tex").exists()
