@@ -30,6 +30,8 @@ from avrt.traces.redaction import redactor
 PROBE_SECONDS = 10.0
 """Time for a server to answer a probe."""
 MAX_PROBE_PAUSE = 15.0
+GATEWAY_STATUS = frozenset({429, 502, 503, 504})
+"""Answers to a probe that come from something in front of the server, or from one that is still loading."""
 CONNECTIONS_PER_CLIENT = 8
 """httpx looks through all connections of a client for every request; many small clients keep that short."""
 
@@ -62,6 +64,7 @@ class Server:
         self.in_flight = 0
         self.up = True
         self.recovery: asyncio.Task[None] | None = None
+        self.last_error = ""
         self._turn = 0
 
     def next_client(self) -> openai.AsyncOpenAI:
@@ -151,7 +154,8 @@ class ServerPool:
         for server in self.servers:
             try:
                 await self._probe(server, name_models=True)
-            except _NotUpError:
+            except _NotUpError as error:
+                server.last_error = str(error)
                 self._lost(server)
         if not any(server.up for server in self.servers):
             self._release(await self._acquire())
@@ -264,8 +268,8 @@ class ServerPool:
                 elif now - down_since >= self.config.server_wait_seconds:
                     raise StageError(
                         f"{self.stage}.base_urls: none of the {len(self.servers)} servers answered for "
-                        f"{self.config.server_wait_seconds:g} s; start them and run the same command again, nothing "
-                        "is lost"
+                        f"{self.config.server_wait_seconds:g} s ({self.redact(self.servers[0].last_error)}); start "
+                        "them and run the same command again, nothing is lost"
                     )
         except BaseException:
             if place.done() and not place.cancelled():
@@ -309,7 +313,8 @@ class ServerPool:
         while True:
             try:
                 await self._probe(server)
-            except _NotUpError:
+            except _NotUpError as error:
+                server.last_error = str(error)
                 await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
                 pause = min(MAX_PROBE_PAUSE, pause * 2)
             else:
@@ -318,7 +323,7 @@ class ServerPool:
                 return
 
     async def _probe(self, server: Server, name_models: bool = False) -> None:
-        """Ask a server for its models: any answer but a 5xx shows that it is alive.
+        """Ask a server for its models. Any answer of its own shows that it is alive, even that it cannot list them.
 
         Raises:
             _NotUpError: it does not answer.
@@ -328,13 +333,13 @@ class ServerPool:
             async with asyncio.timeout(PROBE_SECONDS):
                 page = await server.next_client().models.list()
         except openai.APIStatusError as error:
-            if error.status_code >= 500 or error.status_code == 429:
-                raise _NotUpError from error
+            if error.status_code in GATEWAY_STATUS:
+                raise _NotUpError(classify(error).error) from error
             if error.status_code in (401, 403) and name_models:
                 raise StageError(self._fatal_message(classify(error))) from None
             return
         except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError) as error:
-            raise _NotUpError from error
+            raise _NotUpError(classify(error).error) from error
         offered = [model.id for model in getattr(page, "data", None) or []]
         if name_models and offered and self.model.name not in offered:
             raise StageError(

@@ -1,0 +1,79 @@
+"""Sharing a stage out over processes and machines with Ray Data (the optional extra ``ray``).
+
+Every call belongs to one worker, by its key, and each worker appends to a ledger file of its own. A worker that dies
+and is started again reads all files first, so nothing is done twice. All workers must see the folders of the config
+under the same paths.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from avrt.shards import ShardSet
+from avrt.traces.config import Stage, StageConfig, TracesConfig
+from avrt.traces.planning import PlannedCall, Planner
+from avrt.traces.records import Status
+from avrt.traces.stages import run_stage
+
+
+def run_stage_distributed(
+    stage: Stage, config: TracesConfig, workers: int, *, retry_rejected: bool = False
+) -> Counter[Status]:
+    """Run one stage with `workers` Ray tasks.
+
+    Each worker has `max_concurrency` calls under way at each address, so the servers see `workers` times as many.
+
+    Raises:
+        ValueError: Ray is not installed, or a worker met what `run_stage` raises.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ValueError("--workers: more than one needs Ray; install the extra: pip install 'avrt[ray]'") from error
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(log_to_driver=False, include_dashboard=False)
+    try:
+        shares = [
+            {"worker": number, "workers": workers, "stage": stage, "retry_rejected": retry_rejected}
+            for number in range(workers)
+        ]
+        settings = asdict(config)
+
+        def run_share(share: dict[str, Any]) -> dict[str, Any]:
+            return _run_share(settings, share)
+
+        # One block per share, so that each is a task of its own and a lost machine costs its share alone.
+        rows = ray.data.from_items(shares, override_num_blocks=workers).map(run_share, concurrency=workers).take_all()
+    except ray.exceptions.RayTaskError as error:
+        raise ValueError(f"{stage}: {error.cause}") from error
+    finally:
+        if started_here:
+            ray.shutdown()
+    total: Counter[Status] = Counter()
+    for row in rows:
+        total.update({Status(name): count for name, count in row["counts"].items() if count})
+    return total
+
+
+def _run_share(settings: dict[str, Any], share: dict[str, Any]) -> dict[str, Any]:
+    """One worker's part of a stage; runs in a Ray task."""
+    stages = {name: StageConfig(**settings[name]) for name in ("vision", "audio", "merge")}
+    config = TracesConfig(**{**settings, **stages})
+    stage, number, workers = share["stage"], int(share["worker"]), int(share["workers"])
+
+    def mine(call: PlannedCall) -> bool:
+        return int(call.key[:16], 16) % workers == number
+
+    counts = run_stage(
+        stage,
+        Planner(config, ShardSet(config.shards, split=config.split)),
+        retry_rejected=bool(share["retry_rejected"]),
+        writer_name=f"{stage}-{number:03d}",
+        mine=mine,
+    )
+    # One column per status: Arrow wants every row to have the same ones.
+    return {"worker": number, "counts": {status.value: counts[status] for status in Status}}

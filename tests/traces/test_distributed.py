@@ -1,0 +1,41 @@
+"""A stage shared out by Ray on one machine: everything once, and the same shards."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from avrt.traces.ledger import LedgerIndex
+from avrt.traces.pipeline import run_traces
+from tests.traces.question_set import answer, make_config
+from tests.traces.scripted_server import ScriptedServer
+
+
+@pytest.mark.slow
+def test_several_workers_do_everything_once(question_shards: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra `ray`: uv run --extra ray pytest -m slow")
+    with ScriptedServer(answer) as server:
+        run_traces(make_config(question_shards, tmp_path / "one", server.url))
+        alone = dict(server.seen)
+        server.seen.clear()
+        config = make_config(question_shards, tmp_path / "three", server.url)
+        run_traces(config, workers=3)
+        assert dict(server.seen) == alone
+        names = sorted(path.name for path in (tmp_path / "three" / "ledger").glob("*.jsonl"))
+        assert names == [f"{stage}-{number:03d}.jsonl" for stage in ("audio", "merge", "vision") for number in range(3)]
+        assert len(LedgerIndex(config.ledger)) == sum(alone.values())
+        # Another number of workers, and one process: nothing is left to do.
+        run_traces(config, workers=2)
+        run_traces(config)
+        assert dict(server.seen) == alone
+    for path in (tmp_path / "one" / "out").iterdir():
+        assert path.read_bytes() == (tmp_path / "three" / "out" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
+def test_without_ray_the_mend_is_named(question_shards: Path, tmp_path: Path) -> None:
+    config = make_config(question_shards, tmp_path, "http://127.0.0.1:1/v1")
+    with pytest.raises(ValueError, match=r"pip install 'avrt\[ray\]'"):
+        run_traces(config, workers=2)

@@ -1,0 +1,234 @@
+"""Config, prompts, presets, statistics, and that keys stay secret."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avrt.config_errors import UsageError
+from avrt.sample import Sample
+from avrt.traces.config import STAGES, resolve_model
+from avrt.traces.config_file import load_config
+from avrt.traces.finalise import split_of
+from avrt.traces.presets import PRESETS
+from avrt.traces.prompts import DEFAULT_PROMPTS, fill_prompt, load_prompt
+from avrt.traces.statistics import mean_and_deviation
+from avrt.traces.tokens import token_counter
+from tests.traces.question_set import answer
+from tests.traces.scripted_server import Reply, ScriptedServer
+
+CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
+AVQA = CONFIGS / "traces_avqa.yaml"
+SAMPLE = Sample("s", "What {options} is it? {frames}", ("a {question}", "b"), 0)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("traces_*.yaml")), ids=lambda path: path.name)
+def test_every_config_loads(path: Path) -> None:
+    config = load_config([path])
+    for stage in STAGES:
+        assert resolve_model(stage, config.stage(stage)).sampling["max_tokens"] >= 1024
+
+
+def test_the_two_mergers_share_their_teachers() -> None:
+    first, second = load_config([AVQA]), load_config([CONFIGS / "traces_avqa_gemma.yaml"])
+    assert first.ledger == second.ledger
+    assert first.output != second.output
+    for stage in ("vision", "audio"):
+        assert resolve_model(stage, first.stage(stage)) == resolve_model(stage, second.stage(stage))  # type: ignore[arg-type]
+    assert resolve_model("merge", second.merge).name == "google/gemma-3-12b-it"
+
+
+def test_a_setting_on_the_command_line_wins() -> None:
+    config = load_config(
+        [AVQA], ["variant=audio_only", "merge.max_concurrency=8", "vision.sampling={temperature: null}"]
+    )
+    assert (config.variant, config.merge.max_concurrency) == ("audio_only", 8)
+    assert "temperature" not in resolve_model("vision", config.vision).sampling
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("variant=foo", "variant: must be one of"),
+        ("vision.max_concurrency=0", "vision.max_concurrency: must be 1 or more"),
+        ("vision.preset=foo", "vision.preset: 'foo' is none of"),
+        ("vision.preset=gemma-3-12b-it", "vision.preset: 'gemma-3-12b-it' is a model for merge"),
+        ("audio.sampling={max_tokens: null}", "audio.sampling.max_tokens: must be a whole number"),
+        ("merge.base_urls=[]", "merge.base_urls: give at least one"),
+        ("merge.base_urls=[ftp://h/v1]", r"merge.base_urls\[0\]: must look like"),
+        ("merge.prompt_file=/no/such/file", "merge.prompt_file: /no/such/file is no file"),
+        ("vision.transport=file", "vision.media_dir: give a folder"),
+        ("val_share=1", "val_share: must be 0 or more and below 1"),
+        ("nonsense", "--set: expects KEY=VALUE"),
+    ],
+)
+def test_a_wrong_setting_names_its_key(setting: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_config([AVQA], [setting])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "  api_key: sk-secret-1234",
+        "  base_urls: ['http://user:sk-secret-1234@h/v1']",
+        "  base_urls: ['http://h/v1?api_key=sk-secret-1234']",
+        "  api_key_env: sk-secret-1234",
+    ],
+)
+def test_a_key_in_a_config_is_refused_and_not_repeated(tmp_path: Path, line: str) -> None:
+    text = AVQA.read_text()
+    if "base_urls" in line:
+        text = text.replace("  base_urls:\n    - http://localhost:8001/v1", line)
+    else:
+        text = text.replace("vision:\n", f"vision:\n{line}\n")
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as caught:
+        load_config([path])
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_an_unset_key_variable_is_named(question_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from avrt.traces.pipeline import run_traces
+    from tests.traces.question_set import make_config
+
+    config = make_config(question_shards, tmp_path, "http://127.0.0.1:1/v1")
+    config.audio.api_key_env = "NO_SUCH_VARIABLE_SET"
+    with pytest.raises(
+        ValueError, match=r"audio\.api_key_env: the environment variable NO_SUCH_VARIABLE_SET is not set"
+    ):
+        run_traces(config)
+
+
+def test_the_key_is_sent_and_stands_nowhere(question_shards: Path, tmp_path: Path) -> None:
+    """A whole run of the command, with a server that repeats the key in errors and replies."""
+    secret = "sk-secret-1234567890"
+
+    def respond(body: dict[str, Any], text: str, times: int) -> Reply:
+        if "clip number 3?" in text:
+            return Reply(f"Incorrect API key provided: {secret}", status=400)
+        if "clip number 4?" in text and times == 0:
+            return Reply(f"overloaded, {secret}", status=500)
+        reply = answer(body, text, times)
+        if "clip number 5?" in text:
+            reply.text = f"{secret} {reply.text}"
+        return reply
+
+    with ScriptedServer(respond) as server:
+        config = tmp_path / "config.yaml"
+        stage = (
+            f"{{base_urls: [{server.url}], model: m, api_key_env: TEACHER_KEY, backoff_seconds: 0.01, "
+            "sampling: {max_tokens: 8}}"
+        )
+        config.write_text(
+            f"shards: {question_shards}\nledger: {tmp_path / 'ledger'}\noutput: {tmp_path / 'out'}\n"
+            + "".join(f"{name}: {stage}\n" for name in STAGES)
+        )
+        code = (
+            "import argparse, sys\nfrom avrt.commands import traces\n"
+            "parser = argparse.ArgumentParser()\ntraces.add_arguments(parser)\n"
+            "sys.exit(traces.run(parser.parse_args(sys.argv[1:])))\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "--config", str(config)],
+            env={**os.environ, "TEACHER_KEY": secret, "OPENAI_LOG": "debug"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert secret in server.headers[0]
+    assert "Reasoning Format Compliance" in done.stdout
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) >= 4
+    for path in written:
+        assert secret.encode() not in path.read_bytes(), path
+    assert secret not in done.stdout + done.stderr
+
+
+def test_placeholders_inside_questions_and_traces_stay_text() -> None:
+    prompt = "Q {question}\n{options}\nA {audio_trace} V {vision_trace} <{x}>"
+    text = fill_prompt(prompt, SAMPLE, audio_trace="{vision_trace}", vision_trace="{question}")
+    assert text == "Q What {options} is it? {frames}\n(A) a {question}\n(B) b\nA {vision_trace} V {question} <{x}>"
+
+
+def test_a_prompt_like_the_papers_works_from_a_file(tmp_path: Path) -> None:
+    teacher = tmp_path / "teacher.txt"
+    teacher.write_text("Describe the frames, reason, answer. Here is the input question:\n")
+    prompt = load_prompt("vision", str(teacher))
+    assert fill_prompt(prompt, SAMPLE).endswith(
+        "input question:\nWhat {options} is it? {frames}\n(A) a {question}\n(B) b"
+    )
+    merger = tmp_path / "merger.txt"
+    merger.write_text("Question: {question}{formatted_choices} Audio: {audio_reasoning} Visual: {vision_reasoning}")
+    filled = fill_prompt(load_prompt("merge", str(merger)), SAMPLE, audio_trace="hum", vision_trace="red")
+    assert "Audio: hum Visual: red" in filled
+    blind = tmp_path / "blind.txt"
+    blind.write_text("Question: {question}")
+    with pytest.raises(ValueError, match=r"must contain \{audio_trace\}, \{vision_trace\}"):
+        load_prompt("merge", str(blind))
+    with pytest.raises(ValueError, match="a teacher sees no other teacher's trace"):
+        load_prompt("audio", str(merger))
+
+
+def test_own_prompts_ask_for_description_reasoning_and_answer() -> None:
+    for stage in ("vision", "audio"):
+        prompt = DEFAULT_PROMPTS[stage]  # type: ignore[index]
+        assert "Description:" in prompt
+        assert "Reasoning:" in prompt
+        assert prompt.endswith("Question: {question}\n{options}")
+    assert "gold" not in DEFAULT_PROMPTS["merge"]
+
+
+def test_audio_flamingos_sentence_closes_its_prompt() -> None:
+    suffix = PRESETS["audio-flamingo-3-think"].suffix
+    assert suffix == "Please think and reason about the input audio before you respond."
+    assert fill_prompt(load_prompt("audio", None), SAMPLE, suffix=suffix).endswith(f"(B) b\n{suffix}")
+
+
+def test_every_preset_sends_a_token_limit_and_tells_its_server() -> None:
+    for name, preset in PRESETS.items():
+        assert preset.sampling["max_tokens"] >= 1024, name
+        assert preset.serve.startswith("vllm serve "), name
+
+
+def test_the_split_keeps_its_share_and_depends_on_the_clip_alone() -> None:
+    splits = [split_of(f"clip{i}", 0, 0.05) for i in range(20_000)]
+    assert splits.count("val") == pytest.approx(1000, abs=4 * (20_000 * 0.05 * 0.95) ** 0.5)
+    assert [split_of(f"clip{i}", 0, 0.05) for i in range(100)] == splits[:100]
+    assert {split_of(f"clip{i}", 0, 0.0) for i in range(100)} == {"train"}
+    # A larger share only adds clips.
+    assert all(split_of(f"clip{i}", 0, 0.1) == "val" for i in range(20_000) if splits[i] == "val")
+
+
+def test_mean_and_deviation_are_the_samples() -> None:
+    assert mean_and_deviation([1, 2, 3, 4]) == [2.5, 1.291]
+    assert mean_and_deviation([7]) == [7, 0.0]
+    assert mean_and_deviation([]) is None
+
+
+def test_tokens_are_counted_by_a_tokenizer_or_by_words(tmp_path: Path) -> None:
+    count, unit = token_counter(None)
+    assert (count("It's a dog, I think."), unit) == (9, "words and punctuation marks")
+    with pytest.raises(ValueError, match=r"tokenizer: .* is no folder"):
+        token_counter(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        token_counter(str(tmp_path))
+    from avrt.demo.tokenizer import build_tiny_tokenizer
+
+    tokenizer = build_tiny_tokenizer(["a red bell rings"] * 3, vocab_size=300)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    count, unit = token_counter(str(tmp_path / "tokenizer"))
+    assert count("a red bell rings") == len(tokenizer.encode("a red bell rings"))
+    assert unit == "tokens of tokenizer"
+
+
+def test_no_config_file_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="--config: expects a file"):
+        load_config([])
