@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ class OptimizerConfig:
             raise ValueError(f"optimizer.warmup_steps must be 0 or more, is {self.warmup_steps}")
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: matrices decay, biases and norm weights (one-dimensional) do not."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -47,7 +47,11 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
         if parameter.requires_grad:
             shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves a split parameter flat
             (decayed if len(shape) >= 2 else plain).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]  # adapters have matrices only, and DeepSpeed drops the other
 
 
 def rate_factor(step: int, config: OptimizerConfig, total_steps: int) -> float:

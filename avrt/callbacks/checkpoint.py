@@ -48,7 +48,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """The end of a run is always saved."""
-        save_now(trainer, self)
+        save_now(trainer)
 
     def folder(self, trainer: Any) -> Path:
         """Where this run's checkpoints lie."""
@@ -62,13 +62,17 @@ class RunCheckpoint(ModelCheckpoint):
         return {str(path) for path in complete_checkpoints(self.folder(trainer), STEP_PATTERN)[-1:]}
 
 
-def save_now(trainer: Any, callback: ModelCheckpoint | None) -> str:
+def save_now(trainer: Any) -> str:
     """Save a checkpoint of this very optimizer step, unless there is one; called on every device. Returns its path."""
-    if isinstance(callback, RunCheckpoint):
-        if callback._last_global_step_saved != trainer.global_step:
-            callback._save_topk_checkpoint(trainer, callback._monitor_candidates(trainer))
-        return str(callback._last_checkpoint_saved)
-    folder = Path((callback and callback.dirpath) or Path(trainer.default_root_dir).absolute() / "checkpoints")
-    path = str(folder / f"last-step={trainer.global_step:07d}.ckpt")
+    callbacks = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+    for callback in callbacks:
+        if isinstance(callback, RunCheckpoint):
+            if callback._last_global_step_saved != trainer.global_step:
+                callback._save_topk_checkpoint(trainer, callback._monitor_candidates(trainer))
+            return str(callback._last_checkpoint_saved)
+    folder = next(
+        (c.dirpath for c in callbacks if c.dirpath), Path(trainer.default_root_dir).absolute() / "checkpoints"
+    )
+    path = str(Path(folder) / "last.ckpt")
     trainer.save_checkpoint(path)
     return path

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from avrt.atomic import write_atomic
 from avrt.callbacks.checkpoint import save_now
 
 EXIT_STATUS = 85
 """Of a run that saved itself and wants to be started again with ``--ckpt_path last``. (Linux's ERESTART.)"""
+
+STATUS_FOLDER = "AVRT_STATUS_DIR"
+"""Environment variable: a folder where the file ``preempted`` is left as well, for launchers that report every status
+but 0 as their own (torchrun) or that kill processes which end a moment later (srun)."""
 
 
 class PreemptionCallback(Callback):
@@ -26,7 +32,7 @@ class PreemptionCallback(Callback):
     so they save together, at the same step, outside the handler. Lightning's own handlers, which save or talk to other
     processes in the middle of whatever is running, are replaced.
 
-    ``scripts/slurm.sh`` requeues a job that ends with this status; see ``docs/train.md``.
+    ``scripts/slurm.sh`` queues such a job again; see ``docs/train.md``.
 
     Args:
         signals: names of the signals to act on.
@@ -43,6 +49,7 @@ class PreemptionCallback(Callback):
             raise ValueError(f"PreemptionCallback.init_args.exit_status must be 1 to 125, is {exit_status}")
         self.exit_status = exit_status
         self.received: signal.Signals | None = None
+        self._leaving = False
         self._before: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -66,15 +73,31 @@ class PreemptionCallback(Callback):
         self.received = signal.Signals(number)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if not batch.last:
-            return
-        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
-            callbacks = [c for c in trainer.callbacks if isinstance(c, ModelCheckpoint)]
-            path = save_now(trainer, callbacks[0] if callbacks else None)
+        if batch.last and trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            path = save_now(trainer)
             trainer.strategy.barrier()
+            self._leave_note(trainer, path)
             who = self.received.name if self.received else "another process was asked to stop"
             rank_zero_info(f"preempted ({who}): saved {path}; start again with --ckpt_path last")
+            self._leaving = True
+
+    # The run ends a moment later, when the step's metrics have reached the logger.
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._leave(trainer)
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._leave(trainer)
+
+    def _leave(self, trainer: Any) -> None:
+        if self._leaving:
             raise SystemExit(self._status(trainer))
+
+    def _leave_note(self, trainer: Any, checkpoint: str) -> None:
+        folder = os.environ.get(STATUS_FOLDER)
+        if folder and trainer.local_rank == 0:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            write_atomic(Path(folder) / "preempted", f"{checkpoint}\n".encode())
 
     def _status(self, trainer: Any) -> int:
         """Processes that Lightning started itself end well: their parent kills itself when a child of it fails."""

@@ -200,11 +200,12 @@ class Run:
         allow = ("--allow-classes", "tests")
         return [sys.executable, "-m", "avrt", "fit", "--config", str(path), *allow, *arguments]
 
-    def popen(self, *arguments: str) -> subprocess.Popen[str]:
+    def popen(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start it in processes of its own, with more environment variables."""
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
-            env=environment(),
+            env=environment() | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

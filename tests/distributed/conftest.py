@@ -1,0 +1,103 @@
+"""All runs that the tests of this folder look at, made once: one set in one process, one in two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.distributed.runs import Assets, Run, make_assets, run_all
+
+CHECKPOINTS = [{"class_path": "avrt.callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_steps": 2, "keep": 2}}]
+SMOOTH = {"model.init_args.optimizer.eps": 1e-4}
+"""Adam divides a gradient by its own size, rounding noise included; this epsilon leaves noise small."""
+
+ARGUMENTS = "trainer.strategy.init_args"
+STUDENT = "model.init_args.student"
+BF16 = {"trainer.precision": "bf16-true", f"{STUDENT}.dtype": "bfloat16"}
+LORA = {"model.init_args.lora": {"rank": 4, "alpha": 8}}
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
+    return make_assets(tmp_path_factory.mktemp("assets"))
+
+
+def resumed(run: Run) -> tuple[Run, tuple[str, ...]]:
+    """The run goes on from its last checkpoint to six steps."""
+    return replace(run, steps=6), ("--ckpt_path", "last")
+
+
+@pytest.fixture(scope="session")
+def one_process(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Run]:
+    root = tmp_path_factory.mktemp("one_process")
+    runs: dict[str, Run] = {}
+
+    def add(name: str, overrides: dict[str, Any], **settings: Any) -> Run:
+        runs[name] = Run(root / name, assets, overrides=overrides, **settings)
+        return runs[name]
+
+    jobs: list[Any] = []
+    for task in ("sft", "grpo"):
+        for strategy in ("plain", "deepspeed"):
+            for batch_size, accumulate in ((4, 1), (1, 4)):
+                name = f"{task} {strategy} {batch_size}x{accumulate}"
+                jobs.append(
+                    add(name, SMOOTH, task=task, strategy=strategy, batch_size=batch_size, accumulate=accumulate)
+                )
+        # A data worker and two epochs: the checkpoint lies in the first, the end in the second.
+        longer: dict[str, Any] = {"data.init_args.num_workers": 1, "trainer.max_epochs": 2}
+        common: dict[str, Any] = {"task": task, "strategy": "deepspeed", "batch_size": 4, "accumulate": 2}
+        jobs.append(add(f"{task} whole", longer, steps=6, callbacks=CHECKPOINTS, **common))
+        part = add(f"{task} resumed", longer, steps=3, callbacks=CHECKPOINTS, **common)
+        jobs += [part, resumed(part)]
+    deepspeed: dict[str, Any] = {"strategy": "deepspeed", "batch_size": 2, "callbacks": CHECKPOINTS}
+    jobs.append(add("sft bfloat16", BF16, **deepspeed))
+    jobs.append(add("grpo bfloat16", BF16 | {f"{STUDENT}.gradient_checkpointing": True}, task="grpo", **deepspeed))
+    jobs.append(
+        add("grpo host reference", SMOOTH | {"model.init_args.reference_device": "cpu"}, task="grpo", batch_size=4)
+    )
+    jobs.append(
+        add(
+            "sft checkpointing",
+            SMOOTH | {f"{STUDENT}.gradient_checkpointing": True},
+            strategy="deepspeed",
+            batch_size=4,
+        )
+    )
+    jobs.append(add("sft lora", LORA, batch_size=2, callbacks=CHECKPOINTS))
+    jobs.append(add("grpo lora", LORA | BF16, task="grpo", **deepspeed))
+    jobs.append(add("sft plain saved", {}, batch_size=2, callbacks=CHECKPOINTS))
+    run_all(jobs)
+    return runs
+
+
+@pytest.fixture(scope="session")
+def two_processes(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Run]:
+    root = tmp_path_factory.mktemp("two_processes")
+    runs: dict[str, Run] = {}
+
+    def add(name: str, overrides: dict[str, Any], **settings: Any) -> Run:
+        settings = {"devices": 2, "batch_size": 2} | settings
+        runs[name] = Run(root / name, assets, overrides=overrides, **settings)
+        return runs[name]
+
+    jobs: list[Any] = []
+    for task in ("sft", "grpo"):
+        jobs.append(add(f"{task} plain", SMOOTH, task=task))
+        jobs.append(add(f"{task} deepspeed", SMOOTH, task=task, strategy="deepspeed"))
+        offload = SMOOTH | {f"{ARGUMENTS}.offload_optimizer": True}
+        jobs.append(add(f"{task} offload", offload, task=task, strategy="deepspeed"))
+        common: dict[str, Any] = {"task": task, "strategy": "deepspeed", "batch_size": 1, "accumulate": 2}
+        jobs.append(add(f"{task} whole", {}, steps=6, callbacks=CHECKPOINTS, **common))
+        part = add(f"{task} resumed", {}, steps=3, callbacks=CHECKPOINTS, **common)
+        jobs += [part, resumed(part)]
+    for strategy in ("plain", "deepspeed"):
+        poison = {"class_path": "tests.distributed.runs.PoisonLoss", "init_args": {"step": 1, "rank": 1}}
+        jobs.append(add(f"poisoned {strategy}", SMOOTH, strategy=strategy, steps=4, callbacks=[poison]))
+    stage3 = SMOOTH | {f"{ARGUMENTS}.stage": 3}
+    jobs.append(add("sft zero3", stage3, strategy="deepspeed", callbacks=CHECKPOINTS))
+    run_all(jobs, 2, timeout=500)
+    return runs
