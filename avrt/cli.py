@@ -32,8 +32,9 @@ TRAINING = {
 """LightningCLI's own subcommands."""
 
 GROUPS = {
-    "Planning": {
+    "Before and after training": {
         "plan": ("avrt.commands.plan", "compute a run's memory, time and length without loading anything"),
+        "export": ("avrt.commands.export", "write a trained student as a folder that transformers and vLLM load"),
     },
     "Data": {
         "pack": ("avrt.commands.pack", "turn clips and annotations into shards"),
