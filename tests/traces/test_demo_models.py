@@ -1,0 +1,107 @@
+"""The demo's models over real HTTP: each knows its own stream only, and the pipeline makes good traces of them."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avrt.demo.clips import PICTURES, SOUNDS
+from avrt.demo.questions import demo_texts, plan_clips, plan_questions
+from avrt.demo.servers import AUDIO_MODEL, MERGE_MODEL, VISION_MODEL, BadRequestError, DemoModels
+from avrt.demo.trace_run import make_demo_traces
+from avrt.media import read_clip
+from avrt.sample import Sample
+from avrt.shards import ShardSet, ShardWriter
+from avrt.traces.messages import build_content
+
+
+@pytest.fixture(scope="module")
+def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 64 clips of one block, with two questions each."""
+    from avrt.demo.clips import render_clip
+
+    folder = tmp_path_factory.mktemp("demo")
+    clips = plan_clips("train", 64, seed=0)
+    decoded = {}
+    for clip in clips:
+        buffer = io.BytesIO()
+        render_clip(clip, buffer)
+        (folder / f"{clip.name}.mp4").write_bytes(buffer.getvalue())
+        decoded[clip.name] = read_clip(folder / f"{clip.name}.mp4")
+    with ShardWriter(folder / "shards") as writer:
+        for question in plan_questions(clips, 2):
+            writer.write(
+                Sample(
+                    str(question.id),
+                    question.text,
+                    question.options,
+                    question.answer,
+                    source=question.clip.name,
+                    clip=decoded[question.clip.name],
+                )
+            )
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def contents(demo_shards: Path) -> dict[str, list[list[dict[str, Any]]]]:
+    from avrt.traces.prompts import fill_prompt, load_prompt
+
+    shards = ShardSet(demo_shards)
+    built: dict[str, list[list[dict[str, Any]]]] = {"vision": [], "audio": []}
+    for index in range(8):
+        for stage in ("vision", "audio"):
+            prompt = fill_prompt(load_prompt(stage, None), shards.metadata(index), frames="8")  # type: ignore[arg-type]
+            built[stage].append(build_content(stage, shards.media(index), prompt))  # type: ignore[arg-type]
+    return built
+
+
+def test_the_filter_keeps_a_quarter_with_right_traces_in_the_demos_own_words(demo_shards: Path, tmp_path: Path) -> None:
+    statistics = make_demo_traces(demo_shards, tmp_path / "ledger", tmp_path / "merged")
+    outcomes = statistics["outcomes"]
+    assert set(outcomes["vision"]) == set(outcomes["audio"]) == {"right", "wrong"}
+    # Teachers that perceive right and guess between two options are right half of the time, exactly, per quad.
+    assert outcomes["vision"]["right"] == outcomes["audio"]["right"] == 64
+    # Two independent halves: a quarter of 128, four standard deviations wide.
+    assert 12 <= statistics["yield"]["kept"] <= 52
+    everything = make_demo_traces(demo_shards, tmp_path / "ledger", tmp_path / "unfiltered", "unfiltered")
+    assert everything["yield"] == {"kept": 128}
+    assert everything["outcomes"]["merge"] == {"right": 128}
+    words = {word for text in demo_texts(plan_questions(plan_clips("train", 64, 0), 2)) for word in text.split()}
+    letters: Counter[str] = Counter()
+    for name in ("merged", "unfiltered"):
+        for sample in ShardSet(tmp_path / name):
+            trace = sample.trace or ""
+            assert f"<answer>{sample.gold}</answer>" in trace
+            picture, *_, sound = sample.options[sample.answer].split()
+            assert {picture, sound} <= set(trace.replace(".", " ").replace(",", " ").split())
+            assert set(trace.split()) <= words, "the traces use words that the demo's tokenizer never saw"
+            letters[sample.gold] += name == "merged"
+    assert set(letters) == set("ABCD"), "the filter left some letters out"
+
+
+def test_a_teacher_names_what_it_perceives_and_nothing_of_the_other_stream(
+    contents: dict[str, list[list[dict[str, Any]]]],
+) -> None:
+    models = DemoModels()
+    for content in contents["vision"]:
+        head = models.reply(VISION_MODEL, [{"role": "user", "content": content}]).splitlines()[0]
+        assert sum(name in head.rstrip(".").split() for name in PICTURES) == 1
+        assert not any(name in head.rstrip(".").split() for name in SOUNDS)
+    for content in contents["audio"]:
+        head = models.reply(AUDIO_MODEL, [{"role": "user", "content": content}]).splitlines()[0]
+        assert sum(name in head.rstrip(".").split() for name in SOUNDS) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "stage"), [(VISION_MODEL, "audio"), (AUDIO_MODEL, "vision"), (MERGE_MODEL, "vision")]
+)
+def test_a_model_refuses_the_other_stream(
+    model: str, stage: str, contents: dict[str, list[list[dict[str, Any]]]]
+) -> None:
+    with pytest.raises(BadRequestError, match=f"{model} takes (pictures|sound|text) only"):
+        DemoModels().reply(model, [{"role": "user", "content": contents[stage][0]}])
