@@ -64,6 +64,7 @@ class StudentModule(LightningModule):
         self._seconds: dict[str, float] = {}
         self._tokens_seen = 0
         self.skipped_steps = 0
+        self._frozen = ""
         self._plain_step: StepReport | None = None
         self._losses: list[tuple[Tensor, list[str]]] = []
         self.val_accuracy = MeanMetric()
@@ -82,6 +83,7 @@ class StudentModule(LightningModule):
             self.student = Student.load(self.student_config)
             if self.lora_config is not None:
                 add_lora(self.student, self.lora_config)
+            self._frozen = frozen_fingerprint(self.student)
             self.student_loaded()
 
     def student_loaded(self) -> None:
@@ -179,7 +181,7 @@ class StudentModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = without_frozen(checkpoint["state_dict"], self)
         checkpoint["avrt"] = {
-            "frozen": frozen_fingerprint(self.student),
+            "frozen": self._frozen,
             "tokens_seen": self._tokens_seen,
             "skipped_steps": self.skipped_steps,
             "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
@@ -191,7 +193,7 @@ class StudentModule(LightningModule):
         state = checkpoint.get("avrt")
         if state is None:
             raise ValueError("the checkpoint was not written by this project's training modules")
-        if state["frozen"] != frozen_fingerprint(self.student):
+        if state["frozen"] != self._frozen:
             raise ValueError(
                 "the checkpoint was trained over other frozen weights than model.init_args.student.path has now "
                 f"({self.student_config.path!r}, or its dtype or revision); they are not part of a checkpoint: "
