@@ -167,7 +167,7 @@ class GRPOModule(StudentModule):
         completions = self.completions(samples, responses)
         with self.timed("rewards"):
             rewards = score_all(self.rewards, completions)
-            statistics = group_advantages(rewards.total, self.num_generations, self.scale_rewards)
+            statistics = self._advantages(rewards.total)
         with self.timed("reference"):
             ref_logprobs = self._score_reference(prompts, responses, micro_batch_size)
         self._log_rollout(prompts, completions, rewards, statistics)
@@ -180,6 +180,17 @@ class GRPOModule(StudentModule):
             normalizer=self._normalizer(completions),
             ref_logprobs=ref_logprobs,
             old_logprobs={},
+        )
+
+    def _advantages(self, rewards: Tensor) -> GroupStatistics:
+        """This device's advantages. Rewards of all devices count where they are scaled by the batch's deviation."""
+        groups = len(rewards) // self.num_generations
+        everyones = group_advantages(self._gather(rewards), self.num_generations, self.scale_rewards)
+        mine = slice(self.trainer.global_rank * groups, (self.trainer.global_rank + 1) * groups)
+        return GroupStatistics(
+            everyones.advantages.view(-1, self.num_generations)[mine].flatten(),
+            everyones.group_std[mine],
+            everyones.zero_std[mine],
         )
 
     def _score_reference(
