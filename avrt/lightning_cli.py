@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException  # 
 
 from avrt.class_paths import enforce  # noqa: E402
 from avrt.config_errors import UsageError, describe, distil  # noqa: E402
+from avrt.demo.paths import resolve_demo_paths  # noqa: E402
 
 
 class TrainingCLI(LightningCLI):
@@ -44,8 +45,12 @@ class TrainingCLI(LightningCLI):
         """Does nothing: Lightning would let a checkpoint's stored arguments override the files and the command line."""
 
     def before_instantiate_classes(self) -> None:
-        """Names the saved settings after the command, so that a test run never overwrites those of the training."""
+        """Names the saved settings after the command, so that a test run never overwrites those of the training.
+
+        Also puts real paths for ``demo:`` paths, which may build what they name.
+        """
         name = "config.yaml" if self.subcommand == "fit" else f"config_{self.subcommand}.yaml"
+        resolve_demo_paths(self.config)
         # A resumed run writes into the folder of the run it continues; Lightning refuses that by default.
         self.save_config_kwargs = {"config_filename": name, "overwrite": True}
 

@@ -1,4 +1,4 @@
-"""Writes the demo's data set to a folder: rendered clips, AVQA-format annotations and scripted traces."""
+"""Writes the demo's data set to a folder: rendered clips and AVQA-format annotations with scripted traces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ class DemoFiles:
     videos: Path
     train_annotations: Path
     val_annotations: Path
-    traces: Path
 
 
 def build_demo_clips(
@@ -37,10 +36,10 @@ def build_demo_clips(
     seed: int = 0,
     workers: int | None = None,
 ) -> DemoFiles:
-    """Render the demo's clips and write its annotations and traces.
+    """Render the demo's clips and write its annotations.
 
-    `out_dir` receives ``videos/<name>.mp4``, ``train_qa.json`` and ``val_qa.json`` in AVQA's schema, ``traces.jsonl``
-    (one ``{"id": ..., "trace": ...}`` a line, for both splits) and ``clips.json``, which tells how the clips were made.
+    `out_dir` receives ``videos/<name>.mp4``, ``train_qa.json`` and ``val_qa.json`` in AVQA's schema with the scripted
+    traces as `av_reasoning`, and ``clips.json``, which tells how the clips were made.
     A file gets its final name only when it is complete, so a second call renders just the clips that are missing. One
     process at a time may build a folder.
     A folder may grow: the clips of a smaller set are also those of a larger one with the same seed.
@@ -65,20 +64,18 @@ def build_demo_clips(
         for split, n_clips in (("train", train_clips), ("val", val_clips))
     }
     questions = [question for split in splits.values() for question in split]
-    files = DemoFiles(
-        videos=out_dir / "videos",
-        train_annotations=out_dir / "train_qa.json",
-        val_annotations=out_dir / "val_qa.json",
-        traces=out_dir / "traces.jsonl",
-    )
+    files = demo_files(out_dir)
     files.videos.mkdir(parents=True, exist_ok=True)
     _claim_folder(out_dir, files.videos, {"renderer_version": RENDERER_VERSION, "seed": seed})
     _render_missing({question.clip for question in questions}, files.videos, workers)
     _write_annotations(files.train_annotations, splits["train"])
     _write_annotations(files.val_annotations, splits["val"])
-    traces = ({"id": question.id, "trace": question.trace()} for question in questions)
-    write_atomic(files.traces, "".join(json.dumps(trace) + "\n" for trace in traces).encode())
     return files
+
+
+def demo_files(out_dir: Path) -> DemoFiles:
+    """Where `build_demo_clips` puts everything in `out_dir`."""
+    return DemoFiles(out_dir / "videos", out_dir / "train_qa.json", out_dir / "val_qa.json")
 
 
 def _claim_folder(out_dir: Path, videos: Path, settings: dict[str, Any]) -> None:

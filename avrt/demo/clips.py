@@ -54,15 +54,15 @@ SIZE = 112
 FRAME_RATE = 10
 """Frames per second of the rendered files."""
 
-FRAME_COUNTS = (20, 25)
-"""Fewest and most frames of a clip: 2 to 2.5 seconds."""
+FRAME_COUNTS = (10, 12)
+"""Fewest and most frames of a clip: 1 to 1.2 seconds, so that a prompt has few audio tokens (25 a second)."""
 
 AUDIO_RATE = 32_000
 """Audio samples per second of the rendered files. Not the project's 16 kHz: packing resamples, as with real clips."""
 
 SPLITS = ("train", "val")
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 """Raised whenever a change here alters the rendered clips, so that old files are not mistaken for new ones."""
 
 _SHAPES = ("disc", "square", "diamond", "cross")
@@ -184,7 +184,7 @@ def _synthesize(rng: np.random.Generator, frequency: float, duration: float) -> 
     phase += rng.uniform(0, 2 * np.pi)
     second, third = rng.uniform(0, 0.25, size=2)
     tone = np.sin(phase) + second * np.sin(2 * phase) + third * np.sin(3 * phase)
-    onset, release = rng.uniform(0, 0.4), duration - rng.uniform(0, 0.4)
+    onset, release = rng.uniform(0, 0.2), duration - rng.uniform(0, 0.2)
     fade = 0.02  # seconds; a hard edge would click at every frequency
     envelope = np.clip((times - onset) / fade, 0, 1) * np.clip((release - times) / fade, 0, 1)
     loudness = rng.uniform(0.1, 0.6)

@@ -2,7 +2,7 @@
 
 Clips come in blocks of 64, one for each of the 8 × 8 (picture, sound) pairs. A *quad* is the four clips of two
 pictures crossed with two sounds. All four get the same question with the same options in the same order, and each
-has another right answer. With the options "A. red and bell, B. blue and hum, C. red and hum, D. blue and bell":
+has another right answer. With the options "A red bell, B blue hum, C red hum, D blue bell":
 
 ============  ===========  ============
 clip's shape  clip's tone  right option
@@ -20,7 +20,7 @@ Letters and classes are balanced by the same construction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +37,18 @@ MAX_QUESTIONS_PER_CLIP = len(PICTURES) - 1
 """A clip's questions all oppose it to different pictures and sounds, and there are this many others."""
 
 WORDINGS = (
-    "Which picture and sound does the clip have?",
-    "Which colour is shown and which sound is heard?",
-    "What is seen and heard in the clip?",
+    "What is seen and heard?",
+    "Which colour and sound?",
+    "What does the clip have?",
 )
 
-TRACES = (
-    "I see {picture}. I hear {sound}. Option {letter} says {picture} and {sound}.",
-    "The picture is {picture} and the sound is {sound}. That is option {letter}.",
-    "The clip shows {picture} and I hear {sound}, so it is option {letter}.",
+THOUGHTS = (
+    "I see {picture} {picture_letters}. I hear {sound} {sound_letters}. So {letter}.",
+    "I see {picture} {picture_letters}. I hear {sound} {sound_letters}. So the option is {letter}.",
 )
+"""What is seen and the two options that have it, the same for what is heard, and the option on both lists. Each step is
+a plain lookup, which a tiny student learns in some hundred steps. One wording is as short as the length reward wants
+it in cli_configs/grpo_tiny.yaml (12 words), the other too long (15)."""
 
 _CLIPS, _QUESTIONS = 1, 2
 
@@ -70,7 +72,7 @@ class DemoQuestion:
     answer: int
 
     def annotation(self) -> dict[str, Any]:
-        """The question as one record of AVQA's annotation files."""
+        """The question as one record of AVQA's annotation files, with its trace under AVRT-20K's name for it."""
         return {
             "id": self.id,
             "video_name": self.clip.name,
@@ -80,14 +82,32 @@ class DemoQuestion:
             "answer": self.answer,
             "question_relation": "Both",
             "question_type": "Which",
+            "av_reasoning": self.trace(),
         }
 
     def trace(self) -> str:
-        """Scripted reasoning that names the picture, the sound and the right option: a target for fine-tuning."""
-        template = TRACES[self.id % len(TRACES)]
-        letter = LETTERS[self.answer]
-        thought = template.format(picture=self.clip.picture, sound=self.clip.sound, letter=letter)
-        return format_target(thought, letter)
+        """Scripted reasoning that ends in the right option: a target for fine-tuning."""
+        options = dict(zip(LETTERS, self.options, strict=False))
+        return write_trace(self.clip.picture, self.clip.sound, options, LETTERS[self.answer], variant=self.id // 2)
+
+
+def write_trace(picture: str, sound: str, options: Mapping[str, str], letter: str, *, variant: int = 0) -> str:
+    """The scripted reasoning that leads from what is seen and heard to an option.
+
+    Args:
+        picture, sound: what the clip shows and sounds like.
+        options: the options' texts by letter.
+        letter: of the right one.
+        variant: any number; chooses one of the `THOUGHTS`.
+    """
+    thought = THOUGHTS[variant % len(THOUGHTS)].format(
+        picture=picture,
+        picture_letters=_letters_with(picture, options),
+        sound=sound,
+        sound_letters=_letters_with(sound, options),
+        letter=letter,
+    )
+    return format_target(thought, letter)
 
 
 def plan_clips(split: str, n_clips: int, seed: int) -> list[ClipContent]:
@@ -141,8 +161,13 @@ def demo_texts(questions: Sequence[DemoQuestion]) -> Iterator[str]:
     """Yield every text a student of the demo reads or writes, for building a tokenizer."""
     for question in questions:
         yield question.text
-        yield from (f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False))
+        yield from (f"{letter} {option}" for letter, option in zip(LETTERS, question.options, strict=False))
         yield question.trace()
+
+
+def _letters_with(word: str, options: Mapping[str, str]) -> str:
+    """Letters of the options that contain `word`, such as ``"A C"``."""
+    return " ".join(letter for letter, option in options.items() if word in option.split())
 
 
 def _ask(
@@ -151,7 +176,7 @@ def _ask(
     """Ask the four clips of a quad the same question: only the right answer differs."""
     text = str(rng.choice(WORDINGS))
     order = [quad[i] for i in rng.permutation(len(quad))]
-    options = tuple(f"{clip.picture} and {clip.sound}" for clip in order)
+    options = tuple(f"{clip.picture} {clip.sound}" for clip in order)
     for answer, clip in enumerate(order):
         yield DemoQuestion(_unique_id(clip.index * questions_per_clip + nth, clip.split), clip, text, options, answer)
 

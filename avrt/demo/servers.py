@@ -17,7 +17,7 @@ import io
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -26,9 +26,8 @@ import numpy as np
 import soundfile
 from PIL import Image, UnidentifiedImageError
 
-from avrt.demo.questions import TRACES
+from avrt.demo.questions import write_trace
 from avrt.demo.teachers import AudioTeacher, VisionTeacher
-from avrt.prompts import format_target
 
 VISION_MODEL = "demo-vision"
 AUDIO_MODEL = "demo-audio"
@@ -51,6 +50,8 @@ class DemoModels:
     def __init__(self) -> None:
         self._vision = VisionTeacher()
         self._audio = AudioTeacher()
+        # Several questions share a clip, and perceiving it takes longer than all the rest.
+        self._perceived: dict[bytes, str | None] = {}
 
     def reply(self, model: str, messages: list[dict[str, Any]]) -> str:
         """Answer one request.
@@ -68,24 +69,22 @@ class DemoModels:
             raise BadRequestError("the request has no options of the form '(A) text'")
         takes_pictures, takes_sounds = model == VISION_MODEL, model == AUDIO_MODEL
         if bool(pictures) != takes_pictures or bool(sounds) != takes_sounds:
-            raise BadRequestError(f"{model} takes pictures: {takes_pictures}, sound: {takes_sounds}")
+            wants = "pictures only" if takes_pictures else "sound only" if takes_sounds else "text only"
+            raise BadRequestError(f"{model} takes {wants}")
         if model == VISION_MODEL:
-            return self._look([_decode_picture(part) for part in pictures], text, options)
+            picture = self._once(pictures, lambda: self._vision.describe(np.stack([*map(_decode_picture, pictures)])))
+            return "I see no picture." if picture is None else _describe("picture", picture, text, options)
         if model == AUDIO_MODEL:
-            return self._listen(*_decode_sound(sounds), text, options)
+            sound = self._once(sounds, lambda: self._audio.describe(*_decode_sound(sounds)))
+            return "I hear no sound." if sound is None else _describe("sound", sound, text, options)
         return _merge(text, options)
 
-    def _look(self, frames: list[np.ndarray], text: str, options: dict[str, str]) -> str:
-        picture = self._vision.describe(np.stack(frames))
-        if picture is None:
-            return "I see no picture."
-        return _describe("picture", picture, text, options)
-
-    def _listen(self, waveform: np.ndarray, rate: int, text: str, options: dict[str, str]) -> str:
-        sound = self._audio.describe(waveform, rate)
-        if sound is None:
-            return "I hear no sound."
-        return _describe("sound", sound, text, options)
+    def _once(self, parts: list[dict[str, Any]], perceive: Callable[[], str | None]) -> str | None:
+        """What is perceived in some media; equal media are looked at once."""
+        digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+        if digest not in self._perceived:
+            self._perceived[digest] = perceive()
+        return self._perceived[digest]
 
 
 def _describe(kind: str, seen: str, text: str, options: dict[str, str]) -> str:
@@ -110,8 +109,8 @@ def _merge(text: str, options: dict[str, str]) -> str:
     picture, sound = pictures[-1], sounds[-1]
     for letter, option in options.items():
         if {picture, sound} <= set(option.split()):
-            template = TRACES[hashlib.sha256(text.encode()).digest()[0] % len(TRACES)]
-            return format_target(template.format(picture=picture, sound=sound, letter=letter), letter)
+            variant = hashlib.sha256(text.encode()).digest()[0]
+            return write_trace(picture, sound, options, letter, variant=variant)
     return f"No option has {picture} and {sound}."
 
 

@@ -25,9 +25,6 @@ def test_the_folder_holds_what_was_planned_and_nothing_else(demo_files: DemoFile
     questions = [plan_questions(plan_clips(split, 64, 0), 2) for split in ("train", "val")]
     for path, planned in zip((demo_files.train_annotations, demo_files.val_annotations), questions, strict=True):
         assert json.loads(path.read_text(encoding="utf-8")) == [question.annotation() for question in planned]
-    lines = demo_files.traces.read_text(encoding="utf-8").splitlines()
-    traces = {record["id"]: record["trace"] for record in map(json.loads, lines)}
-    assert traces == {question.id: question.trace() for split in questions for question in split}
     assert {path.name for path in demo_files.videos.iterdir()} == {
         f"{question.clip.name}.mp4" for split in questions for question in split
     }
@@ -35,7 +32,6 @@ def test_the_folder_holds_what_was_planned_and_nothing_else(demo_files: DemoFile
         "videos",
         "train_qa.json",
         "val_qa.json",
-        "traces.jsonl",
         "clips.json",
     }
 

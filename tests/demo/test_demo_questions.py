@@ -43,7 +43,7 @@ def test_ceilings_of_a_player_with_perfect_memory(questions: list[DemoQuestion])
 
 def test_a_player_who_reads_the_options_needs_no_memory(questions: list[DemoQuestion]) -> None:
     for question in questions:
-        named = [tuple(option.split(" and ")) for option in question.options]
+        named = [tuple(option.split(" ")) for option in question.options]
         pictures, sounds = {picture for picture, _ in named}, {sound for _, sound in named}
         assert set(named) == {(picture, sound) for picture in pictures for sound in sounds}
         assert (len(pictures), len(sounds)) == (2, 2)
@@ -55,9 +55,9 @@ TEXT_STATISTICS: dict[str, Callable[[DemoQuestion, int], Hashable]] = {
     "letter after this wording": lambda q, i: (q.text, i),
     "option": lambda q, i: q.options[i],
     "option at this letter": lambda q, i: (q.options[i], i),
-    "picture": lambda q, i: q.options[i].split(" and ")[0],
-    "sound": lambda q, i: q.options[i].split(" and ")[1],
-    "sound at this letter": lambda q, i: (q.options[i].split(" and ")[1], i),
+    "picture": lambda q, i: q.options[i].split(" ")[0],
+    "sound": lambda q, i: q.options[i].split(" ")[1],
+    "sound at this letter": lambda q, i: (q.options[i].split(" ")[1], i),
     "option before this one": lambda q, i: (q.options[i - 1], q.options[i]),
     "all options": lambda q, i: (frozenset(q.options), q.options[i]),
 }
@@ -97,7 +97,7 @@ def test_letters_classes_and_pairs_are_balanced(questions: list[DemoQuestion]) -
 def test_a_clips_questions_oppose_it_to_different_classes(questions: list[DemoQuestion]) -> None:
     wrong: dict[str, list[str]] = defaultdict(list)
     for question in questions:
-        words = {word for option in question.options for word in option.split(" and ")}
+        words = {word for option in question.options for word in option.split(" ")}
         wrong[question.clip.name] += words - {question.clip.picture, question.clip.sound}
     assert all(len(set(words)) == len(words) for words in wrong.values())
 
@@ -114,6 +114,7 @@ def test_annotations_follow_the_avqa_schema(questions: list[DemoQuestion]) -> No
             "answer": int,
             "question_relation": str,
             "question_type": str,
+            "av_reasoning": str,
         }
         assert len(set(record["multi_choice"])) == 4
         assert (record["question_relation"], record["question_type"]) == ("Both", "Which")
@@ -138,20 +139,25 @@ def test_a_larger_set_extends_a_smaller_one() -> None:
 
 
 def test_traces_name_what_is_there_and_end_in_the_right_letter(questions: list[DemoQuestion]) -> None:
-    thoughts = set()
+    n_words = Counter()
     for question in questions:
         letter = LETTERS[question.answer]
         opening, _, rest = question.trace().partition("<think>")
         thought, _, answer = rest.partition("</think>\n")
         assert opening == ""
         assert answer == f"<answer>{letter}</answer>"
-        assert 10 <= len(thought.split()) <= 20
-        words = thought.replace(".", " ").replace(",", " ").split()
-        assert {word for word in words if word in PICTURES} == {question.clip.picture}
-        assert {word for word in words if word in SOUNDS} == {question.clip.sound}
-        assert [word for word in words if word in "ABCD"] == [letter]
-        thoughts.add(thought.replace(question.clip.picture, "").replace(question.clip.sound, "").replace(letter, ""))
-    assert len(thoughts) == 3
+        words = thought.replace(".", " ").split()
+        assert [word for word in words if word in PICTURES] == [question.clip.picture]
+        assert [word for word in words if word in SOUNDS] == [question.clip.sound]
+        with_picture, with_sound = (
+            [LETTERS[i] for i, option in enumerate(question.options) if name in option.split()]
+            for name in (question.clip.picture, question.clip.sound)
+        )
+        assert set(with_picture) & set(with_sound) == {letter}
+        named = [word for word in words if word in "ABCD"]
+        assert named == [*with_picture, *with_sound, letter]
+        n_words[len(words)] += 1
+    assert n_words == {12: len(questions) // 2, 15: len(questions) // 2}
 
 
 @pytest.mark.parametrize("n_clips", [0, -64, 63, 100])

@@ -29,7 +29,7 @@ def test_both_teachers_are_right_on_every_clip(demo_files: DemoFiles, split: str
         assert clip.waveform is not None
         picture = VisionTeacher().describe(clip.frames)
         sound = AudioTeacher().describe(clip.waveform, SAMPLING_RATE)
-        named[name] = f"{picture} and {sound}"
+        named[name] = f"{picture} {sound}"
     assert named == right
 
 

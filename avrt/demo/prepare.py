@@ -1,0 +1,149 @@
+"""What the demo's configs need, built on first use and kept: clips, shards, tiny student, cold-started student.
+
+Everything lies in one cache folder, whose name changes with the settings, so that an upgrade never meets old data:
+
+    clips/                  videos/*.mp4, train_qa.json, val_qa.json
+    shards/train, shards/val
+    student/                random, with a small tokenizer
+    sft/                    the same after cli_configs/sft_tiny.yaml; curves and checkpoints are in sft_run/
+
+Several processes may ask at once (the ranks of `torchrun`): one builds, the others wait. Each part takes its final name
+only when it is whole, and a build that was killed is taken up again by the next process that asks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+
+from avrt.demo import stages
+from avrt.demo.build import build_demo_clips
+from avrt.demo.settings import DemoSettings
+
+CACHE_VARIABLE = "AVRT_CACHE"
+
+PARTS = {
+    "shards/train": "manifest.json",
+    "shards/val": "manifest.json",
+    "student": "config.json",
+    "sft": "config.json",
+}
+"""What a ``demo:`` path can name, and the file that tells that it is whole."""
+
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+LAUNCHER_PREFIXES = ("TORCHELASTIC_", "SLURM_", "OMPI_", "PMI_")
+"""How launchers tell a process that it is one of several."""
+
+
+def cache_folder(settings: DemoSettings) -> Path:
+    """Where the demo is kept: ``demo-<version>`` in the folder ``AVRT_CACHE``, by default in ``~/.cache/avrt``."""
+    base = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "avrt"
+    return Path(base).expanduser().resolve() / f"demo-{settings.version}"
+
+
+class DemoCache:
+    """Says where the parts of the demo are, and builds those that are missing.
+
+    Args:
+        settings: what to build.
+        folder: where everything lies; None takes `cache_folder`.
+    """
+
+    def __init__(self, settings: DemoSettings | None = None, folder: Path | None = None) -> None:
+        self.settings = settings or DemoSettings()
+        self.folder = folder or cache_folder(self.settings)
+        self._console = Console(stderr=True)
+
+    def get(self, part: str) -> Path:
+        """The folder of a part, one of `PARTS`; it is built first if need be.
+
+        Raises:
+            ValueError: there is no such part, or it cannot be built.
+            OSError: the cache cannot be written.
+        """
+        if part not in PARTS:
+            known = ", ".join(f"demo:{name}" for name in PARTS)
+            raise ValueError(f"there is no 'demo:{part}'; the demo has {known}")
+        path = self.folder / part
+        if not self._is_whole(part):
+            with self._lock(part):
+                if not self._is_whole(part):  # nobody has built it while we waited
+                    self._build(part, path)
+        return path
+
+    def _is_whole(self, part: str) -> bool:
+        return (self.folder / part / PARTS[part]).is_file()
+
+    def _build(self, part: str, path: Path) -> None:
+        if part == "student":
+            self._say(f"building a tiny tokenizer and student: {path}")
+            from avrt.demo.student import build_student  # needs torch, which the other parts do without
+
+            build_student(path, seed=self.settings.seed)
+        elif part == "sft":
+            self._fine_tune(path)
+        else:
+            self._pack(path.name, path)
+
+    def _pack(self, split: str, path: Path) -> None:
+        s = self.settings
+        clips = self.folder / "clips"
+        with self._lock("clips"):
+            self._say(f"rendering {s.train_clips + s.val_clips} short clips with sound: {clips}")
+            files = build_demo_clips(clips, **asdict(self.settings))
+        self._run(stages.pack_command(files, split, path), "packing clips and questions into shards")
+
+    def _fine_tune(self, path: Path) -> None:
+        """Run the preset; the student that it exports is the cold start."""
+        run = self.folder / "sft_run"
+        self.get("shards/val")
+        command = stages.fit_command(
+            "sft_tiny.yaml",
+            shards=self.get("shards/train").parent,
+            student=self.get("student"),
+            out=run,
+            seed=self.settings.seed,
+        )
+        if run.exists():
+            shutil.rmtree(run)  # of a build that was killed
+        self._run(command, "fine-tuning the tiny student on scripted traces, which takes a few minutes")
+        (run / "student").rename(path)
+
+    def _run(self, arguments: list[str], what: str) -> None:
+        """Run a command of ours as a user would. A process of its own leaves this one's random state alone."""
+        self._say(f"{what}:\n  python -m avrt {shlex.join(arguments)}")
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            # Under torchrun we are one of several processes; what we start is not.
+            if name not in LAUNCHER_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)
+        }
+        words = [sys.executable, "-m", "avrt", *arguments]
+        status = subprocess.run(words, env=environment, check=False).returncode  # noqa: S603
+        if status:
+            raise ValueError(f"building the demo failed: `avrt {arguments[0]}` ended with status {status}, see above")
+
+    @contextmanager
+    def _lock(self, part: str) -> Iterator[None]:
+        """Let one process at a time build a part; the system frees the lock of a process that dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / f".{part.replace('/', '-')}.lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._say(f"another process is building {part}; waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"demo: {text}", highlight=False, markup=False, soft_wrap=True)

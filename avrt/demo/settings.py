@@ -1,0 +1,37 @@
+"""How large the demo is, and what it is made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from avrt.demo.stages import config_file
+
+SOURCES = ("demo/clips.py", "demo/questions.py", "demo/stages.py", "demo/student.py", "demo/tokenizer.py", "tiny.py")
+"""The files, under ``avrt/``, that decide what is built."""
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Size and randomness of a demo.
+
+    Attributes:
+        train_clips, val_clips, questions_per_clip: see `avrt.demo.build.build_demo_clips`.
+        seed: of clips, questions, the student's random weights and its training.
+    """
+
+    train_clips: int = 512
+    val_clips: int = 64
+    questions_per_clip: int = 5
+    seed: int = 0
+
+    @property
+    def version(self) -> str:
+        """Short hash of all that decides what is built: these settings, the code, and the preset of the cold start."""
+        package = Path(__file__).resolve().parents[1]
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        for path in (*(package / name for name in SOURCES), config_file("sft_tiny.yaml")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:12]

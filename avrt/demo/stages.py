@@ -1,0 +1,69 @@
+"""The commands of the demo's stages, as a user types them after ``python -m avrt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from avrt.demo.build import DemoFiles
+
+PACK_OPTIONS = ("--max-pixels", "3136", "--max-audio-seconds", "2")
+"""Frames are stored at the size at which the tiny student sees them: 56 x 56 pixels, four visual tokens."""
+
+
+def config_file(name: str) -> Path:
+    """A preset: in the source tree, or in the installed package.
+
+    Raises:
+        FileNotFoundError: neither has it.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "cli_configs", package / "cli_configs"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(2, "the preset is missing from the installation", f"cli_configs/{name}")
+
+
+def shown_path(path: Path) -> str:
+    """A path as one would type it: relative to the working directory where it lies inside."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def make_command(what: str, out: Path, seed: int) -> list[str]:
+    """Make only the ``clips``, or only the untrained ``student``."""
+    return ["demo", "--make", what, "--out", shown_path(out), "--seed", str(seed)]
+
+
+def pack_command(files: DemoFiles, split: str, out: Path) -> list[str]:
+    """Pack the clips of one split."""
+    annotations = files.train_annotations if split == "train" else files.val_annotations
+    where = ["--annotations", shown_path(annotations), "--videos", shown_path(files.videos), "--out", shown_path(out)]
+    return ["pack", *where, "--split", split, *PACK_OPTIONS]
+
+
+def fit_command(preset: str, *, shards: Path, student: Path, out: Path, seed: int) -> list[str]:
+    """Train `student` as a preset says; curves, checkpoints and the trained student go to `out`."""
+    words = [
+        *("fit", "--config", shown_path(config_file(preset))),
+        *("--model.init_args.student.path", shown_path(student)),
+        *("--data.init_args.train", shown_path(shards / "train")),
+        *("--data.init_args.val", shown_path(shards / "val")),
+        *("--trainer.logger.init_args.save_dir", shown_path(out)),
+    ]
+    if seed:
+        words += ["--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
+    if seed and preset.startswith("grpo"):
+        words += ["--model.init_args.seed", str(seed)]
+    return words
+
+
+def validate_command(modalities: str, *, shards: Path, student: Path, out: Path) -> list[str]:
+    """Answer the held-out questions under ``AV``, ``A`` or ``V``; the result goes to TensorBoard's files in `out`."""
+    return [
+        *("validate", "--config", shown_path(config_file("sft_tiny.yaml"))),
+        *("--model.init_args.student.path", shown_path(student)),
+        *("--data.init_args.train", shown_path(shards / "train")),
+        *("--data.init_args.val", shown_path(shards / "val")),
+        *("--data.init_args.val_modalities", modalities),
+        *("--trainer.logger.init_args.save_dir", shown_path(out)),
+    ]

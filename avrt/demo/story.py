@@ -1,0 +1,169 @@
+"""The whole story on the demo's task: clips, shards, traces, SFT, GRPO, and what each stage has learned.
+
+Every step is a command that a user can type; it is printed before it runs. All run in this process, which saves the ten
+seconds that each would take to import its libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from rich.table import Table
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from avrt.demo import stages
+from avrt.demo.build import demo_files
+from avrt.demo.clips import SPLITS
+from avrt.demo.settings import DemoSettings
+from avrt.masking import MODALITY_MASKS
+
+HEADINGS = {"AV": "picture and sound (AV)", "A": "sound only (A)", "V": "picture only (V)"}
+
+CURVE_WINDOW = 10
+"""Optimizer steps that the first and the last mean reward are taken over."""
+
+
+@dataclass(frozen=True)
+class StoryResult:
+    """What came of a demo.
+
+    Attributes:
+        accuracy: of the held-out questions, 0 to 1, by stage (``base``, ``sft``, ``grpo``) and modalities (``AV``,
+            ``A``, ``V``).
+        first_reward, last_reward: mean reward over the first and the last `CURVE_WINDOW` steps of GRPO.
+        seconds: wall-clock time of everything.
+    """
+
+    accuracy: dict[str, dict[str, float]]
+    first_reward: float
+    last_reward: float
+    seconds: float
+
+    def to_json(self) -> str:
+        """The accuracies by stage and modalities, and the seconds."""
+        return json.dumps({**self.accuracy, "seconds": round(self.seconds, 1)}, indent=1) + "\n"
+
+
+class Story:
+    """Runs the demo.
+
+    Args:
+        out: folder for everything; must be new or empty, for old shards and curves would mix with new ones.
+        settings: size of the task, and the seed.
+        run_command: runs the words after ``python -m avrt`` and returns the exit status.
+
+    Raises:
+        ValueError: `out` is not empty.
+    """
+
+    def __init__(self, out: Path, settings: DemoSettings, run_command: Callable[[list[str]], int]) -> None:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"--out {out}: is not empty; delete it or choose another folder")
+        self.out = out
+        self.settings = settings
+        self.run_command = run_command
+        self.console = Console()
+
+    def run(self) -> StoryResult:
+        """All stages, one after another.
+
+        Raises:
+            ValueError: a command failed.
+        """
+        started = time.monotonic()
+        student = self.prepare()
+        accuracy = {"base": self.evaluate("base", student)}
+        for stage in ("sft", "grpo"):
+            student = self.train(stage, student)
+            accuracy[stage] = self.evaluate(stage, student)
+        rewards = read_curve(self.out / "grpo", "reward")
+        return StoryResult(
+            accuracy,
+            first_reward=mean(rewards[:CURVE_WINDOW]),
+            last_reward=mean(rewards[-CURVE_WINDOW:]),
+            seconds=time.monotonic() - started,
+        )
+
+    def prepare(self) -> Path:
+        """Clips, shards with scripted traces, and the untrained student, whose folder is returned."""
+        files = demo_files(self.out / "clips")
+        self._heading("Clips, their questions, and scripted traces")
+        self._run(stages.make_command("clips", self.out, self.settings.seed))
+        self._heading("Shards")
+        for split in SPLITS:
+            self._run(stages.pack_command(files, split, self.out / "shards" / split))
+        self._heading("An untrained student")
+        self._run(stages.make_command("student", self.out, self.settings.seed))
+        return self.out / "student"
+
+    def train(self, stage: str, student: Path) -> Path:
+        """One training stage, ``sft`` or ``grpo``; returns the folder of the trained student."""
+        out = self.out / stage
+        self._heading({"sft": "Supervised fine-tuning on the traces", "grpo": "GRPO"}[stage])
+        self._run(
+            stages.fit_command(
+                f"{stage}_tiny.yaml", shards=self.out / "shards", student=student, out=out, seed=self.settings.seed
+            )
+        )
+        return out / "student"
+
+    def evaluate(self, stage: str, student: Path) -> dict[str, float]:
+        """Accuracy on the held-out questions with both streams, and with either one masked."""
+        self._heading(f"What the {stage} student answers right with picture and sound, with sound, with picture")
+        accuracy = {}
+        for modalities in MODALITY_MASKS:
+            out = self.out / "evaluation" / f"{stage}-{modalities}"
+            self._run(stages.validate_command(modalities, shards=self.out / "shards", student=student, out=out))
+            accuracy[modalities] = read_curve(out, "val/accuracy")[-1]
+        return accuracy
+
+    def _heading(self, text: str) -> None:
+        self.console.rule(text, align="left")
+
+    def _run(self, arguments: list[str]) -> None:
+        self.console.print(f"$ python -m avrt {shlex.join(arguments)}", highlight=False, markup=False, soft_wrap=True)
+        status = self.run_command(arguments)
+        if status:
+            raise ValueError(f"the demo stopped: `avrt {arguments[0]}` ended with status {status}, see above")
+
+
+def read_curve(folder: Path, tag: str) -> list[float]:
+    """The values of one TensorBoard curve, step by step.
+
+    Raises:
+        ValueError: `folder` has no such curve.
+    """
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    if tag not in events.Tags()["scalars"]:
+        raise ValueError(f"{folder} holds no curve {tag!r}")
+    return [event.value for event in events.Scalars(tag)]
+
+
+def print_result(result: StoryResult, out: Path, console: Console) -> None:
+    """The table of accuracies, the reward's rise, and where the curves are."""
+    table = Table(title="Held-out questions answered right", title_justify="left")
+    table.add_column("stage")
+    for modalities in MODALITY_MASKS:
+        table.add_column(HEADINGS[modalities], justify="right")
+    for stage, row in result.accuracy.items():
+        table.add_row(stage, *(f"{row[modalities]:.1%}" for modalities in MODALITY_MASKS))
+    table.add_row("ceiling", "100.0%", "50.0%", "50.0%", style="dim")
+    console.print(table)
+    console.print(
+        f"Mean reward during GRPO: {result.first_reward:.2f} in the first {CURVE_WINDOW} steps, "
+        f"{result.last_reward:.2f} in the last {CURVE_WINDOW} (of 3.00).",
+        f"It took {result.seconds / 60:.1f} minutes.",
+        f"Curves, completions, frames and sound: tensorboard --logdir {shlex.quote(str(out))}",
+        sep="\n",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
