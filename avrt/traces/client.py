@@ -133,7 +133,11 @@ class ServerPool:
     def _client(self, url: str, context: ssl.SSLContext) -> openai.AsyncOpenAI:
         seconds = self.config.request_timeout_seconds
         timeout = httpx2.Timeout(seconds, connect=min(10.0, seconds))
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=2 * CONNECTIONS_PER_CLIENT)
+        # An idle connection is dropped well before uvicorn's 5 seconds: one that both ends close at the same time
+        # breaks the call that was just sent over it.
+        limits = httpx2.Limits(
+            max_connections=None, max_keepalive_connections=2 * CONNECTIONS_PER_CLIENT, keepalive_expiry=2.0
+        )
         # Without the environment's proxies and .netrc: neither belongs between a run and its servers.
         http_client = httpx2.AsyncClient(timeout=timeout, limits=limits, verify=context, trust_env=False)
         return openai.AsyncOpenAI(

@@ -90,4 +90,5 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
 
 
 def _line(value: object) -> str:
-    return " ".join(str(value).split())[:500]
+    """One line for an error's text; its type where it has none."""
+    return " ".join(str(value).split())[:500] or type(value).__name__
