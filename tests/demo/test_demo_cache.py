@@ -67,7 +67,7 @@ def test_the_shards_are_those_of_the_planned_questions(cache: DemoCache) -> None
     assert first.clip.frames is not None
     assert first.clip.frames.shape == (8, 3, 56, 56)
     assert first.clip.waveform is not None
-    assert 16_000 <= len(first.clip.waveform) <= 19_200
+    assert 16_000 <= len(first.clip.waveform) <= 19_200 + 2 * 512  # the encoder fills up its last frames
 
 
 def test_a_part_that_is_there_is_not_built_again(cache: DemoCache, capfd: pytest.CaptureFixture[str]) -> None:
