@@ -8,6 +8,8 @@ under the same paths.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -18,15 +20,12 @@ from avrt.traces.records import Status
 from avrt.traces.stages import run_stage
 
 
-def run_stage_distributed(
-    stage: Stage, config: TracesConfig, workers: int, *, retry_rejected: bool = False
-) -> Counter[Status]:
-    """Run one stage with `workers` Ray tasks.
-
-    Each worker has `max_concurrency` calls under way at each address, so the servers see `workers` times as many.
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray for the length of a block: a cluster that the process is connected to already, or one on this machine.
 
     Raises:
-        ValueError: Ray is not installed, or a worker met what `run_stage` raises.
+        ValueError: Ray is not installed.
     """
     try:
         import ray
@@ -37,22 +36,41 @@ def run_stage_distributed(
     if started_here:
         ray.init(log_to_driver=False, include_dashboard=False)
     try:
-        shares = [
-            {"worker": number, "workers": workers, "stage": stage, "retry_rejected": retry_rejected}
-            for number in range(workers)
-        ]
-        settings = asdict(config)
-
-        def run_share(share: dict[str, Any]) -> dict[str, Any]:
-            return _run_share(settings, share)
-
-        # One block per share, so that each is a task of its own and a lost machine costs its share alone.
-        rows = ray.data.from_items(shares, override_num_blocks=workers).map(run_share, concurrency=workers).take_all()
-    except ray.exceptions.RayTaskError as error:
-        raise ValueError(f"{stage}: {error.cause}") from error
+        yield
     finally:
         if started_here:
             ray.shutdown()
+
+
+def run_stage_distributed(
+    stage: Stage, config: TracesConfig, workers: int, *, retry_rejected: bool = False
+) -> Counter[Status]:
+    """Run one stage with `workers` Ray tasks, inside a `ray_session`.
+
+    Each worker has `max_concurrency` calls under way at each address, so the servers see `workers` times as many.
+
+    Raises:
+        ValueError: a worker met what `run_stage` raises.
+    """
+    import ray
+
+    shares = [
+        {"worker": number, "workers": workers, "stage": stage, "retry_rejected": retry_rejected}
+        for number in range(workers)
+    ]
+    settings = asdict(config)
+
+    def run_share(share: dict[str, Any]) -> dict[str, Any]:
+        return _run_share(settings, share)
+
+    # One block per share, so that each is a task of its own and a lost machine costs its share alone. The tasks wait
+    # for servers nearly all the time, so they need not have a core each.
+    shared_out = ray.data.from_items(shares, override_num_blocks=workers)
+    pool = ray.data.TaskPoolStrategy(size=workers)
+    try:
+        rows = shared_out.map(run_share, compute=pool, num_cpus=0.1).take_all()
+    except ray.exceptions.RayTaskError as error:
+        raise ValueError(f"{stage}: {error.cause}") from error
     total: Counter[Status] = Counter()
     for row in rows:
         total.update({Status(name): count for name, count in row["counts"].items() if count})

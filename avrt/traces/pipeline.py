@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ def run_traces(
         api_key(stage, config.stage(stage))
     planner = Planner(config, ShardSet(config.shards, split=config.split))
     statistics = None
-    with FolderLock(Path(config.ledger)):
+    with FolderLock(Path(config.ledger)), ExitStack() as stack:
+        if workers > 1 and calling:
+            from avrt.traces.distributed import ray_session
+
+            stack.enter_context(ray_session())
         for stage in calling:
             _run_one(stage, planner, retry_rejected, workers)
         if WRITE in steps:
