@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from media_files import number_of
 
 from avrt.media import MediaError, MediaReason, read_clip
+from tests.media_files import number_of
 
 
 def reason_of(path, read=read_clip, **options) -> MediaReason:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_checks import reason_of
 from PIL import Image
 
 from avrt.media import MediaReason, read_image
 from avrt.video_frames import target_size
+from tests.media_checks import reason_of
 
 
 class TestImages:

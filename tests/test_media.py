@@ -6,12 +6,12 @@ import av
 import numpy as np
 import pytest
 import torch
-from media_checks import numbers, reason_of
-from media_files import numbered_frame, write_video
 
 from avrt import video_frames
 from avrt.media import MediaReason, read_clip
 from avrt.video_frames import target_size
+from tests.media_checks import numbers, reason_of
+from tests.media_files import numbered_frame, write_video
 
 # name: (frames' height and width, source width and height, duration in seconds, audio samples or None)
 ODD_READABLE = {

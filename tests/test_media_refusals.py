@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_checks import numbers, reason_of
-from media_files import numbered_frame, png_bomb, write_video
 
 from avrt.media import MediaError, MediaReason, read_clip, read_image
+from tests.media_checks import numbers, reason_of
+from tests.media_files import numbered_frame, png_bomb, write_video
 
 
 class TestRefusals:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from media_files import as_int16, number_of, numbered_frame, tone, write_video
 
 from avrt.annotations import read_avqa
 from avrt.clip_workers import ClipReader, ClipSettings
@@ -23,6 +22,7 @@ from avrt.pack_plan import RECORDS_FOLDER
 from avrt.packing import LEFT_OUT_NAME, pack
 from avrt.sample import Sample
 from avrt.shards import ShardSet
+from tests.media_files import as_int16, number_of, numbered_frame, tone, write_video
 
 CLIPS = 12
 QUIET = {"workers": 2, "show_progress": False}

@@ -15,12 +15,12 @@ import pytest
 import soundfile
 import torch
 import webdataset
-from media_files import png_bomb
-from shard_files import make_clip, write_set
 
 from avrt.manifest import MANIFEST_NAME
 from avrt.shard_records import RecordError, decode_clip, encode_clip
 from avrt.shards import FaultReason, ShardError, ShardSet, stream_shards
+from tests.media_files import png_bomb
+from tests.shard_files import make_clip, write_set
 
 
 def rewrite(path: Path, edit) -> None:

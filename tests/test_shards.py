@@ -12,13 +12,13 @@ import soundfile
 import torch
 import webdataset
 from PIL import Image
-from shard_files import contents, make_clip, make_sample, write_set
 from torch.utils.data import DataLoader
 
 from avrt.manifest import MANIFEST_NAME
 from avrt.sample import Clip
 from avrt.shard_records import decode_clip, encode_clip
 from avrt.shards import ShardSet, ShardWriter, read_manifest, stream_shards
+from tests.shard_files import contents, make_clip, make_sample, write_set
 
 
 class TestRoundTrip:

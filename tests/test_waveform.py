@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 import torch
-from media_checks import numbers, reason_of
-from media_files import as_int16, numbered_frame, tone, write_sound, write_video
 
 from avrt.media import MediaReason, read_audio, read_clip
+from tests.media_checks import numbers, reason_of
+from tests.media_files import as_int16, numbered_frame, tone, write_sound, write_video
 
 
 class TestSound:

@@ -43,6 +43,15 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in listed]
 
 
+def alive(pid: int) -> bool:
+    """Whether a process still runs; one that has ended may wait for its parent to notice."""
+    status = Path(f"/proc/{pid}/status")
+    try:
+        return "State:\tZ" not in status.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def trainers(process: subprocess.Popen[str]) -> list[int]:
     """The processes that train: the one started, and those that it started for the other devices."""
     others = [c for c in children(process.pid) if b"run.yaml" in Path(f"/proc/{c}/cmdline").read_bytes()]
@@ -69,7 +78,7 @@ def test_saved_and_resumed(
     os.kill(pids[rank], number)
     output = wait(process)
     assert process.returncode == EXIT_STATUS, output
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids[1:])
+    assert not any(alive(pid) for pid in pids)
 
     (checkpoint,) = complete_checkpoints(run.folder / "checkpoints")
     step = int(checkpoint.stem.removeprefix("step="))
@@ -77,12 +86,12 @@ def test_saved_and_resumed(
     assert f"saved {checkpoint}" in output
     assert (status / "preempted").read_text().strip() == str(checkpoint)
 
-    # Resumed for five more steps, and the same number of steps in one go.
     replace(run, steps=step + 5).start("--ckpt_path", "last")
-    whole = Run(tmp_path / "whole", assets, steps=step + 5, overrides={"trainer.max_epochs": 500}, **settings)
-    whole.start()
     assert [s["step"] for s in run.steps_of()] == list(range(1, step + 6))  # no step's metrics are lost
-    assert run.losses() == whole.losses()
+    if devices == 1:  # for more, tests/distributed/test_resume.py compares
+        whole = Run(tmp_path / "whole", assets, steps=step + 5, overrides={"trainer.max_epochs": 500}, **settings)
+        whole.start()
+        assert run.losses() == whole.losses()
 
 
 def test_a_killed_process_ends_the_run(assets: Assets, tmp_path: Path) -> None:
@@ -94,12 +103,12 @@ def test_a_killed_process_ends_the_run(assets: Assets, tmp_path: Path) -> None:
     os.kill(pids[1], signal.SIGKILL)
     wait(process, timeout=60)
     assert process.returncode != 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids[1:])
+    assert not any(alive(pid) for pid in pids)
 
 
 @pytest.mark.slow
 def test_a_hanging_process_ends_the_run(assets: Assets, tmp_path: Path) -> None:
-    overrides = {"trainer.max_epochs": 500, "trainer.strategy.init_args.timeout_minutes": 0.2}
+    overrides = {"trainer.max_epochs": 500, "trainer.strategy.init_args.timeout_minutes": 0.5}
     run = Run(tmp_path / "run", assets, steps=STEPS, devices=2, strategy="deepspeed", batch_size=2, overrides=overrides)
     process = run.popen()
     wait_for_steps(run, 2, process)
@@ -108,7 +117,7 @@ def test_a_hanging_process_ends_the_run(assets: Assets, tmp_path: Path) -> None:
     try:
         wait(process, timeout=120)
     finally:
-        if Path(f"/proc/{pids[1]}").exists():
+        if alive(pids[1]):
             os.kill(pids[1], signal.SIGKILL)
     assert process.returncode != 0
 

@@ -51,6 +51,9 @@ class Recorder(Callback):
         # The module's own hook runs after the callbacks', so what is logged here belongs to the step before.
         self._write(trainer, trainer.global_step - int(batch.last))
 
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        self._write(trainer, trainer.global_step)
+
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self._write(trainer, trainer.global_step)
         if self.weights and trainer.is_global_zero:

