@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
+from avrt.class_paths import allowed_prefixes, enforce
 from avrt.rewards import (
     AccuracyReward,
     FormatReward,
@@ -165,6 +166,7 @@ def test_rewards_are_listed_in_yaml_from_any_installed_package(tmp_path, monkeyp
         "        return [float(len(c.text) < 5) for c in completions]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    enforce(allowed_prefixes(["somebodys_package"]))
     parser = ArgumentParser()
     parser.add_argument("--callbacks", type=list[Callback])
     config = parser.parse_string(
@@ -186,6 +188,7 @@ def test_the_example_in_the_documentation_works(tmp_path, monkeypatch):
     listings = re.findall(r"```yaml\ntrainer:\n(.*?)```", text, re.DOTALL)
     (tmp_path / "my_rewards.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
+    enforce(allowed_prefixes(["my_rewards"]))
     parser = ArgumentParser()
     parser.add_argument("--callbacks", type=list[Callback])
     shipped, own = (
