@@ -140,8 +140,7 @@ def load_without_code(path: Path, map_location: Any = "cpu", mmap: bool = False)
         ValueError: the file names other classes or functions (it could run any code), or is damaged.
     """
     try:
-        with torch.serialization.safe_globals(_deepspeed_records()):
-            return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+        return _read(path, map_location, mmap)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
         raise ValueError(
@@ -150,6 +149,16 @@ def load_without_code(path: Path, map_location: Any = "cpu", mmap: bool = False)
         ) from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {str(error).splitlines()[0]}") from error
+
+
+def _read(path: Path, map_location: Any, mmap: bool) -> Any:
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        if "deepspeed." not in str(error):
+            raise
+    with torch.serialization.safe_globals(_deepspeed_records()):
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
 
 
 def check_no_instantiator(checkpoint: Any, path: Path) -> None:

@@ -87,6 +87,8 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
     ) -> None:
         if stage not in (1, 2, 3):
             raise ValueError(f"trainer.strategy.init_args.stage must be 1, 2 or 3, is {stage}")
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn that it had to find that out
         super().__init__(
             stage=stage,
             offload_optimizer=offload_optimizer,

@@ -28,13 +28,15 @@ rm -rf "$AVRT_STATUS_DIR"
 
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-8}"  # the offloaded optimizer's threads
 
+# srun hands the signal on to all processes of the run; they save together at their next optimizer step.
+run=""
+trap '[ -n "$run" ] && kill -USR1 "$run" 2>/dev/null' USR1 TERM
+
 srun --kill-on-bad-exit=1 uv run --no-sync python -m avrt fit \
     "${configs[@]}" --config cli_configs/overlays/slurm.yaml \
     --trainer.num_nodes "$SLURM_NNODES" --ckpt_path last &
 run=$!
 
-# srun hands the signal on to all processes of the run; they save together at their next optimizer step.
-trap 'kill -USR1 "$run" 2>/dev/null' USR1 TERM
 # `wait` also returns when a signal has come; the run itself is still saving then.
 while kill -0 "$run" 2>/dev/null; do wait "$run"; done
 wait "$run"

@@ -46,8 +46,17 @@ class RunCheckpoint(ModelCheckpoint):
         self.dirpath = str(self.folder(trainer))
         super().setup(trainer, pl_module, stage)
 
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The last step is always saved, here and not at the end of training: by then Lightning has counted an epoch as
+        finished that `max_steps` cut off, and a resumed run would leave out the rest of it."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        ends = trainer.global_step == trainer.max_steps
+        ends |= trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if batch.last and ends:
+            save_now(trainer)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """The end of a run is always saved."""
+        """For a run that something else has stopped."""
         save_now(trainer)
 
     def folder(self, trainer: Any) -> Path:

@@ -54,7 +54,7 @@ def alive(pid: int) -> bool:
 
 def trainers(process: subprocess.Popen[str]) -> list[int]:
     """The processes that train: the one started, and those that it started for the other devices."""
-    others = [c for c in children(process.pid) if b"run.yaml" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    others = [c for c in children(process.pid) if b"run_" in Path(f"/proc/{c}/cmdline").read_bytes()]
     return [process.pid, *others]
 
 

@@ -19,6 +19,9 @@ STUDENT = "model.init_args.student"
 BF16 = {"trainer.precision": "bf16-true", f"{STUDENT}.dtype": "bfloat16"}
 LORA = {"model.init_args.lora": {"rank": 4, "alpha": 8}}
 
+STOPS = {(1, "sft"): 3, (1, "grpo"): 4, (2, "sft"): 3, (2, "grpo"): 3}
+"""Steps before a run is stopped, by number of processes and task."""
+
 
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
@@ -47,11 +50,11 @@ def one_process(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Map
                 jobs.append(
                     add(name, SMOOTH, task=task, strategy=strategy, batch_size=batch_size, accumulate=accumulate)
                 )
-        # A data worker and two epochs: the checkpoint lies in the first, the end in the second.
+        # A data worker and two epochs of four steps. SFT stops in the middle of the first, GRPO at its end.
         longer: dict[str, Any] = {"data.init_args.num_workers": 1, "trainer.max_epochs": 2}
         common: dict[str, Any] = {"task": task, "strategy": "deepspeed", "batch_size": 4, "accumulate": 2}
         jobs.append(add(f"{task} whole", longer, steps=6, callbacks=CHECKPOINTS, **common))
-        part = add(f"{task} resumed", longer, steps=3, callbacks=CHECKPOINTS, **common)
+        part = add(f"{task} resumed", longer, steps=STOPS[1, task], callbacks=CHECKPOINTS, **common)
         jobs += [part, resumed(part)]
     deepspeed: dict[str, Any] = {"strategy": "deepspeed", "batch_size": 2, "callbacks": CHECKPOINTS}
     jobs.append(add("sft bfloat16", BF16, **deepspeed))
@@ -68,14 +71,31 @@ def one_process(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Map
         )
     )
     jobs.append(add("sft lora", LORA, batch_size=2, callbacks=CHECKPOINTS))
+    lora = str(runs["sft lora"].folder / "checkpoints/step=0000003.ckpt")
     jobs.append(add("grpo lora", LORA | BF16, task="grpo", **deepspeed))
-    jobs.append(add("sft plain saved", {}, batch_size=2, callbacks=CHECKPOINTS))
-    run_all(jobs)
+    saved = add("sft plain saved", {}, batch_size=2, callbacks=CHECKPOINTS)
+    jobs.append(saved)
+
+    plain = str(saved.folder / "checkpoints/step=0000003.ckpt")
+    folder = str(runs["sft bfloat16"].folder / "checkpoints/step=0000003.ckpt")
+    refused: dict[str, Any] = {"batch_size": 2, "refused": True}
+    odd = {"trainer.limit_train_batches": 3, "trainer.max_epochs": 1}
+    jobs.append(add("odd number of batches", odd, accumulate=2, **refused))
+    jobs.append(add("bfloat16 without masters", BF16, **refused))
+    jobs.append(add("grpo zero3", {f"{ARGUMENTS}.stage": 3}, task="grpo", strategy="deepspeed", **refused))
+    validated = {f"{ARGUMENTS}.stage": 3, "trainer.limit_val_batches": 1, "data.init_args.val": str(assets.shards)}
+    jobs.append(add("zero3 validation", validated, strategy="deepspeed", **refused))
+    jobs.append((add("plain from deepspeed", {}, **refused), ("--ckpt_path", folder)))
+    jobs.append((add("deepspeed from plain", {}, strategy="deepspeed", **refused), ("--ckpt_path", plain)))
+    jobs.append((add("full from lora", {}, **refused), ("--ckpt_path", lora)))
+    run_all(jobs, timeout=400)
     return runs
 
 
 @pytest.fixture(scope="session")
-def two_processes(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Run]:
+def two_processes(
+    assets: Assets, one_process: Mapping[str, Run], tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Run]:
     root = tmp_path_factory.mktemp("two_processes")
     runs: dict[str, Run] = {}
 
@@ -92,12 +112,24 @@ def two_processes(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> M
         jobs.append(add(f"{task} offload", offload, task=task, strategy="deepspeed"))
         common: dict[str, Any] = {"task": task, "strategy": "deepspeed", "batch_size": 1, "accumulate": 2}
         jobs.append(add(f"{task} whole", {}, steps=6, callbacks=CHECKPOINTS, **common))
-        part = add(f"{task} resumed", {}, steps=3, callbacks=CHECKPOINTS, **common)
+        part = add(f"{task} resumed", {}, steps=STOPS[2, task], callbacks=CHECKPOINTS, **common)
         jobs += [part, resumed(part)]
     for strategy in ("plain", "deepspeed"):
         poison = {"class_path": "tests.distributed.runs.PoisonLoss", "init_args": {"step": 1, "rank": 1}}
         jobs.append(add(f"poisoned {strategy}", SMOOTH, strategy=strategy, steps=4, callbacks=[poison]))
     stage3 = SMOOTH | {f"{ARGUMENTS}.stage": 3}
     jobs.append(add("sft zero3", stage3, strategy="deepspeed", callbacks=CHECKPOINTS))
+    validation = {
+        "trainer.limit_val_batches": 2,
+        "trainer.val_check_interval": 2,
+        "trainer.check_val_every_n_epoch": None,
+        "data.init_args.val": str(assets.shards),
+        "data.init_args.val_batch_size": 3,
+        "model.init_args.val_max_completion_length": 4,
+    }
+    jobs.append(add("sft validated", SMOOTH | validation, strategy="deepspeed"))
+    alone = str(one_process["sft bfloat16"].folder / "checkpoints/step=0000003.ckpt")
+    more = add("more processes", {}, strategy="deepspeed", refused=True)
+    jobs.append((more, ("--ckpt_path", alone)))
     run_all(jobs, 2, timeout=500)
     return runs

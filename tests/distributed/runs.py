@@ -6,6 +6,7 @@ every rank's losses and the final weights.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -129,6 +130,7 @@ class Run:
         task: ``sft`` or ``grpo``.
         strategy: ``plain`` (single device or DDP) or ``deepspeed``.
         overrides: dotted config keys, laid over the rest.
+        refused: the run must end with a ValueError, whose message is then in `refusal`.
     """
 
     folder: Path
@@ -141,9 +143,16 @@ class Run:
     steps: int = 3
     overrides: dict[str, Any] = field(default_factory=dict)
     callbacks: list[dict[str, Any]] = field(default_factory=list)
+    refused: bool = False
+
+    @property
+    def refusal(self) -> str:
+        return (self.folder / "refusal.txt").read_text()
 
     def config(self) -> dict[str, Any]:
-        strategy: Any = dict(DEEPSPEED) if self.strategy == "deepspeed" else ("ddp" if self.devices > 1 else "auto")
+        strategy: Any = (
+            copy.deepcopy(DEEPSPEED) if self.strategy == "deepspeed" else ("ddp" if self.devices > 1 else "auto")
+        )
         callbacks = [{"class_path": "tests.distributed.runs.Recorder", "init_args": {"folder": str(self.folder)}}]
         if self.task == "grpo":
             callbacks.append({"class_path": "tests.distributed.runs.RewardByLength"})
@@ -198,7 +207,7 @@ class Run:
 
     def command(self, *arguments: str) -> list[str]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "run.yaml"
+        path = self.folder / f"run_{self.steps}.yaml"  # a run and its resumption stand in one list of jobs
         path.write_text(yaml.safe_dump(self.config(), sort_keys=False))
         allow = ("--allow-classes", "tests")
         return [sys.executable, "-m", "avrt", "fit", "--config", str(path), *allow, *arguments]
@@ -249,6 +258,7 @@ def run_all(runs: Sequence[Run | tuple[Run, Sequence[str]]], processes: int = 1,
                 "name": run.folder.name,
                 "arguments": [*words[words.index("--config") : words.index("--allow-classes")], *arguments],
                 "distributed": processes > 1,
+                "refusal": str(run.folder / "refusal.txt") if run.refused else None,
             }
         )
     path = pairs[0][0].folder / "jobs.json"

@@ -49,6 +49,14 @@ def test_zero3(one_process: Mapping[str, Run], two_processes: Mapping[str, Run])
     assert [step["grad_norm"] for step in split.steps_of()] == pytest.approx(norms, rel=1e-5)
 
 
+def test_validation_changes_nothing(two_processes: Mapping[str, Run]) -> None:
+    """Answers are sampled by the very modules that DeepSpeed trains, and both processes share the questions."""
+    run = two_processes["sft validated"]
+    assert_same_training(two_processes["sft deepspeed"], run)
+    assert run.steps_of()[-1]["val/format"] == 0  # a random student writes no tags
+    assert "val/format" not in run.steps_of()[0]
+
+
 def test_weights_move(one_process: Mapping[str, Run]) -> None:
     """What the comparisons above compare has changed by far more than their tolerance."""
     first = one_process["sft plain 4x1"].weights()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from avrt.checkpoints import complete_checkpoints, load_without_code
+from tests.distributed.conftest import STOPS
 from tests.distributed.runs import Run
 
 
@@ -16,6 +17,9 @@ from tests.distributed.runs import Run
 def test_bitwise(one_process: Mapping[str, Run], two_processes: Mapping[str, Run], task: str, processes: int) -> None:
     runs = one_process if processes == 1 else two_processes
     whole, stopped = runs[f"{task} whole"], runs[f"{task} resumed"]
+    output = (runs["sft plain 4x1" if processes == 1 else "sft plain"].folder / "output_0.txt").read_text()
+    checkpoint = f"{stopped.folder}/checkpoints/step={STOPS[processes, task]:07d}.ckpt"
+    assert f"Restored all states from the checkpoint at {checkpoint}" in output
     assert [step["step"] for step in stopped.steps_of()] == [1, 2, 3, 4, 5, 6]
     assert stopped.steps_of() == whole.steps_of()  # every metric of every step
     weights, others = whole.weights(), stopped.weights()
