@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def test_the_readme_in_its_own_order(
 ) -> None:
     monkeypatch.chdir(workplace)
     monkeypatch.syspath_prepend(workplace)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)  # docs/rewards.md has another package of this name
 
     def run(words: list[str]) -> None:
         assert main(words) == 0, (words, capsys.readouterr().err)

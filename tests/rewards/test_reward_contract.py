@@ -3,6 +3,7 @@
 import math
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,7 @@ def test_the_example_in_the_documentation_works(tmp_path, monkeypatch):
     listings = re.findall(r"```yaml\ntrainer:\n(.*?)```", text, re.DOTALL)
     (tmp_path / "my_rewards.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)  # the README has another package of this name
     enforce(allowed_prefixes(["my_rewards"]))
     parser = ArgumentParser()
     parser.add_argument("--callbacks", type=list[Callback])
