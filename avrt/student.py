@@ -10,15 +10,16 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.encoding import Prompt, PromptEncoder
-from avrt.grpo.prefix import ATTENTION_NAME
+from avrt.grpo.prefix import ATTENTION_NAME, AttentionKernel
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel
+from avrt.media_features import picture_features, sound_features
 from avrt.prompts import AnswerFormat, PromptTemplate
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -53,6 +54,11 @@ class StudentConfig:
         template: wording of the prompt.
         answer_format: ``tags`` (reason, then answer, in tags) or ``letter`` (the bare letter).
         gradient_checkpointing: recompute each layer in the backward pass instead of keeping its activations.
+        encoder_batch_tokens: media tokens that a frozen encoder works on at one time; prompts go through it together
+            up to this bound, and a longer one alone. 1 is one prompt at a time (nothing but time and memory changes).
+        attention_kernel: what computes the attention of prompts and responses in one row: ``sdpa`` (any device) or
+            ``flex``, which spares GPUs a copy of the prompt's keys per response, compiles when first used, and trains
+            on GPUs only. It has not been run on one yet.
     """
 
     path: str = "Qwen/Qwen2.5-Omni-7B"
@@ -64,8 +70,14 @@ class StudentConfig:
     template: PromptTemplate = field(default_factory=PromptTemplate)
     answer_format: AnswerFormat = "tags"
     gradient_checkpointing: bool = False
+    encoder_batch_tokens: int = 4096
+    attention_kernel: AttentionKernel = "sdpa"
 
     def __post_init__(self) -> None:
+        if self.encoder_batch_tokens < 1:
+            raise ValueError(f"student.encoder_batch_tokens must be positive, is {self.encoder_batch_tokens}")
+        if self.attention_kernel not in get_args(AttentionKernel):
+            raise ValueError(f"student.attention_kernel must be sdpa or flex, is {self.attention_kernel!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"student.dtype must be one of {', '.join(DTYPES)}, is {self.dtype!r}")
 
@@ -129,7 +141,7 @@ class Student(nn.Module):
     @property
     def language_model(self) -> LanguageModel:
         """The trained part: text model and head."""
-        return LanguageModel(self.thinker.model.language_model, self.thinker.lm_head)
+        return LanguageModel(self.thinker.model.language_model, self.thinker.lm_head, self.config.attention_kernel)
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -163,44 +175,39 @@ class Student(nn.Module):
         head = copy.deepcopy(policy.head).requires_grad_(False)
         if policy.head_weight is policy.text_model.get_input_embeddings().weight:
             head.weight = text_model.get_input_embeddings().weight
-        return LanguageModel(text_model, head)
+        return LanguageModel(text_model, head, policy.kernel)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:
         """Run the frozen encoders once per prompt and place every token in time and space."""
-        return [self._embed_one(p) for p in prompts]
+        model, limit = self.thinker.model, self.config.encoder_batch_tokens
+        pictures, sounds = picture_features(model, prompts, limit), sound_features(model, prompts, limit)
+        self.encoder_runs += len(pictures.keys() | sounds.keys())
+        return [self._place(p, pictures.get(i), sounds.get(i)) for i, p in enumerate(prompts)]
 
-    def _embed_one(self, prompt: Prompt) -> EmbeddedPrompt:
-        model, config, device = self.thinker.model, self.thinker.config, self.device
-        ids = prompt.input_ids.to(device)
-        positions, features = [], []
-        if prompt.pixel_values is not None:
-            pixels = prompt.pixel_values.to(device)
-            if prompt.image_grid_thw is not None:
-                out = model.get_image_features(pixels, prompt.image_grid_thw.to(device))
-                positions.append((ids == config.image_token_id).nonzero().squeeze(1))
-            else:
-                assert prompt.video_grid_thw is not None
-                out = model.get_video_features(pixels, prompt.video_grid_thw.to(device))
-                positions.append((ids == config.video_token_id).nonzero().squeeze(1))
-            features.append(torch.cat(out.pooler_output))
-        if prompt.input_features is not None:
-            mel = prompt.input_features.to(device)[None]
-            mask = torch.ones(mel.shape[0], mel.shape[2], dtype=torch.long, device=device)
-            features.append(model.get_audio_features(mel, feature_attention_mask=mask).last_hidden_state)
-            positions.append((ids == config.audio_token_id).nonzero().squeeze(1))
-        for where, what in zip(positions, features, strict=True):
+    def _place(self, prompt: Prompt, pictures: Tensor | None, sounds: Tensor | None) -> EmbeddedPrompt:
+        """A prompt and its media features, each at its placeholder."""
+        config = self.thinker.config
+        picture_token = config.video_token_id if prompt.image_grid_thw is None else config.image_token_id
+        # Found on the host: on a GPU, `nonzero` would wait for all that the encoders still have to do.
+        places, features = [], []
+        for token, what in ((picture_token, pictures), (config.audio_token_id, sounds)):
+            if what is None:
+                continue
+            where = (prompt.input_ids == token).nonzero().squeeze(1)
             if len(where) != len(what):
                 raise ValueError(
                     f"sample {prompt.sample.id!r}: {len(where)} media placeholders for {len(what)} media features"
                 )
-        self.encoder_runs += bool(features)
-        width = self.thinker.lm_head.in_features
+            places.append(where)
+            features.append(what)
+        device = self.device
+        no_features = torch.empty(0, self.thinker.lm_head.in_features, device=device)
         return EmbeddedPrompt(
-            input_ids=ids,
+            input_ids=prompt.input_ids.to(device),
             position_ids=self.position_ids(prompt).to(device),
-            media_positions=torch.cat(positions) if positions else ids.new_empty(0),
-            media_features=torch.cat(features) if features else torch.empty(0, width, device=device),
+            media_positions=torch.cat(places).to(device) if places else torch.empty(0, dtype=torch.long, device=device),
+            media_features=torch.cat(features) if features else no_features,
         )
 
     def position_ids(self, prompt: Prompt) -> Tensor:

@@ -7,8 +7,6 @@ The other side is what peers do: rows of prompt + response, and the logits of al
 
 from __future__ import annotations
 
-import gc
-
 import torch
 from torch import Tensor
 
@@ -87,7 +85,6 @@ def _memory(options) -> dict[str, float]:  # type: ignore[no-untyped-def]
     shared, plain = _contestants(options.memory_vocabulary, options.prompt, options.response, options.group)
     peaks = {}
     for name, run in (("shared", shared), ("plain", plain)):
-        gc.collect()
         peaks[name] = float(peak_memory_above(run))
     return peaks | {"ratio": peaks["plain"] / peaks["shared"]}
 

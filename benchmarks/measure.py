@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -11,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,12 @@ def paired_ratio(slow: Timing, fast: Timing) -> tuple[float, float, float]:
 
 
 def peak_memory_above(run: Callable[[], object]) -> int:
-    """Largest resident memory during `run` above what was resident before it, in bytes (Linux)."""
+    """Largest resident memory during `run` above what was resident before it, in bytes (Linux).
+
+    Freed memory that the allocator has kept is given back first: taken up again, it would not be seen.
+    """
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     page = os.sysconf("SC_PAGE_SIZE")
 
     def resident() -> int:
@@ -92,8 +99,15 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: _version(name) for name in packages},
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # not every benchmark needs every peer
+        return "not installed"
 
 
 def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:

@@ -1,51 +1,59 @@
-"""How the log-prob pass grows with group size, prompt and response: with P + G*C, not with G * (P + C).
+"""How a step grows with group size, prompt and response: with P + G*C, not with G * (P + C).
 
     python -m benchmarks.scaling
+    python -m benchmarks.scaling --part logprobs
 
-Times the pass (forward and backward) over a grid of shapes, then explains the times once by the tokens of the shared
-row, P + G*C, and once by those of one row per response, G * (P + C). The headline is how much better the first fits:
-the ratio of the two fits' unexplained variances. Attention adds a term of its own, so neither fit is perfect.
+Times the whole GRPO step (or the log-prob pass alone, forward and backward) over a grid of shapes, then explains the
+times once by the tokens of the shared row, P + G*C, and once by those of one row per response, G * (P + C). A step also
+decodes C times, one after another, so both explanations of it get a term for C. The headline is how much better the
+first fits: the ratio of the two fits' unexplained variances. Attention adds a term of its own, so neither is perfect.
 """
 
 from __future__ import annotations
 
+import logging
+import tempfile
+import warnings
+from argparse import Namespace
+from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from avrt.grpo.scoring import score_responses
-from benchmarks.measure import alternate, parser, peak_memory_above, save, show
+from benchmarks import students
+from benchmarks.measure import Timing, alternate, parser, peak_memory_above, save, show
 from benchmarks.models import Shape, language_model, random_ids, text_prompt
+
+Run = Callable[[], object]
 
 
 def main() -> None:
     args = parser(__doc__, rounds=3)
+    args.add_argument("--part", choices=("step", "logprobs"), default="step")
     args.add_argument("--prompts", type=int, nargs="+", default=[256, 512, 1024])
     args.add_argument("--responses", type=int, nargs="+", default=[32, 128])
     args.add_argument("--groups", type=int, nargs="+", default=[2, 4, 8])
     options = args.parse_args()
     torch.set_num_threads(options.threads)
-    shape = Shape()
-    model = language_model(shape)
-    generator = torch.Generator().manual_seed(0)
-
-    def contestant(p: int, c: int, g: int):  # type: ignore[no-untyped-def]
-        prompt = text_prompt(random_ids(shape, p, generator))
-        responses = [random_ids(shape, c, generator) for _ in range(g)]
-        return lambda: score_responses(model, [prompt], [responses]).logprobs.sum().backward()
-
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
     grid = list(product(options.prompts, options.responses, options.groups))
-    runs = {f"{p} {c} {g}": contestant(p, c, g) for p, c, g in grid}
-    times = alternate(runs, options.rounds)
-    memory = {name: peak_memory_above(run) for name, run in runs.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        contestants = (_steps if options.part == "step" else _passes)(grid, Path(folder))
+        runs = {f"{p} {c} {g}": run for (p, c, g), run in zip(grid, contestants, strict=True)}
+        times = alternate(runs, options.rounds)
+        memory = {name: peak_memory_above(run) for name, run in runs.items()}
     seconds = np.array([timing.median for timing in times.values()])
     shared = np.array([p + g * c for p, c, g in grid])
     separate = np.array([g * (p + c) for p, c, g in grid])
-    fits = {"P + G*C": _fit(shared, seconds), "G * (P + C)": _fit(separate, seconds)}
+    decoded = np.array([c for _, c, _ in grid]) if options.part == "step" else None
+    fits = {"P + G*C": _fit(shared, decoded, seconds), "G * (P + C)": _fit(separate, decoded, seconds)}
     ratio = fits["G * (P + C)"]["unexplained"] / fits["P + G*C"]["unexplained"]
     show(
-        "log-prob pass, forward + backward",
+        "GRPO step" if options.part == "step" else "log-prob pass, forward + backward",
         ["P C G", "P + G*C", "G*(P + C)", "median s", "us per token of P + G*C", "peak MB"],
         [
             [name, int(a), int(b), float(s), float(1e6 * s / a), f"{memory[name] / 1e6:.0f}"]
@@ -53,14 +61,60 @@ def main() -> None:
         ],
     )
     show(
-        "seconds = intercept + slope * tokens",
-        ["tokens", "us per token", "intercept s", "R2"],
-        [[name, 1e6 * f["slope"], f["intercept"], 1 - f["unexplained"]] for name, f in fits.items()],
+        "seconds = intercept + slope * tokens" + (" + decode * C" if decoded is not None else ""),
+        ["tokens", "us per token", "us per decoding step", "intercept s", "R2"],
+        [[name, 1e6 * f["slope"], 1e6 * f["decode"], f["intercept"], 1 - f["unexplained"]] for name, f in fits.items()],
     )
+    _save(options, grid, runs, times, memory, fits, ratio)
+
+
+def _passes(grid: list[tuple[int, int, int]], _: Path) -> list[Run]:
+    """The log-prob pass of every shape, on one model."""
+    model = language_model(Shape())
+    generator = torch.Generator().manual_seed(0)
+
+    def contestant(p: int, c: int, g: int) -> Run:
+        prompt = text_prompt(random_ids(Shape(), p, generator))
+        responses = [random_ids(Shape(), c, generator) for _ in range(g)]
+        return lambda: score_responses(model, [prompt], [responses]).logprobs.sum().backward()
+
+    return [contestant(*shape) for shape in grid]
+
+
+def _steps(grid: list[tuple[int, int, int]], folder: Path) -> list[Run]:
+    """The whole step of every shape."""
+    students.save_student(folder, Shape())
+    generator = torch.Generator().manual_seed(0)
+    prompts = {p: students.text_prompt(random_ids(Shape(), p, generator)) for p, _, _ in grid}
+    return [students.OurStep(folder, [prompts[p]], g, c) for p, c, g in grid]
+
+
+def _fit(tokens: np.ndarray, decoded: np.ndarray | None, seconds: np.ndarray) -> dict[str, float]:
+    """Least squares, and the share of the variance that is left unexplained."""
+    columns = [tokens, np.ones_like(tokens)] + ([] if decoded is None else [decoded])
+    terms = np.stack(columns, axis=1).astype(float)
+    weights, *_ = np.linalg.lstsq(terms, seconds, rcond=None)
+    return {
+        "slope": float(weights[0]),
+        "intercept": float(weights[1]),
+        "decode": 0.0 if decoded is None else float(weights[2]),
+        "unexplained": float((seconds - terms @ weights).var() / seconds.var()),
+    }
+
+
+def _save(
+    options: Namespace,
+    grid: list[tuple[int, int, int]],
+    runs: dict[str, Run],
+    times: dict[str, Timing],
+    memory: dict[str, int],
+    fits: dict[str, dict[str, float]],
+    ratio: float,
+) -> None:
     save(
         options.json,
         {
-            "benchmark": "scaling",
+            "benchmark": f"scaling_{options.part}",
             "ratio": ratio,
             "fits": fits,
             "points": [
@@ -69,17 +123,6 @@ def main() -> None:
             ],
         },
     )
-
-
-def _fit(tokens: np.ndarray, seconds: np.ndarray) -> dict[str, float]:
-    """Least-squares line, and the share of the variance that it leaves unexplained."""
-    slope, intercept = np.polyfit(tokens, seconds, 1)
-    residual = seconds - (slope * tokens + intercept)
-    return {
-        "slope": float(slope),
-        "intercept": float(intercept),
-        "unexplained": float(residual.var() / seconds.var()),
-    }
 
 
 if __name__ == "__main__":

@@ -139,6 +139,7 @@ class OurStep:
             accelerator="cpu",
             devices=1,
             max_steps=1,
+            gradient_clip_val=1.0,  # as the peers do
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

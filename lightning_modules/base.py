@@ -171,6 +171,11 @@ class StudentModule(LightningModule):
                 f"an epoch has {batches} micro-batches, which {micro_batches} accumulated ones do not divide; set "
                 "trainer.limit_train_batches to a multiple of trainer.accumulate_grad_batches (or leave it out)"
             )
+        if self.student_config.attention_kernel == "flex" and self.device.type == "cpu":
+            raise ValueError(
+                "model.init_args.student.attention_kernel: flex has no gradient on the CPU; set it to sdpa, or "
+                "trainer.accelerator to gpu"
+            )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Nothing moves here: the student moves what it embeds, and the rest stays on the host."""

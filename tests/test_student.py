@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
+from avrt.encoding import Prompt
 from avrt.grpo.rollout import SamplingConfig, TransformersRollout
 from avrt.grpo.scoring import score_responses
 from avrt.student import END_TOKENS, MEDIA_TOKENS, Student, StudentConfig, count_parameters, freeze_encoders
@@ -145,9 +146,18 @@ def test_a_folder_that_holds_no_student(tmp_path: Path) -> None:
         Student.load(StudentConfig(path=str(tmp_path)))
 
 
-def test_unknown_dtype() -> None:
-    with pytest.raises(ValueError, match=r"student\.dtype.*bfloat16.*'half'"):
-        StudentConfig(dtype="half")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "half"}, r"student\.dtype.*bfloat16.*'half'"),
+        ({"encoder_batch_tokens": 0}, r"student\.encoder_batch_tokens.*positive"),
+        ({"attention_kernel": "flash"}, r"student\.attention_kernel.*sdpa or flex.*'flash'"),
+    ],
+    ids=str,
+)
+def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StudentConfig(**settings)
 
 
 # ---- media ----------------------------------------------------------------------------------------------------------
@@ -177,7 +187,55 @@ def test_encoders_run_once_per_prompt(student: Student) -> None:
     for handle in handles:
         handle.remove()
     assert student.encoder_runs - before == len(prompts)
-    assert calls == {"visual": 3, "audio_tower": 3}, "three of the four prompts have each stream"
+    assert calls == {"visual": 1, "audio_tower": 1}, "all prompts of a call together"
+
+
+def many_prompts(student: Student) -> list[Prompt]:
+    """Every combination of streams twice, pictures and sounds of different sizes, and one prompt of text alone."""
+    sizes = [(60, 80), (80, 60), (28, 140), (56, 56), (112, 28), (60, 80), (80, 60), (28, 140)]
+    seconds, frames = (0.4, 1.0, 0.5, 1.015, 0.04, 1.0, 4.3, 0.9), (8, 2, 4, 8, 5, 6, 8, 1)
+    samples = [
+        make_sample(KINDS[i % 4], i, height=sizes[i][0], width=sizes[i][1], sound_seconds=seconds[i], frames=frames[i])
+        for i in range(8)
+    ]
+    prompts = [student.encoder.encode(sample) for sample in samples]
+    prompts.insert(3, Prompt(samples[0], torch.arange(7)))
+    return prompts
+
+
+@pytest.mark.parametrize("limit", [1, 28, 4096])
+def test_prompts_go_through_the_encoders_together(student_folder: Path, limit: int) -> None:
+    """The features of each prompt are those it gets alone, and the bound on the encoders' work holds."""
+    student = load_student(student_folder, dtype="float64", encoder_batch_tokens=limit)
+    prompts = many_prompts(student)
+    alone = [student.embed([prompt])[0] for prompt in prompts]
+    student.encoder_runs = 0
+    seen: dict[str, list[int]] = {"visual": [], "audio_tower": []}
+    model = student.thinker.model
+    model.visual.register_forward_hook(lambda _, __, out: seen["visual"].append(len(out.pooler_output)))
+    model.audio_tower.register_forward_hook(lambda _, __, out: seen["audio_tower"].append(len(out.last_hidden_state)))
+    together = student.embed(prompts)
+    assert student.encoder_runs == len(prompts) - 1, "the prompt of text has no media"
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one.input_ids, other.input_ids)
+        assert torch.equal(one.position_ids, other.position_ids)
+        assert torch.equal(one.media_positions, other.media_positions)
+        torch.testing.assert_close(one.media_features, other.media_features, rtol=0, atol=1e-10)
+    token = student.thinker.config
+    for name, ids in (
+        ("visual", [token.image_token_id, token.video_token_id]),
+        ("audio_tower", [token.audio_token_id]),
+    ):
+        counts = [int(torch.isin(prompt.input_ids, torch.tensor(ids)).sum()) for prompt in prompts]
+        counts = [count for count in counts if count]
+        assert sum(seen[name]) == sum(counts)
+        assert max(seen[name]) <= max(limit, *counts)
+        if limit == 1:
+            assert seen[name] == counts
+        elif limit == 4096:
+            assert len(seen[name]) == 1
+        else:
+            assert 1 < len(seen[name]) < len(counts)
 
 
 @pytest.mark.parametrize("kind", KINDS)

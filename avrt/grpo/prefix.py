@@ -25,18 +25,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from avrt.grpo.flex import flex_packed_attention, packed_block_mask
+
 ATTENTION_NAME = "avrt_shared_prompt"
 """Name under which the attention function is registered; a model uses it through `set_attn_implementation`."""
+
+AttentionKernel = Literal["sdpa", "flex"]
+"""What computes the attention of a packed row: scaled-dot-product attention in two calls, or FlexAttention in one."""
 
 
 class Layout(abc.ABC):
@@ -96,6 +102,7 @@ class PackedLayout(Layout):
             (a prefill).
         device: where the index tensors live.
         keep_prefix: remember the prompts' keys and values of every layer (for a rollout), see `prefix_cache`.
+        kernel: ``sdpa`` or ``flex``; the same numbers, up to rounding.
 
     Attributes:
         num_tokens: length T of the packed row.
@@ -109,6 +116,7 @@ class PackedLayout(Layout):
         response_lengths: Sequence[Sequence[int]],
         device: torch.device | str = "cpu",
         keep_prefix: bool = False,
+        kernel: AttentionKernel = "sdpa",
     ) -> None:
         if len(prompt_lengths) != len(response_lengths):
             raise ValueError("prompt_lengths and response_lengths must have one entry per prompt")
@@ -124,6 +132,8 @@ class PackedLayout(Layout):
             row = ends[-1]
         self.num_tokens = row
         self._device = torch.device(device)
+        self._lengths = (prompt_lengths, response_lengths)
+        self._kernel = kernel
         self._cache: PrefixCache | None = PrefixCache([], []) if keep_prefix else None
 
         self._prompts = _Padding(prompt_lengths, self._device)
@@ -144,7 +154,16 @@ class PackedLayout(Layout):
             [prompt[:, None].expand(-1, longest, -1), causal.expand(prompt.shape[0], -1, -1)], dim=-1
         ).unsqueeze(1)
 
+    @cached_property
+    def _block_mask(self) -> BlockMask:
+        return packed_block_mask(*self._lengths, self._device)
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
+        if self._kernel == "flex":
+            if self._cache is not None:
+                for kept, x in ((self._cache.keys, key), (self._cache.values, value)):
+                    kept.append(self._prompts.pad(x[0].transpose(0, 1)[: self._prompts.num_tokens]))
+            return flex_packed_attention(query, key, value, self._block_mask, scaling)
         sizes = [self._prompts.num_tokens, self.num_tokens - self._prompts.num_tokens]
         prompt_q, response_q = query[0].transpose(0, 1).split(sizes)  # [tokens, heads, D]
         prompt_k, response_k = key[0].transpose(0, 1).split(sizes)

@@ -14,6 +14,7 @@ V vocabulary, A query heads, K key/value heads, R = A/K, D head size.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -142,19 +143,9 @@ class TransformersRollout:
         device = prompts[0].input_ids.device
         steps = self.config.max_completion_length
         uniforms = _uniforms(seeds, num_generations, steps).to(device)
-        owner = torch.arange(len(prompts), device=device).repeat_interleave(num_generations)
-        if not self.config.share_prefill:
-            prompts = [p for p in prompts for _ in range(num_generations)]
-            owner = torch.arange(len(prompts), device=device)
+        hidden, next_position, cache = self.prefill(prompts, num_generations)
 
-        layout = PackedLayout([len(p) for p in prompts], [[] for _ in prompts], device, keep_prefix=True)
-        hidden = packed_forward(self.model, layout, prompts, [[] for _ in prompts])
-        last = torch.tensor([stop - 1 for _, stop in layout.prompt_rows], device=device)
-        hidden = hidden.index_select(0, last).index_select(0, owner)
-        next_position = torch.stack([p.position_ids.max() for p in prompts]).to(device).index_select(0, owner) + 1
-        cache = DecodeLayout(layout.prefix_cache, layout.prompt_valid, owner)
-
-        total = owner.shape[0]
+        total = hidden.shape[0]
         rows = torch.arange(total, device=device)  # which response each row of the batch writes
         tokens = torch.zeros(total, steps, dtype=torch.long, device=device)
         logprobs = torch.zeros(total, steps, dtype=torch.float32, device=device)
@@ -162,26 +153,22 @@ class TransformersRollout:
         ended = torch.zeros(total, dtype=torch.bool, device=device)
         eos = torch.tensor(self.eos_token_ids, device=device)
         for step in range(steps):
-            token, logprob = self._sample(hidden, uniforms[rows, step])
+            token, logprob = self.sample(hidden, uniforms[rows, step])
             open_rows = ~ended[rows]
             tokens[rows, step] = token
             logprobs[rows, step] = logprob.float()
             lengths[rows] += open_rows
             ended[rows] |= torch.isin(token, eos)
-            remaining = (~ended[rows]).nonzero().squeeze(1)
-            if step + 1 == steps or not remaining.numel():
+            if step + 1 == steps:
                 break
-            if remaining.numel() <= COMPACT_BELOW * rows.numel():
-                rows, token = rows[remaining], token[remaining]
+            remaining = [i for i, done in enumerate(ended[rows].tolist()) if not done]
+            if not remaining:
+                break
+            if len(remaining) <= COMPACT_BELOW * rows.numel():
+                kept = torch.tensor(remaining, device=device)
+                rows, token = rows[kept], token[kept]
                 cache.keep(remaining)
-            positions = (next_position[rows] + step).expand(3, 1, -1)
-            hidden = self.model.text_model(
-                inputs_embeds=self.model.embed(token)[None],
-                position_ids=positions,
-                attention_mask=cache.as_mask(),
-                use_cache=False,
-            ).last_hidden_state[0]
-            cache.advance()
+            hidden = self.decode_step(token, next_position[rows] + step, cache)
 
         responses = [
             Response(tokens[r, :length].cpu(), logprobs[r, :length].cpu(), bool(done))
@@ -189,7 +176,40 @@ class TransformersRollout:
         ]
         return [responses[i : i + num_generations] for i in range(0, total, num_generations)]
 
-    def _sample(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    def prefill(self, prompts: Sequence[EmbeddedPrompt], num_generations: int) -> tuple[Tensor, Tensor, DecodeLayout]:
+        """Run the prompts through the model, once each.
+
+        Returns:
+            the hidden states that predict the first tokens of all N responses ``[N, H]``, the positions of those
+            tokens ``[N]``, and the cache that decoding starts from.
+        """
+        device = prompts[0].input_ids.device
+        owner = [i for i in range(len(prompts)) for _ in range(num_generations)]
+        if not self.config.share_prefill:
+            prompts = [p for p in prompts for _ in range(num_generations)]
+            owner = list(range(len(prompts)))
+        lengths = [len(p) for p in prompts]
+        no_responses: list[list[Tensor]] = [[] for _ in prompts]
+        layout = PackedLayout(lengths, [[] for _ in prompts], device, keep_prefix=True, kernel=self.model.kernel)
+        hidden = packed_forward(self.model, layout, prompts, no_responses)
+        expand = torch.tensor(owner, device=device)
+        last = torch.tensor([stop - 1 for _, stop in layout.prompt_rows], device=device)
+        next_position = torch.stack([p.position_ids.max() for p in prompts]).to(device) + 1
+        cache = DecodeLayout(layout.prefix_cache, layout.prompt_valid, owner)
+        return hidden[last[expand]], next_position[expand], cache
+
+    def decode_step(self, token: Tensor, position: Tensor, cache: DecodeLayout) -> Tensor:
+        """One more token ``[rows]`` for every response still being written: the next hidden states ``[rows, H]``."""
+        hidden = self.model.text_model(
+            inputs_embeds=self.model.embed(token)[None],
+            position_ids=position.expand(3, 1, -1),
+            attention_mask=cache.as_mask(),
+            use_cache=False,
+        ).last_hidden_state[0]
+        cache.advance()
+        return hidden
+
+    def sample(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Next token and its log-probability for each row, ``[rows, H]`` -> two tensors ``[rows]``."""
         greedy = self.config.temperature == 0
         logits = chunk_logits(hidden, self.model.head_weight, self.config.temperature or 1.0, self.banned)
@@ -212,10 +232,10 @@ class DecodeLayout(Layout):
     Args:
         prefix: keys and values of the n prompts.
         prompt_valid: bool ``[n, P]``, which of the padded entries are tokens.
-        owner: ``[N]``, which prompt each row continues; rows of one prompt are side by side.
+        owner: which prompt each of the N rows continues; rows of one prompt are side by side.
     """
 
-    def __init__(self, prefix: PrefixCache, prompt_valid: Tensor, owner: Tensor) -> None:
+    def __init__(self, prefix: PrefixCache, prompt_valid: Tensor, owner: Sequence[int]) -> None:
         self._prefix = prefix
         self._prompt_mask = _additive(prompt_valid, prefix.keys[0].dtype)
         self._keys: list[Tensor] = []
@@ -223,19 +243,21 @@ class DecodeLayout(Layout):
         self._step = 0
         self._assign(owner)
 
-    def _assign(self, owner: Tensor) -> None:
+    def _assign(self, owner: Sequence[int]) -> None:
         """Give every row a slot beside the other rows of its prompt, so that their queries can be stacked."""
         self._owner = owner
-        n = self._prompt_mask.shape[0]
-        counts = torch.bincount(owner, minlength=n)
-        slots = int(counts.max())
-        starts = counts.cumsum(0) - counts
-        rank = torch.arange(owner.shape[0], device=owner.device) - starts[owner]
-        self._row_slot = owner * slots + rank  # [N] -> position in [n * slots]
-        self._slot_row = torch.zeros(n * slots, dtype=torch.long, device=owner.device)
-        self._slot_row[self._row_slot] = torch.arange(owner.shape[0], device=owner.device)
+        n, counts = self._prompt_mask.shape[0], Counter(owner)
+        slots = max(counts.values())
+        rank = [i for prompt in sorted(counts) for i in range(counts[prompt])]
+        row_slot = [prompt * slots + i for prompt, i in zip(owner, rank, strict=True)]
+        slot_row = [0] * (n * slots)
+        for row, slot in enumerate(row_slot):
+            slot_row[slot] = row
+        device = self._prompt_mask.device
+        self._row_slot = torch.tensor(row_slot, device=device)  # [N] -> position in [n * slots]
+        self._slot_row = torch.tensor(slot_row, device=device)
         self._slots = slots
-        self._dense = n * slots == owner.shape[0]
+        self._dense = n * slots == len(owner)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
         rows, kv_heads, size = query.shape[2], key.shape[1], query.shape[3]
@@ -280,19 +302,22 @@ class DecodeLayout(Layout):
         """The step's tokens are stored in every layer; the next call writes behind them."""
         self._step += 1
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but `rows` (ascending), and prompts that nobody continues any more."""
-        self._keys = [k.index_select(0, rows) for k in self._keys]
-        self._values = [v.index_select(0, rows) for v in self._values]
-        owner = self._owner[rows]
-        prompts, owner = torch.unique(owner, return_inverse=True)
-        if prompts.numel() < self._prompt_mask.shape[0]:
+        device = self._prompt_mask.device
+        kept = torch.tensor(rows, device=device)
+        self._keys = [k.index_select(0, kept) for k in self._keys]
+        self._values = [v.index_select(0, kept) for v in self._values]
+        owner = [self._owner[row] for row in rows]
+        prompts = sorted(set(owner))
+        if len(prompts) < self._prompt_mask.shape[0]:
+            kept = torch.tensor(prompts, device=device)
             self._prefix = PrefixCache(
-                [k.index_select(0, prompts) for k in self._prefix.keys],
-                [v.index_select(0, prompts) for v in self._prefix.values],
+                [k.index_select(0, kept) for k in self._prefix.keys],
+                [v.index_select(0, kept) for v in self._prefix.values],
             )
-            self._prompt_mask = self._prompt_mask.index_select(0, prompts)
-        self._assign(owner)
+            self._prompt_mask = self._prompt_mask.index_select(0, kept)
+        self._assign([prompts.index(prompt) for prompt in owner])
 
 
 def _attend_part(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS, chunked_logprobs
-from avrt.grpo.prefix import PackedLayout
+from avrt.grpo.prefix import AttentionKernel, PackedLayout
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,12 @@ class LanguageModel:
     Attributes:
         text_model: a transformers text model whose attention implementation is `avrt.grpo.prefix.ATTENTION_NAME`.
         head: the language-model head, a linear layer without bias.
+        kernel: what computes the attention of packed rows.
     """
 
     text_model: PreTrainedModel
     head: nn.Linear
+    kernel: AttentionKernel = "sdpa"
 
     @property
     def head_weight(self) -> Tensor:
@@ -125,7 +127,8 @@ def score_responses(
     if not flat or min(len(r) for r in flat) == 0:
         raise ValueError("every response needs at least one token")
     # The last token of a response predicts nothing, so it is not part of the input.
-    layout = PackedLayout([len(p) for p in prompts], [[len(r) - 1 for r in group] for group in responses], device)
+    lengths = [[len(r) - 1 for r in group] for group in responses]
+    layout = PackedLayout([len(p) for p in prompts], lengths, device, kernel=model.kernel)
     hidden = packed_forward(model, layout, prompts, [[r[:-1] for r in group] for group in responses])
 
     # The row that predicts a response's first token is its prompt's last; the whole group shares it.
@@ -143,10 +146,10 @@ def score_responses(
         banned=banned,
         chunk_rows=chunk_rows,
     )
-    lengths = [len(r) for r in flat]
-    mask = pad_sequence([torch.ones(c, dtype=torch.bool, device=device) for c in lengths], batch_first=True)
+    sizes = [len(r) for r in flat]
+    mask = pad_sequence([torch.ones(c, dtype=torch.bool, device=device) for c in sizes], batch_first=True)
     return Scores(
-        pad_sequence(list(logprobs.split(lengths)), batch_first=True),
-        pad_sequence(list(entropies.split(lengths)), batch_first=True),
+        pad_sequence(list(logprobs.split(sizes)), batch_first=True),
+        pad_sequence(list(entropies.split(sizes)), batch_first=True),
         mask,
     )

@@ -125,7 +125,9 @@ def device_memory(
     hidden = text.hidden_size
     embedded = s.prompts_per_device if s.task == "grpo" else s.batch_size
     rows = min(s.responses_per_device, max(1, s.kv_cache_tokens // max(1, s.completion_tokens)))
-    patches = s.prompt_tokens * vision.spatial_merge_size**2
+    # Prompts go through the encoders together up to a bound, a longer one alone.
+    encoded = max(s.prompt_tokens, min(s.encoder_batch_tokens, embedded * s.prompt_tokens))
+    patches = encoded * vision.spatial_merge_size**2
     return DeviceMemory(
         weights=weights,
         gradients=gradients,

@@ -57,6 +57,7 @@ class RunSettings:
     num_iterations: int = 1
     reference: str = "none"
     kv_cache_tokens: int = 0
+    encoder_batch_tokens: int = 1
     lora: LoRAConfig | None = None
     reduce_bucket_size: int = 0
     overlap_comm: bool = False
@@ -129,6 +130,7 @@ def read_settings(
         num_iterations=arguments.get("num_iterations", 1),
         reference=_reference(task, arguments, lora),
         kv_cache_tokens=arguments.get("kv_cache_tokens", 0),
+        encoder_batch_tokens=arguments["student"]["encoder_batch_tokens"],
         lora=lora,
         reduce_bucket_size=strategy_arguments.get("reduce_bucket_size", 0),
         overlap_comm=strategy_arguments.get("overlap_comm", False),

@@ -9,11 +9,26 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.grpo.prefix import ATTENTION_NAME
+from avrt.grpo.rollout import SamplingConfig, TransformersRollout
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, score_responses
 from avrt.student import freeze_encoders
 from tests.published_shapes import OMNI_7B
 
 PROMPT, MEDIA, GROUP = 3072, 2500, 4
+
+
+@torch.no_grad()
+def roll_out(model: LanguageModel, prompts: list[EmbeddedPrompt], banned: torch.Tensor) -> None:
+    """Prefill and two tokens. The loop around them asks for the tokens' values, which fake tensors do not have."""
+    engine = TransformersRollout(model, SamplingConfig(), eos_token_ids=(1,), banned=banned)
+    hidden, position, cache = engine.prefill(prompts, GROUP)
+    for step in range(2):
+        token, logprob = engine.sample(hidden, torch.zeros(2 * GROUP, dtype=torch.float64))
+        assert token.shape == logprob.shape == position.shape == (2 * GROUP,)
+        hidden = engine.decode_step(token, position + step, cache)
+        assert hidden.shape == (2 * GROUP, OMNI_7B.hidden)
+    cache.keep([1, 5])
+    assert engine.decode_step(token[:2], position[:2], cache).shape == (2, OMNI_7B.hidden)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -41,6 +56,9 @@ def test_7b_step(checkpointing: bool) -> None:
         lengths = [[200 - 7 * g - i for g in range(GROUP)] for i in range(2)]
         responses = [[torch.zeros(c, dtype=torch.long) for c in group] for group in lengths]
         banned = torch.zeros(OMNI_7B.vocabulary, dtype=torch.bool)
+        roll_out(model, prompts, banned)
+        with torch.no_grad():
+            reference = score_responses(model, prompts, responses, banned=banned)
         scores = score_responses(model, prompts, responses, banned=banned)
         assert scores.logprobs.shape == (2 * GROUP, 200)
         assert scores.logprobs.dtype == torch.float32
@@ -51,10 +69,11 @@ def test_7b_step(checkpointing: bool) -> None:
             torch.zeros(2 * GROUP),
             LossConfig(),
             Normalizer(2 * GROUP, tokens, float(tokens), 1024),
-            ref_logprobs=scores.logprobs.detach(),
+            ref_logprobs=reference.logprobs,
             entropies=scores.entropies,
         )
         out.loss.backward()
+        torch.optim.AdamW([p for p in thinker.parameters() if p.requires_grad]).step()
     assert len(text_model.layers) == 28
     assert thinker.lm_head.weight.shape == (152_064, 3584)
     for name, parameter in thinker.named_parameters():

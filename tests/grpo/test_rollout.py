@@ -234,7 +234,7 @@ def test_the_last_random_number_is_no_way_in(student32: Student) -> None:
     engine = TransformersRollout(student32.language_model, CONFIG, student32.eos_token_ids, banned)
     hidden = torch.randn(64, SHAPE.hidden_size, generator=torch.Generator().manual_seed(0))
     for uniform in (0.0, 0.5, 1 - 2**-53):  # torch.rand draws multiples of 2^-53 below 1
-        token, logprob = engine._sample(hidden, torch.full((64,), uniform, dtype=torch.float64))
+        token, logprob = engine.sample(hidden, torch.full((64,), uniform, dtype=torch.float64))
         assert (token < 200).all(), uniform
         assert logprob.isfinite().all()
 

@@ -165,6 +165,28 @@ def test_settings_change_nothing(student64: Student, settings: dict[str, Any], t
     assert_same(backward(student64.thinker, rows(changed)), backward(student64.thinker, rows(default)))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+def test_flex_attention_changes_nothing(
+    student64: Student, student_folder: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+) -> None:
+    """All of the row in one FlexAttention call: the same scores and gradients.
+
+    torch refuses a gradient on the CPU, though what it runs there without compiling is plain arithmetic that has one.
+    """
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    flex = load_student(student_folder, dtype="float64", attention_kernel="flex", gradient_checkpointing=checkpointing)
+    widen_norms(flex.thinker.model.language_model)
+    prompts = student64.embed([student64.encoder.encode(sample) for sample in mixed_samples()])
+    responses = groups(student64, [3, 1, 4, 2])
+    default = score_responses(student64.language_model, prompts, responses)
+    changed = score_responses(flex.language_model, prompts, responses)
+    torch.testing.assert_close(changed.logprobs, default.logprobs, **EXACT)
+    torch.testing.assert_close(changed.entropies, default.entropies, **EXACT)
+    assert_same(backward(flex.thinker, rows(changed)), backward(student64.thinker, rows(default)))
+    reference = score_responses(flex.reference(), prompts, responses)
+    torch.testing.assert_close(reference.logprobs, default.logprobs, **EXACT)
+
+
 def test_other_prompts_responses_and_padding_change_nothing(student64: Student) -> None:
     """A group's scores do not depend on what shares its row, or on how long that is."""
     prompts = student64.embed([student64.encoder.encode(sample) for sample in mixed_samples()])
@@ -217,9 +239,10 @@ def test_refusals(student64: Student) -> None:
         _ = PackedLayout([3], [[2]]).prefix_cache
 
 
-def test_layout_by_hand() -> None:
+@pytest.mark.parametrize("kernel", ["sdpa", "flex"])
+def test_layout_by_hand(kernel: Any) -> None:
     """Two prompts of 3 and 2 tokens with responses of 2, 0 and 1 tokens: every token's position and what it sees."""
-    layout = PackedLayout([3, 2], [[2, 0], [1]])
+    layout = PackedLayout([3, 2], [[2, 0], [1]], kernel=kernel)
     assert layout.num_tokens == 8
     (first, second), ((one, empty), (other,)) = (
         [list(range(*span)) for span in layout.prompt_rows],

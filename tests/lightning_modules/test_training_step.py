@@ -222,6 +222,12 @@ def test_media_is_embedded_once_per_prompt_and_window(student_folder: Path, shar
     assert module.student.encoder_runs == 2 * 2 * 2
 
 
+def test_flex_attention_is_refused_where_it_has_no_gradient(student_folder: Path, shards: Path) -> None:
+    module = grpo_module(student_folder, student=student_config(student_folder, attention_kernel="flex"))
+    with pytest.raises(ValueError, match=r"model\.init_args\.student\.attention_kernel.*sdpa"):
+        fit(module, grpo_data(shards), max_steps=1)
+
+
 class Poison(Callback):
     """Breaks one micro-batch of the second optimizer step: its loss, or a single gradient."""
 
