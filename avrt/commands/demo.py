@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--make", choices=("clips", "student"), help="make only the clips, or only the untrained student, in --out"
     )
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="only serve the two teachers and the merger, for cli_configs/traces_demo.yaml, until interrupted",
+    )
+    parser.add_argument("--port", type=int, metavar="N", help="where --serve listens (default: 8790)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
 
     from avrt.demo.settings import DemoSettings
 
+    if args.port is not None and not args.serve:
+        raise ValueError("--port: belongs to --serve")
+    if args.serve:
+        return _serve(args.port)
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, is {args.seed}")
     out = Path(args.out)
@@ -57,4 +67,25 @@ def run(args: argparse.Namespace) -> int:
     print_result(result, out, Console())
     if json_path is not None:
         write_atomic(json_path, result.to_json().encode())
+    return 0
+
+
+def _serve(port: int | None) -> int:
+    from rich.console import Console
+
+    from avrt.demo.servers import DEFAULT_PORT, MODELS, serve_demo_models
+
+    def announce(url: str) -> None:
+        line = f"serving {', '.join(MODELS)} at {url}; stop with Ctrl-C"
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+
+    port = DEFAULT_PORT if port is None else port
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port must be 0 (any free one) to 65535, is {port}")
+    try:
+        serve_demo_models(port, announce)
+    except KeyboardInterrupt:
+        pass  # that is how it ends
+    except OSError as error:
+        raise ValueError(f"--port {port}: {error.strerror}; choose another one, or 0 for any that is free") from error
     return 0

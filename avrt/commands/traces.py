@@ -33,11 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the steps and print the statistics."""
+    from avrt.demo.paths import resolve_demo_paths
     from avrt.traces.config_file import load_config
     from avrt.traces.pipeline import run_traces
     from avrt.traces.statistics import print_statistics
 
     config = load_config(args.config or [], args.settings)
+    resolve_demo_paths(config)
     steps = tuple(step for step in STEPS if not args.stage or step in args.stage)
     statistics = run_traces(config, steps=steps, retry_rejected=args.retry_rejected, workers=args.workers)
     if statistics is not None:

@@ -16,9 +16,7 @@ import hashlib
 import io
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -33,6 +31,10 @@ VISION_MODEL = "demo-vision"
 AUDIO_MODEL = "demo-audio"
 MERGE_MODEL = "demo-merger"
 MODELS = (VISION_MODEL, AUDIO_MODEL, MERGE_MODEL)
+
+HOST = "127.0.0.1"
+DEFAULT_PORT = 8790
+"""The port in cli_configs/traces_demo.yaml."""
 
 _OPTION = re.compile(r"^\(([A-Z])\) (.+)$", re.MULTILINE)
 _PICTURE = re.compile(r"The picture is (\w+)\.")
@@ -81,10 +83,13 @@ class DemoModels:
 
     def _once(self, parts: list[dict[str, Any]], perceive: Callable[[], str | None]) -> str | None:
         """What is perceived in some media; equal media are looked at once."""
-        digest = hashlib.sha256(json.dumps(parts).encode()).digest()
-        if digest not in self._perceived:
-            self._perceived[digest] = perceive()
-        return self._perceived[digest]
+        digest = hashlib.sha256()
+        for part in parts:
+            digest.update(str(part[part["type"]]).encode())
+        key = digest.digest()
+        if key not in self._perceived:
+            self._perceived[key] = perceive()
+        return self._perceived[key]
 
 
 def _describe(kind: str, seen: str, text: str, options: dict[str, str]) -> str:
@@ -219,25 +224,24 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
 
-@contextmanager
-def serve_demo_models(port: int = 0) -> Iterator[str]:
-    """Run the server in a thread on the local machine; yields its address for `base_urls`.
+def serve_demo_models(port: int, ready: Callable[[str], None]) -> None:
+    """Serve the models on the local machine until the process is interrupted.
 
     Args:
         port: 0 takes a free one.
+        ready: called with the address for `base_urls` once calls are taken.
 
     Raises:
         OSError: the port is taken.
     """
-    server = _Server(("127.0.0.1", port), _Handler)
-    thread = threading.Thread(target=server.serve_forever, name="demo-models", daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with _Server((HOST, port), _Handler) as server:
+        ready(server_url(server.server_address[1]))
+        server.serve_forever()
+
+
+def server_url(port: int) -> str:
+    """What stands in `base_urls` for a server of this machine."""
+    return f"http://{HOST}:{port}/v1"
 
 
 def _error(message: str) -> dict[str, Any]:

@@ -26,14 +26,15 @@ from avrt.traces.config import Model, Stage, StageConfig
 from avrt.traces.failures import BadReplyError, Failure, Kind, classify
 from avrt.traces.records import Status
 from avrt.traces.redaction import redactor
+from avrt.traces.transport import AiohttpTransport
 
+CONNECT_SECONDS = 10.0
+"""Time to open a connection; a server that needs longer is taken for overloaded."""
 PROBE_SECONDS = 10.0
 """Time for a server to answer a probe."""
 MAX_PROBE_PAUSE = 15.0
 GATEWAY_STATUS = frozenset({429, 502, 503, 504})
 """Answers to a probe that come from something in front of the server, or from one that is still loading."""
-CONNECTIONS_PER_CLIENT = 8
-"""httpx looks through all connections of a client for every request; many small clients keep that short."""
 
 
 class StageError(ValueError):
@@ -57,20 +58,14 @@ class Outcome:
 class Server:
     """One address, with its limit and its health."""
 
-    def __init__(self, number: int, clients: list[openai.AsyncOpenAI], max_concurrency: int) -> None:
+    def __init__(self, number: int, client: openai.AsyncOpenAI, max_concurrency: int) -> None:
         self.number = number
-        self.clients = clients
+        self.client = client
         self.limit = AdaptiveLimit(max_concurrency)
         self.in_flight = 0
         self.up = True
         self.recovery: asyncio.Task[None] | None = None
         self.last_error = ""
-        self._turn = 0
-
-    def next_client(self) -> openai.AsyncOpenAI:
-        """One of its clients, in turn."""
-        self._turn = (self._turn + 1) % len(self.clients)
-        return self.clients[self._turn]
 
     @property
     def has_room(self) -> bool:
@@ -112,11 +107,7 @@ class ServerPool:
         # Made once: reading the system's certificates takes longer than all else here.
         context = ssl.create_default_context()
         self.servers = [
-            Server(
-                number,
-                [self._client(url, context) for _ in range(-(-config.max_concurrency // CONNECTIONS_PER_CLIENT))],
-                config.max_concurrency,
-            )
+            Server(number, self._client(url, context), config.max_concurrency)
             for number, url in enumerate(config.base_urls)
         ]
         return self
@@ -127,19 +118,15 @@ class ServerPool:
         for server in self.servers:
             if server.recovery is not None:
                 server.recovery.cancel()
-            for client in server.clients:
-                await client.close()
+            await server.client.close()
 
     def _client(self, url: str, context: ssl.SSLContext) -> openai.AsyncOpenAI:
         seconds = self.config.request_timeout_seconds
-        timeout = httpx2.Timeout(seconds, connect=min(10.0, seconds))
-        # An idle connection is dropped well before uvicorn's 5 seconds: one that both ends close at the same time
-        # breaks the call that was just sent over it.
-        limits = httpx2.Limits(
-            max_connections=None, max_keepalive_connections=2 * CONNECTIONS_PER_CLIENT, keepalive_expiry=2.0
-        )
+        timeout = httpx2.Timeout(seconds)
         # Without the environment's proxies and .netrc: neither belongs between a run and its servers.
-        http_client = httpx2.AsyncClient(timeout=timeout, limits=limits, verify=context, trust_env=False)
+        http_client = httpx2.AsyncClient(
+            timeout=timeout, transport=AiohttpTransport(context, CONNECT_SECONDS), trust_env=False
+        )
         return openai.AsyncOpenAI(
             base_url=url, api_key=self._key or "none", max_retries=0, timeout=timeout, http_client=http_client
         )
@@ -210,7 +197,7 @@ class ServerPool:
         try:
             # The client's own time-out starts anew with every byte; this one bounds the whole attempt.
             async with asyncio.timeout(self.config.request_timeout_seconds):
-                reply = await server.next_client().post(
+                reply = await server.client.post(
                     "/chat/completions",
                     cast_to=object,
                     content=body,
@@ -335,7 +322,7 @@ class ServerPool:
         """
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                page = await server.next_client().models.list()
+                page = await server.client.models.list()
         except openai.APIStatusError as error:
             if error.status_code in GATEWAY_STATUS:
                 raise _NotUpError(classify(error).error) from error

@@ -74,6 +74,17 @@ def test_a_lasting_fault_is_given_up_after_the_attempts_allowed(name: str) -> No
     assert server.seen["q"] == 4
 
 
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("reset", "connection broken: "), ("half_body", "connection broken: "), ("hang", "timeout: no answer in time")],
+)
+def test_a_broken_connection_and_a_time_out_are_told_apart(name: str, error: str) -> None:
+    """Only the time-out says that the server is overloaded; the other takes it out of turn until it answers."""
+    with ScriptedServer(first_times(1, TRANSIENT[name])) as server:
+        (outcome,) = call_all([server.url], ["q"])
+    assert outcome.error.startswith(error)
+
+
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
 def test_a_permanent_refusal_is_asked_once(status: int) -> None:
     message = "This model's maximum context length is 4096 tokens"

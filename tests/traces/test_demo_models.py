@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from avrt.cli import main
 from avrt.demo.clips import PICTURES, SOUNDS
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
-from avrt.demo.servers import AUDIO_MODEL, MERGE_MODEL, VISION_MODEL, BadRequestError, DemoModels
-from avrt.demo.trace_run import make_demo_traces
+from avrt.demo.servers import (
+    AUDIO_MODEL,
+    DEFAULT_PORT,
+    HOST,
+    MERGE_MODEL,
+    VISION_MODEL,
+    BadRequestError,
+    DemoModels,
+    server_url,
+)
+from avrt.demo.trace_run import make_demo_traces, traces_command
 from avrt.media import read_clip
 from avrt.sample import Sample
 from avrt.shards import ShardSet, ShardWriter
+from avrt.traces.config import STAGES
+from avrt.traces.config_file import load_config
 from avrt.traces.messages import build_content
 
 
@@ -105,3 +123,39 @@ def test_a_model_refuses_the_other_stream(
 ) -> None:
     with pytest.raises(BadRequestError, match=f"{model} takes (pictures|sound|text) only"):
         DemoModels().reply(model, [{"role": "user", "content": contents[stage][0]}])
+
+
+def test_the_server_tells_its_address_and_ends_quietly_when_interrupted() -> None:
+    words = [sys.executable, "-m", "avrt", "demo", "--serve", "--port", "0"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split(" at ")[1].split(";")[0]
+        with urllib.request.urlopen(f"{url}/models") as reply:
+            assert [model["id"] for model in json.load(reply)["data"]] == [VISION_MODEL, AUDIO_MODEL, MERGE_MODEL]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_port_that_cannot_be_listened_on_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["demo", "--serve", "--port", str(port)]) == 1
+    assert f"--port {port}: Address already in use; choose another one" in capsys.readouterr().err
+    assert main(["demo", "--serve", "--port", "70000"]) == 1
+    assert "--port must be 0 (any free one) to 65535, is 70000" in capsys.readouterr().err
+    assert main(["demo", "--port", "8790"]) == 1
+    assert "--port: belongs to --serve" in capsys.readouterr().err
+
+
+def test_the_command_of_the_story_is_the_public_one() -> None:
+    words = traces_command(Path("a/shards"), Path("a/ledger"), Path("a/traces"), port=1234)
+    assert words[0] == "traces"
+    assert words[1:3] == ["--config", str(Path(words[2]))]
+    config = load_config([words[2]], words[4::2])
+    assert (config.shards, config.ledger, config.output) == ("a/shards", "a/ledger", "a/traces")
+    assert {config.stage(stage).base_urls[0] for stage in STAGES} == {"http://127.0.0.1:1234/v1"}
+    preset = load_config([words[2]])
+    assert {preset.stage(stage).base_urls[0] for stage in STAGES} == {server_url(DEFAULT_PORT)}
