@@ -24,6 +24,7 @@ import openai
 from avrt.traces.concurrency import AdaptiveLimit
 from avrt.traces.config import Model, Stage, StageConfig
 from avrt.traces.failures import BadReplyError, Failure, Kind, classify
+from avrt.traces.presets import PRESETS
 from avrt.traces.records import Status
 from avrt.traces.redaction import redactor
 from avrt.traces.transport import AiohttpTransport
@@ -229,6 +230,16 @@ class ServerPool:
         mend = f"check the key in {variable}" if variable else f"name the key's variable in {self.stage}.api_key_env"
         return f"{self.stage}: a server refuses this run ({self.redact(failure.error)}); {mend}"
 
+    def _nobody_message(self) -> str:
+        count, seconds = len(self.servers), self.config.server_wait_seconds
+        preset = PRESETS.get(self.config.preset or "")
+        command = f" (docs/traces.md: {preset.serve})" if preset and preset.serve else ""
+        return (
+            f"{self.stage}.base_urls: none of the {count} servers answered for {seconds:g} s "
+            f"({self.redact(self.servers[0].last_error)}); start them{command} and run the same command again, "
+            "nothing is lost"
+        )
+
     async def _acquire(self) -> Server:
         """A place at the next server in turn that has one; waits for it.
 
@@ -257,11 +268,7 @@ class ServerPool:
                 elif down_since is None:
                     down_since = now
                 elif now - down_since >= self.config.server_wait_seconds:
-                    raise StageError(
-                        f"{self.stage}.base_urls: none of the {len(self.servers)} servers answered for "
-                        f"{self.config.server_wait_seconds:g} s ({self.redact(self.servers[0].last_error)}); start "
-                        "them and run the same command again, nothing is lost"
-                    )
+                    raise StageError(self._nobody_message())
         except BaseException:
             if place.done() and not place.cancelled():
                 self._release(place.result())

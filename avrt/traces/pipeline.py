@@ -47,9 +47,10 @@ def run_traces(
     calling = [stage for stage in STAGES if stage in steps]
     for stage in calling:
         api_key(stage, config.stage(stage))
-    planner = Planner(config, ShardSet(config.shards, split=config.split))
     statistics = None
+    # Locked before the shards are read, which takes seconds for a large set: a second run is refused at once.
     with FolderLock(Path(config.ledger)), ExitStack() as stack:
+        planner = Planner(config, ShardSet(config.shards, split=config.split))
         if workers > 1 and calling:
             from avrt.traces.distributed import ray_session
 

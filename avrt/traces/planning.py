@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from avrt.answers import ParsedAnswer, parse
 from avrt.sample import Sample
@@ -71,7 +72,9 @@ class Planner:
 
     def teacher_call(self, stage: Stage, index: int) -> PlannedCall | None:
         """A teacher's call about one sample; None if the sample lacks its stream."""
-        record = self.shards.record(index)
+        return self._teacher_call(stage, index, self.shards.record(index))
+
+    def _teacher_call(self, stage: Stage, index: int, record: dict[str, Any]) -> PlannedCall | None:
         names = sent_members(stage, list(record["members"]))
         if not names:
             return None
@@ -94,26 +97,27 @@ class Planner:
 
     def teacher_replies(self, index: int, ledger: LedgerIndex) -> tuple[Sample, dict[Stage, TeacherReply]]:
         """A sample, and what the ledger holds of both teachers about it."""
+        record = self.shards.record(index)
+        sample = to_sample(record)
         replies: dict[Stage, TeacherReply] = {}
-        sample = None
         for stage in TEACHERS:
-            call = self.teacher_call(stage, index)
-            record = ledger.get(call.key) if call else None
-            if call is not None:
-                sample = call.sample
-            replies[stage] = replace(read_teacher(record, sample), has_stream=call is not None)
-        return sample or self.shards.metadata(index), replies
+            call = self._teacher_call(stage, index, record)
+            reply = read_teacher(ledger.get(call.key) if call else None, sample)
+            replies[stage] = replace(reply, has_stream=call is not None)
+        return sample, replies
 
     def calls(self, stage: Stage, ledger: LedgerIndex) -> Iterator[PlannedCall]:
         """All calls of a stage that can be made now, in the shards' order; done or not."""
         for index in range(len(self.shards)):
-            if stage == "merge":
-                sample, replies = self.teacher_replies(index, ledger)
-                call = self.merge_call(index, sample, replies)
-            else:
-                call = self.teacher_call(stage, index)
+            call = self.call(stage, index, ledger)
             if call is not None:
                 yield call
+
+    def call(self, stage: Stage, index: int, ledger: LedgerIndex) -> PlannedCall | None:
+        """A stage's call about one sample, or None if there is none to make now."""
+        if stage != "merge":
+            return self.teacher_call(stage, index)
+        return self.merge_call(index, *self.teacher_replies(index, ledger))
 
     def _call(self, stage: Stage, index: int, sample: Sample, prompt: str, media: str) -> PlannedCall:
         model = self.models[stage]
@@ -129,9 +133,9 @@ class Planner:
         return PlannedCall(key, index, sample, prompt, media)
 
 
-def read_teacher(record: CallRecord | None, sample: Sample | None) -> TeacherReply:
+def read_teacher(record: CallRecord | None, sample: Sample) -> TeacherReply:
     """Parse a teacher's reply. Happens anew each time: a better parser needs no new call."""
-    if record is None or sample is None or record.status is not Status.OK:
+    if record is None or record.status is not Status.OK:
         return TeacherReply(record, None, False)
     parsed = parse(record.reply, sample, "robust", record.finish_reason)
     return TeacherReply(record, parsed, parsed.letter == sample.gold)

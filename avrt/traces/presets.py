@@ -22,7 +22,7 @@ class Preset:
         sampling: parameters of every call. ``max_tokens`` is always sent: servers' own defaults may be as low as 16.
         suffix: sentence that must close the prompt, or nothing.
         thinking: how the model marks its thinking, for readers; `avrt.answers` knows all of these.
-        serve: command that starts a server for it.
+        serve: command that starts a server for it; `docs/traces.md` explains its options.
     """
 
     model: str
@@ -41,8 +41,8 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             sampling={"temperature": 0.8, "max_tokens": 32768},
             thinking="◁think▷ ... ◁/think▷",
             serve=(
-                "vllm serve moonshotai/Kimi-VL-A3B-Thinking-2506 --revision COMMIT --trust-remote-code "
-                "--max-model-len 65536 --max-num-seqs 64 --limit-mm-per-prompt '{\"image\": 8}' "
+                "vllm serve moonshotai/Kimi-VL-A3B-Thinking-2506 --revision COMMIT --code-revision COMMIT "
+                "--trust-remote-code --max-model-len 65536 --max-num-seqs 64 --limit-mm-per-prompt '{\"image\": 8}' "
                 "--generation-config vllm"
             ),
         ),

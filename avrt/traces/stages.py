@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avrt.traces.backlog import Backlog, open_backlog
 from avrt.traces.client import ServerPool, StageError
 from avrt.traces.config import Stage, StageConfig, TracesConfig, api_key
 from avrt.traces.ledger import LedgerIndex, LedgerWriter
@@ -20,6 +23,9 @@ ENOUGH_TO_JUDGE = 100
 """Calls after which the share of failures can stop a stage."""
 
 FAILURES = (Status.REJECTED, Status.GAVE_UP)
+
+PREPARED_AHEAD = 16
+"""Calls that lie ready for the next free places, with their media: some megabytes each for real clips."""
 
 
 def run_stage(
@@ -47,95 +53,99 @@ def run_stage(
         LedgerError: the ledger is damaged, or in use.
         OSError: the disk is full or failing.
     """
-    config = planner.config
-    ledger = LedgerIndex(config.ledger)
-    total = 0
-    waiting: list[tuple[int, str]] = []
-    for call in planner.calls(stage, ledger):
-        if not mine(call):
-            continue
-        total += 1
-        status = ledger.status(call.key)
-        if status is None or not status.is_final or (retry_rejected and status is Status.REJECTED):
-            waiting.append((call.index, call.key))
-    with StageProgress(stage, total, total - len(waiting)) as progress:
-        if waiting:
-            todo = _planned_again(stage, planner, ledger, waiting)
-            asyncio.run(_make_calls(stage, planner, todo, progress, writer_name))
+    ledger = LedgerIndex(planner.config.ledger)
+    with StageProgress(stage) as progress:
+
+        def missing() -> Iterator[int]:
+            for call in planner.calls(stage, ledger):
+                if mine(call):
+                    status = ledger.status(call.key)
+                    again = retry_rejected and status is Status.REJECTED
+                    done = status is not None and status.is_final and not again
+                    progress.found(done=done)
+                    if not done:
+                        yield call.index
+
+        todo = missing()
+        # Where nothing is missing, no server is needed.
+        if (first := next(todo, None)) is not None:
+            asyncio.run(_make_calls(stage, planner, ledger, itertools.chain([first], todo), progress, writer_name))
     return progress.counts
 
 
-def _planned_again(
-    stage: Stage, planner: Planner, ledger: LedgerIndex, waiting: list[tuple[int, str]]
-) -> Iterator[PlannedCall]:
-    """The calls with their prompts, made when their turn comes: fifty thousand prompts need not lie in memory."""
-    for index, _ in waiting:
-        if stage == "merge":
-            call = planner.merge_call(index, *planner.teacher_replies(index, ledger))
-        else:
-            call = planner.teacher_call(stage, index)
-        assert call is not None
-        yield call
+@dataclass(frozen=True)
+class _Prepared:
+    """A call with all that is sent."""
+
+    call: PlannedCall
+    content: list[dict[str, Any]]
 
 
 async def _make_calls(
-    stage: Stage, planner: Planner, todo: Iterator[PlannedCall], progress: StageProgress, writer_name: str
+    stage: Stage,
+    planner: Planner,
+    ledger: LedgerIndex,
+    missing: Iterator[int],
+    progress: StageProgress,
+    writer_name: str,
 ) -> None:
     config = planner.config
     stage_config = config.stage(stage)
     model = planner.models[stage]
+
+    def prepare(index: int) -> _Prepared:
+        """Plan a call anew when its turn comes: fifty thousand prompts need not lie in memory."""
+        call = planner.call(stage, index, ledger)
+        assert call is not None
+        return _Prepared(call, _content(stage, stage_config, planner, call))
+
+    async def work(writer: LedgerWriter, pool: ServerPool, backlog: Backlog[_Prepared]) -> None:
+        async for prepared in backlog:
+            call = prepared.call
+            outcome = await pool.call(prepared.content)
+            await writer.append(
+                CallRecord(
+                    key=call.key,
+                    stage=stage,
+                    sample=call.sample.id,
+                    status=outcome.status,
+                    text=outcome.text,
+                    reasoning=outcome.reasoning,
+                    finish_reason=outcome.finish_reason,
+                    usage=outcome.usage,
+                    latency=outcome.latency,
+                    attempts=outcome.attempts,
+                    model=model.name,
+                    revision=model.revision,
+                    error=outcome.error,
+                )
+            )
+            progress.finished(outcome.status)
+            _stop_if_failing(stage, config, progress.counts, outcome.error)
+
     # The ledger first: a second run must be refused before it bothers a server.
     async with (
         LedgerWriter(config.ledger, writer_name) as writer,
         ServerPool(stage, stage_config, model, api_key(stage, stage_config)) as pool,
     ):
         await pool.check()
-
-        async def work() -> None:
-            for call in todo:
-                outcome = await pool.call(await _content(stage, stage_config, planner, call))
-                await writer.append(
-                    CallRecord(
-                        key=call.key,
-                        stage=stage,
-                        sample=call.sample.id,
-                        status=outcome.status,
-                        text=outcome.text,
-                        reasoning=outcome.reasoning,
-                        finish_reason=outcome.finish_reason,
-                        usage=outcome.usage,
-                        latency=outcome.latency,
-                        attempts=outcome.attempts,
-                        model=model.name,
-                        revision=model.revision,
-                        error=outcome.error,
-                    )
-                )
-                progress.finished(outcome.status)
-                _stop_if_failing(stage, config, progress.counts, outcome.error)
-
         try:
-            async with asyncio.TaskGroup() as group:
+            async with open_backlog(missing, prepare, ahead=PREPARED_AHEAD) as backlog, asyncio.TaskGroup() as group:
                 for _ in range(pool.capacity):
-                    group.create_task(work())
+                    group.create_task(work(writer, pool, backlog))
         except ExceptionGroup as errors:
             # The first one says it all: the others were cancelled, or met the same full disk or dead server.
             raise _first(errors) from None
 
 
-async def _content(stage: Stage, config: StageConfig, planner: Planner, call: PlannedCall) -> list[dict[str, Any]]:
+def _content(stage: Stage, config: StageConfig, planner: Planner, call: PlannedCall) -> list[dict[str, Any]]:
     if not call.media:
         return build_content(stage, None, call.prompt)
-
-    def read_and_build() -> list[dict[str, Any]]:
-        clip = planner.shards.media(call.index)
-        if config.transport == "file":
-            assert config.media_dir is not None
-            return build_file_content(stage, clip, call.prompt, Path(config.media_dir), call.sample.id, call.media)
-        return build_content(stage, clip, call.prompt)
-
-    # In a thread: reading a clip and spelling it in base64 takes milliseconds.
-    return await asyncio.to_thread(read_and_build)
+    clip = planner.shards.media(call.index)
+    if config.transport == "file":
+        assert config.media_dir is not None
+        return build_file_content(stage, clip, call.prompt, Path(config.media_dir), call.sample.id, call.media)
+    return build_content(stage, clip, call.prompt)
 
 
 def _stop_if_failing(stage: Stage, config: TracesConfig, counts: Counter[Status], last_error: str) -> None:

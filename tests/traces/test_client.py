@@ -206,6 +206,8 @@ def test_no_server_at_all_stops_the_run() -> None:
         url = server.url
     with pytest.raises(StageError, match=r"vision\.base_urls: none of the 1 servers answered for 1 s"):
         call_all([url], ["q"], server_wait_seconds=1)
+    with pytest.raises(StageError, match=r"start them \(docs/traces\.md: vllm serve moonshotai/Kimi-VL"):
+        call_all([url], ["q"], server_wait_seconds=0.1, preset="kimi-vl-a3b-thinking-2506")
 
 
 def test_another_model_is_noticed_before_the_first_call() -> None:

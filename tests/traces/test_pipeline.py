@@ -20,7 +20,7 @@ import pytest
 
 from avrt.answers import is_formatted, parse
 from avrt.shards import ShardSet, read_manifest
-from avrt.traces.ledger import LedgerError, LedgerIndex
+from avrt.traces.ledger import FolderLock, LedgerError, LedgerIndex
 from avrt.traces.pipeline import run_traces
 from avrt.traces.records import Status, decode_record
 from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
@@ -165,6 +165,13 @@ def test_missing_calls_are_refused_unless_allowed(
     statistics = run_traces(replace(config, allow_missing=True), steps=["write"])
     assert statistics is not None
     assert statistics["yield"]["vision_missing"] == 2
+
+
+def test_a_second_run_is_refused_before_it_reads_a_shard(tmp_path: Path) -> None:
+    """Reading the headers of a large set takes many seconds, in which nobody would know."""
+    config = make_config(tmp_path / "no_such_shards", tmp_path, "http://127.0.0.1:1/v1")
+    with FolderLock(tmp_path / "ledger"), pytest.raises(LedgerError, match="another run is writing this ledger"):
+        run_traces(config)
 
 
 def test_one_stage_at_a_time_gives_the_same(
