@@ -1,8 +1,13 @@
 """What tests of every room share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# pytest runs a process per core, and some tests start more: thread pools as wide as the machine would only make them
+# wait for each other. Set before anything imports torch, and inherited by what tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
