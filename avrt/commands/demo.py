@@ -1,8 +1,9 @@
 """Run the whole story on a small self-made task, on a laptop.
 
-Renders short clips whose questions need picture and sound, packs them, fine-tunes a tiny student on scripted traces,
-trains it with GRPO, and measures after each stage what it answers with both streams and with either one. Every step is
-a command of its own, printed before it runs. Takes some minutes on 2 CPU cores.
+Renders short clips whose questions need picture and sound, packs them, has two teachers and a merger write traces,
+fine-tunes a tiny student on these, trains it with GRPO, and measures after each stage what it answers with both streams
+and with either one. Ends with a page that shows every answer. Every step is a command of its own, printed before it
+runs. Takes some minutes on 2 CPU cores.
 """
 
 from __future__ import annotations

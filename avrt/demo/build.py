@@ -1,4 +1,4 @@
-"""Writes the demo's data set to a folder: rendered clips and AVQA-format annotations with scripted traces."""
+"""Writes the demo's data set to a folder: rendered clips and AVQA-format annotations."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def build_demo_clips(
 ) -> DemoFiles:
     """Render the demo's clips and write its annotations.
 
-    `out_dir` receives ``videos/<name>.mp4``, ``train_qa.json`` and ``val_qa.json`` in AVQA's schema with the scripted
-    traces as `av_reasoning`, and ``clips.json``, which tells how the clips were made.
+    `out_dir` receives ``videos/<name>.mp4``, ``train_qa.json`` and ``val_qa.json`` in AVQA's schema, and
+    ``clips.json``, which tells how the clips were made.
     A file gets its final name only when it is complete, so a second call renders just the clips that are missing. One
     process at a time may build a folder.
     A folder may grow: the clips of a smaller set are also those of a larger one with the same seed.

@@ -4,6 +4,7 @@ Everything lies in one cache folder, whose name changes with the settings, so th
 
     clips/                  videos/*.mp4, train_qa.json, val_qa.json
     shards/train, shards/val
+    traces/train            the training shards with traces; traces/ledger holds every call behind them
     student/                random, with a small tokenizer
     sft/                    the same after cli_configs/sft_tiny.yaml; curves and checkpoints are in sft_run/
 
@@ -29,12 +30,14 @@ from rich.console import Console
 from avrt.demo import stages
 from avrt.demo.build import build_demo_clips
 from avrt.demo.settings import DemoSettings
+from avrt.demo.trace_run import demo_server, free_port, traces_command
 
 CACHE_VARIABLE = "AVRT_CACHE"
 
 PARTS = {
     "shards/train": "manifest.json",
     "shards/val": "manifest.json",
+    "traces/train": "manifest.json",
     "student": "config.json",
     "sft": "config.json",
 }
@@ -92,6 +95,8 @@ class DemoCache:
             build_student(path, seed=self.settings.seed)
         elif part == "sft":
             self._fine_tune(path)
+        elif part == "traces/train":
+            self._write_traces(path)
         else:
             self._pack(path.name, path)
 
@@ -103,20 +108,26 @@ class DemoCache:
             files = build_demo_clips(clips, **asdict(self.settings))
         self._run(stages.pack_command(files, split, path), "packing clips and questions into shards")
 
+    def _write_traces(self, path: Path) -> None:
+        shards, port = self.get("shards/train"), free_port()
+        command = traces_command(shards, self.folder / "traces" / "ledger", path, port=port)
+        with demo_server(port):
+            self._run(command, "writing traces with the demo's teachers and merger")
+
     def _fine_tune(self, path: Path) -> None:
         """Run the preset; the student that it exports is the cold start."""
         run = self.folder / "sft_run"
-        self.get("shards/val")
         command = stages.fit_command(
             "sft_tiny.yaml",
-            shards=self.get("shards/train").parent,
+            train=self.get("traces/train"),
+            val=self.get("shards/val"),
             student=self.get("student"),
             out=run,
             seed=self.settings.seed,
         )
         if run.exists():
             shutil.rmtree(run)  # of a build that was killed
-        self._run(command, "fine-tuning the tiny student on scripted traces, which takes a few minutes")
+        self._run(command, "fine-tuning the tiny student on the traces, which takes a few minutes")
         (run / "student").rename(path)
 
     def _run(self, arguments: list[str], what: str) -> None:

@@ -1,4 +1,4 @@
-"""The demo's question set: which clip asks what, and the scripted reasoning that answers it.
+"""The demo's question set: which clip asks what, and the reasoning that answers it.
 
 Clips come in blocks of 64, one for each of the 8 × 8 (picture, sound) pairs. A *quad* is the four clips of two
 pictures crossed with two sounds. All four get the same question with the same options in the same order, and each
@@ -72,7 +72,7 @@ class DemoQuestion:
     answer: int
 
     def annotation(self) -> dict[str, Any]:
-        """The question as one record of AVQA's annotation files, with its trace under AVRT-20K's name for it."""
+        """The question as one record of AVQA's annotation files."""
         return {
             "id": self.id,
             "video_name": self.clip.name,
@@ -82,17 +82,16 @@ class DemoQuestion:
             "answer": self.answer,
             "question_relation": "Both",
             "question_type": "Which",
-            "av_reasoning": self.trace(),
         }
 
     def trace(self) -> str:
-        """Scripted reasoning that ends in the right option: a target for fine-tuning."""
+        """The trace that the demo's merger writes when both teachers have told it right."""
         options = dict(zip(LETTERS, self.options, strict=False))
         return write_trace(self.clip.picture, self.clip.sound, options, LETTERS[self.answer], variant=self.id // 2)
 
 
 def write_trace(picture: str, sound: str, options: Mapping[str, str], letter: str, *, variant: int = 0) -> str:
-    """The scripted reasoning that leads from what is seen and heard to an option.
+    """The reasoning that leads from what is seen and heard to an option.
 
     Args:
         picture, sound: what the clip shows and sounds like.

@@ -9,8 +9,18 @@ from pathlib import Path
 
 from avrt.demo.stages import config_file
 
-SOURCES = ("demo/clips.py", "demo/questions.py", "demo/stages.py", "demo/student.py", "demo/tokenizer.py", "tiny.py")
-"""The files, under ``avrt/``, that decide what is built."""
+SOURCES = (
+    "demo/clips.py",
+    "demo/questions.py",
+    "demo/servers.py",
+    "demo/stages.py",
+    "demo/student.py",
+    "demo/teachers.py",
+    "demo/tokenizer.py",
+    "tiny.py",
+)
+PRESETS = ("traces_demo.yaml", "sft_tiny.yaml")
+"""The files, under ``avrt/`` and ``cli_configs/``, that decide what is built."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +39,9 @@ class DemoSettings:
 
     @property
     def version(self) -> str:
-        """Short hash of all that decides what is built: these settings, the code, and the preset of the cold start."""
+        """Short hash of all that decides what is built: these settings, the code, and the presets that build it."""
         package = Path(__file__).resolve().parents[1]
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
-        for path in (*(package / name for name in SOURCES), config_file("sft_tiny.yaml")):
+        for path in (*(package / name for name in SOURCES), *map(config_file, PRESETS)):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:12]

@@ -41,13 +41,13 @@ def pack_command(files: DemoFiles, split: str, out: Path) -> list[str]:
     return ["pack", *where, "--split", split, *PACK_OPTIONS]
 
 
-def fit_command(preset: str, *, shards: Path, student: Path, out: Path, seed: int) -> list[str]:
+def fit_command(preset: str, *, train: Path, val: Path, student: Path, out: Path, seed: int) -> list[str]:
     """Train `student` as a preset says; curves, checkpoints and the trained student go to `out`."""
     words = [
         *("fit", "--config", shown_path(config_file(preset))),
         *("--model.init_args.student.path", shown_path(student)),
-        *("--data.init_args.train", shown_path(shards / "train")),
-        *("--data.init_args.val", shown_path(shards / "val")),
+        *("--data.init_args.train", shown_path(train)),
+        *("--data.init_args.val", shown_path(val)),
         *("--trainer.logger.init_args.save_dir", shown_path(out)),
     ]
     if seed:
@@ -57,13 +57,22 @@ def fit_command(preset: str, *, shards: Path, student: Path, out: Path, seed: in
     return words
 
 
-def validate_command(modalities: str, *, shards: Path, student: Path, out: Path) -> list[str]:
-    """Answer the held-out questions under ``AV``, ``A`` or ``V``; the result goes to TensorBoard's files in `out`."""
+def evaluate_command(modalities: str, *, shards: Path, student: Path, out: Path) -> list[str]:
+    """Answer the held-out questions under ``AV``, ``A`` or ``V``; records and numbers go to `out`."""
     return [
-        *("validate", "--config", shown_path(config_file("sft_tiny.yaml"))),
+        *("test", "--config", shown_path(config_file("eval_demo.yaml"))),
         *("--model.init_args.student.path", shown_path(student)),
-        *("--data.init_args.train", shown_path(shards / "train")),
-        *("--data.init_args.val", shown_path(shards / "val")),
-        *("--data.init_args.val_modalities", modalities),
+        *("--data.init_args.shards", shown_path(shards / "val")),
+        *("--data.init_args.modalities", modalities),
         *("--trainer.logger.init_args.save_dir", shown_path(out)),
     ]
+
+
+def compare_command(before: Path, after: Path) -> list[str]:
+    """Compare two evaluations, question by question."""
+    return ["compare", shown_path(before), shown_path(after)]
+
+
+def report_command(before: Path, after: Path, out: Path) -> list[str]:
+    """Make the page that shows every answer of two evaluations."""
+    return ["report", shown_path(before), shown_path(after), "--out", shown_path(out)]

@@ -1,4 +1,4 @@
-"""The whole story on the demo's task: clips, shards, traces, SFT, GRPO, and what each stage has learned.
+"""The whole story on the demo's task: clips, shards, traces, SFT, GRPO, what each stage has learned, and a page to see.
 
 Every step is a command that a user can type; it is printed before it runs. All run in this process, which saves the ten
 seconds that each would take to import its libraries.
@@ -22,6 +22,7 @@ from avrt.demo import stages
 from avrt.demo.build import demo_files
 from avrt.demo.clips import SPLITS
 from avrt.demo.settings import DemoSettings
+from avrt.demo.trace_run import demo_server, free_port, serve_command, traces_command
 from avrt.masking import MODALITY_MASKS
 
 HEADINGS = {"AV": "picture and sound (AV)", "A": "sound only (A)", "V": "picture only (V)"}
@@ -83,6 +84,7 @@ class Story:
         for stage in ("sft", "grpo"):
             student = self.train(stage, student)
             accuracy[stage] = self.evaluate(stage, student)
+        self.show()
         rewards = read_curve(self.out / "grpo", "reward")
         return StoryResult(
             accuracy,
@@ -92,24 +94,40 @@ class Story:
         )
 
     def prepare(self) -> Path:
-        """Clips, shards with scripted traces, and the untrained student, whose folder is returned."""
+        """Clips, shards, traces, and the untrained student, whose folder is returned."""
         files = demo_files(self.out / "clips")
-        self._heading("Clips, their questions, and scripted traces")
+        self._heading("Clips and their questions")
         self._run(stages.make_command("clips", self.out, self.settings.seed))
         self._heading("Shards")
         for split in SPLITS:
-            self._run(stages.pack_command(files, split, self.out / "shards" / split))
+            self._run(stages.pack_command(files, split, self.shards / split))
+        self._heading("Traces: one teacher looks, one listens, a merger reads what both say")
+        self.trace()
         self._heading("An untrained student")
         self._run(stages.make_command("student", self.out, self.settings.seed))
         return self.out / "student"
 
+    def trace(self) -> None:
+        """Traces of the training questions, by the demo's own models behind a local server."""
+        port = free_port()
+        traces = self.out / "traces"
+        self._show(serve_command(port), "&")
+        with demo_server(port):
+            self._run(traces_command(self.shards / "train", traces / "ledger", traces / "train", port=port))
+
     def train(self, stage: str, student: Path) -> Path:
         """One training stage, ``sft`` or ``grpo``; returns the folder of the trained student."""
         out = self.out / stage
-        self._heading({"sft": "Supervised fine-tuning on the traces", "grpo": "GRPO"}[stage])
+        self._heading({"sft": "Supervised fine-tuning on the traces", "grpo": "GRPO on all questions"}[stage])
+        train = {"sft": self.out / "traces" / "train", "grpo": self.shards / "train"}[stage]
         self._run(
             stages.fit_command(
-                f"{stage}_tiny.yaml", shards=self.out / "shards", student=student, out=out, seed=self.settings.seed
+                f"{stage}_tiny.yaml",
+                train=train,
+                val=self.shards / "val",
+                student=student,
+                out=out,
+                seed=self.settings.seed,
             )
         )
         return out / "student"
@@ -119,19 +137,48 @@ class Story:
         self._heading(f"What the {stage} student answers right with picture and sound, with sound, with picture")
         accuracy = {}
         for modalities in MODALITY_MASKS:
-            out = self.out / "evaluation" / f"{stage}-{modalities}"
-            self._run(stages.validate_command(modalities, shards=self.out / "shards", student=student, out=out))
-            accuracy[modalities] = read_curve(out, "val/accuracy")[-1]
+            out = self.evaluation(stage, modalities)
+            self._run(stages.evaluate_command(modalities, shards=self.shards, student=student, out=out))
+            accuracy[modalities] = read_accuracy(out)
         return accuracy
+
+    def show(self) -> None:
+        """Compare before and after GRPO, and make the page with every answer."""
+        before, after = self.evaluation("sft", "AV"), self.evaluation("grpo", "AV")
+        self._heading("Before and after GRPO, question by question")
+        self._run(stages.compare_command(before, after))
+        self._run(stages.report_command(before, after, self.out / "report"))
+
+    @property
+    def shards(self) -> Path:
+        return self.out / "shards"
+
+    def evaluation(self, stage: str, modalities: str) -> Path:
+        """Folder of one evaluation."""
+        return self.out / "evaluation" / f"{stage}-{modalities}"
 
     def _heading(self, text: str) -> None:
         self.console.rule(text, align="left")
 
+    def _show(self, arguments: list[str], *rest: str) -> None:
+        words = ["python", "-m", "avrt", shlex.join(arguments), *rest]
+        self.console.print("$", *words, highlight=False, markup=False, soft_wrap=True)
+
     def _run(self, arguments: list[str]) -> None:
-        self.console.print(f"$ python -m avrt {shlex.join(arguments)}", highlight=False, markup=False, soft_wrap=True)
+        self._show(arguments)
         status = self.run_command(arguments)
         if status:
             raise ValueError(f"the demo stopped: `avrt {arguments[0]}` ended with status {status}, see above")
+
+
+def read_accuracy(folder: Path) -> float:
+    """Strict accuracy, 0 to 1, of an evaluation on the demo's questions.
+
+    Raises:
+        OSError: the evaluation left no numbers.
+    """
+    metrics = json.loads((folder / "demo" / "metrics.json").read_text(encoding="utf-8"))
+    return float(metrics["strict"]["accuracy"])
 
 
 def read_curve(folder: Path, tag: str) -> list[float]:
@@ -161,6 +208,7 @@ def print_result(result: StoryResult, out: Path, console: Console) -> None:
         f"Mean reward during GRPO: {result.first_reward:.2f} in the first {CURVE_WINDOW} steps, "
         f"{result.last_reward:.2f} in the last {CURVE_WINDOW} (of 3.00).",
         f"It took {result.seconds / 60:.1f} minutes.",
+        f"Every answer with its frames and sound, before and after GRPO: {out / 'report' / 'index.html'}",
         f"Curves, completions, frames and sound: tensorboard --logdir {shlex.quote(str(out))}",
         sep="\n",
         highlight=False,

@@ -114,7 +114,6 @@ def test_annotations_follow_the_avqa_schema(questions: list[DemoQuestion]) -> No
             "answer": int,
             "question_relation": str,
             "question_type": str,
-            "av_reasoning": str,
         }
         assert len(set(record["multi_choice"])) == 4
         assert (record["question_relation"], record["question_type"]) == ("Both", "Which")

@@ -28,7 +28,7 @@ from avrt.demo.servers import (
     DemoModels,
     server_url,
 )
-from avrt.demo.trace_run import make_demo_traces, traces_command
+from avrt.demo.trace_run import demo_server, free_port, traces_command
 from avrt.media import read_clip
 from avrt.sample import Sample
 from avrt.shards import ShardSet, ShardWriter
@@ -79,14 +79,22 @@ def contents(demo_shards: Path) -> dict[str, list[list[dict[str, Any]]]]:
 
 
 def test_the_filter_keeps_a_quarter_with_right_traces_in_the_demos_own_words(demo_shards: Path, tmp_path: Path) -> None:
-    statistics = make_demo_traces(demo_shards, tmp_path / "ledger", tmp_path / "merged")
+    port = free_port()
+
+    def traces(variant: str) -> dict[str, Any]:
+        command = traces_command(demo_shards, tmp_path / "ledger", tmp_path / variant, port=port)
+        assert main([*command, "--set", f"variant={variant}"]) == 0
+        return json.loads((tmp_path / variant / "statistics.json").read_text(encoding="utf-8"))
+
+    with demo_server(port):
+        statistics = traces("merged")
+        everything = traces("unfiltered")
     outcomes = statistics["outcomes"]
     assert set(outcomes["vision"]) == set(outcomes["audio"]) == {"right", "wrong"}
     # Teachers that perceive right and guess between two options are right half of the time, exactly, per quad.
     assert outcomes["vision"]["right"] == outcomes["audio"]["right"] == 64
     # Two independent halves: a quarter of 128, four standard deviations wide.
     assert 12 <= statistics["yield"]["kept"] <= 52
-    everything = make_demo_traces(demo_shards, tmp_path / "ledger", tmp_path / "unfiltered", "unfiltered")
     assert everything["yield"] == {"kept": 128}
     assert everything["outcomes"]["merge"] == {"right": 128}
     words = {word for text in demo_texts(plan_questions(plan_clips("train", 64, 0), 2)) for word in text.split()}
