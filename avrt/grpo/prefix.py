@@ -197,9 +197,9 @@ class PackedLayout(Layout):
         return self._cache
 
     @property
-    def prompt_valid(self) -> Tensor:
-        """Which entries of the padded prompts are tokens: bool ``[n, P]``."""
-        return self._prompts.valid
+    def prompt_valid(self) -> Tensor | None:
+        """Which entries of the padded prompts are tokens: bool ``[n, P]``, or None when all are."""
+        return None if self._prompts.even else self._prompts.valid
 
     def position_ids(self, prompt_positions: Sequence[Tensor]) -> Tensor:
         """Position ids of the packed row, ``[3, 1, T]``.

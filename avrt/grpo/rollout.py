@@ -1,9 +1,9 @@
 """Sampling a group of responses per prompt, with each prompt prefilled once.
 
 The prompts run through the model once; their keys and values stay as they are, one copy per prompt. In every decoding
-step the G responses of a prompt attend to that one copy together (their queries are stacked), and to their own short
-cache; the two partial softmaxes are then combined exactly. Reading the prompt's cache once per group instead of once
-per response is what makes decoding behind long prompts fast.
+step the G responses of a prompt meet that one copy together (their queries are stacked), and each its own short cache;
+one softmax runs over both. Reading the prompt's cache once per group instead of once per response is what makes
+decoding behind long prompts fast.
 
 What is sampled is what is scored: temperature only, no top-p, no top-k, and the same banned tokens as in
 `avrt.grpo.logprobs`.
@@ -211,19 +211,19 @@ class TransformersRollout:
 
     def sample(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Next token and its log-probability for each row, ``[rows, H]`` -> two tensors ``[rows]``."""
-        greedy = self.config.temperature == 0
         logits = chunk_logits(hidden, self.model.head_weight, self.config.temperature or 1.0, self.banned)
-        if greedy:
+        logprobs = logits.log_softmax(-1)
+        if self.config.temperature == 0:
             token = logits.argmax(-1)
         else:
             # One uniform number per token, through the inverse of the cumulative distribution. Double precision:
             # in single, the running sum over 150,000 tokens would round rare tokens away.
-            cumulative = torch.softmax(logits, -1).cumsum(-1, dtype=torch.float64)
+            cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
             total = cumulative[:, -1]
             # Rounded up to the total, a draw would fall behind the last token that can be sampled.
             target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
             token = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
-        return token, logits.gather(-1, token[:, None]).squeeze(1) - logits.logsumexp(-1)
+        return token, logprobs.gather(-1, token[:, None]).squeeze(1)
 
 
 class DecodeLayout(Layout):
@@ -231,13 +231,13 @@ class DecodeLayout(Layout):
 
     Args:
         prefix: keys and values of the n prompts.
-        prompt_valid: bool ``[n, P]``, which of the padded entries are tokens.
+        prompt_valid: bool ``[n, P]``, which of the padded entries are tokens; None when all are.
         owner: which prompt each of the N rows continues; rows of one prompt are side by side.
     """
 
-    def __init__(self, prefix: PrefixCache, prompt_valid: Tensor, owner: Sequence[int]) -> None:
+    def __init__(self, prefix: PrefixCache, prompt_valid: Tensor | None, owner: Sequence[int]) -> None:
         self._prefix = prefix
-        self._prompt_mask = _additive(prompt_valid, prefix.keys[0].dtype)
+        self._prompt_mask = None if prompt_valid is None else _additive(prompt_valid, prefix.keys[0].dtype)
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
         self._step = 0
@@ -246,14 +246,14 @@ class DecodeLayout(Layout):
     def _assign(self, owner: Sequence[int]) -> None:
         """Give every row a slot beside the other rows of its prompt, so that their queries can be stacked."""
         self._owner = owner
-        n, counts = self._prompt_mask.shape[0], Counter(owner)
+        n, counts = self._prefix.keys[0].shape[0], Counter(owner)
         slots = max(counts.values())
         rank = [i for prompt in sorted(counts) for i in range(counts[prompt])]
         row_slot = [prompt * slots + i for prompt, i in zip(owner, rank, strict=True)]
         slot_row = [0] * (n * slots)
         for row, slot in enumerate(row_slot):
             slot_row[slot] = row
-        device = self._prompt_mask.device
+        device = self._prefix.keys[0].device
         self._row_slot = torch.tensor(row_slot, device=device)  # [N] -> position in [n * slots]
         self._slot_row = torch.tensor(slot_row, device=device)
         self._slots = slots
@@ -263,28 +263,27 @@ class DecodeLayout(Layout):
         rows, kv_heads, size = query.shape[2], key.shape[1], query.shape[3]
         self._store(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
         q = query[0].transpose(0, 1).reshape(rows, kv_heads, -1, size) * scaling  # [N, K, R, D]
-        repeats = q.shape[2]
-
         stop = self._step + 1
-        own, own_lse = _attend_part(q, self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop], None)
+        own_keys, own_values = self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
 
-        n = self._prompt_mask.shape[0]
-        stacked = q if self._dense else q.index_select(0, self._slot_row)
-        stacked = stacked.view(n, self._slots, kv_heads, repeats, size).transpose(1, 2).flatten(2, 3)  # [n, K, S*R, D]
-        shared, shared_lse = _attend_part(
-            stacked, self._prefix.keys[layer], self._prefix.values[layer], self._prompt_mask[:, None, None]
-        )
-        shared = self._unstack(shared.view(n, kv_heads, self._slots, repeats, size))
-        shared_lse = self._unstack(shared_lse.view(n, kv_heads, self._slots, repeats, 1))
+        # One softmax over the prompt's and the response's own keys: scores side by side in the stacked rows' order.
+        shared = _wide(self._stack(q) @ self._prefix.keys[layer].transpose(-1, -2))  # [n, K, S*R, P]
+        if self._prompt_mask is not None:
+            shared = shared + self._prompt_mask[:, None, None]
+        own = self._stack(_wide(q @ own_keys.transpose(-1, -2)))  # [n, K, S*R, t]
+        weights = torch.cat([shared, own], dim=-1).softmax(-1).to(value.dtype)
+        on_shared, on_own = weights.split([shared.shape[-1], stop], dim=-1)
+        out = self._unstack(_wide(on_shared @ self._prefix.values[layer])) + self._unstack(on_own) @ own_values
+        return out.to(query.dtype).reshape(1, rows, -1, size)
 
-        # Two softmaxes over disjoint keys combine by their normalizers: exactly the softmax over both.
-        share = torch.sigmoid(shared_lse - own_lse)
-        out = share * shared + (1 - share) * own
-        return out.to(query.dtype).reshape(1, rows, kv_heads * repeats, size)
+    def _stack(self, x: Tensor) -> Tensor:
+        """Rows ``[N, K, R, *]`` with those of a prompt as more queries of it: ``[n, K, S*R, *]``."""
+        x = x if self._dense else x.index_select(0, self._slot_row)
+        return x.unflatten(0, (-1, self._slots)).transpose(1, 2).flatten(2, 3)
 
     def _unstack(self, x: Tensor) -> Tensor:
-        """``[n, K, S, R, *]`` back to rows ``[N, K, R, *]``."""
-        x = x.transpose(1, 2).flatten(0, 1)
+        """``[n, K, S*R, *]`` back to rows ``[N, K, R, *]``."""
+        x = x.unflatten(2, (self._slots, -1)).transpose(1, 2).flatten(0, 1)
         return x if self._dense else x.index_select(0, self._row_slot)
 
     def _store(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -304,31 +303,26 @@ class DecodeLayout(Layout):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all rows but `rows` (ascending), and prompts that nobody continues any more."""
-        device = self._prompt_mask.device
+        device = self._prefix.keys[0].device
         kept = torch.tensor(rows, device=device)
         self._keys = [k.index_select(0, kept) for k in self._keys]
         self._values = [v.index_select(0, kept) for v in self._values]
         owner = [self._owner[row] for row in rows]
         prompts = sorted(set(owner))
-        if len(prompts) < self._prompt_mask.shape[0]:
+        if len(prompts) < self._prefix.keys[0].shape[0]:
             kept = torch.tensor(prompts, device=device)
             self._prefix = PrefixCache(
                 [k.index_select(0, kept) for k in self._prefix.keys],
                 [v.index_select(0, kept) for v in self._prefix.values],
             )
-            self._prompt_mask = self._prompt_mask.index_select(0, kept)
+            if self._prompt_mask is not None:
+                self._prompt_mask = self._prompt_mask.index_select(0, kept)
         self._assign([prompts.index(prompt) for prompt in owner])
 
 
-def _attend_part(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Attention over one set of keys and the log of its normalizer: ``[..., D]`` and ``[..., 1]``, float32 or wider."""
-    scores = q @ k.transpose(-1, -2)
-    if scores.dtype not in (torch.float32, torch.float64):
-        scores = scores.float()
-    if mask is not None:
-        scores = scores + mask
-    lse = scores.logsumexp(-1, keepdim=True)
-    return ((scores - lse).exp().to(v.dtype) @ v).to(scores.dtype), lse
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: sums over a few thousand keys are too many for less."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def _additive(valid: Tensor, dtype: torch.dtype) -> Tensor:
