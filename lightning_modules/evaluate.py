@@ -14,7 +14,7 @@ from torch import nn
 from avrt.evaluation.benchmarks import new_record
 from avrt.evaluation.question_sets import MediaConfig, QuestionSet
 from avrt.evaluation.records import Profile, Record, RecordWriter, RunInfo
-from avrt.evaluation.run_log import RunState, begin_run, finish_run
+from avrt.evaluation.run_log import RunState, begin_run, finish_run, say_missing
 from avrt.evaluation.running import RunningScores
 from avrt.evaluation.score_table import score_console
 from avrt.evaluation.scoring import score_record
@@ -97,6 +97,7 @@ class EvaluateModule(StudentModule):
         self._scores = {name: RunningScores().to(self.device) for name in self._sets}
         if rank == 0:
             for name, state in states.items():
+                say_missing(self._sets[name], state, score_console())
                 self._count(name, state.answered + state.missing)
         return self._done
 

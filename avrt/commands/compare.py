@@ -56,6 +56,7 @@ def _print(result: dict[str, Any]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from avrt.evaluation.comparison import masks_of
     from avrt.evaluation.tables import AVERAGES, COLUMNS
 
     known = {name for row in result["runs"] for name in row["benchmarks"]}
@@ -75,8 +76,7 @@ def _print(result: dict[str, Any]) -> None:
     for name in columns:
         table.add_column(titles[name], justify="right", overflow="fold")
     for row in result["runs"]:
-        masks = "" if row["modalities"] == ["AV"] else f" [{'/'.join(row['modalities'])}]"
-        table.add_row(escape(row["run"] + masks), *(_accuracy(row, name) for name in columns), style="bold")
+        table.add_row(escape(row["run"] + masks_of(row)), *(_accuracy(row, name) for name in columns), style="bold")
         table.add_row("  95 % interval", *(_interval(row["benchmarks"].get(name)) for name in columns), style="dim")
     changes = result["differences"] | result["averages"]
     if len(result["runs"]) == 2:
@@ -100,6 +100,15 @@ def _print(result: dict[str, Any]) -> None:
     if len(result["runs"]) == 2:
         console.print("* p < 0.05   ** p < 0.01   *** p < 0.001, over all compared benchmarks together", style="dim")
     console.print(f"Lower part: {result['published_source']}. AV Avg. leaves AVQA out.", style="dim", highlight=False)
+    for name, change in result["differences"].items():
+        counted = [row["benchmarks"][name]["items"] for row in result["runs"]]
+        if result["score"] == "strict" and counted != [change["items"]] * 2:
+            console.print(
+                f"{name}: the difference is over the {change['items']} items that both runs have; "
+                f"their accuracies are over {counted[0]} and {counted[1]}",
+                highlight=False,
+                markup=False,
+            )
     if result["only_in_one"]:
         console.print(f"Only in one of the runs, not compared: {', '.join(result['only_in_one'])}")
 

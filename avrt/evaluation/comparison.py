@@ -88,6 +88,11 @@ def compare(
     return result
 
 
+def masks_of(row: dict[str, Any]) -> str:
+    """What to write behind the name of a run of `compare` that was shown less than both streams: `` [A]``."""
+    return "" if row["modalities"] == ["AV"] else f" [{'/'.join(row['modalities'])}]"
+
+
 def outcomes(records: Sequence[Record], score: Score = "strict") -> dict[str, bool]:
     """Right or wrong by item id."""
     field = f"correct_{score}"
@@ -114,7 +119,9 @@ def _difference(
         )
     before, after = outcomes(one.records, score), outcomes(two.records, score)
     ids = [item for item in before if item in after]
-    if not ids or (not partial and not len(ids) == len(before) == len(after)):
+    if not ids:
+        raise ValueError(f"{name}: {one.folder} and {two.folder} have no items in common; nothing can be compared")
+    if not partial and not len(ids) == len(before) == len(after):
         raise ValueError(f"{name}: {one.folder} and {two.folder} do not have the same items")
     a = np.array([before[item] for item in ids])
     b = np.array([after[item] for item in ids])

@@ -31,6 +31,7 @@ from avrt.evaluation.comparison import compare
 from avrt.evaluation.records import Record, RunInfo
 from avrt.evaluation.report_media import ClipExporter, ShownClip, clip_key
 from avrt.evaluation.report_summary import ERROR_TITLES, REASONS, Runs, summary_html, title_of
+from avrt.evaluation.report_tables import badge
 from avrt.evaluation.scoring import BenchmarkRun, score_run
 from avrt.evaluation.tables import COLUMNS
 
@@ -259,6 +260,9 @@ def _page(runs: Runs, rows: Sequence[_Row], comparison: Mapping[str, Any]) -> st
     return Template(_asset("report.html")).substitute(
         generator=GENERATOR,
         title=escape(" and ".join(names)),
+        heading=" ".join(f"{badge(number)}{escape(name)}" for number, name in enumerate(names))
+        if len(names) == 2
+        else escape(names[0]),
         policy=_policy(style, script),
         style=style,
         script=script,

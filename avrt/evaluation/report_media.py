@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -25,7 +25,7 @@ from avrt.evaluation.benchmarks import BENCHMARKS, Item
 from avrt.evaluation.clips import read_sample
 from avrt.evaluation.records import Record, RunInfo
 from avrt.media import MediaError, MediaReason
-from avrt.sample import LETTERS, Sample
+from avrt.sample import LETTERS, SAMPLING_RATE, Sample
 from avrt.shard_records import SOUND_MEMBER, EncodedClip, decode_clip, encode_clip
 from avrt.shards import ShardSet
 from avrt.tar_index import ShardError
@@ -46,6 +46,7 @@ class ShownClip:
         frames: thumbnails, in the order of time.
         times: time of each frame in seconds.
         sound: sound file, or None.
+        sound_seconds: length of the sound, which is no more of the source than the model was given.
         seconds: length of the source.
         width, height: display size of the source in pixels, 0 without frames.
         is_image: the one frame is a still picture.
@@ -55,6 +56,7 @@ class ShownClip:
     frames: tuple[str, ...] = ()
     times: tuple[float, ...] = ()
     sound: str | None = None
+    sound_seconds: float = 0.0
     seconds: float = 0.0
     width: int = 0
     height: int = 0
@@ -224,6 +226,7 @@ def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:
         frames=tuple(f"{place}/{name}" for name in names if name.startswith("frame")),
         times=tuple(round(time, 3) for time in info["timestamps"]),
         sound=f"{place}/{_file_name(SOUND_MEMBER)}" if SOUND_MEMBER in names else None,
+        sound_seconds=round(info["num_audio_samples"] / SAMPLING_RATE, 3),
         seconds=round(info["duration"], 3),
         width=info["width"],
         height=info["height"],
@@ -242,6 +245,8 @@ def _read_made(folder: Path, made_from: dict[str, Any]) -> ShownClip | None:
         if description["made_from"] != made_from:
             return None
         values = description["shown"]
+        if set(values) != {field.name for field in fields(ShownClip)}:
+            return None  # by another version of this program
         shown = ShownClip(**values | {"frames": tuple(values["frames"]), "times": tuple(values["times"])})
     except (OSError, ValueError, KeyError, TypeError):
         # Nothing there, or not ours: it is made anew.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 240
-MARGIN = 12
+MARGIN = 16
 _SPAN = WIDTH - 2 * MARGIN
 _ROW = 16
 

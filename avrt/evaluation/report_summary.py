@@ -13,10 +13,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from avrt.evaluation.benchmarks import BENCHMARKS
+from avrt.evaluation.comparison import masks_of
 from avrt.evaluation.records import Record
 from avrt.evaluation.report_plots import Point, axis, difference_scale, interval_plot, stacked_bar
 from avrt.evaluation.report_tables import (
     accuracy,
+    badge,
     interval,
     number_cell,
     number_heads,
@@ -54,7 +56,11 @@ REASONS = {
     "truncated": "cut off by the token limit before its answer",
     "missing_media": "not asked: the clip was not there",
     "unreadable_media": "not asked: the clip could not be read",
-    "server_error": "the server gave no reply",
+    "server_error": "not answered: the server gave no reply",
+    "server_refused": "not answered: the server refused the item",
+    "reply_interrupted": "not answered: the server broke the reply off",
+    "no_input": "not asked: the item has no stream that the model takes",
+    "no_prediction": "not in the imported file",
 }
 """What a reply with this reason is like (`avrt.answers.parse`), and why there is none (`Record.failure`)."""
 
@@ -104,7 +110,7 @@ def _about(runs: Runs) -> str:
         done, planned = sum(len(entry.records) for entry in run.values()), sum(info.items for info in infos)
         rows.append(
             [
-                f"<td>{_badge(number) if len(runs) == 2 else ''} {escape(infos[0].run)}</td>",
+                f"<td>{badge(number) if len(runs) == 2 else ''} {escape(infos[0].run)}</td>",
                 *(
                     f"<td>{escape(_all_of(getattr(info, field) for info in infos))}</td>"
                     for field in ("model", "modalities", "answer_format", "profile", "subset")
@@ -137,7 +143,7 @@ def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
             rows.append(
                 [
                     first,
-                    *([f"<td>{_badge(number)}</td>"] if two else []),
+                    *([f"<td>{badge(number)}</td>"] if two else []),
                     number_cell(f"{strict['items']:,}"),
                     number_cell(f"{strict['correct']:,}"),
                     number_cell(f"<strong>{percent(strict['accuracy'])}</strong>"),
@@ -212,7 +218,7 @@ def _outcomes(runs: Runs, benchmarks: Sequence[str]) -> str:
             rows.append(
                 [
                     f"<td>{escape(title_of(name))}</td>" if not rows else "<td></td>",
-                    *([f"<td>{_badge(number)}</td>"] if two else []),
+                    *([f"<td>{badge(number)}</td>"] if two else []),
                     *(
                         number_cell(items_link(f"{errors[error]:,}", benchmark=name, **{result: error}))
                         for error in ERROR_TITLES
@@ -301,7 +307,7 @@ def _replies(runs: Runs, benchmarks: Sequence[str]) -> str:
             rows.append(
                 [
                     f"<td>{escape(title_of(name))}</td>" if not rows else "<td></td>",
-                    *([f"<td>{_badge(number)}</td>"] if len(runs) == 2 else []),
+                    *([f"<td>{badge(number)}</td>"] if len(runs) == 2 else []),
                     number_cell("–" if metrics["formatted"] is None else f"{percent(metrics['formatted'])} %"),
                     number_cell("–" if tokens["completion_mean"] is None else f"{tokens['completion_mean']:.0f}"),
                     number_cell("–" if tokens["completion_max"] is None else f"{tokens['completion_max']:,}"),
@@ -319,7 +325,7 @@ def _published(comparison: Mapping[str, Any]) -> str:
     if not known & set(COLUMNS):
         return ""
     own = [
-        [f"<td><strong>{escape(row['run'])}</strong></td>"]
+        [f"<td><strong>{escape(row['run'] + masks_of(row))}</strong></td>"]
         + [
             number_cell(f"<strong>{percent(value)}</strong>" if value is not None else "")
             for value in (
@@ -328,17 +334,19 @@ def _published(comparison: Mapping[str, Any]) -> str:
         ]
         for row in comparison["runs"]
     ]
-    published = [
-        [f"<td>{escape(row['label'])}</td>"]
-        + [
-            number_cell("" if value is None else f"{value:.1f}")
-            for value in (row["scores"].get(name) if name in COLUMNS else row[name] for name in columns)
-        ]
-        for row in comparison["published"]
-    ]
+    groups: dict[str, list[list[str]]] = {}
+    for row in comparison["published"]:
+        title = f'<th scope="rowgroup" colspan="{1 + len(columns)}">{escape(row["group"])}</th>'
+        groups.setdefault(row["group"], [[title]]).append(
+            [f"<td>{escape(row['label'])}</td>"]
+            + [
+                number_cell("" if value is None else f"{value:.1f}")
+                for value in (row["scores"].get(name) if name in COLUMNS else row[name] for name in columns)
+            ]
+        )
     heads = text_heads("Model") + number_heads(*columns.values())
     note = f"Published numbers as printed: {comparison['published_source']}. AV Avg. leaves AVQA out."
-    return section("published", "Beside published numbers (%)", table(heads, own, published), note)
+    return section("published", "Beside published numbers (%)", table(heads, own, *groups.values()), note)
 
 
 def _points(scores: Iterable[tuple[Mapping[str, Any], str]]) -> list[Point]:
@@ -351,11 +359,6 @@ def _points(scores: Iterable[tuple[Mapping[str, Any], str]]) -> list[Point]:
 
 def _name(runs: Runs, number: int) -> str:
     return "AB"[number] if len(runs) == 2 else ""
-
-
-def _badge(number: int) -> str:
-    letter = "AB"[number]
-    return f'<span class="badge series-{letter.lower()}">{letter}</span>'
 
 
 def _gap(scores: Sequence[Mapping[str, Any] | None]) -> str:

@@ -47,6 +47,12 @@ def number_cell(content: str) -> str:
     return f'<td class="number">{content}</td>'
 
 
+def badge(number: int) -> str:
+    """The mark of run A (0) or B (1), in its colour."""
+    letter = "AB"[number]
+    return f'<span class="badge series-{letter.lower()}">{letter}</span>'
+
+
 def percent(share: float | None) -> str:
     """A share in percent with one decimal."""
     return "–" if share is None else f"{100 * share:.1f}"

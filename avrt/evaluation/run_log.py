@@ -61,6 +61,20 @@ def begin_run(run: Path, questions: QuestionSet, info: RunInfo) -> RunState:
     return RunState(answered, missing)
 
 
+def say_missing(questions: QuestionSet, state: RunState, console: Console) -> None:
+    """Say at the run's beginning which media are not there: at its end it would be too late to fetch them."""
+    if state.missing:
+        files = [path for item in questions.items for path in item.missing]
+        console.print(
+            f"{questions.name}: media of {len(state.missing)} of {len(questions.items)} items are missing and these "
+            f"items count as wrong; looked in {questions.data_root} for {', '.join(files[:3])}"
+            + (f" and {len(files) - 3} more" if len(files) > 3 else ""),
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+
+
 def _says_missing(record: Record | None) -> bool:
     return record is not None and record.failure == MISSING_MEDIA
 

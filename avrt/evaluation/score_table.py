@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from avrt.evaluation.records import RECORDS_FILE
 from avrt.evaluation.scoring import BenchmarkRun
 
 PIPE_WIDTH = 120
@@ -41,6 +43,17 @@ def print_scores(scored: Sequence[BenchmarkRun], console: Console) -> None:
             *(str(errors[name]) for name in ("instruction_format", "logic", "no_reply")),
         )
     console.print(table)
+    for entry in scored:
+        failures = Counter(record.failure for record in entry.records if record.failure is not None)
+        if failures:
+            counts = ", ".join(f"{count} {name}" for name, count in sorted(failures.items()))
+            console.print(
+                f"{entry.info.benchmark}: no reply, so wrong: {counts} (each with its `failure_detail` in "
+                f"{entry.folder / RECORDS_FILE})",
+                highlight=False,
+                soft_wrap=True,
+                markup=False,
+            )
 
 
 def _percent(share: float | None) -> str:

@@ -22,7 +22,7 @@ from torchvision.io import encode_jpeg
 from avrt.evaluation.benchmarks import Item, new_record
 from avrt.evaluation.question_sets import QuestionSet, open_question_sets
 from avrt.evaluation.records import Record, RecordWriter
-from avrt.evaluation.run_log import begin_run, finish_run
+from avrt.evaluation.run_log import begin_run, finish_run, say_missing
 from avrt.evaluation.running import RunningScores
 from avrt.evaluation.score_table import score_console
 from avrt.evaluation.scoring import BenchmarkRun, score_record
@@ -77,6 +77,7 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
                 weights=model.revision,
             )
             state = begin_run(run, questions, info)
+            say_missing(questions, state, score_console())
             writers[questions.name] = stack.enter_context(RecordWriter(run / questions.name))
             work += [(questions, item) for item in questions.items if item.sample.id not in state.done]
             for record in state.answered + state.missing:

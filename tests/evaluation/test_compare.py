@@ -177,6 +177,17 @@ def test_the_official_score_can_be_compared_too(make_run: RunMaker) -> None:
     assert result["differences"]["dailyomni"]["difference"] == 0.5
 
 
+def test_unfinished_runs_say_over_how_many_items(make_run: RunMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    first = make_run("first", "mmau", [reply("A")] * 12, items=20)
+    second = make_run("second", "mmau", [reply("B")] * 10, items=20)
+    assert run_compare(str(first), str(second), "--partial") == 0
+    said = "mmau: the difference is over the 10 items that both runs have; their accuracies are over 12 and 10"
+    assert said in capsys.readouterr().out
+    nothing = make_run("third", "mmau", [], items=20)
+    with pytest.raises(ValueError, match="no items in common"):
+        compare(first, nothing, partial=True)
+
+
 def test_different_questions_cannot_be_compared(make_run: RunMaker) -> None:
     first = make_run("first", "mmau", replies(0.5, 20, 0))
     second = make_run("second", "mmau", replies(0.5, 20, 0), dataset_fingerprint="other")

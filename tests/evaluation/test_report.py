@@ -177,6 +177,7 @@ def test_frames_and_sound_are_those_that_the_model_was_shown(tmp_path: Path) -> 
     clip = first["clip"]
     # Four frames of 4 s: the middles of four equal parts, at 8 pictures a second.
     assert clip["times"] == [0.5, 1.5, 2.5, 3.5]
+    assert (clip["seconds"], clip["sound_seconds"]) == (4.0, 2.5)
     pictures = [np.asarray(Image.open(tmp_path / "out" / name)).transpose(2, 0, 1) for name in clip["frames"]]
     assert [number_of(picture) for picture in pictures] == [104, 112, 120, 128]
     sound, rate = soundfile.read(tmp_path / "out" / clip["sound"], dtype="float32")
@@ -264,6 +265,14 @@ def test_a_second_report_keeps_what_is_there_and_clears_what_is_not_shown(tmp_pa
     clip = details_of(out)[0]["clip"]
     assert number_of(np.asarray(Image.open(out / clip["frames"][0])).transpose(2, 0, 1)) == 51
     assert (out / "media" / clip_key(records[2]) / "frame03.jpg").is_file()
+
+    # What an earlier version said of a clip may lack what the page needs now.
+    told = out / "media" / clip_key(records[2]) / "clip.json"
+    description = json.loads(told.read_text())
+    del description["shown"]["sound_seconds"]
+    told.write_text(json.dumps(description))
+    write_report(run, out)
+    assert details_of(out)[2]["clip"]["sound_seconds"] == 4.0
 
     small = write_run(tmp_path / "small", records[:2], data_root=str(data))
     (out / "media" / "mine").mkdir()

@@ -61,7 +61,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
             "categories": {"Type": HOSTILE, "video_duration": "30s"},
             "media": {"video": f"{HOSTILE}.mp4"},
         }
-        write_run(root / name, make_records("dailyomni", replies), modalities="V" if name == "b" else "AV")
+        masked = "V" if name == "b" else "AV"
+        decoding = {"max_audio_seconds": 3.5}
+        write_run(root / name, make_records("dailyomni", replies), modalities=masked, decoding=decoding)
         records = make_records("mmar", make_replies(400, seed + 10, skill=skill), categories={"task": "music"})
         write_run(root / name, records)
     one = write_report(root / "a", root / "one", data=data).page
@@ -217,11 +219,14 @@ def test_frames_are_seen_and_sound_is_heard(browser: Browser, pages: Pages) -> N
     assert browser.run("document.querySelector('audio').duration || 0") == 0
     browser.press("p")
     browser.wait("document.querySelector('audio').currentTime > 0.1")
-    assert browser.run("document.querySelector('audio').duration") == pytest.approx(4, abs=0.1)
+    assert browser.run("document.querySelector('audio').duration") == pytest.approx(3.5, abs=0.1)
+    assert "clip of 4.0 s; the sound is that of its first 3.5 s" in texts(browser, ".sound .note")
     browser.press("p")
     browser.wait("document.querySelector('audio').paused")
     browser.click(".frame:nth-child(7)")
     browser.wait("document.querySelector('audio').currentTime >= 3.25 && !document.querySelector('audio').paused")
+    # The last frame, at 3.75 s, lies behind the end of the sound: there is nothing to play from there.
+    assert browser.run("document.querySelectorAll('button.frame').length") == 7
 
 
 def test_missing_media_and_missing_replies_are_said(browser: Browser, pages: Pages) -> None:
@@ -239,10 +244,12 @@ def test_two_runs_stand_side_by_side(browser: Browser, pages: Pages) -> None:
     choose(browser, benchmark="dailyomni", change="won")
     assert listed(browser) == len(won)
     (status,) = texts(browser, "#status")
-    assert status.endswith(f"A right in 0 · B right in {len(won)}")
+    assert status.endswith(f"A right in 0 · B right in {len(won)} · {len(won)} won by B · 0 lost by B")
+    assert browser.run("document.querySelectorAll('#rows a:not(.won)').length") == 0
     first = pages.a.index(next(record for record in pages.a if record.id == won[0]))
     open_item(browser, f"dailyomni/{won[0]}")
     assert texts(browser, ".trace") == [pages.a[first].text, pages.b[first].text]
+    assert texts(browser, "#item .chip.won") == ["won by B: A wrong, B right"]
     assert "Run B heard silence (mask V: frames only)." in texts(browser, "#item .note")
     places = browser.run("[...document.querySelectorAll('.replies section')].map((e) => e.getBoundingClientRect().x)")
     assert places[0] < places[1]

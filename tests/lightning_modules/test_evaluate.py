@@ -196,7 +196,9 @@ def real_root(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
-def test_real_items_end_to_end(trained: Path, real_root: Path, tmp_path: Path) -> None:
+def test_real_items_end_to_end(
+    trained: Path, real_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """All that is present, with the decoding in a worker; what is missing or broken is counted, with its reason."""
     run = tmp_path / "run"
     assert evaluate(run, trained / "student", benchmarks="all", shards=None, data_root=real_root, num_workers=1) == 0
@@ -209,6 +211,11 @@ def test_real_items_end_to_end(trained: Path, real_root: Path, tmp_path: Path) -
         "mmau": 1,
     }
     assert [record.failure for record in found["avqa"]] == ["missing_media", "unreadable_media", None, None]
+    said = capsys.readouterr().out
+    video = found["avqa"][0].media["video"]
+    assert "avqa: media of 1 of 4 items are missing and these items count as wrong; looked in" in said
+    assert f"{real_root / 'avqa'} for {video}" in said
+    assert "avqa: no reply, so wrong: 1 missing_media, 1 unreadable_media (" in said
     assert found["avqa"][0].failure_detail == f"not found: {found['avqa'][0].media['video']}"
     assert re.match(r"(truncated|unreadable|corrupt_video): ", found["avqa"][1].failure_detail or "")
     for name, records in found.items():

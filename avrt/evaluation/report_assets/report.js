@@ -64,6 +64,9 @@ const avrtReport = (() => {
   }
 
   const runName = (number) => (two ? "AB"[number] : "");
+  const FLIPS = { won: "won by B: A wrong, B right", lost: "lost by B: A right, B wrong" };
+  /** Whether the second run has won or lost the item; null where nothing flipped. */
+  const flipOf = (item) => Object.keys(FLIPS).find((kind) => two && changeMatches(item.outcomes, kind)) ?? null;
   const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
   // ---- data of single items, loaded in chunks on demand
@@ -112,7 +115,7 @@ const avrtReport = (() => {
   const CHOICES = {
     result: [["none", "right"], ["wrong", "wrong, for any reason"], ["logic", "logic error"],
       ["instruction_format", "format error"], ["no_reply", "no reply"], ["rules", "strict and official differ"]],
-    change: [["won", "won: A wrong, B right"], ["lost", "lost: A right, B wrong"], ["both_right", "right in both"],
+    change: [...Object.entries(FLIPS), ["both_right", "right in both"],
       ["both_wrong", "wrong in both"], ["answers", "answers differ"], ["one", "in one run only"]],
   };
 
@@ -187,6 +190,10 @@ const avrtReport = (() => {
       );
     }
     if (two) outcomes.append(select("change", "Change", CHOICES.change));
+    document.getElementById("heads").replaceChildren(
+      ...(two ? ["A", "B"].map((run) => make("span", { class: "run" }, run)) : []),
+      make("span", { class: "question" }, "question"), make("span", {}, two ? "answers A B (gold)" : "answer (gold)"));
+    document.getElementById("flips").hidden = !two;
   }
 
   /** The categories of the chosen benchmark; those of all together would fill the page. */
@@ -274,6 +281,12 @@ const avrtReport = (() => {
       const right = filtered.filter((item) => item.outcomes[number]?.right).length;
       parts.push(`${runName(number)} right in ${right.toLocaleString("en")}`.trim());
     }
+    if (two) {
+      const flipped = filtered.map(flipOf);
+      for (const kind of Object.keys(FLIPS)) {
+        parts.push(`${flipped.filter((flip) => flip === kind).length.toLocaleString("en")} ${kind} by B`);
+      }
+    }
     statusLine.textContent = parts.join(" · ");
   }
 
@@ -291,9 +304,9 @@ const avrtReport = (() => {
   }
 
   function drawRow(item, filters) {
-    return make("a", { href: address(filters, item), "data-item": item.path },
+    return make("a", { href: address(filters, item), "data-item": item.path, class: flipOf(item) },
       ...item.outcomes.map((outcome, number) => drawMark(outcome, runName(number))),
-      make("span", { class: "question" }, item.question),
+      make("span", { class: "question" }, item.question.trim() || "(no question text)"),
       make("span", { class: "said" }, item.outcomes.map((outcome) => outcome?.answer ?? "–").join(" "), ` (${item.gold})`));
   }
 
@@ -332,9 +345,10 @@ const avrtReport = (() => {
       make("p", { class: "tools" },
         make("span", {}, `${item.benchmark.title} · item ${item.place + 1} · `, make("code", {}, item.id)),
         button("Previous", () => step(-1)), button("Next", () => step(1)), button("Close", close)),
-      make("h2", {}, item.question),
+      make("h2", {}, item.question.trim() || "(no question text)"),
       drawOptions(item, details),
       make("p", { class: "categories" },
+        ...(flipOf(item) ? [make("span", { class: `chip ${flipOf(item)}` }, FLIPS[flipOf(item)])] : []),
         ...categories.map(([name, value]) => make("span", { class: "chip" }, `${name}: ${value}`))),
       ...drawClip(item, details.clip),
       make("div", { class: "replies" }, ...details.replies.map((reply, number) => drawReply(item, reply, number))),
@@ -351,7 +365,8 @@ const avrtReport = (() => {
       const chosen = item.outcomes.flatMap((outcome, run) => (outcome?.answer === letter
         ? [make("span", { class: `badge series-${"ab"[run]}` }, two ? `run ${runName(run)}` : "answered")] : []));
       return make("li", { class: gold ? "gold" : null },
-        make("span", { class: "letter" }, letter), make("span", {}, text),
+        make("span", { class: "letter" }, letter),
+        text.trim() ? make("span", { class: "option" }, text) : make("span", { class: "note" }, "(blank)"),
         gold ? make("span", { class: "badge badge-gold" }, "gold") : null, ...chosen);
     }));
   }
@@ -371,12 +386,19 @@ const avrtReport = (() => {
     return [
       make("div", { class: clip.is_image ? "frames picture" : "frames" }, ...frames),
       make("div", { class: "sound" }, audio ?? silent,
-        make("span", { class: "note" }, clip.seconds ? `clip of ${clip.seconds.toFixed(1)} s` : "")),
+        make("span", { class: "note" }, drawLength(clip))),
       ...notes,
     ];
   }
 
-  /** A thumbnail; where there is sound, a click plays it from the frame's time. */
+  function drawLength(clip) {
+    if (!clip.seconds) return "";
+    const length = `clip of ${clip.seconds.toFixed(1)} s`;
+    const cut = clip.sound && clip.sound_seconds && clip.sound_seconds < clip.seconds - 0.2;
+    return cut ? `${length}; the sound is that of its first ${clip.sound_seconds.toFixed(1)} s` : length;
+  }
+
+  /** A thumbnail; where there is sound at its time, a click plays it from there. */
   function drawFrame(clip, source, number, audio) {
     const time = clip.times?.[number] ?? 0;
     const name = clip.is_image ? "Picture" : `Frame ${number + 1} at ${time.toFixed(1)} s`;
@@ -384,7 +406,7 @@ const avrtReport = (() => {
     // Thumbnails are resized as the model's frames are, to whole patches: shown in the source's own shape.
     picture.style.aspectRatio = `${clip.width} / ${clip.height}`;
     const label = make("span", {}, clip.is_image ? "" : `${time.toFixed(1)} s`);
-    if (!audio || clip.is_image) return make("span", { class: "frame" }, picture, label);
+    if (!audio || clip.is_image || (clip.sound_seconds && time >= clip.sound_seconds)) return make("span", { class: "frame" }, picture, label);
     const player = make("button", { type: "button", class: "frame", title: "play from here" }, picture, label);
     player.addEventListener("click", () => {
       audio.currentTime = time;
