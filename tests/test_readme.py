@@ -23,9 +23,7 @@ from avrt.demo.build import build_demo_clips
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS: list[tuple[str, str]] = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [
-    line for language, text in BLOCKS if language == "bash" for line in text.replace("\\\n", " ").splitlines()
-]
+COMMANDS = [line for language, text in BLOCKS if language == "bash" for line in text.replace("\\\n", " ").splitlines()]
 
 
 def words_of(line: str) -> list[str]:
