@@ -147,8 +147,9 @@ def load_without_code(path: Path, map_location: Any = "cpu", mmap: bool = False)
             f"checkpoint {path} is refused: it holds more than tensors and plain values, and reading it could run any "
             f"code ({reason.strip() or 'not a checkpoint'})"
         ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"checkpoint {path} is damaged: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, EOFError, LookupError) as error:  # a text file runs the unpickler's stack empty
+        said = str(error).splitlines() or ["it is cut off"]
+        raise ValueError(f"checkpoint {path} is damaged: {said[0]}") from error
 
 
 def _read(path: Path, map_location: Any, mmap: bool) -> Any:

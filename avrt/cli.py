@@ -27,7 +27,7 @@ TRAINING = {
     "fit": "train a model as a YAML file says: --config cli_configs/grpo_tiny.yaml",
     "validate": "run the validation split once",
     "test": "answer benchmarks: --config cli_configs/eval_all.yaml",
-    "predict": "answer every question of a split",
+    "predict": "write a student's answers to the validation split",
 }
 """LightningCLI's own subcommands."""
 
@@ -183,7 +183,21 @@ def _run_command(name: str, arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
+    _refuse_unknown_options(parser, arguments)
     return module.run(parser.parse_args(arguments))
+
+
+def _refuse_unknown_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Before argparse, which would complain about what is missing instead, and knows no near misses."""
+    known = parser._option_string_actions
+    for word in arguments:
+        option = word.partition("=")[0]
+        if option == "--":
+            return
+        if option.startswith("--") and option not in known:
+            near = difflib.get_close_matches(option, known, n=1)
+            mend = f"did you mean {near[0]}?" if near else "see --help"
+            raise UsageError(f"{parser.prog}: unknown option {option}; {mend}")
 
 
 class _CommandParser(argparse.ArgumentParser):

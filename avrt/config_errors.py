@@ -6,7 +6,6 @@ which key and what it should be, is in there; `distil` takes it out.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import re
 from collections.abc import Callable, Iterable
@@ -53,6 +52,11 @@ def distil(message: str, lookup: Lookup) -> str:
     """
     denied = re.search(r"Importing '([^']+)' is not allowed", message)
     key = _key(message)
+    # First, for without its class_path or init_args an entry is taken for something else altogether.
+    if "Subclass types expect one of" in message:
+        for name in _given_keys(message):
+            if misspelt := _misspelt_form(key, name):
+                return misspelt
     if denied:
         return f"{key}: {refusal(denied[1])}".removeprefix(": ")
     problem = _problem_block(message)
@@ -130,10 +134,12 @@ def _in_class(key: str, class_path: str, block: str, message: str, lookup: Looku
 
 
 def _mend(name: str, accepted: Iterable[str]) -> str:
-    """A near name, or the whole list when nothing is near."""
-    names = sorted(set(accepted))
-    whole = [full for full in names if "." not in full]
-    return suggest(name, names) or (f"; it accepts {', '.join(whole)}" if whole else "")
+    """A near name of the same level, or the whole list of them when nothing is near."""
+    parent, _, last = name.rpartition(".")
+    level = {full.rpartition(".")[2] for full in accepted if full.rpartition(".")[0] == parent}
+    if near := difflib.get_close_matches(last, sorted(level), n=1):
+        return f"; did you mean {'.'.join(filter(None, (parent, near[0])))!r}?"
+    return f"; {parent or 'it'} accepts {', '.join(sorted(level))}" if level else ""
 
 
 def _unknown_key(message: str, lookup: Lookup) -> str:
@@ -165,7 +171,8 @@ def _unknown(name: str, accepted: Iterable[str]) -> str:
 def _missing_key(message: str, key: str) -> str:
     missing = re.search(r"the following arguments are required: (\S+)", message)
     if missing:
-        name = ".".join(part for part in (key, re.sub(r"^(fit|validate|test|predict)\.", "", missing[1])) if part)
+        first = missing[1].rstrip(",")
+        name = ".".join(part for part in (key, re.sub(r"^(fit|validate|test|predict)\.", "", first)) if part)
         return f"{name}: is required and missing; give it in a --config file"
     no_value = re.search(r"argument (\S+): expected one argument", message)
     return f"{no_value[1]}: expects a value" if no_value else ""
@@ -173,11 +180,6 @@ def _missing_key(message: str, key: str) -> str:
 
 def _wrong_value(message: str, key: str) -> str:
     """A value of the wrong type or outside the choices."""
-    if "Subclass types expect one of" in message:
-        for name in _given_keys(message):
-            misspelt = _misspelt_form(key, name)
-            if misspelt:
-                return misspelt
     kind = re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", message)
     if kind:
         return f"{key}: {kind[1] or _given(message)} is not a {kind[2]}"
@@ -207,18 +209,12 @@ def _misspelt_form(key: str, name: str) -> str:
 
 
 def _given_keys(message: str) -> list[str]:
-    """The keys of the value at the end of the message, or of the mappings in it when it is a list."""
-    try:
-        value = ast.literal_eval(message.rpartition("Given value:")[2].strip())
-    except (ValueError, SyntaxError):
-        return []  # not a plain value; nothing to compare
-    return [
-        str(key) for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict) for key in item
-    ]
+    """The keys of the mappings in the value that the message quotes."""
+    return re.findall(r"[{,] *'(\w+)': ", message.rpartition("Given value:")[2])
 
 
 def _given(message: str, limit: int = 80) -> str:
     """The offending value, shortened."""
-    found = re.search(r"(?:Got value|Given value): (.+)", message, flags=re.DOTALL)
+    found = re.search(r"Got value: (.+)", message) or re.search(r"Given value: (.+)", message, flags=re.DOTALL)
     text = one_line(found[1]) if found else "something else"
     return repr(text) if len(text) <= limit and not text.startswith(("{", "[", "Namespace(")) else f"{text[:limit]}"

@@ -9,6 +9,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from avrt.third_party_noise import quiet
 
@@ -16,9 +17,12 @@ quiet()  # before the imports below, some of which warn
 
 import lightning.pytorch as pl  # noqa: E402
 from jsonargparse import ArgumentParser, capture_parser  # noqa: E402
+from lightning.pytorch.callbacks import ProgressBar  # noqa: E402
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI  # noqa: E402
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # noqa: E402
+from lightning.pytorch.utilities.model_helpers import is_overridden  # noqa: E402
 
+from avrt.callbacks.training_progress import TrainingProgress  # noqa: E402
 from avrt.class_paths import enforce  # noqa: E402
 from avrt.config_errors import UsageError, describe, distil  # noqa: E402
 from avrt.demo.paths import resolve_demo_paths  # noqa: E402
@@ -63,12 +67,24 @@ class TrainingCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, OSError, MisconfigurationException) as error:
-            cause = _root_cause(error)
+            cause = _unwrapped(error)
             if isinstance(cause, (ValueError, OSError, MisconfigurationException)):
                 raise UsageError(describe(cause)) from error
             raise cause from None  # a fault in the program, which jsonargparse had wrapped
 
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
+        given = config.get("callbacks") or []
+        listed = any(isinstance(callback, ProgressBar) for callback in (given if isinstance(given, list) else [given]))
+        if self.subcommand == "fit" and config.get("enable_progress_bar") is not False and not listed:
+            callbacks = [*callbacks, TrainingProgress()]
+        return super()._instantiate_trainer(config, callbacks)
+
     def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand == "test" and not is_overridden("test_step", self.model):
+            raise UsageError(
+                "model.class_path: `test` answers benchmarks, which lightning_modules.evaluate.EvaluateModule does "
+                "(cli_configs/eval_*.yaml); the validation split of a training config is for `validate` and `predict`"
+            )
         try:
             super()._run_subcommand(subcommand)
         except MisconfigurationException as error:
@@ -103,7 +119,8 @@ def parser() -> ArgumentParser:
 
 
 def _start(words: Sequence[str]) -> None:
-    raise_errors = {"exit_on_error": False}
+    # An abbreviated option would be a typo that happens to fit.
+    strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     TrainingCLI(
         pl.LightningModule,
         pl.LightningDataModule,
@@ -115,8 +132,8 @@ def _start(words: Sequence[str]) -> None:
         load_from_checkpoint_support=False,
         parser_kwargs={
             "prog": "python -m avrt",
-            **raise_errors,
-            **{name: dict(raise_errors) for name in LightningCLI.subcommands()},
+            **strict,
+            **{name: dict(strict) for name in LightningCLI.subcommands()},
         },
         args=list(words),
     )
@@ -137,7 +154,16 @@ def _accepted(name: str, keys: Iterable[str]) -> Iterable[str]:
     return [action.dest for action in arguments._actions]
 
 
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
+def _unwrapped(error: BaseException) -> BaseException:
+    """The error of the class that was to be built, which jsonargparse raises inside one or more of its own."""
+    while error.__cause__ is not None and _raised_in(error).partition(".")[0] == "jsonargparse":
         error = error.__cause__
     return error
+
+
+def _raised_in(error: BaseException) -> str:
+    """Name of the module that raised it."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))

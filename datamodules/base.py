@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from avrt.encoding import PromptEncoder
-from avrt.shards import ShardSet
+from avrt.evaluation.records import Modalities
+from avrt.shards import ShardError, ShardSet
 from datamodules.streaming import EncodedDataset, Item, WindowLoader, evaluation_loader, shard_across_devices
 
 
@@ -19,7 +21,7 @@ class ShardDataModule(LightningDataModule):
 
     Args:
         train: training shards: a folder, a glob, or a list of either.
-        val: validation shards in the same forms; None for no validation.
+        val: validation shards in the same forms, which `predict` answers too; None for no validation.
         batch_size: prompts per device and micro-batch.
         val_batch_size: prompts per device and validation step.
         val_modalities: ``AV``; or ``A`` (frames blanked) or ``V`` (sound silenced) in validation.
@@ -38,7 +40,7 @@ class ShardDataModule(LightningDataModule):
         val: str | list[str] | None = None,
         batch_size: int = 1,
         val_batch_size: int = 8,
-        val_modalities: str = "AV",
+        val_modalities: Modalities = "AV",
         val_samples: int | None = None,
         num_workers: int = 2,
         seed: int = 0,
@@ -49,6 +51,13 @@ class ShardDataModule(LightningDataModule):
         super().__init__()
         if batch_size < 1 or val_batch_size < 1:
             raise ValueError("data.init_args.batch_size and val_batch_size must be positive")
+        if val_samples is not None and val_samples < 1:
+            raise ValueError(
+                f"data.init_args.val_samples must be positive, or null for all, is {val_samples}; for no validation "
+                "set data.init_args.val to null"
+            )
+        if num_workers < 0:
+            raise ValueError(f"data.init_args.num_workers must be 0 or more, is {num_workers}")
         self.train = train
         self.val = val
         self.batch_size = batch_size
@@ -61,6 +70,28 @@ class ShardDataModule(LightningDataModule):
         self.train_split = train_split
         self.val_split = val_split
         self._window_loader: WindowLoader | None = None
+        self._shards: dict[str, ShardSet] = {}
+
+    def setup(self, stage: str) -> None:
+        """Open the shards, before the student is loaded, which may take minutes."""
+        if stage == "fit":
+            self._open("train")
+        if self.val is not None:
+            self._open("val")
+        elif stage != "fit":
+            command = getattr(stage, "value", stage)
+            raise ValueError(f"data.init_args.val: is null, and that is what `{command}` reads; set it to shards")
+
+    def _open(self, name: Literal["train", "val"]) -> ShardSet:
+        """The shards of `train` or `val`, read once."""
+        if name not in self._shards:
+            try:
+                self._shards[name] = ShardSet(getattr(self, name), split=getattr(self, f"{name}_split"))
+            except ShardError:
+                raise
+            except ValueError as error:
+                raise ValueError(f"data.init_args.{name}: {error}") from error
+        return self._shards[name]
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -74,7 +105,7 @@ class ShardDataModule(LightningDataModule):
         """The training loader; built once, since it carries the position in the data."""
         if self._window_loader is None:
             assert self.trainer is not None
-            shards = ShardSet(self.train, split=self.train_split)
+            shards = self._open("train")
             self._window_loader = WindowLoader(
                 EncodedDataset(shards, self.encoder, self.with_targets),
                 micro_batch_size=self.batch_size,
@@ -96,8 +127,23 @@ class ShardDataModule(LightningDataModule):
         if self.val is None:
             return []
         assert self.trainer is not None
-        shards = ShardSet(self.val, split=self.val_split)
+        shards = self._open("val")
         size = len(shards) if self.val_samples is None else min(self.val_samples, len(shards))
         indices = shard_across_devices(size, self.trainer.global_rank, self.trainer.world_size)
         dataset = EncodedDataset(shards, self.encoder, modalities=self.val_modalities)
         return evaluation_loader(dataset, indices, self.val_batch_size, self.num_workers)
+
+    def predict_dataloader(self) -> Any:
+        """The validation questions, in a loader that is no `DataLoader`: Lightning would replace its batch sampler."""
+        return _Plain(self.val_dataloader())
+
+
+class _Plain:
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader)

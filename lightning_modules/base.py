@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.optim import AdamW
 from torchmetrics import MeanMetric
 
 from avrt.answers import is_formatted, parse
+from avrt.atomic import write_atomic
 from avrt.grpo.rollout import Response, RolloutEngine, SamplingConfig, TransformersRollout
 from avrt.lora import LoRAConfig, add_lora
 from avrt.sample import Completion, Sample
@@ -25,6 +28,9 @@ from datamodules.streaming import Item, MicroBatch
 from lightning_modules.checkpoint_io import SafeCheckpointIO
 from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups
 from lightning_modules.strategy import AVRTDeepSpeedStrategy, StepReport
+
+PREDICTIONS_NAME = "predictions.jsonl"
+"""Where `predict` leaves its answers, in the logger's folder."""
 
 
 class StudentModule(LightningModule):
@@ -67,6 +73,7 @@ class StudentModule(LightningModule):
         self._frozen = ""
         self._plain_step: StepReport | None = None
         self._losses: list[tuple[Tensor, list[str]]] = []
+        self._predictions: list[str] = []
         self.val_accuracy = MeanMetric()
         self.val_format = MeanMetric()
 
@@ -334,10 +341,43 @@ class StudentModule(LightningModule):
         return {"completions": completions}
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({"val/accuracy": self.val_accuracy, "val/format": self.val_format}, prog_bar=True)
+        self.log("val/accuracy", self.val_accuracy, prog_bar=True)
+        self.log("val/format", self.val_format)
+
+    # ---- prediction -------------------------------------------------------------------------------------------------
 
     def predict_step(self, batch: list[Item], batch_idx: int) -> list[Completion]:
-        return self.answer(batch)
+        completions = self.answer(batch)
+        self._predictions += map(prediction_line, completions)
+        return completions
+
+    def on_predict_epoch_end(self) -> None:
+        """Write the answers of all devices, one JSON object per line."""
+        lines = self._of_all_devices(self._predictions)
+        path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / PREDICTIONS_NAME
+        if self.trainer.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, "".join(f"{line}\n" for line in lines).encode())
+        self.print(f"wrote {len(lines)} answers to {path}")
+        self._predictions = []
+
+
+def prediction_line(completion: Completion) -> str:
+    """What a student answered and how it was read, as JSON on one line."""
+    sample = completion.sample
+    parsed = parse(completion.text, sample, finish_reason=completion.finish_reason)
+    return json.dumps(
+        {
+            "id": sample.id,
+            "answer": parsed.letter,
+            "gold": sample.gold,
+            "right": parsed.letter == sample.gold,
+            "reason": parsed.reason.value,
+            "finish_reason": completion.finish_reason,
+            "text": completion.text,
+        },
+        ensure_ascii=False,
+    )
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -107,6 +107,10 @@ class GRPOModule(StudentModule):
         reference_device: Literal["same", "cpu"] = "same",
         lora: LoRAConfig | None = None,
     ) -> None:
+        if val_max_completion_length is not None and val_max_completion_length < 1:
+            raise ValueError(
+                f"model.init_args.val_max_completion_length must be positive, is {val_max_completion_length}"
+            )
         if reference_device not in ("same", "cpu"):
             raise ValueError(f"model.init_args.reference_device must be same or cpu, is {reference_device!r}")
         if num_generations < 2:
@@ -141,8 +145,10 @@ class GRPOModule(StudentModule):
             else:
                 self.reference = FrozenCopy(self.student.reference(), in_host_memory=self.reference_device == "cpu")
 
-    def on_fit_start(self) -> None:
-        self.rewards = collect_rewards(self.trainer.callbacks)  # type: ignore[attr-defined]
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            self.rewards = collect_rewards(self.trainer.callbacks)  # type: ignore[attr-defined]
 
     # ---- before the gradient: everything that is done once per window -----------------------------------------------
 

@@ -36,6 +36,10 @@ class SFTModule(StudentModule):
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
         lora: LoRAConfig | None = None,
     ) -> None:
+        if val_max_completion_length < 1:
+            raise ValueError(
+                f"model.init_args.val_max_completion_length must be positive, is {val_max_completion_length}"
+            )
         super().__init__(student, optimizer, val_max_completion_length, lora=lora)
         self.chunk_rows = chunk_rows
         self._step_tokens = 1.0

@@ -1,11 +1,8 @@
-"""The answer parser: both profiles' rules case by case, real teacher outputs, and properties that must never break."""
+"""The answer parser: both profiles' rules, case by case."""
 
 import json
-import re
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from avrt.answers import (
     ParsedAnswer,
@@ -13,11 +10,10 @@ from avrt.answers import (
     answer_body,
     count_think_words,
     first_think,
-    is_formatted,
     parse,
     strip_special_tokens,
 )
-from avrt.sample import LETTERS, Sample
+from avrt.sample import Sample
 
 OPTIONS = ("cat", "dog", "Pop rock", "hail")
 THOUGHT = "<think>it barks</think>"
@@ -330,200 +326,3 @@ def test_wrong_options_are_refused(options):
 def test_an_unknown_profile_is_refused():
     with pytest.raises(ValueError, match="`profile` must be one of paper, robust"):
         parse("B", OPTIONS, "lenient")
-
-
-# --- real teacher outputs ---
-
-
-def rows(real_data, name):
-    return [json.loads(line) for line in (real_data / "traces" / name).read_text(encoding="utf-8").splitlines()]
-
-
-def options_of(question):
-    """The options inside a question such as ``Which? (A) x, (B) y. Please ...``."""
-    texts = re.split(r"\([A-Z]\)", question.partition(" Please ")[0])[1:]
-    return [text.strip().rstrip(",").rstrip() for text in texts]
-
-
-def test_audio_flamingo_outputs(real_data):
-    """Untagged text: the option stands in the closing sentence, with stray asterisks; captions name no option."""
-    found = []
-    for row in rows(real_data, "af3_think.jsonl"):
-        options = options_of(row["question"]) if "question" in row else ["dog", "music"]
-        found.append(read(row["text"], "robust", options))
-        assert read(row["text"], "paper", options) == (None, "no_answer_tag")
-    expected = [(letter, "ok") for letter in "CDBAB"] + [(None, "no_answer_tag")] * 2
-    assert found == expected
-
-
-def test_kimi_outputs(real_data):
-    """Captions: no option to find, but the thinking must be told from the text, and cut replies recognised."""
-    found = []
-    for row in rows(real_data, "kimi_vl.jsonl"):
-        parsed = parse(row["text"], ["cat", "dog"], "robust", "stop" if row["complete"] else "length")
-        found.append((parsed.letter, parsed.reason, parsed.think is not None))
-        if parsed.think is not None:
-            assert parsed.think.startswith("So, let's ")
-            assert "▷" not in parsed.think
-    assert found == [
-        (None, "no_answer_tag", True),
-        (None, "no_answer_tag", True),
-        (None, "truncated", True),
-        (None, "truncated", False),
-        (None, "truncated", False),
-    ]
-
-
-def test_kimi_outputs_with_an_answer_in_place_of_the_caption(real_data):
-    """The same real thinking, followed by what the prompt asks for."""
-    for row in rows(real_data, "kimi_vl.jsonl")[:3]:
-        thinking = row["text"].partition("◁/think▷")[0]
-        text = (
-            thinking
-            + "◁/think▷Visual Description: two cats.\nReasoning: they lie still.\nAnswer: (B) dog<|im_assistant|>"
-        )
-        assert read(text, "robust") == ("B", "ok")
-        assert read(thinking + "◁/", "robust") == (None, "unclosed_think")
-
-
-def test_merged_traces_and_the_papers_degenerate_outputs(real_data):
-    *excerpts, control = rows(real_data, "paper_merged.jsonl")
-    for row in excerpts:
-        for profile in ("paper", "robust"):
-            assert read(row["text"], profile, ["w", "x", "y", "sew clothes"]) == (None, "no_answer_tag")
-    for profile in ("paper", "robust"):
-        assert [read(text, profile) for text in control["text"]] == [
-            ("D", "empty_think"),
-            (None, "orphan_close"),
-            (None, "orphan_close"),
-            (None, "unclosed_think"),
-        ]
-    assert [is_formatted(text) for text in control["text"]] == [True, False, False, False]
-
-
-# --- properties ---
-
-PIECES = st.sampled_from(
-    [
-        *(
-            "<think>",
-            "</think>",
-            "<answer>",
-            "</answer>",
-            "◁think▷",
-            "◁/think▷",
-            "<|im_end|>",
-            "Answer:",
-            "the answer is",
-        ),
-        *(
-            "A",
-            "B",
-            "(C)",
-            "d",
-            "E.",
-            "cat",
-            "dog",
-            "not",
-            "or",
-            " ",
-            "\n",
-            "*",
-            ".",
-            ",",
-            ":",
-            "?",
-            "A man",
-            r"\boxed{",
-        ),
-    ]
-)
-REPLIES = st.one_of(st.text(), st.lists(PIECES, max_size=14).map("".join), st.lists(PIECES, max_size=14).map(" ".join))
-PROFILES = st.sampled_from(["paper", "robust"])
-FINISHES = st.sampled_from(["stop", "length"])
-
-
-@settings(deadline=None)
-@given(
-    text=REPLIES,
-    options=st.lists(st.one_of(st.text(max_size=8), PIECES), min_size=2, max_size=10),
-    profile=PROFILES,
-    finish_reason=FINISHES,
-)
-def test_never_raises_and_the_letter_is_an_options(text, options, profile, finish_reason):
-    parsed = parse(text, options, profile, finish_reason)
-    assert parsed.letter is None or (len(parsed.letter) == 1 and parsed.letter in LETTERS[: len(options)])
-    assert isinstance(parsed.reason, Reason)
-    if parsed.reason is Reason.OK:
-        assert parsed.letter is not None
-
-
-@settings(deadline=None)
-@given(text=REPLIES, finish_reason=FINISHES)
-def test_paper_reasons_agree_with_the_format_term(text, finish_reason):
-    parsed = parse(text, OPTIONS, "paper", finish_reason)
-    if parsed.letter is not None:
-        assert answer_body(text) == parsed.letter
-        formatted = is_formatted(text)
-        assert formatted or parsed.reason is not Reason.OK
-        if formatted:
-            assert parsed.reason is (Reason.OK if first_think(text).strip() else Reason.EMPTY_THINK)
-
-
-@settings(deadline=None)
-@given(think=REPLIES, letter=st.sampled_from("ABCD"))
-def test_what_the_paper_profile_reads_in_a_formatted_reply_the_robust_one_reads_too(think, letter):
-    text = f"<think>{think}</think>\n<answer>{letter}</answer>"
-    assume(is_formatted(text))
-    assert parse(text, OPTIONS, "paper").letter == parse(text, OPTIONS, "robust").letter == letter
-
-
-WORDS = st.sampled_from(["man", "woman", "is", "singing", "plays", "loudly", "near", "the", "river", "with", "rain"])
-
-
-@settings(deadline=None)
-@given(
-    before=st.lists(WORDS, max_size=6),
-    letter=st.sampled_from("ABCDabcdI"),
-    after=st.lists(WORDS, min_size=0, max_size=6),
-)
-def test_a_letter_inside_a_sentence_is_no_answer(before, letter, after):
-    assume(before or after)
-    sentence = " ".join([*before, letter, *after])
-    for text in (sentence, f"{sentence}.", f"<think>x</think>{sentence}", f"<answer>{sentence}</answer>"):
-        assert parse(text, OPTIONS, "robust").letter is None
-
-
-PLAIN_FORMS = ["{0}", "({0})", "{0}. {1}", "({0}) {1}"]
-FORMS = [*PLAIN_FORMS, "Answer: {0}", "Answer: {0}. {1}", "The answer is {0}.", "the best fit is: *({0}) {1}*"]
-
-
-@settings(deadline=None)
-@given(data=st.data(), pair=st.permutations(range(4)))
-def test_two_different_letters_are_invalid(data, pair):
-    glue = data.draw(st.sampled_from(["\n", "\n\n", " or ", ", ", " / ", " and "]))
-    forms = st.sampled_from(FORMS if "\n" in glue else PLAIN_FORMS)
-    text = glue.join(data.draw(forms).format("ABCD"[index], OPTIONS[index]) for index in pair[:2])
-    for reply in (text, f"<think>x</think>{text}", f"<answer>{text}</answer>"):
-        assert parse(reply, OPTIONS, "robust").letter is None
-        assert parse(reply, OPTIONS, "paper").letter is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *(
-            "a, " * 20_000 + "#",
-            "(" * 60_000,
-            "answer: " * 3_000,
-            "." * 60_000 + "x",
-            "<answer>" * 20_000,
-            "$" * 60_000,
-        ),
-        *("<" + " " * 60_000, "(A) " * 20_000, "\\boxed{" * 10_000, '"' * 60_000 + "B", "the answer is B\n" * 2_000),
-    ],
-)
-def test_long_degenerate_replies_end(text):
-    """A reply that repeats itself must not blow up a pattern's backtracking (the suite's time limit would catch it)."""
-    for profile in ("paper", "robust"):
-        parse(text, OPTIONS, profile)

@@ -209,3 +209,10 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
         load_without_code(path)
     path.write_bytes(b"")
     assert what_is_missing(path) == "it is empty"
+
+
+@pytest.mark.parametrize("content", [b"seed_everything: 0\ntrainer:\n", b"", b"\x80", bytes(range(256))], ids=repr)
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.ckpt is (damaged|refused)"):
+        load_without_code(tmp_path / "a.ckpt")

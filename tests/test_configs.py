@@ -177,7 +177,7 @@ def test_the_commands_of_the_configuration_page_parse(tmp_path: Path, monkeypatc
                 parser().parse_args(words)
             assert end.value.code in (None, 0), line
             continue
-        settings = parser().parse_args(words).fit
+        settings = parser().parse_args(words)[words[0]]
         if "early_stop.yaml" in line:
             assert settings.trainer.callbacks[-1].init_args.patience == 5
             assert len(settings.trainer.callbacks) > 1

@@ -1,0 +1,28 @@
+"""The progress bar of a training: which optimizer step of how many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.callbacks import RichProgressBar
+
+
+class TrainingProgress(RichProgressBar):
+    """Lightning's bar over an epoch's micro-batches, headed by the optimizer step instead of the epoch's number.
+
+    Learning rate and tables go by optimizer steps. A run that `trainer.max_steps` ends has no number of epochs, and
+    Lightning's own heading is then "Epoch 6/-2". `fit` uses this bar unless the config lists another one.
+    """
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        trainer = self.trainer
+        if trainer.max_steps > 0:
+            return f"step {trainer.global_step}/{trainer.max_steps}"
+        epochs = "" if trainer.max_epochs is None or trainer.max_epochs < 0 else f"/{trainer.max_epochs}"
+        return f"step {trainer.global_step}, epoch {current_epoch + 1}{epochs}"
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.progress is not None and self.train_progress_bar_id is not None:
+            heading = self._get_train_description(trainer.current_epoch)
+            self.progress.update(self.train_progress_bar_id, description=heading)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
