@@ -16,7 +16,9 @@ from avrt.third_party_noise import quiet
 quiet()  # before the imports below, some of which warn
 
 import lightning.pytorch as pl  # noqa: E402
+import torch  # noqa: E402
 from jsonargparse import ArgumentParser, capture_parser  # noqa: E402
+from jsonargparse.typing import PositiveInt  # noqa: E402
 from lightning.pytorch.callbacks import ProgressBar  # noqa: E402
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI  # noqa: E402
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # noqa: E402
@@ -30,6 +32,15 @@ from avrt.demo.paths import resolve_demo_paths  # noqa: E402
 
 class TrainingCLI(LightningCLI):
     """LightningCLI whose mistakes are one line each, and whose config files alone say what is built."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the settings of the process itself."""
+        parser.add_argument(
+            "--torch_threads",
+            type=PositiveInt | None,
+            default=None,
+            help="Threads that torch computes with on the CPU; null leaves the choice to torch.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parses `args`, a list of words with the subcommand first.
@@ -55,6 +66,9 @@ class TrainingCLI(LightningCLI):
         """
         name = "config.yaml" if self.subcommand == "fit" else f"config_{self.subcommand}.yaml"
         resolve_demo_paths(self.config)
+        threads = self.config[self.subcommand].torch_threads
+        if threads is not None:
+            torch.set_num_threads(threads)
         # A resumed run writes into the folder of the run it continues; Lightning refuses that by default.
         self.save_config_kwargs = {"config_filename": name, "overwrite": True}
 

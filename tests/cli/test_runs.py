@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from tests.cli.runner import Runner, changed
@@ -34,6 +35,17 @@ def test_the_saved_config_is_a_config(run: Runner, config: dict, tmp_path: Path)
     assert run(config)[0] == 0
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert run(saved)[0] == 0
+
+
+def test_a_run_computes_with_as_many_threads_as_it_asks_for(run: Runner, config: dict) -> None:
+    before = torch.get_num_threads()
+    try:
+        assert run(config, f"--torch_threads={before + 1}")[0] == 0
+        assert torch.get_num_threads() == before + 1
+        assert run(config)[0] == 0
+        assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
