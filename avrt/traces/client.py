@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import ssl
 import time
@@ -28,6 +29,8 @@ from avrt.traces.presets import PRESETS
 from avrt.traces.records import Status
 from avrt.traces.redaction import redactor
 from avrt.traces.transport import AiohttpTransport
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 """Time to open a connection; a server that needs longer is taken for overloaded."""
@@ -102,6 +105,7 @@ class ServerPool:
         self._rng = rng or random.Random()
         self._turn = 0
         self._waiting: deque[asyncio.Future[Server]] = deque()
+        self._told = False
 
     async def __aenter__(self) -> Self:
         config = self.config
@@ -210,6 +214,7 @@ class ServerPool:
             if failure.kind is Kind.OVERLOADED:
                 server.limit.overloaded(sent_at=sent_at, now=time.monotonic())
             elif failure.kind in (Kind.UNREACHABLE, Kind.BROKEN):
+                server.last_error = failure.error
                 self._lost(server)
             return failure
         else:
@@ -229,6 +234,13 @@ class ServerPool:
         variable = self.config.api_key_env
         mend = f"check the key in {variable}" if variable else f"name the key's variable in {self.stage}.api_key_env"
         return f"{self.stage}: a server refuses this run ({self.redact(failure.error)}); {mend}"
+
+    def _tell_that_nobody_answers(self) -> None:
+        """Once per outage, however many calls wait."""
+        if not self._told:
+            self._told = True
+            reason, seconds = self.redact(self.servers[0].last_error), self.config.server_wait_seconds
+            log.warning("%s: no server answers (%s); waiting for one, up to %g s", self.stage, reason, seconds)
 
     def _nobody_message(self) -> str:
         count, seconds = len(self.servers), self.config.server_wait_seconds
@@ -267,6 +279,7 @@ class ServerPool:
                     down_since = None
                 elif down_since is None:
                     down_since = now
+                    self._tell_that_nobody_answers()
                 elif now - down_since >= self.config.server_wait_seconds:
                     raise StageError(self._nobody_message())
         except BaseException:
@@ -317,6 +330,7 @@ class ServerPool:
                 pause = min(MAX_PROBE_PAUSE, pause * 2)
             else:
                 server.up = True
+                self._told = False
                 self._hand_out()
                 return
 

@@ -128,11 +128,12 @@ async def _make_calls(
         LedgerWriter(config.ledger, writer_name) as writer,
         ServerPool(stage, stage_config, model, api_key(stage, stage_config)) as pool,
     ):
-        await pool.check()
         try:
-            async with open_backlog(missing, prepare, ahead=PREPARED_AHEAD) as backlog, asyncio.TaskGroup() as group:
-                for _ in range(pool.capacity):
-                    group.create_task(work(writer, pool, backlog))
+            async with open_backlog(missing, prepare, ahead=PREPARED_AHEAD) as backlog:
+                await pool.check()
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(pool.capacity):
+                        group.create_task(work(writer, pool, backlog))
         except ExceptionGroup as errors:
             # The first one says it all: the others were cancelled, or met the same full disk or dead server.
             raise _first(errors) from None

@@ -201,11 +201,13 @@ def test_a_server_that_dies_and_comes_back_finishes_the_run() -> None:
     assert all(outcome.status is Status.OK for outcome in outcomes)
 
 
-def test_no_server_at_all_stops_the_run() -> None:
+def test_no_server_at_all_is_told_and_stops_the_run(caplog: pytest.LogCaptureFixture) -> None:
     with ScriptedServer(lambda *_: Reply("a")) as server:
         url = server.url
     with pytest.raises(StageError, match=r"vision\.base_urls: none of the 1 servers answered for 1 s"):
         call_all([url], ["q"], server_wait_seconds=1)
+    told = "vision: no server answers (connection refused); waiting for one, up to 1 s"
+    assert [record.getMessage() for record in caplog.records] == [told]
     with pytest.raises(StageError, match=r"start them \(docs/traces\.md: vllm serve moonshotai/Kimi-VL"):
         call_all([url], ["q"], server_wait_seconds=0.1, preset="kimi-vl-a3b-thinking-2506")
 
