@@ -29,11 +29,16 @@ def main() -> None:
             finally:
                 sys.stderr.flush()
                 os._exit(status)
-        if seconds != "never":
-            time.sleep(float(seconds))
-            # Not waited for yet, so the number is still its own, even if it has ended.
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        ended = status = 0
+        while seconds != "never" and time.monotonic() - begin < float(seconds):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(0.002)
+        if not ended:
+            if seconds != "never":
+                os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), time.monotonic() - begin, flush=True)
 
 
