@@ -346,10 +346,11 @@ class StudentModule(LightningModule):
 
     # ---- prediction -------------------------------------------------------------------------------------------------
 
-    def predict_step(self, batch: list[Item], batch_idx: int) -> list[Completion]:
-        completions = self.answer(batch)
-        self._predictions += map(prediction_line, completions)
-        return completions
+    def predict_step(self, batch: list[Item], batch_idx: int) -> list[dict[str, Any]]:
+        """Plain records: Lightning walks through what is returned here, and fails at frozen completions."""
+        records = [prediction(completion) for completion in self.answer(batch)]
+        self._predictions += [json.dumps(record, ensure_ascii=False) for record in records]
+        return records
 
     def on_predict_epoch_end(self) -> None:
         """Write the answers of all devices, one JSON object per line."""
@@ -362,22 +363,19 @@ class StudentModule(LightningModule):
         self._predictions = []
 
 
-def prediction_line(completion: Completion) -> str:
-    """What a student answered and how it was read, as JSON on one line."""
+def prediction(completion: Completion) -> dict[str, Any]:
+    """What a student answered and how it was read, as JSON values."""
     sample = completion.sample
     parsed = parse(completion.text, sample, finish_reason=completion.finish_reason)
-    return json.dumps(
-        {
-            "id": sample.id,
-            "answer": parsed.letter,
-            "gold": sample.gold,
-            "right": parsed.letter == sample.gold,
-            "reason": parsed.reason.value,
-            "finish_reason": completion.finish_reason,
-            "text": completion.text,
-        },
-        ensure_ascii=False,
-    )
+    return {
+        "id": sample.id,
+        "answer": parsed.letter,
+        "gold": sample.gold,
+        "right": parsed.letter == sample.gold,
+        "reason": parsed.reason.value,
+        "finish_reason": completion.finish_reason,
+        "text": completion.text,
+    }
 
 
 def _as_it_is(batch: Any) -> Any:
