@@ -135,7 +135,14 @@ def test_a_model_refuses_the_other_stream(
 
 def test_the_server_tells_its_address_and_ends_quietly_when_interrupted() -> None:
     words = [sys.executable, "-m", "avrt", "demo", "--serve", "--port", "0"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore Ctrl-C, and so would all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split(" at ")[1].split(";")[0]
         with urllib.request.urlopen(f"{url}/models") as reply:
