@@ -18,6 +18,7 @@ CHARTS = {
         "entropy": ["^entropy$"],
         "KL to the reference": ["^kl$"],
         "gradient norm": ["^grad_norm$"],
+        "learning rate": ["^learning_rate$"],
     },
     "Time": {
         "seconds of a step": ["^seconds/", "^throughput/seconds_per_step$"],

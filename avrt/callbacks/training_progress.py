@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedColumn
+from rich.progress import BarColumn
+
+SHORT_NAMES = {"completions/mean_length": "length", "val/accuracy": "val"}
+"""What the bar calls a metric whose name in the logs is long."""
 
 
 class TrainingProgress(RichProgressBar):
@@ -26,3 +31,15 @@ class TrainingProgress(RichProgressBar):
             heading = self._get_train_description(trainer.current_epoch)
             self.progress.update(self.train_progress_bar_id, description=heading)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        return {SHORT_NAMES.get(name, name): value for name, value in metrics.items() if name != "v_num"}
+
+    def configure_columns(self, trainer: Any) -> list[Any]:
+        """Without micro-batches per second, which is no figure to go by, and with a short bar: 80 columns are few."""
+        columns = [c for c in super().configure_columns(trainer) if not isinstance(c, ProcessingSpeedColumn)]
+        for column in columns:
+            if isinstance(column, BarColumn):
+                column.bar_width = 12
+        return columns
