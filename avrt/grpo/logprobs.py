@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-DEFAULT_CHUNK_ROWS = 256
+DEFAULT_CHUNK_ROWS = 128
 
 FEW_ROWS = 32
 """Up to so many rows (a decoding step's) the head multiplies from the left on the CPU."""
@@ -85,15 +85,19 @@ class _ChunkedLogprobs(torch.autograd.Function):
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             logits = chunk_logits(hidden[part], head_weight, temperature, banned)
-            log_z = logits.logsumexp(-1)
-            normalizers[part] = log_z
-            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - log_z
+            top = logits.amax(-1, keepdim=True)
+            logits.sub_(top)
+            chosen = logits.gather(-1, targets[part, None]).squeeze(-1)
+            weights = logits.exp()
+            total = weights.sum(-1)
+            log_total = total.log()
+            logprobs[part] = chosen - log_total
+            normalizers[part] = log_total + top.squeeze(-1)
             # H = -sum p log p; a banned token has p = 0 and log p = -inf, which must count as 0, not as nan.
-            log_p = logits.sub_(log_z[:, None])
-            p = log_p.exp()
             if banned is not None:
-                log_p.masked_fill_(banned, 0.0)
-            entropies[part] = -torch.linalg.vecdot(p, log_p)
+                logits.masked_fill_(banned, 0.0)
+            entropies[part] = log_total - torch.linalg.vecdot(weights, logits) / total
+            del logits, weights  # or they would be held beside the next chunk's
         ctx.save_for_backward(hidden, head_weight, targets, normalizers)
         ctx.temperature, ctx.banned, ctx.rows = temperature, banned, rows
         ctx.mark_non_differentiable(entropies)
@@ -118,7 +122,11 @@ class _ChunkedLogprobs(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[part] = grad @ head_weight
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden[part]
+                if wide == grad.dtype:
+                    grad_weight.addmm_(grad.T, hidden[part])  # no second matrix of the head's size
+                else:
+                    grad_weight += grad.T @ hidden[part]
+            del logits, grad
         if grad_weight is not None:
             grad_weight = grad_weight.to(head_weight.dtype)
         return grad_hidden, grad_weight, None, None, None, None

@@ -134,6 +134,7 @@ class PackedLayout(Layout):
         self._device = torch.device(device)
         self._lengths = (prompt_lengths, response_lengths)
         self._kernel = kernel
+        self._additive_mask: Tensor | None = None
         self._cache: PrefixCache | None = PrefixCache([], []) if keep_prefix else None
 
         self._prompts = _Padding(prompt_lengths, self._device)
@@ -142,17 +143,22 @@ class PackedLayout(Layout):
         self._responses = _Padding([c for _, c in live], self._device) if live else None
         self._owner = torch.tensor([i for i, _ in live], device=self._device)
 
-    @cached_property
-    def _mask(self) -> Tensor:
-        """What responses see, bool ``[N or 1, 1, C, P + C]``: their prompt's tokens, then their own up to the query."""
-        assert self._responses is not None
-        longest = self._responses.longest
-        causal = torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril()
-        prompt = self._prompts.valid  # [n, P]
-        prompt = prompt[:1] if self._prompts.even else prompt.index_select(0, self._owner)
-        return torch.cat(
-            [prompt[:, None].expand(-1, longest, -1), causal.expand(prompt.shape[0], -1, -1)], dim=-1
-        ).unsqueeze(1)
+    def _mask(self, dtype: torch.dtype) -> Tensor:
+        """What responses see: their prompt's tokens, then their own up to the query; ``[N or 1, 1, C, P + C]``.
+
+        Added to the scores: 0 or -inf. Kernels turn a bool mask into this one in every call.
+        """
+        if self._additive_mask is None:
+            assert self._responses is not None
+            longest = self._responses.longest
+            causal = torch.ones(longest, longest, dtype=torch.bool, device=self._device).tril()
+            prompt = self._prompts.valid  # [n, P]
+            prompt = prompt[:1] if self._prompts.even else prompt.index_select(0, self._owner)
+            visible = torch.cat(
+                [prompt[:, None].expand(-1, longest, -1), causal.expand(prompt.shape[0], -1, -1)], dim=-1
+            ).unsqueeze(1)
+            self._additive_mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)
+        return self._additive_mask
 
     @cached_property
     def _block_mask(self) -> BlockMask:
@@ -180,7 +186,7 @@ class PackedLayout(Layout):
         response_q, response_k, response_v = (self._responses.pad(x) for x in (response_q, response_k, response_v))
         response_k = torch.cat([self._per_response(prompt_k), response_k], dim=2)  # [N, K, P + C, D]
         response_v = torch.cat([self._per_response(prompt_v), response_v], dim=2)
-        responses = _masked_attention(response_q, response_k, response_v, self._mask, scaling)
+        responses = _masked_attention(response_q, response_k, response_v, self._mask(query.dtype), scaling)
         return torch.cat([out, self._responses.unpad(responses)]).unsqueeze(0)
 
     def _per_response(self, x: Tensor) -> Tensor:

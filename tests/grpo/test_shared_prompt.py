@@ -88,8 +88,10 @@ def checkpointed(student_folder: Path) -> Student:
     return student
 
 
-@pytest.mark.parametrize("size", [1, 2, 8])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(kind, size) for kind in KINDS for size in (range(1, 9) if kind == "audio_video" else (1, 2, 8))],
+)
 def test_one_group(student64: Student, plain64: Any, kind: str, size: int) -> None:
     prompts = [student64.encoder.encode(make_sample(kind))]
     responses = groups(student64, [size])
@@ -131,24 +133,28 @@ def test_prompts_of_all_streams_in_one_batch(
     assert_same(gradients, backward(plain64, logprobs))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("size", range(1, 9))
-def test_text_prompts(student64: Student, size: int) -> None:
+def test_text_prompts(student64: Student, checkpointed: Student, size: int, checkpointing: bool) -> None:
     """Text only (no clip, so only below the student): against the text model alone, one row per response."""
-    prompts = [text_prompt(student64, 5), text_prompt(student64, 1), text_prompt(student64, 12)]
-    responses = groups(student64, [size, 1, size])
-    scores = score_responses(student64.language_model, prompts, responses)
-    ours = backward(student64.thinker, rows(scores))
-    plain = []
+    student = checkpointed if checkpointing else student64
+    prompts = [text_prompt(student, 5), text_prompt(student, 1), text_prompt(student, 12)]
+    responses = groups(student, [size, 1, size])
+    scores = score_responses(student.language_model, prompts, responses)
+    ours = backward(student.thinker, rows(scores))
+    logprobs, entropies = [], []
     for prompt, group in zip(prompts, responses, strict=True):
         for response in group:
             ids = torch.cat([prompt.input_ids, response])[None]
             positions = torch.arange(ids.shape[1]).expand(3, 1, -1)
             mask = torch.ones_like(ids)
             hidden = student64.language_model.text_model(ids, attention_mask=mask, position_ids=positions)[0]
-            logits = student64.thinker.lm_head(hidden)[0, -len(response) - 1 : -1]
-            plain.append(logits.log_softmax(-1).gather(1, response[:, None]).squeeze(1))
-    torch.testing.assert_close(torch.cat(rows(scores)), torch.cat(plain), **EXACT)
-    assert_same(ours, backward(student64.thinker, plain))
+            logp = student64.thinker.lm_head(hidden)[0, -len(response) - 1 : -1].log_softmax(-1)
+            logprobs.append(logp.gather(1, response[:, None]).squeeze(1))
+            entropies.append(-(logp.exp() * logp).sum(-1).detach())
+    torch.testing.assert_close(torch.cat(rows(scores)), torch.cat(logprobs), **EXACT)
+    torch.testing.assert_close(scores.entropies[scores.mask], torch.cat(entropies), **EXACT)
+    assert_same(ours, backward(student64.thinker, logprobs))
 
 
 @pytest.mark.parametrize("settings", [{"share_prompt": False}, *({"chunk_rows": n} for n in (0, 1, 7, 256))], ids=str)
