@@ -9,14 +9,15 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from avrt.atomic import PARTIAL_SUFFIX, sync_folder
+from avrt.lora import merge_lora
 
 
 class ExportStudent(Callback):
     """Saves the student at the end of `fit`, as a folder that `student.path` and plain transformers load.
 
     A checkpoint holds what a run needs to go on (optimizer, position in the data); this folder holds what the next
-    stage starts from: thinker weights, processor and chat template. It appears whole or not at all, and replaces that
-    of an earlier run. A run that is interrupted exports nothing.
+    stage starts from: thinker weights, processor and chat template; adapters are folded in. It appears whole or not at
+    all, and replaces that of an earlier run. A run that is interrupted exports nothing.
 
     Args:
         folder: where to save; None takes ``student`` in the logger's folder, or without a logger in
@@ -26,9 +27,18 @@ class ExportStudent(Callback):
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if getattr(trainer.strategy, "stage", None) == 3:
+            raise ValueError(
+                "trainer.callbacks: ExportStudent cannot save under trainer.strategy.init_args.stage 3, where no "
+                "process has all weights; remove it, and run python -m avrt export RUN --out DIR afterwards"
+            )
+
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.interrupted or not trainer.is_global_zero:
             return
+        if pl_module.lora_config is not None:
+            merge_lora(pl_module.student, pl_module.lora_config)
         save_student(pl_module.student, Path(self.folder or Path(trainer.log_dir) / "student"))
 
 
