@@ -7,6 +7,7 @@ that was copied in part is known as well. What is still being written ends in ``
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pickle
@@ -48,14 +49,27 @@ def finish_folder(path: Path) -> None:
             os.close(descriptor)
     sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
     write_atomic(partial / MARKER, json.dumps({"format": 1, "files": sizes}, indent=1).encode())
-    # The old one steps aside first: deleting many gigabytes takes long, and a kill then would leave none of the two.
-    old = path.with_name(path.name + ".old" + PARTIAL_SUFFIX)
-    remove(old)
-    if path.exists():
+    if not path.exists():
+        os.replace(partial, path)
+        sync_folder(path.parent)
+        return
+    # The old one is deleted last: many gigabytes take long, and a kill then would leave none of the two.
+    old = partial
+    if not exchange(partial, path):
+        old = path.with_name(path.name + ".old" + PARTIAL_SUFFIX)
+        remove(old)
         os.replace(path, old)
-    os.replace(partial, path)
+        os.replace(partial, path)
     sync_folder(path.parent)
     remove(old)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that neither is ever missing; False where the file system cannot (some of those
+    on a network)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+    return hasattr(libc, "renameat2") and libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def remove(path: Path) -> None:

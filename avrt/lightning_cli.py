@@ -17,7 +17,7 @@ quiet()  # before the imports below, some of which warn
 
 import lightning.pytorch as pl  # noqa: E402
 import torch  # noqa: E402
-from jsonargparse import ArgumentParser, capture_parser  # noqa: E402
+from jsonargparse import ArgumentParser, Namespace, capture_parser  # noqa: E402
 from jsonargparse.typing import PositiveInt  # noqa: E402
 from lightning.pytorch.callbacks import ProgressBar  # noqa: E402
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI  # noqa: E402
@@ -49,12 +49,8 @@ class TrainingCLI(LightningCLI):
             UsageError: with one line that names the key.
         """
         assert isinstance(args, list)
-        command = args[0]
-        try:
-            self.config = parser.parse_args(args)
-        except argparse.ArgumentError as error:
-            known = [action.dest for action in self._subcommand_parsers[command]._actions if action.dest != "help"]
-            raise UsageError(distil(str(error), lambda name: _accepted(name, known))) from error
+        known = [action.dest for action in self._subcommand_parsers[args[0]]._actions if action.dest != "help"]
+        self.config = _parse(parser, args, known)
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let a checkpoint's stored arguments override the files and the command line."""
@@ -130,6 +126,22 @@ def run(command: str, arguments: Sequence[str], prefixes: Iterable[str]) -> None
 def parser() -> ArgumentParser:
     """The parser of all training commands, to check a config without building anything."""
     return capture_parser(lambda: _start(["fit"]))
+
+
+def read_settings(command: str, arguments: Sequence[str]) -> Namespace:
+    """The merged settings of a training command, defaults filled in, without building anything.
+
+    Raises:
+        UsageError: the command line or a config file is wrong.
+    """
+    return _parse(parser(), [command, *arguments], ())[command]
+
+
+def _parse(reader: ArgumentParser, words: list[str], known: Iterable[str]) -> Namespace:
+    try:
+        return reader.parse_args(words)
+    except argparse.ArgumentError as error:
+        raise UsageError(distil(str(error), lambda name: _accepted(name, known))) from error
 
 
 def _start(words: Sequence[str]) -> None:

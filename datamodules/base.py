@@ -117,6 +117,7 @@ class ShardDataModule(LightningDataModule):
                 shuffle=self.shuffle,
                 num_workers=self.num_workers,
                 fingerprint=shards.fingerprint,
+                allow_changes=getattr(self.trainer.lightning_module, "resume_with_changes", False),
             )
         return self._window_loader
 

@@ -119,6 +119,7 @@ class WindowLoader:
         num_workers: processes that read and encode ahead; 0 reads in the training process.
         prefetch: micro-batches that each worker keeps ready.
         fingerprint: of the data; a run does not resume on other data.
+        allow_changes: resume on other data, or in another order, all the same.
     """
 
     def __init__(
@@ -135,6 +136,7 @@ class WindowLoader:
         num_workers: int = 0,
         prefetch: int = 2,
         fingerprint: str = "",
+        allow_changes: bool = False,
     ) -> None:
         self.dataset = dataset
         self.micro_batch_size = micro_batch_size
@@ -147,6 +149,7 @@ class WindowLoader:
         self.num_workers = num_workers
         self.prefetch = prefetch
         self.fingerprint = fingerprint
+        self.allow_changes = allow_changes
         self._steps_done = 0
         size = len(dataset)  # type: ignore[arg-type]
         if size < self.window_size:
@@ -230,7 +233,8 @@ class WindowLoader:
         """Go on where `state` was taken.
 
         Raises:
-            ValueError: the data, the seed, or how prompts make up an optimizer step has changed since.
+            ValueError: the data, the seed, or how prompts make up an optimizer step has changed since. Changes of the
+                first two can be allowed.
         """
         for key, what in (
             ("fingerprint", "data.init_args.train points to other shards than the checkpoint's run read"),
@@ -245,11 +249,14 @@ class WindowLoader:
             ("micro_batches", "trainer.accumulate_grad_batches differs from the checkpoint's"),
             ("num_iterations", "model.init_args.num_iterations differs from the checkpoint's"),
         ):
-            if state[key] != getattr(self, key):
-                raise ValueError(
-                    f"cannot resume: {what} ({state[key]!r} then, {getattr(self, key)!r} now). Restore it, or start a "
-                    "new run from the weights alone (export the checkpoint and set model.init_args.student.path)"
-                )
+            order = key in ("fingerprint", "seed", "shuffle")
+            if state[key] == getattr(self, key) or (order and self.allow_changes):
+                continue
+            allow = "set model.init_args.resume_with_changes to true, " if order else ""
+            raise ValueError(
+                f"cannot resume: {what} ({state[key]!r} then, {getattr(self, key)!r} now). Restore it, {allow}or "
+                "start a new run from the weights alone (export the checkpoint and set model.init_args.student.path)"
+            )
         self._steps_done = state["steps_done"]
 
 

@@ -26,7 +26,8 @@ from avrt.student import Student, StudentConfig
 from avrt.trained_weights import check_saved_weights, frozen_fingerprint, without_frozen
 from datamodules.streaming import Item, MicroBatch
 from lightning_modules.checkpoint_io import SafeCheckpointIO
-from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups
+from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups, rate_factor
+from lightning_modules.resuming import check_unchanged, flat_settings
 from lightning_modules.strategy import AVRTDeepSpeedStrategy, StepReport
 
 PREDICTIONS_NAME = "predictions.jsonl"
@@ -45,6 +46,8 @@ class StudentModule(LightningModule):
         val_max_completion_length: token limit of a validation answer.
         kv_cache_tokens: bound on the tokens whose keys and values a rollout holds at one time.
         lora: train low-rank adapters of the language model instead of its weights.
+        resume_with_changes: go on from a checkpoint although settings or data have changed since; it is refused
+            otherwise. The position in the data then counts in the new data's order.
     """
 
     num_iterations = 1
@@ -57,6 +60,7 @@ class StudentModule(LightningModule):
         val_max_completion_length: int = 512,
         kv_cache_tokens: int = 262_144,
         lora: LoRAConfig | None = None,
+        resume_with_changes: bool = False,
     ) -> None:
         super().__init__()
         # Frozen weights are not in checkpoints; `check_saved_weights` is strict about all others.
@@ -64,6 +68,7 @@ class StudentModule(LightningModule):
         self.student_config = student
         self.optimizer_config = optimizer
         self.lora_config = lora
+        self.resume_with_changes = resume_with_changes
         self.val_sampling = SamplingConfig(val_max_completion_length, temperature=0.0, kv_cache_tokens=kv_cache_tokens)
         self.student: Student = None  # type: ignore[assignment]
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
@@ -172,6 +177,12 @@ class StudentModule(LightningModule):
         )
 
     def on_train_start(self) -> None:
+        if self.resume_with_changes:  # a checkpoint's optimizer has brought its own
+            c = self.optimizer_config
+            rate = c.learning_rate * rate_factor(self.global_step, c, self.total_steps())
+            for group in self.trainer.optimizers[0].param_groups:
+                decay = c.weight_decay if group["decays"] else 0.0
+                group.update(lr=rate, betas=c.betas, eps=c.eps, weight_decay=decay)
         micro_batches, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
         if batches % micro_batches:
             raise ValueError(
@@ -196,6 +207,7 @@ class StudentModule(LightningModule):
             "frozen": self._frozen,
             "tokens_seen": self._tokens_seen,
             "skipped_steps": self.skipped_steps,
+            "settings": flat_settings(self.training_settings()),
             "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
         }
 
@@ -211,7 +223,20 @@ class StudentModule(LightningModule):
                 f"({self.student_config.path!r}, or its dtype or revision); they are not part of a checkpoint: "
                 "restore the settings"
             )
+        if self.trainer.training:
+            now = flat_settings(self.training_settings())
+            check_unchanged(state.get("settings", now), now, self.resume_with_changes)
+            self._put_settings(checkpoint)
         self._tokens_seen, self.skipped_steps = state["tokens_seen"], state["skipped_steps"]
+
+    def training_settings(self) -> dict[str, Any]:
+        """The arguments that a training's course depends on, under their names."""
+        return {"student": self.student_config, "optimizer": self.optimizer_config, "lora": self.lora_config}
+
+    def _put_settings(self, checkpoint: dict[str, Any]) -> None:
+        """The schedule's peak is part of its saved state; the config's holds."""
+        for schedule in checkpoint.get("lr_schedulers", []):
+            schedule["base_lrs"] = [self.optimizer_config.learning_rate] * len(schedule["base_lrs"])
 
     def check_saved_weights(self, saved: Iterable[str]) -> None:
         """See `avrt.trained_weights.check_saved_weights`."""

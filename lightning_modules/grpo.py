@@ -8,7 +8,7 @@ computed, and the reference policy scores the responses. `training_step` then sl
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -29,6 +29,9 @@ from datamodules.streaming import MicroBatch, Window
 from lightning_modules.base import StudentModule
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.reference import AdaptersOff, FrozenCopy, ReferencePolicy
+
+MAX_SAMPLING_DIFFERENCE = 0.25
+"""Mean difference of a token's log-probability between sampling and scoring; bfloat16 rounds some hundredths."""
 
 
 @dataclass
@@ -82,6 +85,7 @@ class GRPOModule(StudentModule):
         reference_device: where the reference policy's weights wait: ``same`` as the policy, or ``cpu`` for host memory
             (they come to the device only while they score). Under LoRA there is no second copy to keep.
         lora: train low-rank adapters of the language model instead of its weights.
+        resume_with_changes: go on from a checkpoint although settings or data have changed since.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class GRPOModule(StudentModule):
         share_prefill: bool = True,
         reference_device: Literal["same", "cpu"] = "same",
         lora: LoRAConfig | None = None,
+        resume_with_changes: bool = False,
     ) -> None:
         if val_max_completion_length is not None and val_max_completion_length < 1:
             raise ValueError(
@@ -124,7 +129,14 @@ class GRPOModule(StudentModule):
             raise ValueError(f"model.init_args.temperature must be positive, is {temperature}")
         if scale_rewards not in SCALES:
             raise ValueError(f"model.init_args.scale_rewards must be one of {', '.join(SCALES)}, is {scale_rewards!r}")
-        super().__init__(student, optimizer, val_max_completion_length or max_completion_length, kv_cache_tokens, lora)
+        super().__init__(
+            student,
+            optimizer,
+            val_max_completion_length or max_completion_length,
+            kv_cache_tokens,
+            lora,
+            resume_with_changes,
+        )
         self.num_generations = num_generations
         self.num_iterations = num_iterations
         self.sampling = SamplingConfig(max_completion_length, temperature, kv_cache_tokens, share_prefill)
@@ -137,6 +149,16 @@ class GRPOModule(StudentModule):
         self.rewards: list[RewardCallback] = []
         self.rollout: Rollout | None = None
         self.reference: ReferencePolicy | None = None
+
+    def training_settings(self) -> dict[str, Any]:
+        return super().training_settings() | {
+            "num_generations": self.num_generations,
+            "max_completion_length": self.sampling.max_completion_length,
+            "temperature": self.sampling.temperature,
+            "scale_rewards": self.scale_rewards,
+            "seed": self.seed,
+            **asdict(self.loss_config),
+        }
 
     def student_loaded(self) -> None:
         if self.loss_config.beta:
@@ -243,6 +265,8 @@ class GRPOModule(StudentModule):
                 rollout.prompts[batch.start : batch.stop],
                 rollout.responses[batch.start : batch.stop],
             )
+            if batch.iteration == 0:
+                self._check_sampler(scores, rollout.responses[batch.start : batch.stop])
             out = grpo_loss(
                 scores.logprobs,
                 scores.mask,
@@ -259,6 +283,22 @@ class GRPOModule(StudentModule):
         for name, (total, weight) in out.sums.items():
             self.add_to_step(name, total, weight)
         return self.share_of_step(out.loss)
+
+    def _check_sampler(self, scores: Scores, responses: list[list[Response]]) -> None:
+        """The policy scores what it has just sampled: the same numbers, up to rounding, if the sampler had its weights.
+
+        Raises:
+            ValueError: the sampler had others: of an earlier step, or with a tensor missing.
+        """
+        sampled = torch.cat([response.logprobs for group in responses for response in group])
+        difference = (scores.logprobs.detach()[scores.mask].cpu() - sampled).abs()
+        self.add_to_step("sampling_logp_difference", difference.sum(), len(difference))
+        if difference.mean() > MAX_SAMPLING_DIFFERENCE:
+            raise ValueError(
+                f"step {self.global_step}: responses were sampled from other weights than the policy's: their "
+                f"log-probabilities differ by {float(difference.mean()):.2f} on average; the rollout engine must take "
+                "the student's weights before every window"
+            )
 
     def _old_logprobs(self, rollout: Rollout, batch: MicroBatch, scores: Scores) -> Tensor | None:
         """Log-probabilities of the policy that sampled.

@@ -48,8 +48,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
             shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves a split parameter flat
             (decayed if len(shape) >= 2 else plain).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay, "decays": True},
+        {"params": plain, "weight_decay": 0.0, "decays": False},
     ]
     return [group for group in groups if group["params"]]  # adapters have matrices only, and DeepSpeed drops the other
 

@@ -26,6 +26,7 @@ class SFTModule(StudentModule):
         val_max_completion_length: token limit of a validation answer.
         chunk_rows: trace tokens whose logits are held at one time.
         lora: train low-rank adapters of the language model instead of its weights.
+        resume_with_changes: go on from a checkpoint although settings or data have changed since.
     """
 
     def __init__(
@@ -35,12 +36,15 @@ class SFTModule(StudentModule):
         val_max_completion_length: int = 512,
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
         lora: LoRAConfig | None = None,
+        resume_with_changes: bool = False,
     ) -> None:
         if val_max_completion_length < 1:
             raise ValueError(
                 f"model.init_args.val_max_completion_length must be positive, is {val_max_completion_length}"
             )
-        super().__init__(student, optimizer, val_max_completion_length, lora=lora)
+        super().__init__(
+            student, optimizer, val_max_completion_length, lora=lora, resume_with_changes=resume_with_changes
+        )
         self.chunk_rows = chunk_rows
         self._step_tokens = 1.0
 

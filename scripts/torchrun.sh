@@ -5,8 +5,9 @@
 #   scripts/torchrun.sh gpu-a 2 0 cli_configs/grpo_7b.yaml      # on gpu-a
 #   scripts/torchrun.sh gpu-a 2 1 cli_configs/grpo_7b.yaml      # on the other
 #
-# SIGTERM or SIGUSR1 to a training process saves the run at its next optimizer step. torchrun reports every failure of a
-# process as status 1, so the run leaves the file `preempted` in the folder AVRT_STATUS_DIR; this script then ends with 85.
+# SIGTERM or SIGUSR1 to this script, to torchrun or to a training process saves the run at its next optimizer step.
+# torchrun reports every failure of a process as status 1, so the run leaves the file `preempted` in the folder
+# AVRT_STATUS_DIR; this script then ends with 85.
 set -uo pipefail
 
 [ $# -ge 4 ] || { sed -n '2,7p' "$0" >&2; exit 2; }
@@ -20,10 +21,20 @@ AVRT_STATUS_DIR="$(mktemp -d)"
 export AVRT_STATUS_DIR
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
 
+run=""
+trap '[ -n "$run" ] && kill -TERM "$run" 2>/dev/null' USR1 TERM
+
+# torchrun hands signals on; its own patience of 30 seconds is too short for a step and a large checkpoint.
 uv run --no-sync torchrun --nnodes "$machines" --node-rank "$this" --nproc-per-node "$gpus" \
     --master-addr "$first" --master-port "${MASTER_PORT:-29500}" \
+    --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout "${SHUTDOWN_TIMEOUT:-1800}" \
     -m avrt fit "${configs[@]}" --config cli_configs/overlays/torchrun.yaml \
-    --trainer.num_nodes "$machines" --trainer.devices "$gpus" --ckpt_path last
+    --trainer.num_nodes "$machines" --trainer.devices "$gpus" --ckpt_path last &
+run=$!
+
+# `wait` also returns when a signal has come; the run itself is still saving then.
+while kill -0 "$run" 2>/dev/null; do wait "$run"; done
+wait "$run"
 status=$?
 [ -e "$AVRT_STATUS_DIR/preempted" ] && status=85
 rm -rf "$AVRT_STATUS_DIR"

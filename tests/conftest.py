@@ -1,13 +1,47 @@
 """What tests of every room share."""
 
+from __future__ import annotations
+
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.programs import ForkServer
 
 # pytest runs a process per core, and some tests start more: thread pools as wide as the machine would only make them
 # wait for each other. Set before anything imports torch, and inherited by what tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TOGETHER = ("tests/distributed/", "tests/callbacks/test_preemption.py")
+"""Files whose tests look at the same runs, or start programs from the same server."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep compiled modules for the many processes that tests start, where Python is told to leave none behind.
+
+    Each would compile some 2,000 files anew, which takes longer than all that it then does.
+    """
+    cache = getattr(config, "cache", None)
+    if sys.dont_write_bytecode and cache is not None and os.access(config.rootpath, os.W_OK):
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(cache.mkdir("bytecode"))
+        os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": sys.pycache_prefix}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Like ``--dist loadfile``, with the files of `TOGETHER` as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return TOGETHER[0] if nodeid.startswith(TOGETHER) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +59,12 @@ def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_student import save_student
 
     return save_student(tmp_path_factory.mktemp("tiny_student"))
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Starts programs that have the training stack imported already."""
+    from tests.programs import ForkServer
+
+    with ForkServer() as server:
+        yield server

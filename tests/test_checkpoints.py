@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import signal
+import sys
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -71,6 +72,36 @@ def test_killed_while_saving(kind: str, tmp_path: Path) -> None:
             for content in contents:
                 assert torch.equal(content["weights"], torch.full((200_000,), float(content["step"])))
     assert partials  # some of the kills came in the middle of a save
+
+
+@pytest.mark.parametrize("step", range(12))
+def test_killed_at_any_step_of_the_renames(step: int, tmp_path: Path) -> None:
+    """One name written over and over, as `last.ckpt` is: there is a whole one of that name at every moment."""
+    path = folder_checkpoint(tmp_path / "last.ckpt", {"step": 1})
+    child = os.fork()
+    if child == 0:
+        calls = 0
+
+        def watch(frame: Any, event: str, argument: Any) -> None:
+            nonlocal calls
+            if event in ("c_call", "c_return") and argument.__name__ in (
+                "replace",
+                "rename",
+                "unlink",
+                "rmdir",
+                "fsync",
+            ):
+                calls += 1
+                if calls > step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.setprofile(watch)
+        folder_checkpoint(path, {"step": 2})
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == signal.SIGKILL
+    check_complete(path)
+    assert load_without_code(path / "weights.pt")["step"] in (1, 2)
 
 
 def folder_checkpoint(path: Path, content: Any = None) -> Path:

@@ -14,9 +14,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from avrt.class_paths import ALLOWED_PREFIXES, enforce
+from avrt.cli import main
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.grpo.rollout import SamplingConfig, TransformersRollout
 from avrt.grpo.scoring import score_responses
+from avrt.lora import LoRAConfig, add_lora
 from avrt.planning.cost import Hardware
 from avrt.planning.memory import device_memory, host_memory, kv_cache_bytes
 from avrt.planning.plan import make_plan
@@ -25,17 +27,10 @@ from avrt.planning.shapes import count_parameters, load_config
 from avrt.planning.trace import StepTrace, count_flops, trace_memory
 from avrt.student import Student
 from avrt.student import count_parameters as count_in_memory
-from avrt.tiny import TinyShape, save_tiny_student
 from tests.published_shapes import OMNI_3B, OMNI_7B, Published
-from tests.tiny_student import CORPUS, load_student, make_sample, random_responses
+from tests.tiny_student import SIZES, load_student, make_sample, random_responses, save_student
 
 CONFIGS = Path(__file__).resolve().parents[1] / "cli_configs"
-
-SHAPES = {
-    "narrow": TinyShape(hidden_size=64, intermediate_size=192, num_hidden_layers=2),
-    "middle": TinyShape(hidden_size=128, intermediate_size=384, num_hidden_layers=4),
-    "wide": TinyShape(hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=8),
-}
 
 SETTINGS = RunSettings(
     task="grpo",
@@ -58,13 +53,9 @@ SETTINGS = RunSettings(
 )
 
 
-@pytest.fixture(scope="module", params=list(SHAPES))
+@pytest.fixture(scope="module", params=list(SIZES))
 def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from avrt.demo.tokenizer import build_tiny_tokenizer
-
-    out = tmp_path_factory.mktemp(request.param)
-    save_tiny_student(out, build_tiny_tokenizer(CORPUS * 4, vocab_size=320), SHAPES[request.param])
-    return out
+    return save_student(tmp_path_factory.mktemp(request.param), SIZES[request.param])
 
 
 def allocated(work: Callable[[], Any]) -> int:
@@ -204,6 +195,18 @@ def test_flops_of_a_step_follow_from_the_weights() -> None:
     assert flops.step == pytest.approx(3 * flops.forward + 2 * parameters.head * predicted, rel=0.05)
 
 
+def test_adapters_agree_with_a_real_student(folder: Path) -> None:
+    student = load_student(folder)
+    add_lora(student, LoRAConfig(rank=4, alpha=8))
+    prompts = prompts_of(student, SETTINGS.batch_size)
+    settings = replace(SETTINGS, lora=LoRAConfig(rank=4, alpha=8), prompt_tokens=len(prompts[0]))
+    gradient_step(student, prompts, settings)
+    measured = allocated(lambda: gradient_step(student, prompts, settings))
+    trace = trace_memory(load_config(str(folder))[0], settings)
+    assert trace.trained == count_in_memory(student)[0]
+    assert trace.activation_bytes == pytest.approx(measured, rel=0.1)
+
+
 def test_zero_splits_what_it_says() -> None:
     config, _ = load_config("Qwen/Qwen2.5-Omni-7B")
     parameters = count_parameters(config)
@@ -240,6 +243,15 @@ def test_plans_every_shipped_run(file: str, student_folder: Path) -> None:
         assert settings.total_steps == 40_127 // settings.prompts_per_step
 
 
+def test_plans_the_demo_from_its_own_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shards are not there, and are not made for a plan; nor is the student of the second stage trained."""
+    monkeypatch.setenv("AVRT_CACHE", str(tmp_path))
+    settings = read_settings([str(CONFIGS / "grpo_tiny.yaml")])
+    enforce(ALLOWED_PREFIXES)
+    assert load_config(settings.student)[0].text_config.hidden_size == 128  # type: ignore[union-attr]
+    assert {path.name for path in next(tmp_path.iterdir()).iterdir() if path.is_dir()} == {"student"}
+
+
 def test_says_what_to_change(student_folder: Path) -> None:
     settings = replace(SETTINGS, student=str(student_folder), prompt_tokens=400)
     tight = make_plan(settings, device_gib=0.001, overhead_gib=0.0)
@@ -247,6 +259,38 @@ def test_says_what_to_change(student_folder: Path) -> None:
     assert any("gradient_checkpointing" in line for line in tight.advice)
     assert any("reference_device: cpu" in line for line in tight.advice)
     assert make_plan(settings, device_gib=8, overhead_gib=0.0).advice == ()
+
+
+def test_the_optimizer_is_moved_by_the_strategy_that_can(student_folder: Path) -> None:
+    settings = replace(SETTINGS, student=str(student_folder), prompt_tokens=400, reference="none")
+    plain, zero = (make_plan(replace(settings, stage=n), device_gib=0.001, overhead_gib=0.0).advice for n in (0, 2))
+    assert any(
+        "AVRTDeepSpeedStrategy, and trainer.strategy.init_args.offload_optimizer: true" in line for line in plain
+    )
+    assert "trainer.strategy.init_args.offload_optimizer: true" in zero
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval_all.yaml"], "is not of a training run"),
+        (["traces_avqa.yaml"], "is not of a training run"),
+        (["grpo_7b.yaml", "--bandwidth", "0"], "--bandwidth must be positive, is 0.0"),
+        (["grpo_7b.yaml", "--gpu-memory", "nan"], "--gpu-memory must be positive, is nan"),
+        (["grpo_7b.yaml", "--config", str(CONFIGS / "overlays" / "zero3.yaml")], "set it to 2"),
+    ],
+)
+def test_refusals(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", str(CONFIGS / words[0]), *words[1:]]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("avrt: error: ")]
+    assert message in line
+
+
+def test_a_wrong_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("model:\n  class_path: lightning_modules.grpo.GRPOModule\n  init_args:\n    num_generation: 8\n")
+    assert main(["plan", "--config", str(CONFIGS / "grpo_7b.yaml"), "--config", str(wrong)]) == 2
+    assert "num_generation" in capsys.readouterr().err
 
 
 def test_time_scales_with_the_hardware(student_folder: Path) -> None:

@@ -1,18 +1,25 @@
-"""The Slurm script passes a signal on, and queues the job again exactly when the run has saved itself.
+"""The scripts pass a signal on, and tell a run that has saved itself from one that has failed.
 
-There is no Slurm here: programs of the same names stand in for `srun` and `scontrol`. What the run itself does with the
-signal is tested in tests/callbacks/test_preemption.py.
+There is no Slurm here: programs of the same names stand in for `srun` and `scontrol`. torchrun is the real one. What
+the run itself does with the signal is tested in tests/callbacks/test_preemption.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
+
+from avrt.checkpoints import complete_checkpoints
+from tests.distributed.runs import Run, free_port, make_assets
+from tests.programs import environment
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -71,3 +78,63 @@ def test_torchrun_says_how_it_is_used() -> None:
     done = subprocess.run(["bash", str(SCRIPTS / "torchrun.sh")], capture_output=True, text=True)
     assert done.returncode == 2
     assert "FIRST_MACHINE MACHINES THIS_MACHINE CONFIG" in done.stderr
+
+
+UV = f"""#!/usr/bin/env bash
+shift 2  # run --no-sync
+exec {sys.executable} -m torch.distributed.run "${{@:2}}"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["script", "torchrun", "trainer"])
+def test_torchrun_saves_and_goes_on(tmp_path: Path, target: str) -> None:
+    """Two real processes under a real torchrun; whoever gets the signal, the run saves itself, and goes on later."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    (bin_folder / "uv").write_text(UV)
+    (bin_folder / "uv").chmod(0o755)
+    run = Run(tmp_path / "run", make_assets(tmp_path / "assets"), strategy="deepspeed", devices=2, steps=400)
+    _, _, config = run.words()
+    # The overlay's callbacks come on top; `num_nodes` and `devices` come from the script.
+    overlay = yaml.safe_load(Path(config).read_text())
+    overlay["trainer"] |= {"max_epochs": 500, "accumulate_grad_batches": 4, "enable_checkpointing": True}
+    Path(config).write_text(yaml.safe_dump(overlay))
+    variables = environment() | {
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "GPUS": "2",
+        "MASTER_PORT": str(free_port()),
+        "AVRT_ALLOWED_CLASS_PREFIXES": "tests",
+    }
+    (run.folder / "cli_configs").symlink_to(SCRIPTS.parent / "cli_configs")
+
+    def begin() -> subprocess.Popen[bytes]:
+        command = ["bash", str(SCRIPTS / "torchrun.sh"), "127.0.0.1", "1", "0", config]
+        output = (run.folder / "output.txt").open("ab")
+        return subprocess.Popen(
+            command, cwd=run.folder, env=variables, stdout=output, stderr=output, start_new_session=True
+        )
+
+    done = 0
+    for _ in range(2):  # the second time from the checkpoint
+        process = begin()
+        try:
+            deadline = time.monotonic() + 240
+            while len(run.steps_of()) < done + 3 if (run.folder / "steps_0.jsonl").exists() else True:
+                assert process.poll() is None, (run.folder / "output.txt").read_text()[-6000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            (agent,) = children(process.pid)
+            os.kill({"script": process.pid, "torchrun": agent, "trainer": children(agent)[-1]}[target], signal.SIGTERM)
+            assert process.wait(timeout=120) == 85, (run.folder / "output.txt").read_text()[-6000:]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        (checkpoint,) = complete_checkpoints(run.folder / "checkpoints")[-1:]
+        assert int(checkpoint.stem.removeprefix("step=")) >= done + 3
+        done = len(run.steps_of())
+    assert [step["step"] for step in run.steps_of()] == list(range(1, done + 1))
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

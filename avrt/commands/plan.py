@@ -30,18 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the plan."""
     import json
+    import math
     from dataclasses import replace
 
     from rich.console import Console
 
+    from avrt.config_errors import UsageError
     from avrt.planning.cost import Hardware
     from avrt.planning.plan import make_plan, print_plan
     from avrt.planning.settings import read_settings
 
-    for name in ("devices", "nodes", "samples", "prompt_tokens", "completion_tokens", "efficiency", "peak_tflops"):
-        value = getattr(args, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, is {value}")
+    for name, value in vars(args).items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < math.inf:
+            raise UsageError(f"--{name.replace('_', '-')} must be positive, is {value}")
     settings = read_settings(
         args.config, args.devices, args.nodes, args.student, args.samples, args.prompt_tokens, args.completion_tokens
     )

@@ -15,6 +15,8 @@ from avrt.planning.shapes import Parameters, count_parameters, load_config
 from avrt.planning.trace import count_flops, trace_memory
 
 GIB = 2**30
+STRATEGY = "lightning_modules.strategy.AVRTDeepSpeedStrategy"
+
 USABLE = 0.92
 """Share of a device's memory that a run can count on; the rest is lost to fragmentation."""
 
@@ -106,14 +108,22 @@ def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit
         else:
             found.append((device.activations, "model.init_args.student.max_pixels: lower (shorter prompts)"))
         if device.optimizer:
-            found.append((device.optimizer, "--config cli_configs/grpo_7b.yaml's strategy (offload_optimizer: true)"))
+            offload = "trainer.strategy.init_args.offload_optimizer: true"
+            if not s.stage:
+                offload = f"trainer.strategy.class_path: {STRATEGY}, and {offload}"
+            found.append((device.optimizer, offload))
     if device.rollout > device_limit * USABLE:
         found.append((device.kv_cache, "model.init_args.kv_cache_tokens: lower (the window is sampled in parts)"))
     if device.peak > device_limit * USABLE:
         if device.reference:
             found.append((device.reference, "model.init_args.reference_device: cpu"))
         if s.lora is None:
-            found.append((device.gradients + device.optimizer, "--config cli_configs/overlays/lora.yaml"))
+            saved = device.gradients + device.optimizer + device.reference
+            found.append((saved, "--config cli_configs/overlays/lora.yaml"))
+        if s.task == "sft" and s.stage in (1, 2) and s.devices > 1:
+            found.append((device.weights, "--config cli_configs/overlays/zero3.yaml"))
+        if device.weights + device.overhead > device_limit * USABLE and s.stage != 3:
+            found.append((0, "the GPUs: the frozen and trained weights alone do not fit"))
     if host.peak > host_limit:
         if host.optimizer:
             found.append((host.optimizer, "more machines, or --config cli_configs/overlays/no_offload.yaml"))

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from avrt.config_errors import UsageError
+from avrt.demo.paths import DEMO_PREFIX
 from avrt.lora import LoRAConfig
 
 FRAMES = 8
@@ -109,9 +113,11 @@ def read_settings(
     per_node = devices or _devices(trainer["devices"])
     limit = arguments["max_completion_length"] if task == "grpo" else 512
     lora = LoRAConfig(**arguments["lora"]) if arguments.get("lora") else None
+    if task == "grpo" and strategy_arguments.get("stage") == 3:
+        raise UsageError("trainer.strategy.init_args.stage: fit refuses GRPO under ZeRO-3; set it to 2")
     settings = RunSettings(
         task=task,
-        student=student or arguments["student"]["path"],
+        student=student or _student_folder(arguments["student"]["path"]),
         devices=per_node * nodes,
         nodes=nodes,
         weight_bytes=2
@@ -139,17 +145,52 @@ def read_settings(
 
 
 def parse(configs: Sequence[str]) -> dict[str, Any]:
-    """The merged settings of a run as plain values."""
+    """The merged settings of a run as plain values.
+
+    Raises:
+        UsageError: a config file is wrong, or of something else than a training run.
+    """
     from avrt.class_paths import allowed_prefixes, enforce
     from avrt.cli import TRAINING
     from avrt.config_scan import scan_arguments
-    from avrt.lightning_cli import parser
 
     words = [word for config in configs for word in ("--config", config)]
     prefixes = allowed_prefixes()
     scan_arguments(words, tuple(TRAINING), prefixes)
+    _check_training(configs)
+
+    from avrt.lightning_cli import read_settings
+
     enforce(prefixes)
-    return parser().parse_args(["fit", *words]).fit.as_dict()
+    return read_settings("fit", words).as_dict()
+
+
+def _student_folder(path: str) -> str:
+    """All students of the demo have the shapes of the random one, which is built in a moment."""
+    if not path.startswith(DEMO_PREFIX):
+        return path
+    from avrt.demo.prepare import DemoCache
+
+    return str(DemoCache().get("student"))
+
+
+def _shards_folder(path: str) -> str:
+    """The demo's shards are looked for, not made."""
+    if not path.startswith(DEMO_PREFIX):
+        return path
+    from avrt.demo.prepare import DemoCache
+
+    return str(DemoCache().folder / path.removeprefix(DEMO_PREFIX))
+
+
+def _check_training(configs: Sequence[str]) -> None:
+    """Only a model that is trained has an optimizer; evaluations and trace runs have their own settings."""
+    models = [yaml.safe_load(Path(config).read_text(encoding="utf-8")).get("model") for config in configs]
+    if not any("optimizer" in (model or {}).get("init_args", {}) for model in models):
+        raise UsageError(
+            f"--config {configs[0]}: has no model.init_args.optimizer, so it is not of a training run; plan computes "
+            "what python -m avrt fit runs, for example cli_configs/grpo_7b.yaml"
+        )
 
 
 def _devices(devices: Any) -> int:
@@ -199,7 +240,7 @@ def count_samples(train: str | list[str]) -> int | None:
     from avrt.manifest import MANIFEST_NAME, read_manifest
 
     total = 0
-    for folder in [train] if isinstance(train, str) else train:
+    for folder in map(_shards_folder, [train] if isinstance(train, str) else train):
         if not (Path(folder) / MANIFEST_NAME).is_file():
             return None
         total += sum(shard.samples for shard in read_manifest(Path(folder)).shards)

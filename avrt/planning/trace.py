@@ -169,7 +169,8 @@ def _language_model(
 ) -> LanguageModel:
     small: Any = copy.deepcopy(config)
     small.vision_config.depth = small.audio_config.encoder_layers = 1  # frozen, and no part of the step
-    thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(small, dtype=dtype)
+    with torch.device("meta"):
+        thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(small, dtype=dtype)
     freeze_encoders(thinker)
     text_model = thinker.model.language_model.train()
     text_model.set_attn_implementation(ATTENTION_NAME)
@@ -177,8 +178,27 @@ def _language_model(
         text_model.activation_checkpointing_enable({"use_reentrant": False})
     if lora is not None:
         thinker.requires_grad_(False)
-        inject(text_model, lora)
+        with torch.device("meta"):
+            inject(text_model, lora)
+    for module in (text_model, thinker.lm_head):
+        _put_on_cpu(module, dtype)
     return LanguageModel(text_model, thinker.lm_head)
+
+
+def _put_on_cpu(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Put a CPU tensor for every tensor without a device; `Module.to_empty` cannot put fake ones. Adapters take the
+    weights' type, as peft sees to where there are real weights."""
+    parameters: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is not None:
+                if old not in parameters:
+                    new = torch.empty_like(old, dtype=dtype, device="cpu")
+                    parameters[old] = torch.nn.Parameter(new, old.requires_grad)
+                module._parameters[name] = parameters[old]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty_like(buffer, device="cpu")
 
 
 def _flops(run: Callable[[], Any]) -> int:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.callbacks.export import ExportStudent, save_student
+from avrt.lora import LoRAConfig
 from avrt.student import Student
 from tests.callbacks.tiny_runs import sft, trainer
 from tests.tiny_student import save_student as save_untrained
@@ -40,6 +41,22 @@ def test_the_folder_holds_what_was_learned(untrained: Path, shards: tuple[Path, 
     assert not torch.equal(plain["lm_head.weight"], before["lm_head.weight"])
     assert Qwen2_5OmniProcessor.from_pretrained(folder).tokenizer.get_vocab()
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith("student")] == ["student"]
+
+
+def test_adapters_are_folded_in(untrained: Path, shards: tuple[Path, Path], tmp_path: Path) -> None:
+    module, data = sft(untrained, shards, lora=LoRAConfig(rank=4, alpha=8))
+    trainer(tmp_path / "run", [ExportStudent()]).fit(module, datamodule=data)
+    names = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(untrained).state_dict().keys()
+    plain, info = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+        tmp_path / "run" / "student", dtype=torch.float32, output_loading_info=True
+    )
+    assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
+    assert plain.state_dict().keys() == names
+    learned = module.student.thinker.state_dict()
+    assert all(torch.equal(weight, learned[name]) for name, weight in plain.state_dict().items())
+    before = Student.load(student_config(untrained)).thinker.state_dict()
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(learned[name], before[name])
 
 
 def test_an_interrupted_run_exports_nothing(untrained: Path, shards: tuple[Path, Path], tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def grpo(student: Path, shards: tuple[Path, Path], **settings: Any) -> tuple[GRP
     return module, GRPODataModule(str(shards[0]), str(shards[1]), batch_size=2, num_workers=0)
 
 
-def sft(student: Path, shards: tuple[Path, Path]) -> tuple[SFTModule, SFTDataModule]:
+def sft(student: Path, shards: tuple[Path, Path], **settings: Any) -> tuple[SFTModule, SFTDataModule]:
     """An SFT module and its data: 2 samples in a micro-batch."""
-    module = SFTModule(student_config(student), OPTIMIZER, val_max_completion_length=6)
+    module = SFTModule(student_config(student), OPTIMIZER, val_max_completion_length=6, **settings)
     return module, SFTDataModule(str(shards[0]), str(shards[1]), batch_size=2, num_workers=0)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.distributed.runs import Assets, Run, make_assets, run_all
+from tests.programs import ForkServer
+from tests.tiny_student import SIZES, save_student
 
 CHECKPOINTS = [{"class_path": "avrt.callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_steps": 2, "keep": 2}}]
 SMOOTH = {"model.init_args.optimizer.eps": 1e-4}
@@ -34,7 +36,7 @@ def resumed(run: Run) -> tuple[Run, tuple[str, ...]]:
 
 
 @pytest.fixture(scope="session")
-def one_process(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Run]:
+def one_process(fork_server: ForkServer, assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Run]:
     root = tmp_path_factory.mktemp("one_process")
     runs: dict[str, Run] = {}
 
@@ -73,6 +75,13 @@ def one_process(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Map
     jobs.append(add("sft lora", LORA, batch_size=2, callbacks=CHECKPOINTS))
     lora = str(runs["sft lora"].folder / "checkpoints/step=0000003.ckpt")
     jobs.append(add("grpo lora", LORA | BF16, task="grpo", **deepspeed))
+    for size, shape in SIZES.items():
+        own = replace(assets, student=save_student(root / f"student {size}", shape))
+        counter = {"class_path": "tests.distributed.runs.TensorCounter", "init_args": {"folder": str(root / size)}}
+        jobs.append(
+            Run(root / size, own, "grpo", "deepspeed", batch_size=2, steps=2, overrides=BF16, callbacks=[counter])
+        )
+        runs[size] = jobs[-1]
     saved = add("sft plain saved", {}, batch_size=2, callbacks=CHECKPOINTS)
     jobs.append(saved)
 
@@ -85,16 +94,21 @@ def one_process(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Map
     jobs.append(add("grpo zero3", {f"{ARGUMENTS}.stage": 3}, task="grpo", strategy="deepspeed", **refused))
     validated = {f"{ARGUMENTS}.stage": 3, "trainer.limit_val_batches": 1, "data.init_args.val": str(assets.shards)}
     jobs.append(add("zero3 validation", validated, strategy="deepspeed", **refused))
+    exporting = {"class_path": "avrt.callbacks.export.ExportStudent"}
+    jobs.append(add("zero3 export", {f"{ARGUMENTS}.stage": 3}, strategy="deepspeed", callbacks=[exporting], **refused))
     jobs.append((add("plain from deepspeed", {}, **refused), ("--ckpt_path", folder)))
     jobs.append((add("deepspeed from plain", {}, strategy="deepspeed", **refused), ("--ckpt_path", plain)))
     jobs.append((add("full from lora", {}, **refused), ("--ckpt_path", lora)))
-    run_all(jobs, timeout=400)
+    run_all(fork_server, jobs, timeout=400)
     return runs
 
 
 @pytest.fixture(scope="session")
 def two_processes(
-    assets: Assets, one_process: Mapping[str, Run], tmp_path_factory: pytest.TempPathFactory
+    fork_server: ForkServer,
+    assets: Assets,
+    one_process: Mapping[str, Run],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Mapping[str, Run]:
     root = tmp_path_factory.mktemp("two_processes")
     runs: dict[str, Run] = {}
@@ -114,9 +128,17 @@ def two_processes(
         jobs.append(add(f"{task} whole", {}, steps=6, callbacks=CHECKPOINTS, **common))
         part = add(f"{task} resumed", {}, steps=STOPS[2, task], callbacks=CHECKPOINTS, **common)
         jobs += [part, resumed(part)]
+    poison = {"class_path": "tests.distributed.runs.PoisonLoss", "init_args": {"step": 1, "rank": 1}}
     for strategy in ("plain", "deepspeed"):
-        poison = {"class_path": "tests.distributed.runs.PoisonLoss", "init_args": {"step": 1, "rank": 1}}
         jobs.append(add(f"poisoned {strategy}", SMOOTH, strategy=strategy, steps=4, callbacks=[poison]))
+    offload = BF16 | {f"{ARGUMENTS}.offload_optimizer": True}
+    jobs.append(add("poisoned offload", offload, strategy="deepspeed", steps=4, callbacks=[poison]))
+    run = root / "offloaded middle"
+    counter = {"class_path": "tests.distributed.runs.TensorCounter", "init_args": {"folder": str(run)}}
+    middle = replace(assets, student=one_process["middle"].assets.student)
+    runs[run.name] = Run(run, middle, "sft", "deepspeed", 2, batch_size=2, steps=2, overrides=BF16, callbacks=[counter])
+    runs[run.name].overrides = BF16 | {f"{ARGUMENTS}.offload_optimizer": True}
+    jobs.append(runs[run.name])
     stage3 = SMOOTH | {f"{ARGUMENTS}.stage": 3}
     jobs.append(add("sft zero3", stage3, strategy="deepspeed", callbacks=CHECKPOINTS))
     validation = {
@@ -131,5 +153,5 @@ def two_processes(
     alone = str(one_process["sft bfloat16"].folder / "checkpoints/step=0000003.ckpt")
     more = add("more processes", {}, strategy="deepspeed", refused=True)
     jobs.append((more, ("--ckpt_path", alone)))
-    run_all(jobs, 2, timeout=500)
+    run_all(fork_server, jobs, 2, timeout=500)
     return runs

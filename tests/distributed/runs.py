@@ -6,13 +6,12 @@ every rank's losses and the final weights.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import json
-import os
-import signal
+import random
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -25,14 +24,10 @@ from lightning.pytorch import Callback
 
 from avrt.rewards import RewardCallback
 from avrt.shard_writer import ShardWriter
+from tests.programs import TIMEOUT, ForkServer, Program
 from tests.tiny_student import KINDS, PIXELS, make_sample, save_student
 
-TIMEOUT = 240
-"""Seconds after which a run counts as hung."""
-
 SAMPLES = 32
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 DEEPSPEED: dict[str, Any] = {
     "class_path": "lightning_modules.strategy.AVRTDeepSpeedStrategy",
@@ -71,6 +66,28 @@ class Recorder(Callback):
 
 def trained_weights(module: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach().float().cpu().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+class TensorCounter(Callback):
+    """Writes the bytes of all tensors that came with the student and its first optimizer step, rank 0's."""
+
+    def __init__(self, folder: str) -> None:
+        self.file = Path(folder) / "tensor_bytes.txt"
+
+    def setup(self, trainer: Any, module: Any, stage: str) -> None:
+        self.before = tensor_bytes()
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1 and trainer.is_global_zero:
+            module.rollout = None  # as the module does itself a moment later
+            self.file.write_text(str(tensor_bytes() - self.before))
+
+
+def tensor_bytes() -> int:
+    """Of all tensors of this process."""
+    gc.collect()
+    storages = [o.untyped_storage() for o in gc.get_objects() if issubclass(type(o), torch.Tensor) and not o.is_meta]
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 class RewardByLength(RewardCallback):
@@ -205,31 +222,17 @@ class Run:
             place[last] = value
         return config
 
-    def command(self, *arguments: str) -> list[str]:
+    def words(self, *arguments: str) -> list[str]:
+        """What follows ``python -m avrt``; writes the config."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"run_{self.steps}.yaml"  # a run and its resumption stand in one list of jobs
         path.write_text(yaml.safe_dump(self.config(), sort_keys=False))
-        allow = ("--allow-classes", "tests")
-        return [sys.executable, "-m", "avrt", "fit", "--config", str(path), *allow, *arguments]
+        return ["fit", "--config", str(path), *arguments]
 
-    def popen(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    def begin(self, server: ForkServer, *arguments: str, **variables: str) -> Program:
         """Start it in processes of its own, with more environment variables."""
-        return subprocess.Popen(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=environment() | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def start(self, *arguments: str, status: int = 0) -> str:
-        """Run to the end; returns what it printed. A run that hangs is killed with all its processes."""
-        process = self.popen(*arguments)
-        output = wait(process)
-        assert process.returncode == status, f"exit status {process.returncode}, not {status}:\n{output[-6000:]}"
-        return output
+        words = [*self.words(*arguments), "--allow-classes", "tests"]
+        return server.start("avrt", words, self.folder / "output.txt", MASTER_PORT=str(free_port()), **variables)
 
     def steps_of(self, rank: int = 0) -> list[dict[str, float]]:
         path = self.folder / f"steps_{rank}.jsonl"
@@ -242,8 +245,10 @@ class Run:
         return torch.load(self.folder / "weights.pt", weights_only=True)
 
 
-def run_all(runs: Sequence[Run | tuple[Run, Sequence[str]]], processes: int = 1, timeout: float = TIMEOUT) -> str:
-    """Run several in one set of processes, one per rank; returns what rank 0 printed.
+def run_all(
+    server: ForkServer, runs: Sequence[Run | tuple[Run, Sequence[str]]], processes: int = 1, timeout: float = TIMEOUT
+) -> None:
+    """Run several in one set of processes, one per rank.
 
     Args:
         runs: each with the arguments that follow its config, if any.
@@ -252,72 +257,52 @@ def run_all(runs: Sequence[Run | tuple[Run, Sequence[str]]], processes: int = 1,
     jobs = []
     for run, arguments in pairs:
         assert run.devices == processes
-        words = run.command(*arguments)
+        _, *words = run.words(*arguments)
         jobs.append(
             {
                 "name": run.folder.name,
-                "arguments": [*words[words.index("--config") : words.index("--allow-classes")], *arguments],
+                "arguments": words,
                 "distributed": processes > 1,
                 "refusal": str(run.folder / "refusal.txt") if run.refused else None,
             }
         )
     path = pairs[0][0].folder / "jobs.json"
     path.write_text(json.dumps(jobs))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = []
-    for rank in range(processes):
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), "NODE_RANK": "0"}
-        place["LOCAL_RANK"] = str(rank)
-        log = (path.parent / f"output_{rank}.txt").open("w+")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.worker", str(path)],
-            cwd=path.parent,
-            env=environment() | (place if processes > 1 else {}),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        ranks.append((process, log))
+    places = ranks(processes) if processes > 1 else [{"MASTER_PORT": str(free_port())}]
+    programs = [
+        server.start("tests.distributed.worker", [str(path)], path.with_name(f"output_{rank}.txt"), **place)
+        for rank, place in enumerate(places)
+    ]
+    wait_for_all(programs, timeout)
+    statuses = [program.returncode for program in programs]
+    assert not any(statuses), f"exit statuses {statuses}:\n" + "\n-----\n".join(p.output[-5000:] for p in programs)
+
+
+def ranks(processes: int) -> list[dict[str, str]]:
+    """The variables by which a launcher tells processes their places."""
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    common |= {"WORLD_SIZE": str(processes), "NODE_RANK": "0"}
+    return [common | {"LOCAL_RANK": str(rank)} for rank in range(processes)]
+
+
+def free_port() -> int:
+    """A port that stays free until it is used: systems give connections without a port of their own higher ones."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as candidate, contextlib.suppress(OSError):
+            candidate.bind(("127.0.0.1", port))
+            return port
+
+
+def wait_for_all(programs: Sequence[Program], timeout: float) -> None:
+    """Until all have ended; when one fails or time is over, the others are killed."""
     deadline = time.monotonic() + timeout
-    try:
-        while any(process.poll() is None for process, _ in ranks) and time.monotonic() < deadline:
-            if any(process.poll() for process, _ in ranks):
-                time.sleep(3)  # let the others say what they noticed
-                break
-            time.sleep(0.1)
-    finally:
-        for process, _ in ranks:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    outputs = []
-    for _, log in ranks:
-        log.seek(0)
-        outputs.append(log.read())
-        log.close()
-    statuses = [process.returncode for process, _ in ranks]
-    assert not any(statuses), f"exit statuses {statuses}:\n" + "\n-----\n".join(o[-5000:] for o in outputs)
-    return outputs[0]
-
-
-def environment() -> dict[str, str]:
-    """Of a run's processes: nothing of a launcher around the tests, one thread each."""
-    launcher = ("SLURM", "PL_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(launcher)}
-    return kept | {
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": str(REPOSITORY),
-    }
-
-
-def wait(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> str:
-    try:
-        return process.communicate(timeout=timeout)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output = process.communicate()[0]
-        raise AssertionError(f"the run hung for {timeout} s:\n{output[-6000:]}") from None
+    while any(program.poll() is None for program in programs) and time.monotonic() < deadline:
+        if any(program.poll() for program in programs):
+            time.sleep(3)  # let the others say what they noticed
+            break
+        time.sleep(0.05)
+    for program in programs:
+        if program.poll() is None:
+            program.kill()
+            program.wait(10)

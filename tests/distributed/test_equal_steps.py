@@ -16,6 +16,9 @@ def assert_same_training(one: Run, other: Run) -> None:
     """Losses, gradient norms and, after three steps, all trained weights; batches mix all combinations of streams."""
     assert other.losses() == pytest.approx(one.losses(), abs=2e-6)
     assert len(one.losses()) == 3
+    rates = [step["learning_rate"] for step in one.steps_of()]
+    assert rates == pytest.approx([1e-3, 9.755e-4, 9.045e-4], rel=1e-3)  # a cosine over ten optimizer steps
+    assert [step["learning_rate"] for step in other.steps_of()] == rates
     norms = [step["grad_norm"] for step in one.steps_of()]
     assert all(norm > 0.5 for norm in norms)  # all of them are clipped
     assert [step["grad_norm"] for step in other.steps_of()] == pytest.approx(norms, rel=1e-5)

@@ -11,7 +11,7 @@ import torch
 from tests.distributed.runs import Run
 
 
-@pytest.mark.parametrize("strategy", ["plain", "deepspeed"])
+@pytest.mark.parametrize("strategy", ["plain", "deepspeed", "offload"])
 def test_step_is_skipped_everywhere(two_processes: Mapping[str, Run], strategy: str) -> None:
     run = two_processes[f"poisoned {strategy}"]
     steps = run.steps_of()
@@ -22,7 +22,7 @@ def test_step_is_skipped_everywhere(two_processes: Mapping[str, Run], strategy: 
     assert all(torch.isfinite(weight).all() for weight in run.weights().values())
 
 
-@pytest.mark.parametrize("strategy", ["plain", "deepspeed"])
+@pytest.mark.parametrize("strategy", ["plain", "deepspeed", "offload"])
 def test_the_samples_are_named(two_processes: Mapping[str, Run], strategy: str) -> None:
     output = (two_processes["sft plain"].folder / "output_0.txt").read_text()
     part = output.split(f"=== poisoned {strategy}\n")[1].split("===")[0]

@@ -13,6 +13,7 @@ REFUSALS = {
     "bfloat16 without masters": ("AVRTDeepSpeedStrategy", "trainer.precision to bf16-mixed"),
     "grpo zero3": ("trainer.strategy.init_args.stage: 3", "set it to 2"),
     "zero3 validation": ("trainer.strategy.init_args.stage: 3", "trainer.limit_val_batches to 0"),
+    "zero3 export": ("ExportStudent cannot save", "python -m avrt export"),
     "plain from deepspeed": ("was written by DeepSpeed", "resume it with the strategy that wrote it"),
     "deepspeed from plain": ("is a single file", "export it and set model.init_args.student.path"),
     "full from lora": ("lacks the trained weight", "model.init_args.lora"),

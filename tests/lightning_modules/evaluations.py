@@ -14,7 +14,7 @@ from typing import Any
 
 from avrt.cli import main
 from avrt.evaluation.records import Record, read_records, record_files
-from tests.distributed.runs import environment, wait
+from tests.programs import environment
 
 CONFIG = Path(__file__).resolve().parents[2] / "cli_configs" / "eval_demo.yaml"
 
@@ -58,7 +58,11 @@ def popen(run: Path, student: Path, **settings: Any) -> subprocess.Popen[str]:
 def run_to_end(run: Path, student: Path, **settings: Any) -> str:
     """Run in processes of its own; returns what they printed."""
     process = popen(run, student, **settings)
-    output = wait(process, timeout=300)
+    try:
+        output = process.communicate(timeout=300)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"the run hung:\n{process.communicate()[0][-6000:]}") from None
     assert process.returncode == 0, output[-5000:]
     return output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,3 +184,34 @@ def test_changed_settings_are_refused(
     module, data = grpo(student_folder, shards, for_module, **{"batch_size": 2, **for_data})
     with pytest.raises(ValueError, match=rf"cannot resume.*{named}"):
         fit(module, data, ckpt_path=path, max_steps=3, accumulate_grad_batches=accumulate)
+
+
+CHANGES: list[tuple[dict[str, Any], str]] = [
+    ({"optimizer": optimizer(**SCHEDULE, learning_rate=5e-4)}, "optimizer.learning_rate (0.01 then, 0.0005 now)"),
+    ({"beta": 0.5}, "beta (0.04 then, 0.5 now)"),
+    ({"num_generations": 4}, "num_generations"),
+    ({"temperature": 0.5}, "temperature"),
+]
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES, ids=str)
+def test_a_changed_objective_is_refused(
+    student_folder: Path, shards: Path, tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    path = tmp_path / "stop.ckpt"
+    fit(*grpo(student_folder, shards), StopAfter(1, path), max_steps=3)
+    with pytest.raises(ValueError, match=rf"cannot resume.*{re.escape(named)}.*resume_with_changes"):
+        fit(*grpo(student_folder, shards, change), ckpt_path=path, max_steps=3)
+
+
+def test_changes_that_are_allowed_take_effect(student_folder: Path, shards: Path, tmp_path: Path) -> None:
+    path = tmp_path / "stop.ckpt"
+    fit(*sft(student_folder, shards), StopAfter(1, path), max_steps=3)
+    changed = {"learning_rate": 5e-4, "schedule": "constant", "weight_decay": 0.5, "betas": (0.8, 0.9), "eps": 1e-5}
+    other = write_shards(tmp_path / "other", count=9)
+    module, data = sft(student_folder, other, {"optimizer": optimizer(**changed), "resume_with_changes": True})
+    run = fit(module, data, ckpt_path=path, max_steps=3)
+    assert [step["learning_rate"] for step in run.logged] == pytest.approx([5e-4, 5e-4])
+    decayed, plain = module.trainer.optimizers[0].param_groups
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
+    assert (tuple(plain["betas"]), plain["eps"]) == ((0.8, 0.9), 1e-5)

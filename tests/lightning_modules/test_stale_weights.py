@@ -1,0 +1,71 @@
+"""A rollout engine that samples from other weights than the policy's ends the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avrt.grpo.rollout import RolloutEngine, SamplingConfig, TransformersRollout
+from avrt.grpo.scoring import LanguageModel
+from lightning_modules.grpo import GRPOModule
+from tests.lightning_modules.training import fit, grpo_data, grpo_module, optimizer, write_shards
+
+
+class OwnWeights(GRPOModule):
+    """Samples from a copy of the student, as an engine in a process of its own does."""
+
+    copy: LanguageModel
+    missing: str | None = None
+
+    def student_loaded(self) -> None:
+        super().student_loaded()
+        self.copy = self.student.reference()
+
+    def synchronize(self) -> None:
+        new = dict(self.student.language_model.text_model.named_parameters())
+        for name, weight in self.copy.text_model.named_parameters():
+            if name != self.missing:
+                weight.data.copy_(new[name].data)
+        self.copy.head.weight.data.copy_(self.student.language_model.head.weight.data)
+
+    def rollout_engine(self, sampling: SamplingConfig) -> RolloutEngine:
+        return TransformersRollout(self.copy, sampling, self.student.eos_token_ids, self.student.banned_tokens)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if batch.first:
+            self.synchronize()
+        super().on_train_batch_start(batch, batch_idx)
+
+
+class Stale(OwnWeights):
+    def synchronize(self) -> None:
+        """Forgotten."""
+
+
+class Incomplete(OwnWeights):
+    missing = "embed_tokens.weight"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+def run(kind: type[GRPOModule], student: Path, shards: Path) -> list[dict[str, float]]:
+    module = grpo_module(student, kind, optimizer=optimizer(learning_rate=0.5))
+    return fit(module, grpo_data(shards), max_steps=2).logged
+
+
+@pytest.mark.parametrize("kind", [Stale, Incomplete])
+def test_other_weights(kind: type[GRPOModule], student_folder: Path, shards: Path) -> None:
+    with pytest.raises(ValueError, match="step 1: responses were sampled from other weights"):
+        run(kind, student_folder, shards)
+
+
+@pytest.mark.parametrize("kind", [OwnWeights, GRPOModule])
+def test_the_same_weights(kind: type[GRPOModule], student_folder: Path, shards: Path) -> None:
+    steps = run(kind, student_folder, shards)
+    assert all(step["sampling_logp_difference"] < 1e-4 for step in steps)
+    assert len(steps) == 2
