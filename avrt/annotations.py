@@ -38,9 +38,11 @@ def read_avqa(path: str | Path, *, split: str) -> list[Sample]:
         split: put into every sample (AVQA keeps one file per split).
 
     Raises:
-        ValueError: naming the file and the id, for what cannot be a question: a missing key, a gold answer that is no
-            option, an id twice, an id that cannot be a shard key.
+        ValueError: a blank split; naming the file and the id, for what cannot be a question: a missing key, a gold
+            answer that is no option, an id twice, an id that cannot be a shard key.
     """
+    if not split.strip():
+        raise ValueError("split: must be a name, such as train, is blank")
     path = Path(path)
     samples: list[Sample] = []
     seen: set[str] = set()

@@ -13,7 +13,8 @@ from typing import Any
 
 from avrt.media import MAX_FRAME_PIXELS
 from avrt.media_errors import MediaError, MediaReason
-from avrt.shard_records import EncodedClip
+from avrt.shard_records import IMAGE_FORMATS, EncodedClip
+from avrt.video_frames import PATCH
 
 START_SECONDS = 600.0
 """Importing the media libraries takes seconds, on a busy network drive minutes."""
@@ -35,6 +36,19 @@ class ClipSettings:
     require_audio: bool = True
     image_format: str = "jpg"
     jpeg_quality: int = 95
+
+    def __post_init__(self) -> None:
+        # Found out by a reading process, a wrong setting would count as a fault of every clip.
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames: must be at least 1, is {self.num_frames}")
+        if self.max_audio_seconds <= 0:
+            raise ValueError(f"max_audio_seconds: must be positive, is {self.max_audio_seconds:g}")
+        if self.max_pixels < PATCH * PATCH:
+            raise ValueError(f"max_pixels: must be at least {PATCH * PATCH} (one vision token), is {self.max_pixels}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality: must be 1 to 100, is {self.jpeg_quality}")
+        if self.image_format not in IMAGE_FORMATS:
+            raise ValueError(f"image_format: must be one of {', '.join(IMAGE_FORMATS)}, is {self.image_format!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""

@@ -158,6 +158,11 @@ def test_broken_files(tmp_path):
         read_avqa(tmp_path / "b.json", split="train")
 
 
+def test_a_blank_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="split: must be a name"):
+        read_avqa(write(tmp_path / "a.json", [AVQA]), split=" ")
+
+
 @pytest.mark.parametrize("key", ["a", "900001", "a-b_C", "x" * 80])
 def test_keys(key):
     assert check_key(key) == key

@@ -191,11 +191,18 @@ def test_shards_that_were_not_packed_here_are_kept(videos, tmp_path):
         ({"max_failures": 1.5}, "max_failures"),
         ({"clip_timeout_seconds": 0}, "clip_timeout_seconds"),
         ({"samples_per_shard": 0}, "samples_per_shard"),
+        ({"num_frames": 0}, "num_frames"),
+        ({"max_audio_seconds": 0.0}, "max_audio_seconds"),
+        ({"max_pixels": 783}, "max_pixels"),
+        ({"jpeg_quality": 0}, "jpeg_quality"),
+        ({"jpeg_quality": 101}, "jpeg_quality"),
+        ({"image_format": "gif"}, "image_format"),
     ],
 )
 def test_arguments(videos, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         pack(questions(), videos, tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("source", ["", "../x", "a/b"])
