@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, Trainer
 
 from avrt.grpo.scoring import score_responses
 from avrt.shards import ShardSet
+from datamodules.streaming import MicroBatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.sft import SFTModule
 from tests.lightning_modules.training import (
@@ -214,6 +215,36 @@ def test_iterations_on_one_window(student_folder: Path, shards: Path) -> None:
     assert run.logged[0]["clip_ratio/region_mean"] == 0
     assert run.logged[1]["clip_ratio/region_mean"] > 0
     assert module.student.encoder_runs == 4
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_training_scores_what_the_rollout_recorded(student_folder: Path, shards: Path, temperature: float) -> None:
+    """Through the module, for every copy of every prompt: its first pass over a window, and the reference's."""
+
+    class Compare(Callback):
+        compared = 0
+
+        def on_train_batch_end(
+            self, trainer: Any, module: GRPOModule, outputs: Any, batch: MicroBatch, batch_idx: int
+        ) -> None:
+            rollout = module.rollout
+            assert rollout is not None
+            assert rollout.ref_logprobs is not None
+            if batch.iteration:
+                return
+            copies = [r for group in rollout.responses[batch.start : batch.stop] for r in group]
+            scored = rollout.old_logprobs[batch.start]
+            reference = rollout.ref_logprobs[batch.start * module.num_generations :]
+            for i, response in enumerate(copies):
+                length = len(response.token_ids)
+                torch.testing.assert_close(scored[i, :length], response.logprobs, rtol=0, atol=1e-4)
+                torch.testing.assert_close(reference[i], response.logprobs, rtol=0, atol=1e-4)
+                self.compared += 1
+
+    compare = Compare()
+    module = grpo_module(student_folder, temperature=temperature, num_iterations=2)
+    fit(module, grpo_data(shards, batch_size=4), compare, max_steps=2)
+    assert compare.compared == 2 * 4 * 3
 
 
 def test_media_is_embedded_once_per_prompt_and_window(student_folder: Path, shards: Path) -> None:
