@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.distributed.runs import Assets, Run, make_assets, run_all
+from tests.distributed.runs import Assets, PresetRun, Run, make_assets, run_all
 from tests.programs import ForkServer
 from tests.tiny_student import SIZES, save_student
 
@@ -21,6 +22,19 @@ STUDENT = "model.init_args.student"
 BF16 = {"trainer.precision": "bf16-true", f"{STUDENT}.dtype": "bfloat16"}
 LORA = {"model.init_args.lora": {"rank": 4, "alpha": 8}}
 
+PRESETS = {
+    "grpo_3b": (2, 8),
+    "sft_7b": (2, 8),
+    "grpo_7b lora": (2, 8),
+    "grpo_3b no_offload": (2, 8),
+    "sft_7b zero3": (2, 8),
+    "grpo_3b slurm": (2, 4),
+    "sft_3b torchrun": (2, 4),
+    "grpo_3b debug": (2, 2),
+    "grpo_3b one_gpu": (1, 32),
+}
+"""Preset and overlay: devices, and micro-batches in an optimizer step."""
+
 STOPS = {(1, "sft"): 3, (1, "grpo"): 4, (2, "sft"): 3, (2, "grpo"): 3}
 """Steps before a run is stopped, by number of processes and task."""
 
@@ -28,6 +42,16 @@ STOPS = {(1, "sft"): 3, (1, "grpo"): 4, (2, "sft"): 3, (2, "grpo"): 3}
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
     return make_assets(tmp_path_factory.mktemp("assets"))
+
+
+def preset_runs(root: Path, assets: Assets, devices: int) -> list[Run]:
+    runs: list[Run] = []
+    for name, (number, accumulate) in PRESETS.items():
+        preset, _, overlay = name.partition(" ")
+        if number == devices:
+            place: dict[str, Any] = {"devices": devices, "accumulate": accumulate, "steps": 1}
+            runs.append(PresetRun(root / name, assets, preset=preset, overlay=overlay, **place))
+    return runs
 
 
 def resumed(run: Run) -> tuple[Run, tuple[str, ...]]:
@@ -99,7 +123,9 @@ def one_process(fork_server: ForkServer, assets: Assets, tmp_path_factory: pytes
     jobs.append((add("plain from deepspeed", {}, **refused), ("--ckpt_path", folder)))
     jobs.append((add("deepspeed from plain", {}, strategy="deepspeed", **refused), ("--ckpt_path", plain)))
     jobs.append((add("full from lora", {}, **refused), ("--ckpt_path", lora)))
-    run_all(fork_server, jobs, timeout=400)
+    presets = preset_runs(root, assets, 1)
+    runs |= {run.folder.name: run for run in presets}
+    run_all(fork_server, [*jobs, *presets], timeout=400)
     return runs
 
 
@@ -153,5 +179,7 @@ def two_processes(
     alone = str(one_process["sft bfloat16"].folder / "checkpoints/step=0000003.ckpt")
     more = add("more processes", {}, strategy="deepspeed", refused=True)
     jobs.append((more, ("--ckpt_path", alone)))
-    run_all(fork_server, jobs, 2, timeout=500)
+    presets = preset_runs(root, assets, 2)
+    runs |= {run.folder.name: run for run in presets}
+    run_all(fork_server, [*jobs, *presets], 2, timeout=500)
     return runs

@@ -29,6 +29,8 @@ from tests.tiny_student import KINDS, PIXELS, make_sample, save_student
 
 SAMPLES = 32
 
+CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
+
 DEEPSPEED: dict[str, Any] = {
     "class_path": "lightning_modules.strategy.AVRTDeepSpeedStrategy",
     "init_args": {"stage": 2, "offload_optimizer": False, "timeout_minutes": 2},
@@ -245,6 +247,52 @@ class Run:
         return torch.load(self.folder / "weights.pt", weights_only=True)
 
 
+@dataclass
+class PresetRun(Run):
+    """One optimizer step of a shipped preset, with an overlay over it or not; only sizes and places are changed.
+
+    Args:
+        preset, overlay: names of their files.
+    """
+
+    preset: str = ""
+    overlay: str = ""
+
+    def words(self, *arguments: str) -> list[str]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        limits = self.folder / "limits.yaml"
+        limits.write_text(yaml.safe_dump(self.limits(), sort_keys=False))
+        files = [CONFIGS / f"{self.preset}.yaml", CONFIGS / "overlays" / f"{self.overlay}.yaml", limits]
+        configs = [word for file in files if file.is_file() for word in ("--config", str(file))]
+        return ["fit", *configs, *arguments]
+
+    def limits(self) -> dict[str, Any]:
+        callbacks = [{"class_path": "tests.distributed.runs.Recorder", "init_args": {"folder": str(self.folder)}}]
+        lengths = {"val_max_completion_length": 4}
+        if self.preset.startswith("grpo"):
+            lengths["max_completion_length"] = 4
+            callbacks.append({"class_path": "tests.distributed.runs.RewardByLength"})
+        shards = str(self.assets.shards)
+        return {
+            "trainer": {
+                "accelerator": "cpu",
+                "devices": self.devices,
+                "num_nodes": 1,
+                "max_steps": self.steps,
+                "val_check_interval": self.accumulate * self.steps,
+                "enable_progress_bar": False,
+                "callbacks+": callbacks,
+            },
+            "model": {
+                "init_args": {
+                    "student": {"path": str(self.assets.student), "min_pixels": PIXELS, "max_pixels": PIXELS},
+                    **lengths,
+                }
+            },
+            "data": {"init_args": {"train": shards, "val": shards, "val_samples": 4, "num_workers": 0}},
+        }
+
+
 def run_all(
     server: ForkServer, runs: Sequence[Run | tuple[Run, Sequence[str]]], processes: int = 1, timeout: float = TIMEOUT
 ) -> None:
@@ -261,6 +309,7 @@ def run_all(
         jobs.append(
             {
                 "name": run.folder.name,
+                "folder": str(run.folder),
                 "arguments": words,
                 "distributed": processes > 1,
                 "refusal": str(run.folder / "refusal.txt") if run.refused else None,

@@ -6,6 +6,7 @@ Started by `tests.distributed.runs.run_all`, once per rank, with the variables t
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -19,6 +20,7 @@ def main(jobs: Path) -> int:
     status = 0
     for job in json.loads(jobs.read_text()):
         print(f"=== {job['name']}", flush=True)
+        os.chdir(job["folder"])  # presets write to runs/ of the working directory
         try:
             work(job)
         except Exception:  # noqa: BLE001  # a job's failure is printed and counts; the next one runs

@@ -1,0 +1,59 @@
+"""The shipped presets for GPUs as they are, DeepSpeed, offloaded optimizer and bfloat16 included, and their overlays.
+
+They train a tiny student on CPUs here, in as many processes as there are devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import yaml
+
+from avrt.checkpoints import complete_checkpoints, load_without_code
+from tests.distributed.conftest import PRESETS
+from tests.distributed.runs import CONFIGS, Run
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest, one_process: Mapping[str, Run], two_processes: Mapping[str, Run]) -> Run:
+    return (one_process | two_processes)[request.param]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("run", list(PRESETS), indirect=True)
+def test_takes_an_optimizer_step(run: Run) -> None:
+    (step,) = run.steps_of()
+    assert math.isfinite(step["loss"])
+    assert 0 < step["grad_norm"] < 1000
+    assert step["skipped_steps"] == 0
+    assert ("val/accuracy" in step) == ("zero3" not in run.folder.name)
+    if run.devices == 2:
+        assert run.steps_of(1) == [step]
+    preset = run.folder.name.split()[0]
+    saved = yaml.safe_load((run.folder / "runs" / preset / "config.yaml").read_text())
+    strategy = saved["trainer"]["strategy"]
+    assert strategy["class_path"] == "lightning_modules.strategy.AVRTDeepSpeedStrategy"
+    assert saved["trainer"]["precision"] == "bf16-true"
+    assert complete_checkpoints(run.folder / "runs" / preset / "checkpoints")
+
+
+@pytest.mark.parametrize("run", ["grpo_3b slurm", "sft_3b torchrun"], indirect=True)
+def test_clusters_get_checkpoints_by_step(run: Run) -> None:
+    folder = run.folder / "runs" / run.folder.name.split()[0] / "checkpoints"
+    assert (folder / "step=0000001.ckpt") in complete_checkpoints(folder)
+
+
+@pytest.mark.parametrize("run", ["grpo_7b lora"], indirect=True)
+def test_adapters_alone_are_saved(run: Run) -> None:
+    (end,) = (run.folder / "runs" / "grpo_7b" / "checkpoints").glob("end.ckpt")
+    saved = load_without_code(end / "checkpoint" / "mp_rank_00_model_states.pt")["module"]
+    assert saved
+    assert all("lora_" in name for name in saved)
+
+
+def test_every_overlay_is_run() -> None:
+    """`laptop.yaml` is in tests/test_configs.py: it takes DeepSpeed away."""
+    overlays = {path.stem for path in Path(CONFIGS / "overlays").glob("*.yaml")}
+    assert {name.split()[1] for name in PRESETS if " " in name} == overlays - {"laptop"}
