@@ -278,10 +278,10 @@ def _check_share(failed: int, tried: int, limit: float, left_out: Sequence[LeftO
     if failed > limit * tried:
         counts = Counter(entry.reason for entry in left_out).most_common()
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts)
-        first = left_out[0]
+        example = left_out[0]
         raise ValueError(
             f"packing stopped: {failed} of {tried} questions have no usable clip ({reasons}), more than the allowed "
-            f"share of {limit:g}; the first is {first.source!r}: {first.reason}: {first.detail}. Is the folder of "
+            f"share of {limit:g}; for example {example.source!r}: {example.reason}: {example.detail}. Is the folder of "
             "videos the right one? Otherwise raise max_failures"
         )
 

@@ -165,7 +165,8 @@ def test_a_shard_without_usable_clips_is_absent(videos, tmp_path):
 
 def test_too_many_failures_stop_the_run(videos, tmp_path):
     samples = [replace(sample, source=f"absent-{sample.id}") for sample in questions(60)]
-    with pytest.raises(ValueError, match=r"missing_file \d+.*more than the allowed share of 0\.5.*'absent-0-0'"):
+    # Shards are made side by side, so any of the clips may be the first to fail.
+    with pytest.raises(ValueError, match=r"missing_file \d+.*more than the allowed share of 0\.5.*'absent-\d+-\d+'"):
         pack(samples, videos, tmp_path / "out", samples_per_shard=5, **QUIET)
     assert not (tmp_path / "out" / "manifest.json").exists()
     # 50 questions were enough to see it.
