@@ -84,17 +84,19 @@ def _ffmpeg(path: Path, out: Path) -> None:
 
 
 def _make_clip(path: Path, seed: int, seconds: int = 10, fps: int = 25) -> None:
-    """A clip of smooth moving shapes with a little grain, and a tone."""
+    """A clip of smooth moving shapes under a camera's grain, and a tone, at the data rate of AVQA's 720p clips."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 18, 32)))
     smooth = torch.nn.functional.interpolate(coarse, (720, 1280), mode="bicubic")[0].permute(1, 2, 0).numpy()
-    background = np.clip(smooth + rng.normal(0, 3, smooth.shape), 0, 255).astype(np.uint8)
+    grain = rng.normal(0, 3, (2 * smooth.shape[0], *smooth.shape[1:]))
     with av.open(str(path), "w") as file:
         video = file.add_stream("libx264", fps, options={"preset": "veryfast"})
-        video.width, video.height, video.pix_fmt = 1280, 720, "yuv420p"
+        video.width, video.height, video.pix_fmt, video.bit_rate = 1280, 720, "yuv420p", 1_500_000
         audio = file.add_stream("aac", 44_100, layout="stereo")
         for i in range(seconds * fps):
-            picture = np.roll(background, 4 * i, axis=1)
+            start = rng.integers(smooth.shape[0])
+            picture = np.roll(smooth, 4 * i, axis=1) + grain[start : start + smooth.shape[0]]
+            picture = np.clip(picture, 0, 255).astype(np.uint8)
             file.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         file.mux(video.encode(None))
         t = np.arange(seconds * 44_100) / 44_100

@@ -4,7 +4,8 @@
     python -m benchmarks.grpo_step --peer naive --group 4
 
 ``trl``: text prompts against TRL's GRPOTrainer with its transformers rollout, same weights, same lengths.
-``naive``: audio-visual prompts against a step that does what peers do (see `benchmarks.naive_step`).
+``naive``: audio-visual prompts against a step that does what peers do (see `benchmarks.naive_step`), by default with
+frames as large as the presets allow.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ def main() -> None:
     args.add_argument("--response", type=int, default=128)
     args.add_argument("--group", type=int, default=8)
     args.add_argument("--prompts", type=int, default=1, help="prompts per step")
-    args.add_argument("--frame-size", type=int, default=448, help="side of the square frames in pixels (peer naive)")
+    args.add_argument("--frame-size", type=int, default=756, help="side of the square frames in pixels (peer naive)")
+    args.add_argument(
+        "--passes",
+        type=int,
+        choices=(3, 4),
+        default=4,
+        help="peer naive: 4 with a pass of its own for the old policy, as frameworks have it that always take one",
+    )
     options = args.parse_args()
     torch.set_num_threads(options.threads)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -59,6 +67,7 @@ def main() -> None:
                 "response": options.response,
                 "group": options.group,
                 "prompts": options.prompts,
+                "passes": options.passes if options.peer == "naive" else None,
             },
         },
     )
@@ -79,10 +88,12 @@ def _against_trl(options, folder: Path) -> Contestants:  # type: ignore[no-untyp
 
 
 def _against_naive(options, folder: Path) -> Contestants:  # type: ignore[no-untyped-def]
-    save_student(folder, Shape(), vision_layers=4, audio_layers=4, width=128)
+    # Encoders as deep as the language model and 5/8 as wide, as in Qwen2.5-Omni-3B.
+    save_student(folder, Shape(), vision_layers=4, audio_layers=4, width=160)
     prompts = audio_visual_prompts(folder, options.prompts, options.frame_size)
     ours = OurStep(folder, prompts, options.group, options.response)
-    return ours, NaiveStep(folder, prompts, options.group, options.response), len(prompts[0].input_ids)
+    naive = NaiveStep(folder, prompts, options.group, options.response, old_policy_pass=options.passes == 4)
+    return ours, naive, len(prompts[0].input_ids)
 
 
 if __name__ == "__main__":

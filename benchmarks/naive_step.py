@@ -1,8 +1,8 @@
 """The audio-visual peer of `benchmarks.grpo_step`: a GRPO step as the field's open implementations write it.
 
 Every response is a row of its own in every pass: the rollout expands the prompt before the encoders run, and the
-reference and training passes run encoders, prompt and response for each of the G rows and hold all logits. It is plain
-transformers, right in its results, and tuned no further than they are.
+reference and training passes, and that of the old policy, run encoders, prompt and response for each of the G rows and
+hold all logits. It is plain transformers, right in its results, and tuned no further than they are.
 """
 
 from __future__ import annotations
@@ -41,15 +41,24 @@ def _config(folder: Path) -> StudentConfig:
 
 
 class NaiveStep:
-    """One optimizer step, as often as called; see `benchmarks.students.OurStep` for the arguments."""
+    """One optimizer step, as often as called.
 
-    def __init__(self, folder: Path, prompts: list[Prompt], group: int, response: int) -> None:
+    Args:
+        folder, prompts, group, response: see `benchmarks.students.OurStep`.
+        old_policy_pass: score the responses under the policy that sampled them in a pass of its own, as many
+            frameworks always do, though before the first update it is the policy itself.
+    """
+
+    def __init__(
+        self, folder: Path, prompts: list[Prompt], group: int, response: int, old_policy_pass: bool = True
+    ) -> None:
         student = Student.load(_config(folder))
         self.policy = student.thinker
         self.policy.model.language_model.set_attn_implementation("sdpa")
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer = torch.optim.AdamW([p for p in self.policy.parameters() if p.requires_grad], lr=1e-6)
         self.student, self.prompts, self.group, self.response = student, prompts, group, response
+        self.old_policy_pass = old_policy_pass
 
     def __call__(self) -> float:
         """Seconds of the step."""
@@ -81,12 +90,20 @@ class NaiveStep:
             rewards = torch.tensor([float(row[length:].sum() % 7) for row in rows])
             advantages = group_advantages(rewards, self.group).advantages
             reference, _ = self._logprobs(self.reference, prompt, rows, length)
+            old = self._logprobs(self.policy, prompt, rows, length)[0] if self.old_policy_pass else None
         logprobs, entropies = self._logprobs(self.policy, prompt, rows, length)
         mask = torch.ones_like(logprobs, dtype=torch.bool)
         normalizer = Normalizer(self.group * len(self.prompts), mask.numel(), mask.numel(), self.response)
         config = LossConfig(beta=0.01)
         out = grpo_loss(
-            logprobs, mask, advantages, config, normalizer, ref_logprobs=reference, entropies=entropies.detach()
+            logprobs,
+            mask,
+            advantages,
+            config,
+            normalizer,
+            old_logprobs=old,
+            ref_logprobs=reference,
+            entropies=entropies.detach(),
         )
         out.loss.backward()
 
