@@ -7,11 +7,13 @@ The other side is what peers do: rows of prompt + response, and the logits of al
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import torch
 from torch import Tensor
 
 from avrt.grpo.scoring import score_responses
-from benchmarks.measure import alternate, paired_ratio, parser, peak_memory_above, save, show
+from benchmarks.measure import alternate, in_fresh_process, paired_ratio, parser, peak_memory_above, save, show
 from benchmarks.models import Shape, language_model, random_ids, text_only_model, text_prompt
 
 
@@ -26,6 +28,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     ours, theirs = _contestants(options.vocabulary, options.prompt, options.response, options.group)
+    torch.testing.assert_close(ours(), theirs(), rtol=1e-4, atol=0)
     times = alternate({"shared": ours, "plain": theirs}, options.rounds)
     speedup, low, high = paired_ratio(times["plain"], times["shared"])
     rows = [[name, timing.median, timing.spread] for name, timing in times.items()]
@@ -77,16 +80,21 @@ def _contestants(vocabulary: int, prompt: int, response: int, group: int):  # ty
         loss.backward()
         return loss.detach()
 
-    torch.testing.assert_close(shared(), plain(), rtol=1e-4, atol=0)
     return shared, plain
 
 
 def _memory(options) -> dict[str, float]:  # type: ignore[no-untyped-def]
-    shared, plain = _contestants(options.memory_vocabulary, options.prompt, options.response, options.group)
-    peaks = {}
-    for name, run in (("shared", shared), ("plain", plain)):
-        peaks[name] = float(peak_memory_above(run))
+    peaks = {name: float(in_fresh_process(_peak, name, options)) for name in ("shared", "plain")}
     return peaks | {"ratio": peaks["plain"] / peaks["shared"]}
+
+
+def _peak(name: str, options: Namespace) -> int:
+    """Bytes of one side's second run, with the gradients of the first in place."""
+    torch.set_num_threads(options.threads)
+    shared, plain = _contestants(options.memory_vocabulary, options.prompt, options.response, options.group)
+    run = {"shared": shared, "plain": plain}[name]
+    run()
+    return peak_memory_above(run)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,24 @@ import argparse
 import ctypes
 import gc
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,20 @@ def peak_memory_above(run: Callable[[], object]) -> int:
         done.set()
         thread.join()
     return max(peak, resident()) - before
+
+
+def in_fresh_process(work: Callable[..., T], *arguments: object) -> T:
+    """What `work` returns in a new process, for memory measurements.
+
+    Its C library maps every block of a mebibyte and more on its own and gives it back when it is freed, so that what
+    earlier runs left in fragments is not counted.
+    """
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # read when the new process starts
+    try:
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(work, *arguments).result()
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
 
 
 def machine() -> dict[str, Any]:

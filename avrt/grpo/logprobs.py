@@ -96,7 +96,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             # H = -sum p log p; a banned token has p = 0 and log p = -inf, which must count as 0, not as nan.
             if banned is not None:
                 logits.masked_fill_(banned, 0.0)
-            entropies[part] = log_total - torch.linalg.vecdot(weights, logits) / total
+            entropies[part] = log_total - weights.mul_(logits).sum(-1) / total
             del logits, weights  # or they would be held beside the next chunk's
         ctx.save_for_backward(hidden, head_weight, targets, normalizers)
         ctx.temperature, ctx.banned, ctx.rows = temperature, banned, rows

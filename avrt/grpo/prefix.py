@@ -143,10 +143,11 @@ class PackedLayout(Layout):
         self._responses = _Padding([c for _, c in live], self._device) if live else None
         self._owner = torch.tensor([i for i, _ in live], device=self._device)
 
-    def _mask(self, dtype: torch.dtype) -> Tensor:
-        """What responses see: their prompt's tokens, then their own up to the query; ``[N or 1, 1, C, P + C]``.
+    def _mask(self, dtype: torch.dtype, repeats: int) -> Tensor:
+        """What responses see: their prompt's tokens, then their own up to the query; ``[N or 1, 1, R * C, P + C]``.
 
-        Added to the scores: 0 or -inf. Kernels turn a bool mask into this one in every call.
+        The C queries stand there R times, once for every query head of a key head. The mask is added to the scores:
+        0 or -inf. Kernels turn a bool mask into this one in every call.
         """
         if self._additive_mask is None:
             assert self._responses is not None
@@ -157,7 +158,8 @@ class PackedLayout(Layout):
             visible = torch.cat(
                 [prompt[:, None].expand(-1, longest, -1), causal.expand(prompt.shape[0], -1, -1)], dim=-1
             ).unsqueeze(1)
-            self._additive_mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)
+            additive = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)
+            self._additive_mask = additive.repeat(1, 1, repeats, 1)
         return self._additive_mask
 
     @cached_property
@@ -186,7 +188,8 @@ class PackedLayout(Layout):
         response_q, response_k, response_v = (self._responses.pad(x) for x in (response_q, response_k, response_v))
         response_k = torch.cat([self._per_response(prompt_k), response_k], dim=2)  # [N, K, P + C, D]
         response_v = torch.cat([self._per_response(prompt_v), response_v], dim=2)
-        responses = _masked_attention(response_q, response_k, response_v, self._mask(query.dtype), scaling)
+        mask = self._mask(query.dtype, query.shape[1] // key.shape[1])
+        responses = _masked_attention(response_q, response_k, response_v, mask, scaling)
         return torch.cat([out, self._responses.unpad(responses)]).unsqueeze(0)
 
     def _per_response(self, x: Tensor) -> Tensor:
@@ -282,7 +285,7 @@ def _causal_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor
 
 
 def _masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> Tensor:
-    """Attention of ``[N, A, C, D]`` to ``[N, K, P + C, D]`` under a mask ``[N or 1, 1, C, P + C]``: ``[N, A, C, D]``.
+    """Attention of ``[N, A, C, D]`` to ``[N, K, P + C, D]``, mask ``[N or 1, 1, R * C, P + C]``: ``[N, A, C, D]``.
 
     The query heads that share a key head are stacked as more queries of that head, so the long keys are not repeated.
     """
@@ -290,6 +293,5 @@ def _masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: fl
     kv_heads = k.shape[1]
     repeats = heads // kv_heads
     q = q.reshape(batch, kv_heads, repeats * steps, size)
-    mask = mask.repeat(1, 1, repeats, 1).expand(batch, -1, -1, -1)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.expand(batch, -1, -1, -1), scale=scaling)
     return out.view(batch, heads, steps, size)
