@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from avrt.atomic import atomic_file
-from avrt.checkpoints import check_complete, check_no_instantiator, load_without_code, remove
+from avrt.checkpoints import check_complete, check_no_instantiator, load_without_code, remove, save_tensors
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -21,7 +20,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as file:
-            torch.save(checkpoint, file)
+            save_tensors(checkpoint, Path(file.name), path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         path = Path(path)

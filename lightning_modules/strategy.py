@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,14 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from avrt.checkpoints import check_complete, check_no_instantiator, finish_folder, load_without_code, start_folder
+from avrt.checkpoints import (
+    check_complete,
+    check_no_instantiator,
+    finish_folder,
+    load_without_code,
+    save_tensors,
+    start_folder,
+)
 
 WEIGHTS_FILE = "mp_rank_00_model_states.pt"
 """DeepSpeed's file with the trained weights and everything that Lightning wants saved."""
@@ -216,9 +224,13 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         path = Path(self.broadcast(os.fspath(filepath)))
         client_state = {k: v for k, v in checkpoint.items() if k not in ("state_dict", "optimizer_states")}
         partial = self.broadcast(str(start_folder(path)) if self.is_global_zero else "")
-        self.deepspeed_engine.save_checkpoint(
-            partial, client_state=client_state, tag=TAG, exclude_frozen_parameters=True
-        )
+        try:
+            self.deepspeed_engine.save_checkpoint(
+                partial, client_state=client_state, tag=TAG, exclude_frozen_parameters=True
+            )
+        except OSError:  # a full disk: leave nothing that takes room
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         self.barrier()
         if self.is_global_zero:
             finish_folder(path)
@@ -288,13 +300,12 @@ def keep_whole(owner: nn.Module, names: Iterable[str], device: torch.device) -> 
 
 
 def safe_checkpoint_engine() -> Any:
-    """DeepSpeed's reader and writer of files, without its unpickling of anything whatsoever."""
+    """DeepSpeed's reader and writer of files, without its unpickling of anything whatsoever, and with clear errors."""
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
     class SafeCheckpointEngine(TorchCheckpointEngine):
-        def __init__(self) -> None:
-            super().__init__()
-            self.zipfile_serialization = True
+        def save(self, state_dict: Any, path: str) -> None:
+            save_tensors(state_dict, Path(path), Path(path))
 
         def load(self, path: str, map_location: Any = None) -> Any:
             return load_without_code(Path(path), map_location)

@@ -11,6 +11,7 @@ import copy
 import gc
 import json
 import random
+import resource
 import socket
 import time
 from collections.abc import Sequence
@@ -83,6 +84,17 @@ class TensorCounter(Callback):
         if batch_idx == 1 and trainer.is_global_zero:
             module.rollout = None  # as the module does itself a moment later
             self.file.write_text(str(tensor_bytes() - self.before))
+
+
+class NoRoom(Callback):
+    """From one optimizer step on the system refuses to write files past a size, as it does on a full disk."""
+
+    def __init__(self, step: int, bytes: int) -> None:
+        self.step, self.bytes = step, bytes
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.bytes, resource.RLIM_INFINITY))
 
 
 def tensor_bytes() -> int:
