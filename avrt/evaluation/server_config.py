@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
-from avrt.config_errors import UsageError, distil
-from avrt.config_scan import scan_file
+from avrt.dataclass_configs import read_dataclass
 from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig
 from avrt.evaluation.records import AnswerFormat, Modalities, Profile
 from avrt.prompts import PromptTemplate
@@ -62,29 +58,12 @@ def load_server_config(files: Sequence[str | Path], settings: Sequence[str] = ()
         settings: single values over all files, such as ``questions.benchmarks=mmau``.
 
     Raises:
-        UsageError: naming the key and the mend. Values of unknown keys are not repeated: they may be secrets.
+        UsageError: naming the key and the mend; see `read_dataclass`.
         ValueError: a value that cannot work.
     """
-    if not files:
-        raise UsageError("--config: expects a file, for example --config cli_configs/eval_server.yaml")
-    arguments: list[str] = []
-    for file in files:
-        scan_file(Path(file), (), ())
-        arguments += ["--config", str(file)]
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name:
-            raise UsageError("--set: expects KEY=VALUE, for example --set questions.benchmarks=mmau")
-        arguments.append(f"--{name}={value}")
-    parser = ArgumentParser(exit_on_error=False, default_env=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(ServerRunConfig)
-    try:
-        built = parser.instantiate_classes(parser.parse_args(arguments))
-    except argparse.ArgumentError as error:
-        known = [item.name for item in fields(ServerRunConfig)]
-        raise UsageError(distil(str(error), lambda name: known if not name else ())) from error
-    config = ServerRunConfig(**{item.name: built[item.name] for item in fields(ServerRunConfig)})
+    config = read_dataclass(
+        ServerRunConfig, files, settings, "cli_configs/eval_server.yaml", "questions.benchmarks=mmau"
+    )
     check_stage(SERVER, config.server)
     for key, unused in (("preset", None), ("prompt_file", None), ("transport", "data"), ("media_dir", None)):
         if getattr(config.server, key) != unused:
