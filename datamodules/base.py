@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 from avrt.encoding import PromptEncoder
 from avrt.evaluation.records import Modalities
 from avrt.shards import ShardError, ShardSet
-from datamodules.streaming import EncodedDataset, Item, WindowLoader, evaluation_loader, shard_across_devices
+from datamodules.streaming import EncodedDataset, EvaluationLoader, WindowLoader, shard_across_devices
 
 
 class ShardDataModule(LightningDataModule):
@@ -124,7 +122,7 @@ class ShardDataModule(LightningDataModule):
     def train_dataloader(self) -> Any:
         return self.window_loader
 
-    def val_dataloader(self) -> DataLoader[Item] | list[Any]:
+    def val_dataloader(self) -> EvaluationLoader | list[Any]:
         if self.val is None:
             return []
         assert self.trainer is not None
@@ -132,19 +130,8 @@ class ShardDataModule(LightningDataModule):
         size = len(shards) if self.val_samples is None else min(self.val_samples, len(shards))
         indices = shard_across_devices(size, self.trainer.global_rank, self.trainer.world_size)
         dataset = EncodedDataset(shards, self.encoder, modalities=self.val_modalities)
-        return evaluation_loader(dataset, indices, self.val_batch_size, self.num_workers)
+        return EvaluationLoader(dataset, indices, self.val_batch_size, self.num_workers)
 
-    def predict_dataloader(self) -> Any:
-        """The validation questions, in a loader that is no `DataLoader`: Lightning would replace its batch sampler."""
-        return _Plain(self.val_dataloader())
-
-
-class _Plain:
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.loader)
+    def predict_dataloader(self) -> EvaluationLoader | list[Any]:
+        """The validation questions."""
+        return self.val_dataloader()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from avrt.encoding import PromptEncoder
 from avrt.evaluation.benchmarks import Item
@@ -74,9 +74,7 @@ class BatchLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[QuestionBatch]:
-        yield from DataLoader(
-            self.dataset, batch_sampler=self.batches, num_workers=self.num_workers, collate_fn=_collate
-        )
+        return map(_collate, streaming.read_batches(self.dataset, self.batches, self.num_workers))
 
 
 class BenchmarkDataModule(LightningDataModule):

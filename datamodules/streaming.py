@@ -10,13 +10,14 @@ A window reaches the module as micro-batches that all carry the whole window, be
 from __future__ import annotations
 
 import signal
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from avrt.encoding import Prompt, PromptEncoder
 from avrt.masking import mask_clip
@@ -24,6 +25,8 @@ from avrt.sample import Sample
 
 SIGTERM_GRACE_SECONDS = 300
 """How long a data worker goes on after SIGTERM."""
+
+T = TypeVar("T")
 
 
 class SampleSource(Protocol):
@@ -196,15 +199,7 @@ class WindowLoader:
         for w in range(first_window, self.windows_per_epoch):
             mine = order[w * self.window_size : (w + 1) * self.window_size][self.rank :: self.world_size]
             batches += [mine[i : i + step] for i in range(0, len(mine), step)]
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=batches,
-            num_workers=self.num_workers,
-            prefetch_factor=self.prefetch if self.num_workers else None,
-            collate_fn=_keep,
-            worker_init_fn=_outlive_sigterm,
-        )
-        stream = iter(loader)
+        stream = read_batches(self.dataset, batches, self.num_workers, self.prefetch)
         for w in range(first_window, self.windows_per_epoch):
             items = [item for _ in range(self.micro_batches) for item in next(stream)]
             window = Window(epoch * self.windows_per_epoch + w, epoch, items)
@@ -265,12 +260,74 @@ def shard_across_devices(size: int, rank: int, world_size: int) -> list[int]:
     return list(range(rank, size, world_size))
 
 
-def evaluation_loader(
-    dataset: Dataset[Item], indices: Sequence[int], batch_size: int, num_workers: int
-) -> DataLoader[Item]:
-    """Batches of items in order, for validation and tests."""
-    batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
-    return DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=_keep)
+class EvaluationLoader:
+    """A sized loader of batches of items in order, for validation.
+
+    It is no `DataLoader`: Lightning would replace its batch sampler for `predict`.
+
+    Args:
+        dataset: encoded samples.
+        indices: which of them, in order.
+        batch_size: items of a batch.
+        num_workers: processes that read and encode ahead; 0 reads in the process that evaluates.
+    """
+
+    def __init__(self, dataset: Dataset[Item], indices: Sequence[int], batch_size: int, num_workers: int) -> None:
+        self.dataset = dataset
+        self.batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+        self.num_workers = num_workers
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        return read_batches(self.dataset, self.batches, self.num_workers)
+
+
+def read_batches(
+    dataset: Dataset[T], batches: Sequence[list[Any]], num_workers: int, prefetch: int = 2
+) -> Iterator[list[T]]:
+    """The items of every batch, read ahead by data workers.
+
+    Args:
+        dataset: items by index.
+        batches: the indices of each batch.
+        num_workers: processes; 0 reads in this one.
+        prefetch: batches that each worker keeps ready.
+
+    Raises:
+        ValueError, OSError: what `dataset` raised on an item, as it raised it. torch would raise another error, whose
+            message is the worker's traceback; it is a note of ours.
+    """
+    loader = DataLoader(
+        _Errors(dataset),
+        batch_sampler=batches,
+        num_workers=num_workers,
+        prefetch_factor=prefetch if num_workers else None,
+        collate_fn=_keep,
+        worker_init_fn=_outlive_sigterm,
+    )
+    for items in loader:
+        for item in items:
+            if isinstance(item, Exception):
+                raise item
+        yield items
+
+
+class _Errors(Dataset[Any]):
+    """A data set whose refusals leave a worker as items."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.dataset[index]
+        except (ValueError, OSError) as error:
+            if get_worker_info() is None:
+                raise
+            error.add_note(f"In a data worker:\n{traceback.format_exc()}")
+            return error
 
 
 def _outlive_sigterm(worker: int) -> None:
@@ -278,5 +335,5 @@ def _outlive_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE_SECONDS))
 
 
-def _keep(items: list[Item]) -> list[Item]:
+def _keep(items: list[Any]) -> list[Any]:
     return items

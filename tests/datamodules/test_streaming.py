@@ -11,16 +11,18 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from avrt.config_errors import describe
 from avrt.encoding import Prompt
 from avrt.rewards import AccuracyReward
 from avrt.sample import Sample
-from avrt.shards import ShardSet, ShardWriter
+from avrt.shards import FaultReason, ShardError, ShardSet, ShardWriter
 from datamodules.streaming import (
     EncodedDataset,
+    EvaluationLoader,
     Item,
     MicroBatch,
     WindowLoader,
-    evaluation_loader,
+    read_batches,
     shard_across_devices,
 )
 from tests.lightning_modules.training import gold_completion, write_shards
@@ -219,8 +221,40 @@ def test_evaluation_shares_items_out_exactly_once(size: int, world_size: int) ->
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_keeps_the_order(workers: int) -> None:
-    batches = list(evaluation_loader(Numbers(9), [1, 3, 5, 7, 8], 2, workers))
+    batches = list(EvaluationLoader(Numbers(9), [1, 3, 5, 7, 8], 2, workers))
     assert [[item.prompt.sample.id for item in batch] for batch in batches] == [["1", "3"], ["5", "7"], ["8"]]
+
+
+class Broken(Numbers):
+    """Cannot give its third item."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(4)
+        self.error = error
+
+    def __getitem__(self, index: int) -> Item:
+        if index == 2:
+            raise self.error
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("sample 'x': no good"),
+        ShardError("a.tar", FaultReason.CHECKSUM, "another sum", "x"),  # its class takes more than a message
+        FileNotFoundError(2, "No such file or directory", "a.tar"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_worker_refuses_is_raised_as_it_was_there(error: Exception, workers: int) -> None:
+    stream = read_batches(Broken(error), [[0, 1], [2, 3]], workers)
+    assert len(next(stream)) == 2
+    with pytest.raises(type(error)) as raised:
+        next(stream)
+    assert type(raised.value) is type(error)
+    assert (str(raised.value), describe(raised.value)) == (str(error), describe(error))
 
 
 # ---- samples --------------------------------------------------------------------------------------------------------
@@ -273,8 +307,9 @@ def test_a_gold_that_is_no_option_stops_loading_with_the_samples_id(
         source = EncodedDataset(ShardSet(tmp_path), encoder)
         list(WindowLoader(source, micro_batch_size=1, num_workers=1, shuffle=False))
 
-    with pytest.raises(ValueError, match="audio-3"):
+    with pytest.raises(ValueError, match="audio-3") as raised:
         load()
+    assert "Traceback" not in str(raised.value)
 
 
 def test_every_gold_answer_scores_1(shards: Path) -> None:
