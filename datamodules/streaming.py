@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from avrt.encoding import Prompt, PromptEncoder
 from avrt.masking import mask_clip
 from avrt.sample import Sample
+from datamodules.handover import pack, unpack
 
 SIGTERM_GRACE_SECONDS = 300
 """How long a data worker goes on after SIGTERM."""
@@ -304,10 +305,11 @@ def read_batches(
         batch_sampler=batches,
         num_workers=num_workers,
         prefetch_factor=prefetch if num_workers else None,
-        collate_fn=_keep,
+        collate_fn=pack if num_workers else _keep,
         worker_init_fn=_outlive_sigterm,
     )
-    for items in loader:
+    for batch in loader:
+        items = unpack(batch) if num_workers else batch
         for item in items:
             if isinstance(item, Exception):
                 raise item
