@@ -21,7 +21,13 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # Lightning advertises hosted services at every start.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
+    # transformers imports DeepSpeed when it saves a folder, and DeepSpeed then says that it found no GPU.
+    logging.getLogger("DeepSpeed").addFilter(_is_no_missing_gpu)
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("💡 Tip:")
+
+
+def _is_no_missing_gpu(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Setting accelerator to CPU")
