@@ -118,6 +118,7 @@ def test_lightnings_own_checkpoints(student_folder: Path, shards: Path, tmp_path
             VowelReward(),
             max_steps=4,
             ckpt_path=tmp_path / f"step={step}.ckpt",
+            default_root_dir=tmp_path / f"from_{step}",
             enable_checkpointing=True,
         )
         start = 2 * step
