@@ -20,6 +20,7 @@ ALLOWED_PREFIXES = (
     "lightning_modules",
     # Lightning's parts that a trainer section lists. Not the whole package: `lightning.pytorch.cli` holds functions
     # that import whatever their arguments name.
+    "lightning.Callback",
     "lightning.LightningDataModule",
     "lightning.LightningModule",
     "lightning.fabric.plugins",

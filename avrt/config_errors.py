@@ -18,6 +18,7 @@ class UsageError(ValueError):
 
 
 _TYPE_NAMES = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
+_RESTRICTED = {"PositiveInt": "a whole number above 0"}
 
 Lookup = Callable[[str], Iterable[str]]
 """Names that are accepted: given ``""`` the config's own keys, given a class path the arguments of that class, and
@@ -187,6 +188,7 @@ def _wrong_value(message: str, key: str) -> str:
     if bare:
         return f"{key}: {bare[1]!r} is not a known class; give its full class path"
     types, choices = [], []
+    types += [_RESTRICTED[name] for name in re.findall(r"Not of type (\w+)", message) if name in _RESTRICTED]
     for literals, type_name in re.findall(r"Expected an? (?:typing\.Literal\[([^\]]+)\]|<class '([^']+)'>)", message):
         if literals:
             choices.extend(literals.split(", "))

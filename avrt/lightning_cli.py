@@ -29,6 +29,14 @@ from avrt.class_paths import enforce  # noqa: E402
 from avrt.config_errors import UsageError, describe, distil  # noqa: E402
 from avrt.demo.paths import resolve_demo_paths  # noqa: E402
 
+LIGHTNINGS_COMPLAINTS = {
+    "No supported gpu backend found": (
+        "trainer.accelerator: is gpu, and torch finds no GPU here; set it to cpu, or try the whole run with a tiny "
+        "student as cli_configs/overlays/laptop.yaml says"
+    ),
+}
+"""What Lightning says without naming the key (a part of it), and what is said instead."""
+
 
 class TrainingCLI(LightningCLI):
     """LightningCLI whose mistakes are one line each, and whose config files alone say what is built."""
@@ -51,6 +59,9 @@ class TrainingCLI(LightningCLI):
         assert isinstance(args, list)
         known = [action.dest for action in self._subcommand_parsers[args[0]]._actions if action.dest != "help"]
         self.config = _parse(parser, args, known)
+        seed = self.config[args[0]].seed_everything
+        if not isinstance(seed, bool) and not 0 <= (seed or 0) < 2**32:
+            raise UsageError(f"seed_everything: must be a whole number from 0 to {2**32 - 1}, is {seed}")
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: Lightning would let a checkpoint's stored arguments override the files and the command line."""
@@ -79,7 +90,9 @@ class TrainingCLI(LightningCLI):
         except (ValueError, OSError, MisconfigurationException) as error:
             cause = _unwrapped(error)
             if isinstance(cause, (ValueError, OSError, MisconfigurationException)):
-                raise UsageError(describe(cause)) from error
+                line = describe(cause)
+                key = next((key for text, key in LIGHTNINGS_COMPLAINTS.items() if text in line), "")
+                raise UsageError(key or line) from error
             raise cause from None  # a fault in the program, which jsonargparse had wrapped
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:

@@ -19,6 +19,7 @@ from torchmetrics import MeanMetric
 
 from avrt.answers import is_formatted, parse
 from avrt.atomic import write_atomic
+from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
 from avrt.grpo.rollout import Response, RolloutEngine, SamplingConfig, TransformersRollout
 from avrt.lora import LoRAConfig, add_lora
 from avrt.sample import Completion, Sample
@@ -48,6 +49,7 @@ class StudentModule(LightningModule):
         lora: train low-rank adapters of the language model instead of its weights.
         resume_with_changes: go on from a checkpoint although settings or data have changed since; it is refused
             otherwise. The position in the data then counts in the new data's order.
+        chunk_rows: response tokens whose logits are held at one time; 0 for all.
     """
 
     num_iterations = 1
@@ -61,8 +63,12 @@ class StudentModule(LightningModule):
         kv_cache_tokens: int = 262_144,
         lora: LoRAConfig | None = None,
         resume_with_changes: bool = False,
+        chunk_rows: int = DEFAULT_CHUNK_ROWS,
     ) -> None:
         super().__init__()
+        if chunk_rows < 0:
+            raise ValueError(f"model.init_args.chunk_rows must be 0 (all at once) or positive, is {chunk_rows}")
+        self.chunk_rows = chunk_rows
         # Frozen weights are not in checkpoints; `check_saved_weights` is strict about all others.
         self.strict_loading = False
         self.student_config = student
@@ -83,6 +89,10 @@ class StudentModule(LightningModule):
         self.val_format = MeanMetric()
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            for name in ("accumulate_grad_batches", "max_steps"):  # Lightning takes 0 for both
+                if getattr(self.trainer, name) == 0:
+                    raise ValueError(f"trainer.{name} is 0; it must be positive")
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = SafeCheckpointIO()
         # Batches hold samples and the student converts what it embeds. Plugins for other precisions than 32 bits would
@@ -187,7 +197,8 @@ class StudentModule(LightningModule):
         if batches % micro_batches:
             raise ValueError(
                 f"an epoch has {batches} micro-batches, which {micro_batches} accumulated ones do not divide; set "
-                "trainer.limit_train_batches to a multiple of trainer.accumulate_grad_batches (or leave it out)"
+                "trainer.limit_train_batches (or the number of trainer.fast_dev_run) to a multiple of "
+                "trainer.accumulate_grad_batches, or leave it out"
             )
         if self.student_config.attention_kernel == "flex" and self.device.type == "cpu":
             raise ValueError(

@@ -136,6 +136,7 @@ class GRPOModule(StudentModule):
             kv_cache_tokens,
             lora,
             resume_with_changes,
+            chunk_rows,
         )
         self.num_generations = num_generations
         self.num_iterations = num_iterations
@@ -143,7 +144,6 @@ class GRPOModule(StudentModule):
         self.loss_config = LossConfig(loss_type, beta, epsilon, epsilon_high, importance_sampling_level)
         self.scale_rewards = scale_rewards
         self.seed = seed
-        self.chunk_rows = chunk_rows
         self.share_prompt = share_prompt
         self.reference_device = reference_device
         self.rewards: list[RewardCallback] = []

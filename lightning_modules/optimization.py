@@ -33,10 +33,16 @@ class OptimizerConfig:
     total_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise ValueError(f"optimizer.learning_rate must be positive, is {self.learning_rate}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"optimizer.warmup_steps must be 0 or more, is {self.warmup_steps}")
+        for name, fits, wanted in (
+            ("learning_rate", self.learning_rate > 0, "positive"),
+            ("betas", all(0 <= beta < 1 for beta in self.betas), "from 0 to below 1"),
+            ("eps", self.eps >= 0, "0 or more"),
+            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
+            ("total_steps", self.total_steps is None or self.total_steps > 0, "positive, or null"),
+        ):
+            if not fits:
+                raise ValueError(f"model.init_args.optimizer.{name} must be {wanted}, is {getattr(self, name)}")
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ class SFTModule(StudentModule):
         student: which student to train.
         optimizer: AdamW and its schedule.
         val_max_completion_length: token limit of a validation answer.
-        chunk_rows: trace tokens whose logits are held at one time.
+        chunk_rows: trace tokens whose logits are held at one time; 0 for all.
         lora: train low-rank adapters of the language model instead of its weights.
         resume_with_changes: go on from a checkpoint although settings or data have changed since.
     """
@@ -43,9 +43,13 @@ class SFTModule(StudentModule):
                 f"model.init_args.val_max_completion_length must be positive, is {val_max_completion_length}"
             )
         super().__init__(
-            student, optimizer, val_max_completion_length, lora=lora, resume_with_changes=resume_with_changes
+            student,
+            optimizer,
+            val_max_completion_length,
+            lora=lora,
+            resume_with_changes=resume_with_changes,
+            chunk_rows=chunk_rows,
         )
-        self.chunk_rows = chunk_rows
         self._step_tokens = 1.0
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:

@@ -17,7 +17,8 @@ class ExportStudent(Callback):
 
     A checkpoint holds what a run needs to go on (optimizer, position in the data); this folder holds what the next
     stage starts from: thinker weights, processor and chat template; adapters are folded in. It appears whole or not at
-    all, and replaces that of an earlier run. A run that is interrupted exports nothing.
+    all, and replaces that of an earlier run. A run that is interrupted exports nothing, and so does a trial with
+    `trainer.fast_dev_run`.
 
     Args:
         folder: where to save; None takes ``student`` in the logger's folder, or without a logger in
@@ -33,13 +34,17 @@ class ExportStudent(Callback):
                 "trainer.callbacks: ExportStudent cannot save under trainer.strategy.init_args.stage 3, where no "
                 "process has all weights; remove it, and run python -m avrt export RUN --out DIR afterwards"
             )
+        _check_free(self._target(trainer))  # better now than after the last step
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.interrupted or not trainer.is_global_zero:
+        if trainer.interrupted or trainer.fast_dev_run or not trainer.is_global_zero:
             return
         if pl_module.lora_config is not None:
             merge_lora(pl_module.student, pl_module.lora_config)
-        save_student(pl_module.student, Path(self.folder or Path(trainer.log_dir) / "student"))
+        save_student(pl_module.student, self._target(trainer))
+
+    def _target(self, trainer: Any) -> Path:
+        return Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "student")
 
 
 def save_student(student: Any, folder: Path) -> None:
@@ -49,8 +54,7 @@ def save_student(student: Any, folder: Path) -> None:
         ValueError: `folder` exists and holds something else than a saved model.
         OSError: it cannot be written.
     """
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} exists and is no saved student; move it away or choose another folder")
+    _check_free(folder)
     partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
     if partial.exists():
         shutil.rmtree(partial)  # of a run that was killed
@@ -60,3 +64,8 @@ def save_student(student: Any, folder: Path) -> None:
         shutil.rmtree(folder)
     partial.rename(folder)
     sync_folder(folder.parent)
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} exists and is no saved student; move it away or choose another folder")

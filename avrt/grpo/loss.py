@@ -37,14 +37,20 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if self.loss_type not in LOSS_TYPES:
-            raise ValueError(f"loss_type must be one of {', '.join(LOSS_TYPES)}, is {self.loss_type!r}")
+            raise ValueError(f"model.init_args.loss_type must be one of {', '.join(LOSS_TYPES)}, is {self.loss_type!r}")
         if self.importance_sampling_level not in IMPORTANCE_SAMPLING_LEVELS:
             raise ValueError(
-                f"importance_sampling_level must be one of {', '.join(IMPORTANCE_SAMPLING_LEVELS)}, "
-                f"is {self.importance_sampling_level!r}"
+                "model.init_args.importance_sampling_level must be one of "
+                f"{', '.join(IMPORTANCE_SAMPLING_LEVELS)}, is {self.importance_sampling_level!r}"
             )
-        if self.beta < 0 or self.epsilon <= 0 or (self.epsilon_high is not None and self.epsilon_high <= 0):
-            raise ValueError("beta must be 0 or more; epsilon and epsilon_high must be positive")
+        if self.beta < 0:
+            raise ValueError(f"model.init_args.beta must be 0 (no reference policy) or positive, is {self.beta}")
+        if self.epsilon <= 0:
+            raise ValueError(f"model.init_args.epsilon must be positive, is {self.epsilon}")
+        if self.epsilon_high is not None and self.epsilon_high <= 0:
+            raise ValueError(
+                f"model.init_args.epsilon_high must be positive, or null for epsilon's value, is {self.epsilon_high}"
+            )
 
 
 @dataclass(frozen=True)

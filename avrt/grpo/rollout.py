@@ -53,11 +53,11 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.max_completion_length < 1:
-            raise ValueError(f"max_completion_length must be positive, is {self.max_completion_length}")
+            raise ValueError(f"model.init_args.max_completion_length must be positive, is {self.max_completion_length}")
         if self.temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or positive, is {self.temperature}")
+            raise ValueError(f"model.init_args.temperature must be 0 (greedy) or positive, is {self.temperature}")
         if self.kv_cache_tokens < 1:
-            raise ValueError(f"kv_cache_tokens must be positive, is {self.kv_cache_tokens}")
+            raise ValueError(f"model.init_args.kv_cache_tokens must be positive, is {self.kv_cache_tokens}")
 
 
 @dataclass(frozen=True)

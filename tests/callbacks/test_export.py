@@ -74,6 +74,23 @@ def test_without_a_logger_the_runs_own_folder_is_taken(
     assert (tmp_path / "run" / "student" / "config.json").is_file()
 
 
+def test_a_trial_exports_nothing(untrained: Path, shards: tuple[Path, Path], tmp_path: Path) -> None:
+    module, data = sft(untrained, shards)
+    trainer(tmp_path / "run", [ExportStudent()], fast_dev_run=2).fit(module, datamodule=data)
+    assert not list(tmp_path.rglob("student*"))
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_training(
+    untrained: Path, shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "student").mkdir(parents=True)
+    module, data = sft(untrained, shards)
+    run = trainer(tmp_path / "run", [ExportStudent()])
+    with pytest.raises(ValueError, match="is no saved student"):
+        run.fit(module, datamodule=data)
+    assert run.global_step == 0
+
+
 def test_an_older_export_is_replaced_and_nothing_else(untrained: Path, tmp_path: Path) -> None:
     student = Student.load(student_config(untrained))
     folder = tmp_path / "exports" / "student"

@@ -41,6 +41,9 @@ WRONG_VALUES = [
     ("trainer/callbacks", [{"class_path": "users_package.Reward"}, {"class_path": "users_package.Reward", "initargs": {"weight": 1.0}}], "trainer.callbacks: unknown key 'initargs'; did you mean 'init_args'?"),
     ("trainer/callbacks", [{"class_path": "users_package.Reward"}, {"clas_path": "users_package.Reward", "init_args": {}}], "trainer.callbacks: unknown key 'clas_path'; did you mean 'class_path'?"),
     ("trainer/accelerator", "abacus", "invalid accelerator name"),
+    ("trainer/accelerator", "gpu", "trainer.accelerator: is gpu, and torch finds no GPU here; set it to cpu"),
+    ("seed_everything", -3, "seed_everything: must be a whole number from 0 to 4294967295, is -3"),
+    ("torch_threads", 0, "torch_threads: must be a whole number above 0; is "),
     ("config", "base.yaml", "config: a config inside a config is merged shallowly"),
 ]
 # fmt: on
@@ -58,6 +61,10 @@ WRONG_WORDS = [
     ("--trainer.max_steps=x", "trainer.max_steps: must be a whole number; is 'x'"),
     ("--trainer.max_steps", "--trainer.max_steps: expects a value"),
     ("--trainer.max_step=3", "--trainer.max_step: unknown key; did you mean 'max_steps'?"),
+    (
+        "--trainer.callbacks.weigth=1",
+        "trainer.callbacks.init_args.weigth: Reward has no such argument; did you mean 'weight'?",
+    ),
     ("--model.init_args.bet=1", "model.init_args.bet: Module has no such argument; did you mean 'beta'?"),
     ("stray", "'stray' is not understood here; settings are given as --key=value"),
     ("--config", "--config: expects a file"),

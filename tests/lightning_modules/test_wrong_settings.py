@@ -1,0 +1,65 @@
+"""Settings that cannot be right are refused by their key, before the student is loaded where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lightning_modules.training import fit, grpo_data, grpo_module, optimizer, sft_data, sft_module
+
+OPTIMIZER: list[tuple[str, Any]] = [
+    ("learning_rate", 0.0),
+    ("betas", (2.0, 0.9)),
+    ("betas", (0.9, 1.0)),
+    ("eps", -1.0),
+    ("weight_decay", -0.1),
+    ("warmup_steps", -1),
+    ("total_steps", 0),
+]
+MODULE: list[tuple[str, Any]] = [
+    ("num_generations", 1),
+    ("num_iterations", 0),
+    ("max_completion_length", 0),
+    ("val_max_completion_length", 0),
+    ("kv_cache_tokens", 0),
+    ("chunk_rows", -1),
+    ("temperature", 0.0),
+    ("beta", -0.1),
+    ("epsilon", 0.0),
+    ("epsilon_high", -1.0),
+    ("loss_type", "ppo"),
+    ("importance_sampling_level", "word"),
+    ("scale_rewards", "all"),
+    ("reference_device", "disk"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OPTIMIZER, ids=str)
+def test_the_optimizers(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^model\.init_args\.optimizer\.{name} must be .*, is ") as refused:
+        optimizer(**{name: value})
+    assert str(value) in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "value"), MODULE, ids=str)
+def test_the_modules(student_folder: Path, name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^model\.init_args\.{name} (must be .*, )?is {value!r}"):
+        grpo_module(student_folder, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["val_max_completion_length", "chunk_rows"])
+def test_those_of_supervised_training(student_folder: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^model\.init_args\.{name} must be .*, is -1"):
+        sft_module(student_folder, **{name: -1})
+
+
+@pytest.mark.parametrize("name", ["accumulate_grad_batches", "max_steps"])
+@pytest.mark.parametrize(("module", "data"), [(sft_module, sft_data), (grpo_module, grpo_data)])
+def test_the_trainers(
+    student_folder: Path, shards: Path, module: Callable[..., Any], data: Callable[..., Any], name: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^trainer\.{name} is 0"):
+        fit(module(student_folder), data(shards), **{name: 0})
