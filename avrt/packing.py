@@ -57,7 +57,7 @@ TRIED_BEFORE_STOPPING = 50
 
 @dataclass(frozen=True)
 class PackReport:
-    """What came of packing; `resumed_shards` were there from an earlier run."""
+    """What came of packing; `resumed_shards` of the manifest's were there from an earlier run."""
 
     manifest: Manifest
     left_out: tuple[LeftOut, ...]
@@ -136,7 +136,7 @@ def pack(
     results = {
         group.index: result for group in groups if (result := finished_result(group, out_dir, records)) is not None
     }
-    resumed = len(results)
+    resumed = sum(result.shard is not None for result in results.values())
     manifest_path = out_dir / MANIFEST_NAME
     leftovers = find_leftovers(groups, out_dir, records)
     todo = [group for group in groups if group.index not in results]

@@ -144,6 +144,8 @@ def test_left_out_with_reasons_and_packed_when_mended(videos, tmp_path):
     assert {line["id"]: line["reason"] for line in lines} == expected
     assert read(tmp_path / "out")["left_out"] == {"empty_file": 2, "missing_file": 2, "no_audio": 2}
     assert ShardSet(tmp_path / "out").keys == ["0-0", "0-1", "4-0", "4-1", "5-0", "5-1"]
+    again = pack(samples, folder, tmp_path / "out", samples_per_shard=4, max_failures=0.5, **QUIET)
+    assert (again.resumed_shards, len(again.manifest.shards)) == (2, 2), "a group without any clip has no shard"
 
     # The clips are found after all: only the shards they belong to are made again.
     for name in names[1:4]:
