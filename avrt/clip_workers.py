@@ -41,8 +41,8 @@ class ClipSettings:
         # Found out by a reading process, a wrong setting would count as a fault of every clip.
         if self.num_frames < 1:
             raise ValueError(f"num_frames: must be at least 1, is {self.num_frames}")
-        if self.max_audio_seconds <= 0:
-            raise ValueError(f"max_audio_seconds: must be positive, is {self.max_audio_seconds:g}")
+        if not 0 < self.max_audio_seconds < math.inf:
+            raise ValueError(f"max_audio_seconds: must be positive and finite, is {self.max_audio_seconds:g}")
         if self.max_pixels < PATCH * PATCH:
             raise ValueError(f"max_pixels: must be at least {PATCH * PATCH} (one vision token), is {self.max_pixels}")
         if not 1 <= self.jpeg_quality <= 100:

@@ -7,6 +7,7 @@ which key and what it should be, is in there; `distil` takes it out.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable
 
@@ -34,7 +35,9 @@ def describe(error: BaseException) -> str:
     """One line for an exception; the file first for an `OSError` that has one."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         target = f" -> {error.filename2}" if error.filename2 is not None else ""
-        return one_line(f"{error.filename}{target}: {error.strerror}")
+        # Some libraries hand the system their names as bytes.
+        name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return one_line(f"{name}{target}: {error.strerror}")
     return one_line(error) or type(error).__name__
 
 

@@ -6,6 +6,7 @@ right with a `MediaError` whose `reason` is one of `MediaReason`, before they al
 
 from __future__ import annotations
 
+import math
 import stat
 import warnings
 from collections.abc import Iterator
@@ -78,8 +79,8 @@ def read_clip(
     path = Path(path)
     if num_frames < 1:
         raise ValueError(f"num_frames: must be at least 1, is {num_frames}")
-    if max_audio_seconds <= 0:
-        raise ValueError(f"max_audio_seconds: must be positive, is {max_audio_seconds}")
+    if not 0 < max_audio_seconds < math.inf:
+        raise ValueError(f"max_audio_seconds: must be positive and finite, is {max_audio_seconds}")
     with _open(path, max_source_pixels) as container:
         video, audio = _best_video(container), _best_audio(container)
         if video is None and (require_video or audio is None):
@@ -138,8 +139,8 @@ def read_audio(
         MediaError: the file cannot be used; `reason` says why.
     """
     path = Path(path)
-    if max_audio_seconds <= 0:
-        raise ValueError(f"max_audio_seconds: must be positive, is {max_audio_seconds}")
+    if not 0 < max_audio_seconds < math.inf:
+        raise ValueError(f"max_audio_seconds: must be positive and finite, is {max_audio_seconds}")
     with _open(path, MAX_SOURCE_PIXELS) as container:
         audio = _best_audio(container)
         if audio is None:

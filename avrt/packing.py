@@ -8,6 +8,7 @@ a run that was stopped, or killed, goes on with the groups that have none. `mani
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import threading
@@ -111,8 +112,8 @@ def pack(
         raise ValueError(f"workers: must be at least 1, is {workers}")
     if not 0 <= max_failures <= 1:
         raise ValueError(f"max_failures: must be a share from 0 to 1, is {max_failures}")
-    if clip_timeout_seconds <= 0:
-        raise ValueError(f"clip_timeout_seconds: must be positive, is {clip_timeout_seconds}")
+    if not 0 < clip_timeout_seconds < math.inf:
+        raise ValueError(f"clip_timeout_seconds: must be positive and finite, is {clip_timeout_seconds}")
     if samples_per_shard is None:
         samples_per_shard = min(FULL_SHARD, max(FEWEST_SAMPLES, -(-len(samples) // WANTED_SHARDS)))
     if samples_per_shard < 1:

@@ -8,6 +8,7 @@ computed, and the reference policy scores the responses. `training_step` then sl
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -125,7 +126,7 @@ class GRPOModule(StudentModule):
             )
         if num_iterations < 1:
             raise ValueError(f"model.init_args.num_iterations must be at least 1, is {num_iterations}")
-        if temperature <= 0:
+        if not 0 < temperature < math.inf:
             raise ValueError(f"model.init_args.temperature must be positive, is {temperature}")
         if scale_rewards not in SCALES:
             raise ValueError(f"model.init_args.scale_rewards must be one of {', '.join(SCALES)}, is {scale_rewards!r}")

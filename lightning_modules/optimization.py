@@ -34,7 +34,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for name, fits, wanted in (
-            ("learning_rate", self.learning_rate > 0, "positive"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "positive"),
             ("betas", all(0 <= beta < 1 for beta in self.betas), "from 0 to below 1"),
             ("eps", self.eps >= 0, "0 or more"),
             ("weight_decay", self.weight_decay >= 0, "0 or more"),

@@ -1,5 +1,6 @@
 """Files that are refused, with a reason and within bounds."""
 
+import math
 import os
 import pickle
 import resource
@@ -75,7 +76,9 @@ class TestRefusals:
         expected = [int(moment // 600) for moment in clip.timestamps]
         assert numbers(clip) == [min(number, 17) for number in expected]
 
-    @pytest.mark.parametrize("arguments", [{"num_frames": 0}, {"max_audio_seconds": 0.0}])
+    @pytest.mark.parametrize(
+        "arguments", [{"num_frames": 0}, *({"max_audio_seconds": s} for s in (0.0, math.nan, math.inf))]
+    )
     def test_arguments(self, tmp_path, arguments):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             read_clip(tmp_path / "a.mp4", **arguments)

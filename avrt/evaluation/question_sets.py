@@ -5,6 +5,7 @@ Questions come from a benchmark's own files, from any annotation file of AVQA's 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -79,8 +80,8 @@ class MediaConfig:
     max_audio_seconds: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.num_frames < 1 or self.max_audio_seconds <= 0:
-            raise ValueError("`num_frames` must be 1 or more and `max_audio_seconds` above 0")
+        if self.num_frames < 1 or not 0 < self.max_audio_seconds < math.inf:
+            raise ValueError("`num_frames` must be 1 or more and `max_audio_seconds` above 0 and finite")
 
 
 @dataclass(frozen=True)

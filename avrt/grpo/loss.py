@@ -5,6 +5,7 @@ Shape letters: N responses of the batch, C longest response.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +44,11 @@ class LossConfig:
                 "model.init_args.importance_sampling_level must be one of "
                 f"{', '.join(IMPORTANCE_SAMPLING_LEVELS)}, is {self.importance_sampling_level!r}"
             )
-        if self.beta < 0:
+        if not 0 <= self.beta < math.inf:
             raise ValueError(f"model.init_args.beta must be 0 (no reference policy) or positive, is {self.beta}")
-        if self.epsilon <= 0:
+        if not self.epsilon > 0:
             raise ValueError(f"model.init_args.epsilon must be positive, is {self.epsilon}")
-        if self.epsilon_high is not None and self.epsilon_high <= 0:
+        if self.epsilon_high is not None and not self.epsilon_high > 0:
             raise ValueError(
                 f"model.init_args.epsilon_high must be positive, or null for epsilon's value, is {self.epsilon_high}"
             )

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from avrt.cli import COMMANDS, GROUPS, TRAINING, help_text, main
+from avrt.config_errors import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"av", "deepspeed", "jsonargparse", "lightning", "numpy", "rich", "torch", "transformers", "webdataset", "yaml"}
@@ -41,6 +42,7 @@ def test_a_command_s_help_imports_nothing_heavy(name: str) -> None:
     code = f"""
 import sys
 from avrt.cli import main
+from avrt.config_errors import describe
 try:
     main([{name!r}, "--help"])
 except SystemExit as exit:
@@ -89,6 +91,10 @@ def test_a_closed_pipe_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() in (0, 141)  # 0 when everything was written before the pipe closed
+
+
+def test_a_name_that_a_library_gave_as_bytes_is_shown_as_text() -> None:
+    assert describe(FileNotFoundError(2, "No such file", b"a.tar")) == "a.tar: No such file"
 
 
 def test_command_mistakes_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

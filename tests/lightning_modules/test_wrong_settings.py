@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests.lightning_modules.training import fit, grpo_data, grpo_module, optimi
 
 OPTIMIZER: list[tuple[str, Any]] = [
     ("learning_rate", 0.0),
+    ("learning_rate", math.inf),
     ("betas", (2.0, 0.9)),
     ("betas", (0.9, 1.0)),
     ("eps", -1.0),
@@ -27,8 +29,11 @@ MODULE: list[tuple[str, Any]] = [
     ("kv_cache_tokens", 0),
     ("chunk_rows", -1),
     ("temperature", 0.0),
+    ("temperature", math.inf),
     ("beta", -0.1),
+    ("beta", math.nan),
     ("epsilon", 0.0),
+    ("epsilon", math.nan),
     ("epsilon_high", -1.0),
     ("loss_type", "ppo"),
     ("importance_sampling_level", "word"),
