@@ -21,6 +21,9 @@ _PLAIN_TAGS = frozenset(
     f"tag:yaml.org,2002:{name}" for name in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge")
 )
 
+MAX_VALUES = 100_000
+"""Values that a config may have. The parser copies what anchors name, so a small file could take hours."""
+
 
 def scan_arguments(arguments: Sequence[str], subcommands: Sequence[str], prefixes: Sequence[str]) -> None:
     """Checks the config files and the values that a command line gives.
@@ -75,13 +78,17 @@ def scan_text(
             return  # an option's value may start with a bracket and be no YAML; its own type judges it
         raise UsageError(f"{source}: is not valid YAML: {_yaml_problem(error)}") from error
     if root is None:
+        if whole_config:
+            raise UsageError(f"{source}: has no settings; a config is a mapping of keys (trainer:, model:, data:)")
         return
     if whole_config:
         if not isinstance(root, yaml.MappingNode):
             raise UsageError(
-                f"{source}: a config must be a mapping of keys (trainer:, model:, data:), is a single value"
+                f"{source}: a config must be a mapping of keys (trainer:, model:, data:), is a list or a single value"
             )
         _check_sections(root, source, subcommands)
+    if _expanded_size(root, {}) > MAX_VALUES:
+        raise UsageError(f"{source}: its anchors (&name, *name) unfold without end or measure; write the values out")
     for key, node in _walk(root, ""):
         where = _at(source, node)
         if node.tag not in _PLAIN_TAGS:
@@ -127,6 +134,19 @@ def _walk(root: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
                 pending.append((f"{key}.{_scalar(key_node)}".removeprefix("."), value_node))
         elif isinstance(node, yaml.SequenceNode):
             pending.extend((f"{key}[{index}]", item) for index, item in enumerate(node.value))
+
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Values below a node once every anchor is written out; what contains itself counts as too many."""
+    import yaml
+
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = MAX_VALUES + 1  # until all below it is counted
+        children = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
+        sizes[id(node)] = 1 + sum(_expanded_size(child, sizes) for child in children)
+    return sizes[id(node)]
 
 
 def _check_sections(root: yaml.MappingNode, source: str, subcommands: Sequence[str]) -> None:

@@ -32,6 +32,11 @@ def scan(text: str) -> None:
         ("base: &b {class_path: x.Y}\nother: *b", "class path 'x.Y' is refused"),
         ("name: &n x.Y\na: {class_path: *n}", "class path 'x.Y' is refused"),
         ("a: {<<: {class_path: x.Y}}", "class path 'x.Y' is refused"),
+        ("", "run.yaml: has no settings"),
+        ("# only a comment", "run.yaml: has no settings"),
+        ("trainer: &a\n  x: *a", "run.yaml: its anchors"),
+        ("a: &a [1, *a]", "run.yaml: its anchors"),
+        ("a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)), "its anchors"),
         ("a: 1\n---\nb: 2", "run.yaml: is not valid YAML: line 2: "),
     ],
 )
@@ -45,11 +50,8 @@ def test_refused(text: str, line: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "# only a comment",
         "model: {class_path: avrt.student.X, init_args: {config: here it is an argument}}",
         "a: &a {x: 1}\nb: {<<: *a, x: 2}\nc: *a",
-        "a: &loop [*loop]",
         "when: 2026-01-01\nrate: 2e-6\nnone: null\nyes: true",
     ],
 )
