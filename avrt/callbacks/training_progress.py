@@ -34,12 +34,12 @@ class TrainingProgress(RichProgressBar):
 
     def get_metrics(self, trainer: Any, pl_module: Any) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)
-        return {SHORT_NAMES.get(name, name): value for name, value in metrics.items() if name != "v_num"}
+        return {SHORT_NAMES.get(name, name): f"{value:.3g}" for name, value in metrics.items() if name != "v_num"}
 
     def configure_columns(self, trainer: Any) -> list[Any]:
         """Without micro-batches per second, which is no figure to go by, and with a short bar: 80 columns are few."""
         columns = [c for c in super().configure_columns(trainer) if not isinstance(c, ProcessingSpeedColumn)]
         for column in columns:
             if isinstance(column, BarColumn):
-                column.bar_width = 12
+                column.bar_width = 8
         return columns
