@@ -45,8 +45,8 @@ class TinyShape:
     """Sizes of a tiny student. Defaults are the demo's; head sizes are `hidden_size / num_attention_heads`.
 
     `rope_theta` is 1e6 in the published models, for prompts of many thousand tokens. A demo prompt has about a hundred,
-    and only 3 of the 16 rotary pairs of its small heads would then tell neighbours apart; at 30 it is 11, and looking up
-    the letter beside a word is learned in half the steps.
+    and only 3 of the 16 rotary pairs of its small heads would then tell neighbours apart; at 30 it is 11, and looking
+    up the letter beside a word is learned in half the steps.
     """
 
     hidden_size: int = 128

@@ -29,7 +29,7 @@ from datamodules.streaming import Item, MicroBatch
 from lightning_modules.checkpoint_io import SafeCheckpointIO
 from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups, rate_factor
 from lightning_modules.resuming import check_unchanged, flat_settings
-from lightning_modules.strategy import AVRTDeepSpeedStrategy, StepReport
+from lightning_modules.strategy import AVRTDeepSpeedStrategy, StepReport, check_strategy
 
 PREDICTIONS_NAME = "predictions.jsonl"
 """Where `predict` leaves its answers, in the logger's folder."""
@@ -93,6 +93,7 @@ class StudentModule(LightningModule):
             for name in ("accumulate_grad_batches", "max_steps"):  # Lightning takes 0 for both
                 if getattr(self.trainer, name) == 0:
                     raise ValueError(f"trainer.{name} is 0; it must be positive")
+        check_strategy(self.trainer.strategy)
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = SafeCheckpointIO()
         # Batches hold samples and the student converts what it embeds. Plugins for other precisions than 32 bits would

@@ -24,7 +24,7 @@ import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision, Precision
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
@@ -262,6 +262,24 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
             module.check_saved_weights(saved["module"])
         del saved
         return super().load_checkpoint(checkpoint_path, weights_only)
+
+
+def check_strategy(strategy: Strategy) -> None:
+    """Refuse strategies under which a run would go wrong without a word.
+
+    Lightning's FSDP gathers weights when a layer is called, but the head's weight is used without calling the head, and
+    a device whose batch has no sound never calls the audio encoder; its own DeepSpeed divides accumulated losses twice.
+
+    Raises:
+        ValueError: names the key and the mend.
+    """
+    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or (
+        isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, AVRTDeepSpeedStrategy)
+    ):
+        raise ValueError(
+            f"trainer.strategy: {type(strategy).__name__} does not train these students rightly; set it to auto, to "
+            "ddp, or to lightning_modules.strategy.AVRTDeepSpeedStrategy, whose stage 3 splits the weights too"
+        )
 
 
 def check_zero3(module: Any) -> None:

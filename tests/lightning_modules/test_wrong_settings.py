@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy, Strategy
 
+from lightning_modules.strategy import AVRTDeepSpeedStrategy, check_strategy
 from tests.lightning_modules.training import fit, grpo_data, grpo_module, optimizer, sft_data, sft_module
 
 OPTIMIZER: list[tuple[str, Any]] = [
@@ -68,3 +70,12 @@ def test_the_trainers(
 ) -> None:
     with pytest.raises(ValueError, match=rf"^trainer\.{name} is 0"):
         fit(module(student_folder), data(shards), **{name: 0})
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
+def test_strategies_that_would_train_wrongly(strategy: type[Strategy]) -> None:
+    """They refuse CPUs themselves; on GPUs they would run."""
+    with pytest.raises(ValueError, match=rf"^trainer\.strategy: {strategy.__name__} .*AVRTDeepSpeedStrategy"):
+        check_strategy(strategy())
+    for right in (SingleDeviceStrategy("cpu"), DDPStrategy(), AVRTDeepSpeedStrategy()):
+        check_strategy(right)
