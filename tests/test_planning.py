@@ -153,11 +153,11 @@ def test_the_cache_agrees_with_a_real_rollout(folder: Path, monkeypatch: pytest.
     student = load_student(folder)
     prompts = prompts_of(student, 2)
     engine = TransformersRollout(
-        student.language_model, SamplingConfig(128), student.eos_token_ids, student.banned_tokens
+        student.language_model, SamplingConfig(100), student.eos_token_ids, student.banned_tokens
     )
     engine.eos_token_ids = (10**6,)  # nothing ends before the limit
     engine.generate(prompts, 4, seeds=[0, 1])
-    settings = replace(SETTINGS, prompt_tokens=len(prompts[0]), batch_size=2, accumulate=1)
+    settings = replace(SETTINGS, prompt_tokens=len(prompts[0]), batch_size=2, accumulate=1, completion_tokens=100)
     assert kv_cache_bytes(load_config(str(folder))[0], settings) == pytest.approx(max(seen), rel=0.1)
 
 

@@ -92,6 +92,14 @@ class PrefixCache:
     keys: list[Tensor]
     values: list[Tensor]
 
+    def add(self, keys: Tensor, values: Tensor) -> None:
+        """Keep another layer's, in the order that decoding reads them in: strided, each step would copy them anew.
+
+        Under autocast the keys come wider than the values, from their rotation.
+        """
+        self.keys.append(keys.to(values.dtype).contiguous())
+        self.values.append(values.contiguous())
+
 
 class PackedLayout(Layout):
     """The packed row of prompts and their responses described in this module's docstring.
@@ -169,8 +177,8 @@ class PackedLayout(Layout):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
         if self._kernel == "flex":
             if self._cache is not None:
-                for kept, x in ((self._cache.keys, key), (self._cache.values, value)):
-                    kept.append(self._prompts.pad(x[0].transpose(0, 1)[: self._prompts.num_tokens]))
+                prompt_k, prompt_v = (x[0].transpose(0, 1)[: self._prompts.num_tokens] for x in (key, value))
+                self._cache.add(self._prompts.pad(prompt_k), self._prompts.pad(prompt_v))
             return flex_packed_attention(query, key, value, self._block_mask, scaling)
         sizes = [self._prompts.num_tokens, self.num_tokens - self._prompts.num_tokens]
         prompt_q, response_q = query[0].transpose(0, 1).split(sizes)  # [tokens, heads, D]
@@ -179,8 +187,7 @@ class PackedLayout(Layout):
 
         prompt_q, prompt_k, prompt_v = (self._prompts.pad(x) for x in (prompt_q, prompt_k, prompt_v))
         if self._cache is not None:
-            self._cache.keys.append(prompt_k)
-            self._cache.values.append(prompt_v)
+            self._cache.add(prompt_k, prompt_v)
         out = self._prompts.unpad(_causal_attention(prompt_q, prompt_k, prompt_v, scaling))
         if self._responses is None:
             return out.unsqueeze(0)

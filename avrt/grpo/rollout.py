@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from avrt.grpo.logprobs import chunk_logits
@@ -27,7 +28,7 @@ from avrt.grpo.prefix import Layout, PackedLayout, PrefixCache
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, packed_forward
 
 INITIAL_CACHE_STEPS = 64
-"""Response tokens that the key/value cache holds at first; it doubles when full."""
+"""Response tokens that the key/value cache holds at first; it doubles when full, up to the limit of a response."""
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the batch when no more than this share of it is still being written."""
@@ -41,7 +42,8 @@ class SamplingConfig:
         max_completion_length: token limit of a response.
         temperature: divides the logits; 0 takes the most likely token (greedy).
         kv_cache_tokens: bound on the tokens whose keys and values are held at one time (prompts once, responses in
-            full). A window that needs more is rolled out in sub-batches of whole prompts, one after another.
+            full). A window that needs more is rolled out in sub-batches of whole prompts, one after another; a prompt
+            that needs more by itself goes alone.
         share_prefill: keep one copy of a prompt's cache per group; off, every response prefills its own (for
             comparison: nothing but time and memory changes).
     """
@@ -195,7 +197,9 @@ class TransformersRollout:
         expand = torch.tensor(owner, device=device)
         last = torch.tensor([stop - 1 for _, stop in layout.prompt_rows], device=device)
         next_position = torch.stack([p.position_ids.max() for p in prompts]).to(device) + 1
-        cache = DecodeLayout(layout.prefix_cache, layout.prompt_valid, owner)
+        # The last token of a response is never put in.
+        longest = max(1, self.config.max_completion_length - 1)
+        cache = DecodeLayout(layout.prefix_cache, layout.prompt_valid, owner, longest)
         return hidden[last[expand]], next_position[expand], cache
 
     def decode_step(self, token: Tensor, position: Tensor, cache: DecodeLayout) -> Tensor:
@@ -233,10 +237,12 @@ class DecodeLayout(Layout):
         prefix: keys and values of the n prompts.
         prompt_valid: bool ``[n, P]``, which of the padded entries are tokens; None when all are.
         owner: which prompt each of the N rows continues; rows of one prompt are side by side.
+        max_steps: tokens of a response that will be stored at most.
     """
 
-    def __init__(self, prefix: PrefixCache, prompt_valid: Tensor | None, owner: Sequence[int]) -> None:
+    def __init__(self, prefix: PrefixCache, prompt_valid: Tensor | None, owner: Sequence[int], max_steps: int) -> None:
         self._prefix = prefix
+        self._max_steps = max_steps
         self._prompt_mask = None if prompt_valid is None else _additive(prompt_valid, prefix.keys[0].dtype)
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
@@ -261,16 +267,18 @@ class DecodeLayout(Layout):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
         rows, kv_heads, size = query.shape[2], key.shape[1], query.shape[3]
+        # Under autocast the rotation has made them wider than what they came from.
+        query, key = query.to(value.dtype), key.to(value.dtype)
         self._store(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        q = query[0].transpose(0, 1).reshape(rows, kv_heads, -1, size) * scaling  # [N, K, R, D]
+        q = query[0].transpose(0, 1).reshape(rows, kv_heads, -1, size)  # [N, K, R, D]
         stop = self._step + 1
         own_keys, own_values = self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
 
         # One softmax over the prompt's and the response's own keys: scores side by side in the stacked rows' order.
-        shared = _wide(self._stack(q) @ self._prefix.keys[layer].transpose(-1, -2))  # [n, K, S*R, P]
+        shared = attention_scores(self._stack(q), self._prefix.keys[layer], scaling)  # [n, K, S*R, P]
         if self._prompt_mask is not None:
             shared = shared + self._prompt_mask[:, None, None]
-        own = self._stack(_wide(q @ own_keys.transpose(-1, -2)))  # [n, K, S*R, t]
+        own = self._stack(attention_scores(q, own_keys, scaling))  # [n, K, S*R, t]
         weights = torch.cat([shared, own], dim=-1).softmax(-1).to(value.dtype)
         on_shared, on_own = weights.split([shared.shape[-1], stop], dim=-1)
         out = self._unstack(_wide(on_shared @ self._prefix.values[layer])) + self._unstack(on_own) @ own_values
@@ -288,12 +296,13 @@ class DecodeLayout(Layout):
 
     def _store(self, layer: int, key: Tensor, value: Tensor) -> None:
         if layer == len(self._keys):
-            shape = (key.shape[0], key.shape[1], INITIAL_CACHE_STEPS, key.shape[2])
+            shape = (key.shape[0], key.shape[1], min(INITIAL_CACHE_STEPS, self._max_steps), key.shape[2])
             self._keys.append(key.new_zeros(shape))
             self._values.append(value.new_zeros(shape))
         elif self._step == self._keys[layer].shape[2]:
-            self._keys[layer] = torch.cat([self._keys[layer], torch.zeros_like(self._keys[layer])], dim=2)
-            self._values[layer] = torch.cat([self._values[layer], torch.zeros_like(self._values[layer])], dim=2)
+            more = min(self._step, self._max_steps - self._step)
+            for cache in (self._keys, self._values):
+                cache[layer] = F.pad(cache[layer], (0, 0, 0, more))
         self._keys[layer][:, :, self._step] = key
         self._values[layer][:, :, self._step] = value
 
@@ -320,8 +329,23 @@ class DecodeLayout(Layout):
         self._assign([prompts.index(prompt) for prompt in owner])
 
 
+def attention_scores(q: Tensor, k: Tensor, scaling: float) -> Tensor:
+    """Attention scores of ``[b, K, *, D]`` on ``[b, K, keys, D]``: ``[b, K, *, keys]``, at least float32.
+
+    Scores may be large and differ by little: rounded to half precision they would not be those that the kernels of the
+    training forward take.
+    """
+    if q.dtype in (torch.float32, torch.float64):
+        return (q * scaling) @ k.transpose(-1, -2)
+    if q.device.type == "cuda":
+        out = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), out_dtype=torch.float32)
+        return out.unflatten(0, q.shape[:2]).mul_(scaling)
+    with torch.autocast(q.device.type, enabled=False):
+        return (q.float() * scaling) @ k.float().transpose(-1, -2)
+
+
 def _wide(x: Tensor) -> Tensor:
-    """At least float32: sums over a few thousand keys are too many for less."""
+    """At least float32."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 

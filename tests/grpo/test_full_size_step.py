@@ -9,7 +9,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.grpo.prefix import ATTENTION_NAME
-from avrt.grpo.rollout import SamplingConfig, TransformersRollout
+from avrt.grpo.rollout import SamplingConfig, TransformersRollout, attention_scores
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, score_responses
 from avrt.student import freeze_encoders
 from tests.published_shapes import OMNI_7B
@@ -29,6 +29,17 @@ def roll_out(model: LanguageModel, prompts: list[EmbeddedPrompt], banned: torch.
         assert hidden.shape == (2 * GROUP, OMNI_7B.hidden)
     cache.keep([1, 5])
     assert engine.decode_step(token[:2], position[:2], cache).shape == (2, OMNI_7B.hidden)
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows no CUDA")
+def test_half_precision_scores_on_a_gpu_stay_wide() -> None:
+    """Fake tensors run what is taken on GPUs alone, without one."""
+    with FakeTensorMode():
+        q = torch.empty(2, 4, 28, 128, dtype=torch.bfloat16, device="cuda:0")
+        k = torch.empty(2, 4, 300, 128, dtype=torch.bfloat16, device="cuda:0")
+        for keys in (k, k[:, :, :7]):  # as a response's cache is read
+            scores = attention_scores(q, keys, 0.1)
+            assert (scores.shape, scores.dtype) == ((2, 4, 28, keys.shape[2]), torch.float32)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

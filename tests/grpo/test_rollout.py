@@ -71,6 +71,31 @@ def test_recorded_logprobs_are_the_training_forwards(student32: Student, plain32
                 torch.testing.assert_close(response.logprobs, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_bfloat16_samples_what_it_scores(student_folder: Any, autocast: bool) -> None:
+    """With attention scores in the hundreds, as trained models have them: rounded, they would move every token."""
+    student = load_student(student_folder)
+    with torch.no_grad():
+        for layer in student.thinker.model.language_model.layers:
+            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
+                projection.weight.mul_(4)
+                projection.bias.view(-1, 16)[:, 7] = 30.0  # in the pair that turns slowest
+    if not autocast:
+        student.thinker.model.language_model.bfloat16()
+        student.thinker.lm_head.bfloat16()
+    _, embedded = mixed_prompts(student)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        groups = roll_out(student, embedded)
+        scores = score_responses(
+            student.language_model,
+            embedded,
+            [[r.token_ids for r in group] for group in groups],
+            banned=student.banned_tokens,
+        )
+    recorded = torch.cat([response.logprobs for response in flat(groups)])
+    assert (scores.logprobs[scores.mask] - recorded).abs().mean() < 0.002
+
+
 def naive_rollout(
     model: Any, student: Student, prompt: Prompt, uniforms: Tensor, temperature: float
 ) -> list[tuple[list[int], list[float], bool]]:
