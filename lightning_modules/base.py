@@ -281,6 +281,18 @@ class StudentModule(LightningModule):
         yield
         self._add_seconds(name, self._now() - start)
 
+    @contextmanager
+    def precision_of_steps(self) -> Iterator[None]:
+        """What `training_step` computes in. Lightning sets it up for steps, and not for hooks."""
+        kind = self.device.type
+        with self.trainer.precision_plugin.forward_context():
+            if not torch.is_autocast_enabled(kind):
+                yield
+                return
+            # Lightning's autocast keeps no converted weight: decoding would convert all of them for every token.
+            with torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=True):
+                yield
+
     def _now(self) -> float:
         """Seconds on a clock, once the GPU has done what it was told so far."""
         if self.device.type == "cuda":

@@ -37,7 +37,7 @@ MAX_SAMPLING_DIFFERENCE = 0.25
 
 @dataclass
 class Rollout:
-    """What a window's prompts led to; kept until the next window.
+    """What a window's prompts led to; kept until the window's last step is done and callbacks have seen it.
 
     Shape letters: n prompts, G responses each, N = n * G.
 
@@ -177,7 +177,7 @@ class GRPOModule(StudentModule):
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         if batch.first:
-            self.rollout = None  # frees the last window's media features before this one's are made
+            self.rollout = None  # left behind by a run that stopped within a window
             self.rollout = self._roll_out(batch.window, batch.stop - batch.start)
 
     @torch.no_grad()
@@ -188,16 +188,16 @@ class GRPOModule(StudentModule):
             micro_batch_size: prompts that the reference scores at a time.
         """
         samples = [item.prompt.sample for item in window.items]
-        with self.timed("embedding"):
+        with self.timed("embedding"), self.precision_of_steps():
             prompts = self.student.embed([item.prompt for item in window.items])
-        with self.timed("rollout"):
+        with self.timed("rollout"), self.precision_of_steps():
             seeds = [stream_seed(self.seed, window.epoch, sample.id) for sample in samples]
             responses = self.rollout_engine(self.sampling).generate(prompts, self.num_generations, seeds)
         completions = self.completions(samples, responses)
         with self.timed("rewards"):
             rewards = score_all(self.rewards, completions)
             statistics = self._advantages(rewards.total)
-        with self.timed("reference"):
+        with self.timed("reference"), self.precision_of_steps():
             ref_logprobs = self._score_reference(prompts, responses, micro_batch_size)
         self._log_rollout(prompts, completions, rewards, statistics)
         return Rollout(
@@ -284,6 +284,11 @@ class GRPOModule(StudentModule):
         for name, (total, weight) in out.sums.items():
             self.add_to_step(name, total, weight)
         return self.share_of_step(out.loss)
+
+    def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if batch.last and batch.iteration == self.num_iterations - 1:
+            self.rollout = None  # frees the media features; callbacks had their turn
 
     def _check_sampler(self, scores: Scores, responses: list[list[Response]]) -> None:
         """The policy scores what it has just sampled: the same numbers, up to rounding, if the sampler had its weights.

@@ -42,10 +42,15 @@ def chunked_logprobs(
 
     Returns:
         log-probabilities ``[M]`` (differentiable) and entropies in nats ``[M]`` (not differentiable), both float32, or
-        float64 when `hidden` is.
+        float64 when `hidden` is. Under autocast the head multiplies in autocast's type, as any linear layer.
     """
     if chunk_rows < 0:
         raise ValueError(f"chunk_rows must be 0 (no chunks) or positive, is {chunk_rows}")
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        # The backward pass runs outside of autocast, and its logits must be those of the forward pass.
+        narrow = torch.get_autocast_dtype(device)
+        hidden, head_weight = hidden.to(narrow), head_weight.to(narrow)
     rows = chunk_rows or max(1, hidden.shape[0])
     return _ChunkedLogprobs.apply(hidden, head_weight, targets, temperature, banned, rows)
 

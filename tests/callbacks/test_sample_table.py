@@ -6,18 +6,28 @@ import io
 import wave
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from PIL import Image
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from avrt.callbacks import SampleTable
 from avrt.callbacks.samples import MAX_FRAME_SIDE, extremes, frame_grid, markdown_table, wrap
+from lightning_modules.grpo import Rollout
 from tests.callbacks.tiny_runs import TextReward, events, grpo, sft, texts, trainer
 
 NAN = float("nan")
+
+
+class LastRollout(Callback):
+    rollout: Rollout
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+        self.rollout = module.rollout
 
 
 class Cells(HTMLParser):
@@ -117,9 +127,9 @@ def test_grpo_shows_the_best_and_the_worst_completions(
 ) -> None:
     module, data = grpo(student_folder, shards)
     table = SampleTable(every_n_steps=1, num_best=2, num_worst=1)
-    trainer(tmp_path, [TextReward(weight=2.0), table]).fit(module, data)
-    found, rollout = events(tmp_path), module.rollout
-    assert rollout is not None
+    last = LastRollout()
+    trainer(tmp_path, [TextReward(weight=2.0), table, last]).fit(module, data)
+    found, rollout = events(tmp_path), last.rollout
     assert set(texts(found, "samples/completions")) == {0, 1}
 
     cells = Cells(markdown_to_safe_html(texts(found, "samples/completions")[1]))

@@ -82,7 +82,6 @@ class TensorCounter(Callback):
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 1 and trainer.is_global_zero:
-            module.rollout = None  # as the module does itself a moment later
             self.file.write_text(str(tensor_bytes() - self.before))
 
 

@@ -65,6 +65,20 @@ def test_half_precision_is_reduced_in_single() -> None:
     assert (hidden.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.bfloat16)
 
 
+def test_gradients_under_autocast_are_those_of_a_linear_layer() -> None:
+    """Of the logits that the forward pass has rounded, though the backward pass runs outside of autocast."""
+    hidden, weight, targets = inputs(torch.float32)
+    upstream = torch.linspace(-1, 1, ROWS)
+    with torch.autocast("cpu", torch.bfloat16):
+        logp, _ = chunked_logprobs(hidden, weight, targets, chunk_rows=4)
+        expected = (hidden @ weight.T).float().log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(logp, expected, rtol=0, atol=1e-5)
+    gradients, wanted = (torch.autograd.grad((x * upstream).sum(), [hidden, weight]) for x in (logp, expected))
+    for gradient, true in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - true).norm() < 5e-3 * true.norm()
+
+
 def test_only_one_side_needs_a_gradient() -> None:
     hidden, weight, targets = inputs()
     chunked_logprobs(hidden.detach(), weight, targets)[0].sum().backward()

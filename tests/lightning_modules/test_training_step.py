@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,68 @@ def test_media_is_embedded_once_per_prompt_and_window(student_folder: Path, shar
     module = grpo_module(student_folder)
     fit(module, grpo_data(shards, batch_size=2), max_steps=2)
     assert module.student.encoder_runs == 2 * 2 * 2
+
+
+def test_media_features_are_freed_after_their_window(student_folder: Path, shards: Path) -> None:
+    class Watch(Callback):
+        kept: weakref.ref[Any] | None = None
+        freed = 0
+
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: MicroBatch, batch_idx: int) -> None:
+            self.freed += batch.first and self.kept is not None and self.kept() is None
+
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            self.kept = weakref.ref(module.rollout.prompts[0].media_features)
+
+        def on_train_end(self, *_: Any) -> None:
+            self.freed += self.kept is not None and self.kept() is None
+
+    watch = Watch()
+    fit(grpo_module(student_folder, num_iterations=2), grpo_data(shards, batch_size=2), watch, max_steps=4)
+    assert watch.freed == 2
+
+
+def test_turning_sharing_off_changes_no_step(student_folder: Path, shards: Path) -> None:
+    """Setting by setting, through the module: the same tokens and gradient, and the work that it was to save."""
+
+    def step(encoder_tokens: int = 4096, **settings: Any) -> tuple[Any, dict[str, torch.Tensor], dict[str, int]]:
+        tokens, encoders = [], []
+
+        class Count(Callback):
+            def on_train_start(self, trainer: Any, module: Any) -> None:
+                model = module.student.thinker.model
+                layer = model.language_model.layers[0].mlp
+                layer.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].shape[1]))
+                model.visual.register_forward_pre_hook(lambda *_: encoders.append(1))
+
+        watched = Gradients()
+        student = student_config(student_folder, dtype="float64", encoder_batch_tokens=encoder_tokens)
+        module = grpo_module(student_folder, ExactGRPO, student=student, **settings)
+        run = fit(module, grpo_data(shards, batch_size=4), watched, Count(), max_steps=1)
+        # The prefill comes first, the one gradient pass last.
+        work = {"prefill": tokens[0], "training": tokens[-1], "passes": len(tokens), "encoders": len(encoders)}
+        return run.tokens, watched.gradients[0], work
+
+    tokens, gradients, work = step()
+    for settings, grows in (
+        ({"share_prompt": False}, "training"),
+        ({"share_prefill": False}, "prefill"),
+        ({"kv_cache_tokens": 1}, "passes"),
+        ({"encoder_tokens": 1}, "encoders"),
+        ({"chunk_rows": 0}, None),
+    ):
+        other_tokens, other_gradients, other_work = step(**settings)
+        assert other_tokens == tokens, settings
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(other_gradients[name], gradient, rtol=0, atol=1e-10)
+        assert {what for what in work if other_work[what] > work[what]} == ({grows} if grows else set()), settings
+
+
+def test_mixed_precision_rolls_out_and_refers_as_it_trains(student_folder: Path, shards: Path) -> None:
+    """Lightning sets precision up for steps alone: the reference must not score in another one than the policy."""
+    run = fit(grpo_module(student_folder), grpo_data(shards), max_steps=1, precision="bf16-mixed")
+    assert run.logged[0]["kl"] == 0
+    assert run.logged[0]["sampling_logp_difference"] < 0.02
 
 
 def test_flex_attention_is_refused_where_it_has_no_gradient(student_folder: Path, shards: Path) -> None:
