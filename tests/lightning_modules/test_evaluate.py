@@ -43,7 +43,7 @@ def trained(student_folder: Path, questions: Path, tmp_path_factory: pytest.Temp
     """A short training's folder: ``student`` (exported) and ``checkpoints``. It answers in tags, right or wrong."""
     run = tmp_path_factory.mktemp("trained") / "sft"
     settings = {
-        "trainer.max_steps": 40,
+        "trainer.max_steps": 30,
         "trainer.enable_progress_bar": "false",
         "trainer.logger.init_args.save_dir": run,
         "model.init_args.student.path": student_folder,
