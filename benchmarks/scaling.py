@@ -7,6 +7,7 @@ Times the whole GRPO step (or the log-prob pass alone, forward and backward) ove
 times once by the tokens of the shared row, P + G*C, and once by those of one row per response, G * (P + C). A step also
 decodes C times, one after another, so both explanations of it get a term for C. The headline is how much better the
 first fits: the ratio of the two fits' unexplained variances. Attention adds a term of its own, so neither is perfect.
+The peak memory of every shape is explained in the same two ways.
 """
 
 from __future__ import annotations
@@ -65,7 +66,14 @@ def main() -> None:
         ["tokens", "us per token", "us per decoding step", "intercept s", "R2"],
         [[name, 1e6 * f["slope"], 1e6 * f["decode"], f["intercept"], 1 - f["unexplained"]] for name, f in fits.items()],
     )
-    _save(options, grid, runs, times, memory, fits, ratio)
+    peaks = np.array(list(memory.values()), dtype=float)
+    memory_fits = {"P + G*C": _fit(shared, None, peaks), "G * (P + C)": _fit(separate, None, peaks)}
+    show(
+        "peak bytes = intercept + slope * tokens",
+        ["tokens", "kB per token", "intercept MB", "R2"],
+        [[name, f["slope"] / 1e3, f["intercept"] / 1e6, 1 - f["unexplained"]] for name, f in memory_fits.items()],
+    )
+    _save(options, grid, runs, times, memory, fits | {f"memory, {k}": f for k, f in memory_fits.items()}, ratio)
 
 
 def _passes(grid: list[tuple[int, int, int]], _: Path) -> list[Run]:
