@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,22 +114,23 @@ def save_tensors(content: Any, file: Path, name: Path) -> None:
 def what_is_missing(path: Path) -> str | None:
     """What a checkpoint lacks to be complete, or None."""
     if path.is_file():
-        return "it is empty" if path.stat().st_size == 0 else None
+        with suppress(FileNotFoundError):  # a run that prunes its checkpoints may remove this one meanwhile
+            return "it is empty" if path.stat().st_size == 0 else None
     if not path.is_dir():
         return "there is no such file or folder"
-    marker = path / MARKER
-    if not marker.is_file():
-        return f"it has no {MARKER}: its save was cut off, or it is not a checkpoint of this project"
     try:
-        files = json.loads(marker.read_text(encoding="utf-8"))["files"]
+        files = json.loads((path / MARKER).read_text(encoding="utf-8"))["files"]
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return f"it has no {MARKER}: its save was cut off, or it is not a checkpoint of this project"
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
         return f"its {MARKER} is damaged"
     for name, size in files.items():
-        file = path / name
-        if not file.is_file():
+        try:
+            found = (path / name).stat()
+        except FileNotFoundError:
             return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes, not {size}"
+        if found.st_size != size:
+            return f"{name} has {found.st_size} bytes, not {size}"
     return None
 
 
@@ -145,8 +147,12 @@ def check_complete(path: Path) -> None:
 
 def complete_checkpoints(folder: Path, pattern: str = f"*{SUFFIX}") -> list[Path]:
     """The complete checkpoints in a folder, oldest first."""
-    found = [p for p in folder.glob(pattern) if what_is_missing(p) is None] if folder.is_dir() else []
-    return sorted(found, key=lambda p: (p.stat().st_mtime_ns, p.name))
+    found = []
+    for path in folder.glob(pattern) if folder.is_dir() else ():
+        if what_is_missing(path) is None:
+            with suppress(FileNotFoundError):  # removed meanwhile
+                found.append((path.stat().st_mtime_ns, path.name, path))
+    return [path for _, _, path in sorted(found)]
 
 
 def resolve(run_or_checkpoint: Path) -> Path:

@@ -8,6 +8,7 @@ import pickle
 import random
 import signal
 import sys
+import threading
 import time
 from collections import OrderedDict
 from pathlib import Path
@@ -247,3 +248,23 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -
     (tmp_path / "a.ckpt").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.ckpt is (damaged|refused)"):
         load_without_code(tmp_path / "a.ckpt")
+
+
+def test_looking_while_a_run_prunes(tmp_path: Path) -> None:
+    """Another process may remove a checkpoint between any two looks at it."""
+    removed = threading.Event()
+
+    def prune() -> None:
+        for number in range(300):
+            path = tmp_path / f"step={number}.ckpt"
+            start_folder(path).joinpath("weights").write_bytes(b"x")
+            finish_folder(path)
+            remove(path)
+        removed.set()
+
+    thread = threading.Thread(target=prune)
+    thread.start()
+    while not removed.is_set():
+        assert all(path.suffix == ".ckpt" for path in complete_checkpoints(tmp_path))
+    thread.join()
+    assert complete_checkpoints(tmp_path) == []
