@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,8 @@ def what_is_missing(path: Path) -> str | None:
         try:
             found = (path / name).stat()
         except FileNotFoundError:
+            return f"{name} is missing"
+        if not stat.S_ISREG(found.st_mode):
             return f"{name} is missing"
         if found.st_size != size:
             return f"{name} has {found.st_size} bytes, not {size}"
