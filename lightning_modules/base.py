@@ -139,17 +139,15 @@ class StudentModule(LightningModule):
 
     def total_steps(self) -> int:
         """Optimizer steps of the whole run, from the config and never from the loader's position."""
-        trainer = self.trainer
         if self.optimizer_config.total_steps is not None:
             return self.optimizer_config.total_steps
-        if trainer.max_steps > 0:
-            return trainer.max_steps
-        if not trainer.max_epochs or trainer.max_epochs < 0:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
             raise ValueError(
                 "the learning-rate schedule has no end: set trainer.max_steps, trainer.max_epochs or "
                 "model.init_args.optimizer.total_steps"
             )
-        return trainer.datamodule.window_loader.steps_per_epoch * trainer.max_epochs  # type: ignore[attr-defined]
+        return int(steps)
 
     def share_of_step(self, loss: Tensor) -> Tensor:
         """Undo Lightning's division by the number of accumulated micro-batches.

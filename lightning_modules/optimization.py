@@ -20,8 +20,8 @@ class OptimizerConfig:
         betas, eps, weight_decay: of AdamW. Biases and norm weights do not decay, as is the field's custom.
         schedule: after warm-up, ``cosine`` to 0, ``linear`` to 0, or ``constant``.
         warmup_steps: optimizer steps over which the rate rises from 0.
-        total_steps: optimizer steps of the whole run, where the schedule ends; None takes `trainer.max_steps`, else
-            the loader's steps per epoch times `trainer.max_epochs`.
+        total_steps: optimizer steps of the whole run, where the schedule ends; None takes `trainer.max_steps` or the
+            steps of `trainer.max_epochs` epochs, whichever are fewer.
     """
 
     learning_rate: float = 2e-6

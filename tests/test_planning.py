@@ -25,8 +25,10 @@ from avrt.planning.plan import make_plan
 from avrt.planning.settings import RunSettings, read_settings
 from avrt.planning.shapes import count_parameters, load_config
 from avrt.planning.trace import StepTrace, count_flops, trace_memory
+from avrt.shards import ShardSet
 from avrt.student import Student
 from avrt.student import count_parameters as count_in_memory
+from tests.lightning_modules.training import write_shards
 from tests.published_shapes import OMNI_3B, OMNI_7B, Published
 from tests.tiny_student import SIZES, load_student, make_sample, random_responses, save_student
 
@@ -243,6 +245,59 @@ def test_plans_every_shipped_run(file: str, student_folder: Path) -> None:
         assert settings.total_steps == 40_127 // settings.prompts_per_step
 
 
+@pytest.mark.parametrize(
+    ("trainer", "model", "steps"),
+    [
+        ({}, {}, 1_253),  # 40,127 questions, 32 in each step, what is left over is left out
+        ({"max_steps": 100}, {}, 100),
+        ({"max_steps": 2_000}, {}, 1_253),
+        ({"max_steps": 2_000, "max_epochs": 2}, {}, 2_000),
+        ({"max_steps": 100, "max_epochs": -1}, {}, 100),
+        ({"max_epochs": 3}, {}, 3_759),
+        ({"max_epochs": None}, {}, 1_253_000),  # Lightning's own number of epochs
+        ({"max_epochs": None, "max_steps": 7}, {}, 7),
+        ({"max_epochs": 0}, {}, 0),
+        ({"limit_train_batches": 80}, {}, 10),
+        ({"limit_train_batches": 0.5, "max_epochs": 2}, {}, 2 * 627),
+        ({"fast_dev_run": 16}, {}, 2),
+        ({"fast_dev_run": True, "accumulate_grad_batches": 1}, {}, 1),
+        ({}, {"num_iterations": 2}, 2_506),
+        # The schedule's end is not the run's.
+        ({}, {"optimizer": {"total_steps": 500}}, 1_253),
+        ({"max_steps": 100}, {"optimizer": {"total_steps": 500}}, 100),
+        ({"max_epochs": -1}, {"optimizer": {"total_steps": 500}}, 500),
+    ],
+)
+def test_the_length_of_a_run(tmp_path: Path, trainer: dict[str, Any], model: dict[str, Any], steps: int) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(json.dumps({"trainer": trainer, "model": {"init_args": model}}))
+    settings = read_settings([str(CONFIGS / "grpo_7b.yaml"), str(overlay)], samples=40_127)
+    enforce(ALLOWED_PREFIXES)
+    assert settings.total_steps == steps
+
+
+def test_the_length_of_a_run_by_its_shards(tmp_path: Path) -> None:
+    """Whatever `data.init_args.train` may be: folders, a pattern, one split of them."""
+    shards = [write_shards(tmp_path / "a", 10, ["video", "audio"]), write_shards(tmp_path / "b", 7, ["audio_video"])]
+    splits = ShardSet(str(shards[0])).splits
+    overlay = tmp_path / "overlay.yaml"
+
+    def steps(**data: Any) -> int | None:
+        trainer = {"devices": 1, "accumulate_grad_batches": 1}
+        overlay.write_text(json.dumps({"trainer": trainer, "data": {"init_args": data}}))
+        settings = read_settings([str(CONFIGS / "grpo_7b.yaml"), str(overlay)])
+        enforce(ALLOWED_PREFIXES)
+        return settings.total_steps
+
+    folders = [str(folder) for folder in shards]
+    assert steps(train=folders[0]) == 10
+    assert steps(train=folders) == 17
+    assert steps(train=[f"{folder}/*.tar" for folder in folders]) == 17
+    assert steps(train=folders[0], train_split=splits[0]) == splits.count(splits[0])
+    assert steps(train=str(tmp_path / "absent")) is None
+    assert steps(train=f"{tmp_path}/absent/*.tar") is None
+
+
 def test_plans_the_demo_from_its_own_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its shards are not there, and are not made for a plan; nor is the student of the second stage trained."""
     monkeypatch.setenv("AVRT_CACHE", str(tmp_path))
@@ -275,12 +330,22 @@ def test_the_optimizer_is_moved_by_the_strategy_that_can(student_folder: Path) -
     [
         (["eval_all.yaml"], "is not of a training run"),
         (["traces_avqa.yaml"], "is not of a training run"),
+        (["grpo_7b.yaml", "--config", "endless.yaml", "--samples", "99"], "the run has no end: set trainer.max_steps"),
+        (["grpo_7b.yaml", "--samples", "31"], "one optimizer step takes 32 prompts, and there are 31"),
         (["grpo_7b.yaml", "--bandwidth", "0"], "--bandwidth must be positive, is 0.0"),
         (["grpo_7b.yaml", "--gpu-memory", "nan"], "--gpu-memory must be positive, is nan"),
         (["grpo_7b.yaml", "--config", str(CONFIGS / "overlays" / "zero3.yaml")], "set it to 2"),
     ],
 )
-def test_refusals(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusals(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("endless.yaml").write_text("trainer: {max_epochs: -1}")
     assert main(["plan", "--config", str(CONFIGS / words[0]), *words[1:]]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("avrt: error: ")]
     assert message in line

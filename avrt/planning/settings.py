@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ MAX_AUDIO_SECONDS = 10.0
 AUDIO_TOKENS_PER_SECOND = 25
 TEXT_TOKENS = 160
 """Of a prompt beside its media: system text, question, options, instruction."""
+
+DEFAULT_EPOCHS = 1000
+"""Lightning's, for a run that says neither steps nor epochs."""
 
 FRAMES_PER_TOKEN = 2
 TOKEN_PIXELS = 28 * 28
@@ -141,7 +146,8 @@ def read_settings(
         reduce_bucket_size=strategy_arguments.get("reduce_bucket_size", 0),
         overlap_comm=strategy_arguments.get("overlap_comm", False),
     )
-    return _with_length(settings, trainer, arguments["optimizer"], data_arguments["train"], samples)
+    steps = _total_steps(config, settings.prompts_per_step, settings.num_iterations, samples)
+    return replace(settings, total_steps=steps)
 
 
 def parse(configs: Sequence[str]) -> dict[str, Any]:
@@ -219,29 +225,51 @@ def _reference(task: str, arguments: dict[str, Any], lora: LoRAConfig | None) ->
     return "host" if arguments["reference_device"] == "cpu" else "device"
 
 
-def _with_length(
-    settings: RunSettings, trainer: dict[str, Any], optimizer: dict[str, Any], train: Any, samples: int | None
-) -> RunSettings:
-    """The settings with the run's length: from the config, else from the number of samples."""
-    from dataclasses import replace
+def _total_steps(
+    config: dict[str, Any], prompts_per_step: int, num_iterations: int, samples: int | None
+) -> int | None:
+    """Optimizer steps until the run ends, as Lightning counts them; None when its shards are not here.
 
-    steps = optimizer.get("total_steps")
-    if steps is None and (trainer["max_steps"] or -1) > 0:
-        steps = trainer["max_steps"]
-    if steps is None:
-        samples = samples or count_samples(train)
-        if samples is not None and trainer["max_epochs"]:
-            steps = samples // settings.prompts_per_step * settings.num_iterations * trainer["max_epochs"]
-    return replace(settings, total_steps=steps)
+    Raises:
+        UsageError: the run has no end, or the training set not enough samples for one step.
+    """
+    trainer, data = config["trainer"], config["data"]["init_args"]
+    most, epochs, limit = trainer["max_steps"], trainer["max_epochs"], trainer["limit_train_batches"]
+    if trainer["fast_dev_run"]:
+        epochs, limit = 1, int(trainer["fast_dev_run"])
+    if epochs is None:
+        epochs = DEFAULT_EPOCHS if most == -1 else -1
+    if epochs == -1:
+        if most == -1:
+            most = config["model"]["init_args"]["optimizer"]["total_steps"]
+            if most is None:
+                raise UsageError("the run has no end: set trainer.max_steps or trainer.max_epochs")
+        return most
+    samples = samples or count_samples(data["train"], data["train_split"])
+    if samples is None:
+        return None if most == -1 else most
+    if samples < prompts_per_step:
+        raise UsageError(
+            f"one optimizer step takes {prompts_per_step} prompts, and there are {samples}; lower "
+            "data.init_args.batch_size or trainer.accumulate_grad_batches"
+        )
+    accumulate = trainer["accumulate_grad_batches"]
+    batches = samples // prompts_per_step * num_iterations * accumulate
+    if limit is not None:
+        share = isinstance(limit, float) and limit <= 1
+        batches = int(batches * limit) if share else min(batches, int(limit))
+    steps = math.ceil(batches / accumulate) * epochs
+    return steps if most == -1 else min(most, steps)
 
 
-def count_samples(train: str | list[str]) -> int | None:
-    """Samples in shards that are on this machine, by their manifests alone."""
+def count_samples(train: str | list[str], split: str | None = None) -> int | None:
+    """Samples in shards that are on this machine, or None."""
     from avrt.manifest import MANIFEST_NAME, read_manifest
+    from avrt.shards import ShardSet
 
-    total = 0
-    for folder in map(_shards_folder, [train] if isinstance(train, str) else train):
-        if not (Path(folder) / MANIFEST_NAME).is_file():
-            return None
-        total += sum(shard.samples for shard in read_manifest(Path(folder)).shards)
-    return total
+    places = [_shards_folder(place) for place in ([train] if isinstance(train, str) else train)]
+    if not all(Path(place).exists() or glob.glob(place) for place in places):
+        return None
+    if split is None and all((Path(place) / MANIFEST_NAME).is_file() for place in places):
+        return sum(shard.samples for place in places for shard in read_manifest(Path(place)).shards)
+    return len(ShardSet(places, split=split))

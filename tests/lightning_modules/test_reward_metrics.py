@@ -96,6 +96,24 @@ def test_learning_rate_is_the_steps_own(student_folder: Path, shards: Path) -> N
     assert [logged["learning_rate"] for logged in run.logged] == pytest.approx([0.0, 5e-3, 1e-2, 5e-3])
 
 
+@pytest.mark.parametrize(
+    "length",
+    [
+        {"max_steps": 99, "max_epochs": 2, "limit_train_batches": 2},
+        {"max_steps": 99, "max_epochs": 1, "limit_train_batches": 0.9},
+        {"max_steps": 4, "max_epochs": 99},
+        {"max_steps": -1, "max_epochs": 4, "limit_train_batches": 1},
+    ],
+    ids=str,
+)
+def test_the_schedule_ends_with_the_run(student_folder: Path, shards: Path, length: dict[str, Any]) -> None:
+    """The shards hold five steps; whatever ends the run after four of them ends the schedule as well."""
+    schedule = optimizer(warmup_steps=2, schedule="linear")
+    single = {"accumulate_grad_batches": 1}
+    run = fit(grpo_module(student_folder, optimizer=schedule), grpo_data(shards, batch_size=2), **single, **length)
+    assert [logged["learning_rate"] for logged in run.logged] == pytest.approx([0.0, 5e-3, 1e-2, 5e-3])
+
+
 def test_stream_seeds() -> None:
     seeds = {stream_seed(s, e, i) for s in range(3) for e in range(3) for i in ("a", "b", "ab")}
     assert len(seeds) == 27
