@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics import MeanMetric
@@ -22,6 +23,7 @@ from avrt.atomic import write_atomic
 from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
 from avrt.grpo.rollout import Response, RolloutEngine, SamplingConfig, TransformersRollout
 from avrt.lora import LoRAConfig, add_lora
+from avrt.run_length import run_length
 from avrt.sample import Completion, Sample
 from avrt.student import Student, StudentConfig
 from avrt.trained_weights import check_saved_weights, frozen_fingerprint, without_frozen
@@ -141,13 +143,19 @@ class StudentModule(LightningModule):
         """Optimizer steps of the whole run, from the config and never from the loader's position."""
         if self.optimizer_config.total_steps is not None:
             return self.optimizer_config.total_steps
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ValueError(
-                "the learning-rate schedule has no end: set trainer.max_steps, trainer.max_epochs or "
-                "model.init_args.optimizer.total_steps"
-            )
-        return int(steps)
+        trainer = self.trainer
+        if trainer.max_epochs is None or trainer.max_epochs < 0:
+            if trainer.max_steps < 0:
+                raise ValueError(
+                    "the learning-rate schedule has no end: set trainer.max_steps, trainer.max_epochs or "
+                    "model.init_args.optimizer.total_steps"
+                )
+            return trainer.max_steps
+        # Not trainer.estimated_stepping_batches: it would have Lightning set the loader up now, before a checkpoint's
+        # position reaches it.
+        loader = trainer.datamodule.window_loader  # type: ignore[attr-defined]
+        limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
+        return run_length(len(loader), accumulate, trainer.max_epochs, trainer.max_steps, limit)
 
     def share_of_step(self, loss: Tensor) -> Tensor:
         """Undo Lightning's division by the number of accumulated micro-batches.
@@ -192,6 +200,11 @@ class StudentModule(LightningModule):
             for group in self.trainer.optimizers[0].param_groups:
                 decay = c.weight_decay if group["decays"] else 0.0
                 group.update(lr=rate, betas=c.betas, eps=c.eps, weight_decay=decay)
+        loader = self.trainer.datamodule.window_loader  # type: ignore[attr-defined]
+        rank_zero_info(
+            f"each optimizer step takes {loader.window_size} prompts: {loader.micro_batch_size} per micro-batch x "
+            f"{loader.micro_batches} accumulated x {loader.world_size} devices"
+        )
         micro_batches, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
         if batches % micro_batches:
             raise ValueError(

@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # One run on two machines of four GPUs each, saved and queued again when its time is over.
 #
-#   sbatch scripts/slurm.sh cli_configs/grpo_7b.yaml [more --config files]
+#   sbatch scripts/slurm.sh CONFIG [more config files]
+#   sbatch scripts/slurm.sh cli_configs/grpo_7b.yaml
 #
-# Submit from the repository's folder, on a file system that all machines share.
+# Submit from the repository's folder, on a file system that all machines share. cli_configs/overlays/slurm.yaml is laid
+# over the first file, and the other files over both: with another number of machines, one of them should set
+# trainer.accumulate_grad_batches and trainer.val_check_interval, see docs/train.md.
 #SBATCH --job-name=avrt
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -18,8 +21,9 @@
 #SBATCH --signal=B:USR1@600
 set -uo pipefail
 
-configs=()
-for file in "$@"; do configs+=(--config "$file"); done
+[ $# -ge 1 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
+configs=(--config "$1" --config cli_configs/overlays/slurm.yaml)
+for file in "${@:2}"; do configs+=(--config "$file"); done
 
 # A run that has saved itself leaves the file `preempted` here, see avrt/callbacks/preemption.py. srun's own status can
 # be that of a process which it killed for ending a moment later than the first.
@@ -32,9 +36,8 @@ export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-8}"  # the offloaded optimizer's 
 run=""
 trap '[ -n "$run" ] && kill -USR1 "$run" 2>/dev/null' USR1 TERM
 
-srun --kill-on-bad-exit=1 uv run --no-sync python -m avrt fit \
-    "${configs[@]}" --config cli_configs/overlays/slurm.yaml \
-    --trainer.num_nodes "$SLURM_NNODES" --ckpt_path last &
+srun --kill-on-bad-exit=1 uv run --no-sync python -m avrt fit "${configs[@]}" \
+    --trainer.num_nodes "$SLURM_NNODES" --trainer.devices "$SLURM_NTASKS_PER_NODE" --ckpt_path last &
 run=$!
 
 # `wait` also returns when a signal has come; the run itself is still saving then.

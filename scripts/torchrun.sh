@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
 # One run over several machines without a scheduler. Start it on every machine, with the machine's own number:
 #
-#   scripts/torchrun.sh FIRST_MACHINE MACHINES THIS_MACHINE CONFIG [more --config files]
+#   scripts/torchrun.sh FIRST_MACHINE MACHINES THIS_MACHINE CONFIG [more config files]
 #   scripts/torchrun.sh gpu-a 2 0 cli_configs/grpo_7b.yaml      # on gpu-a
 #   scripts/torchrun.sh gpu-a 2 1 cli_configs/grpo_7b.yaml      # on the other
+#
+# cli_configs/overlays/torchrun.yaml is laid over the first file, and the other files over both: with another number of
+# machines, one of them should set trainer.accumulate_grad_batches and trainer.val_check_interval, see docs/train.md.
 #
 # SIGTERM or SIGUSR1 to this script, to torchrun or to a training process saves the run at its next optimizer step.
 # torchrun reports every failure of a process as status 1, so the run leaves the file `preempted` in the folder
 # AVRT_STATUS_DIR; this script then ends with 85.
 set -uo pipefail
 
-[ $# -ge 4 ] || { sed -n '2,7p' "$0" >&2; exit 2; }
+[ $# -ge 4 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
 first=$1 machines=$2 this=$3
 shift 3
-configs=()
-for file in "$@"; do configs+=(--config "$file"); done
+configs=(--config "$1" --config cli_configs/overlays/torchrun.yaml)
+for file in "${@:2}"; do configs+=(--config "$file"); done
 
 gpus="${GPUS:-$(nvidia-smi --list-gpus | wc -l)}"
 AVRT_STATUS_DIR="$(mktemp -d)"
@@ -28,7 +31,7 @@ trap '[ -n "$run" ] && kill -TERM "$run" 2>/dev/null' USR1 TERM
 uv run --no-sync torchrun --nnodes "$machines" --node-rank "$this" --nproc-per-node "$gpus" \
     --master-addr "$first" --master-port "${MASTER_PORT:-29500}" \
     --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout "${SHUTDOWN_TIMEOUT:-1800}" \
-    -m avrt fit "${configs[@]}" --config cli_configs/overlays/torchrun.yaml \
+    -m avrt fit "${configs[@]}" \
     --trainer.num_nodes "$machines" --trainer.devices "$gpus" --ckpt_path last &
 run=$!
 

@@ -119,6 +119,19 @@ def test_the_presets_hold_the_papers_hyperparameters(preset: str) -> None:
     assert [reward.weight for reward in rewards.values()] == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize("overlay", [path for path in OVERLAYS if path.stem not in ("debug", "laptop")], ids=name)
+@pytest.mark.parametrize("preset", BIG)
+def test_an_overlay_keeps_the_papers_steps(preset: str, overlay: Path) -> None:
+    """32 prompts in each, and validation and checkpoints as often as without it."""
+    settings = parse(CONFIGS / f"{preset}.yaml", overlay)
+    trainer = settings.trainer
+    devices = trainer.devices * trainer.num_nodes
+    assert settings.data.init_args.batch_size * trainer.accumulate_grad_batches * devices == 32
+    assert trainer.val_check_interval == 100 * trainer.accumulate_grad_batches
+    savers = [callback.class_path for callback in trainer.callbacks if "Checkpoint" in callback.class_path]
+    assert savers == ["lightning.pytorch.callbacks.ModelCheckpoint", "avrt.callbacks.RunCheckpoint"]
+
+
 @pytest.mark.parametrize("preset", BIG)
 def test_a_preset_trains_on_a_laptop_with_a_tiny_student(
     preset: str, student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -146,7 +159,7 @@ def test_a_preset_trains_on_a_laptop_with_a_tiny_student(
     words = [f"--config={path}" for path in files] + [f"--{key}={value}" for key, value in limits.items()]
     assert main(["fit", *words]) == 0
     run = tmp_path / "runs" / preset
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "end.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "step=0000001.ckpt"}
     tags = events(run).Tags()
     assert {"loss", "val/accuracy", "throughput/tokens_per_second", "learning_rate"} <= set(tags["scalars"])
     assert "samples/validation/text_summary" in tags["tensors"]

@@ -43,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    variables = {"PATH": f"{folder}/bin:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "SLURM_NNODES": "2"}
+    slurm = {"SLURM_JOB_ID": "17", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "4"}
+    variables = {"PATH": f"{folder}/bin:{os.environ['PATH']}"} | slurm
     command = ["bash", str(SCRIPTS / "slurm.sh"), *arguments]
     process = subprocess.Popen(command, cwd=folder, env=os.environ | variables)
     deadline = time.monotonic() + 30
@@ -60,8 +61,8 @@ def test_queued_again_after_a_signal(folder: Path, number: signal.Signals) -> No
     assert process.wait(timeout=30) == 85
     assert (folder / "scontrol.txt").read_text().strip() == "requeue 17"
     words = (folder / "srun.txt").read_text()
-    assert "--config a.yaml --config b.yaml --config cli_configs/overlays/slurm.yaml" in words
-    assert "--trainer.num_nodes 2 --ckpt_path last" in words
+    assert "--config a.yaml --config cli_configs/overlays/slurm.yaml --config b.yaml" in words
+    assert "--trainer.num_nodes 2 --trainer.devices 4 --ckpt_path last" in words
     assert not list(folder.glob(".slurm-status*"))
 
 
@@ -74,10 +75,14 @@ def test_not_queued_again_otherwise(folder: Path, status: int) -> None:
     assert not (folder / "scontrol.txt").exists()
 
 
-def test_torchrun_says_how_it_is_used() -> None:
-    done = subprocess.run(["bash", str(SCRIPTS / "torchrun.sh")], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("script", "usage"), [("slurm.sh", "CONFIG"), ("torchrun.sh", "FIRST_MACHINE MACHINES THIS_MACHINE CONFIG")]
+)
+def test_says_how_it_is_used(script: str, usage: str) -> None:
+    done = subprocess.run(["bash", str(SCRIPTS / script)], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "FIRST_MACHINE MACHINES THIS_MACHINE CONFIG" in done.stderr
+    assert f"scripts/{script} {usage} [more config files]" in done.stderr
+    assert "trainer.accumulate_grad_batches" in done.stderr
 
 
 UV = f"""#!/usr/bin/env bash
@@ -96,10 +101,11 @@ def test_torchrun_saves_and_goes_on(tmp_path: Path, target: str) -> None:
     (bin_folder / "uv").chmod(0o755)
     run = Run(tmp_path / "run", make_assets(tmp_path / "assets"), strategy="deepspeed", devices=2, steps=400)
     _, _, config = run.words()
-    # The overlay's callbacks come on top; `num_nodes` and `devices` come from the script.
-    overlay = yaml.safe_load(Path(config).read_text())
-    overlay["trainer"] |= {"max_epochs": 500, "accumulate_grad_batches": 4, "enable_checkpointing": True}
-    Path(config).write_text(yaml.safe_dump(overlay))
+    # The overlay brings the callback that saves; `num_nodes` and `devices` come from the script.
+    settings = yaml.safe_load(Path(config).read_text())
+    settings["trainer"] |= {"max_epochs": 500, "enable_checkpointing": True}
+    settings["trainer"]["callbacks"].append({"class_path": "avrt.callbacks.RunCheckpoint"})
+    Path(config).write_text(yaml.safe_dump(settings))
     variables = environment() | {
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "GPUS": "2",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lightning.pytorch.callbacks import RichProgressBar
@@ -21,10 +22,8 @@ class TrainingProgress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         trainer = self.trainer
-        if trainer.max_steps > 0:
-            return f"step {trainer.global_step}/{trainer.max_steps}"
-        epochs = "" if trainer.max_epochs is None or trainer.max_epochs < 0 else f"/{trainer.max_epochs}"
-        return f"step {trainer.global_step}, epoch {current_epoch + 1}{epochs}"
+        steps = trainer.estimated_stepping_batches
+        return f"step {trainer.global_step}" + ("" if math.isinf(steps) else f"/{steps}")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.progress is not None and self.train_progress_bar_id is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from avrt.config_errors import UsageError
 from avrt.demo.paths import DEMO_PREFIX
 from avrt.lora import LoRAConfig
+from avrt.run_length import run_length
 
 FRAMES = 8
 MAX_AUDIO_SECONDS = 10.0
@@ -255,11 +255,7 @@ def _total_steps(
         )
     accumulate = trainer["accumulate_grad_batches"]
     batches = samples // prompts_per_step * num_iterations * accumulate
-    if limit is not None:
-        share = isinstance(limit, float) and limit <= 1
-        batches = int(batches * limit) if share else min(batches, int(limit))
-    steps = math.ceil(batches / accumulate) * epochs
-    return steps if most == -1 else min(most, steps)
+    return run_length(batches, accumulate, epochs, most, limit)
 
 
 def count_samples(train: str | list[str], split: str | None = None) -> int | None:

@@ -151,7 +151,7 @@ def test_a_limited_run_goes_on_and_a_finished_one_stays(
 def test_a_checkpoint_answers_as_its_export(
     student_folder: Path, trained: Path, questions: Path, whole: Path, tmp_path: Path
 ) -> None:
-    (checkpoint, *_) = (trained / "checkpoints").glob("last*.ckpt")
+    (*_, checkpoint) = sorted((trained / "checkpoints").glob("step=*.ckpt"))
     words = {"benchmarks": "mine", "shards": questions}
     command = arguments(tmp_path / "run", student_folder, words)
     assert main([*command, "--ckpt_path", str(checkpoint)]) == 0
