@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from avrt.encoding import PromptEncoder
 from avrt.evaluation.records import Modalities
@@ -116,6 +117,11 @@ class ShardDataModule(LightningDataModule):
                 num_workers=self.num_workers,
                 fingerprint=shards.fingerprint,
                 allow_changes=getattr(self.trainer.lightning_module, "resume_with_changes", False),
+            )
+            loader = self._window_loader
+            rank_zero_info(
+                f"Each optimizer step takes {loader.window_size} prompts: {loader.micro_batch_size} per micro-batch x "
+                f"{loader.micro_batches} accumulated x {loader.world_size} devices."
             )
         return self._window_loader
 

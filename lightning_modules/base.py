@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics import MeanMetric
@@ -200,11 +199,6 @@ class StudentModule(LightningModule):
             for group in self.trainer.optimizers[0].param_groups:
                 decay = c.weight_decay if group["decays"] else 0.0
                 group.update(lr=rate, betas=c.betas, eps=c.eps, weight_decay=decay)
-        loader = self.trainer.datamodule.window_loader  # type: ignore[attr-defined]
-        rank_zero_info(
-            f"each optimizer step takes {loader.window_size} prompts: {loader.micro_batch_size} per micro-batch x "
-            f"{loader.micro_batches} accumulated x {loader.world_size} devices"
-        )
         micro_batches, batches = self.trainer.accumulate_grad_batches, self.trainer.num_training_batches
         if batches % micro_batches:
             raise ValueError(
