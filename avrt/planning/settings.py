@@ -225,9 +225,7 @@ def _reference(task: str, arguments: dict[str, Any], lora: LoRAConfig | None) ->
     return "host" if arguments["reference_device"] == "cpu" else "device"
 
 
-def _total_steps(
-    config: dict[str, Any], prompts_per_step: int, num_iterations: int, samples: int | None
-) -> int | None:
+def _total_steps(config: dict[str, Any], prompts_per_step: int, num_iterations: int, samples: int | None) -> int | None:
     """Optimizer steps until the run ends, as Lightning counts them; None when its shards are not here.
 
     Raises:
