@@ -116,8 +116,9 @@ def _in_class(key: str, class_path: str, block: str, message: str, lookup: Looku
         return _in_class(f"{arguments}.{inner_key}", *inner, block, lookup)
     unknown = re.search(r"Option '([^']+)' is not accepted", block)
     in_group = re.search(r"Group '([^']+)' does not accept option '([^']+)'", block)
-    if unknown or in_group:
-        name = unknown[1] if unknown else f"{in_group[1]}.{in_group[2]}" if in_group else ""
+    as_word = re.search(r"unrecognized arguments: --([\w.]+)", block)
+    if unknown or in_group or as_word:
+        name = f"{in_group[1]}.{in_group[2]}" if in_group else (unknown or as_word)[1]  # type: ignore[index]
         misspelt = _misspelt_form(key, name.split(".")[0])
         if misspelt:
             return misspelt

@@ -21,12 +21,13 @@ from jsonargparse import ArgumentParser, Namespace, capture_parser  # noqa: E402
 from jsonargparse.typing import PositiveInt  # noqa: E402
 from lightning.pytorch.callbacks import ProgressBar  # noqa: E402
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI  # noqa: E402
+from lightning.pytorch.strategies import StrategyRegistry  # noqa: E402
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # noqa: E402
 from lightning.pytorch.utilities.model_helpers import is_overridden  # noqa: E402
 
 from avrt.callbacks.training_progress import TrainingProgress  # noqa: E402
 from avrt.class_paths import enforce  # noqa: E402
-from avrt.config_errors import UsageError, describe, distil  # noqa: E402
+from avrt.config_errors import UsageError, describe, distil, suggest  # noqa: E402
 from avrt.demo.paths import resolve_demo_paths  # noqa: E402
 
 LIGHTNINGS_COMPLAINTS = {
@@ -36,6 +37,9 @@ LIGHTNINGS_COMPLAINTS = {
     ),
 }
 """What Lightning says without naming the key (a part of it), and what is said instead."""
+
+
+STRATEGY = "lightning_modules.strategy.AVRTDeepSpeedStrategy"
 
 
 class TrainingCLI(LightningCLI):
@@ -71,6 +75,7 @@ class TrainingCLI(LightningCLI):
 
         Also puts real paths for ``demo:`` paths, which may build what they name.
         """
+        _check_strategy_name(self.config[self.subcommand].trainer.strategy)
         name = "config.yaml" if self.subcommand == "fit" else f"config_{self.subcommand}.yaml"
         resolve_demo_paths(self.config)
         threads = self.config[self.subcommand].torch_threads
@@ -87,12 +92,15 @@ class TrainingCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, OSError, MisconfigurationException) as error:
+        except (ValueError, OSError, MisconfigurationException, ModuleNotFoundError) as error:
             cause = _unwrapped(error)
             if isinstance(cause, (ValueError, OSError, MisconfigurationException)):
                 line = describe(cause)
                 key = next((key for text, key in LIGHTNINGS_COMPLAINTS.items() if text in line), "")
                 raise UsageError(key or line) from error
+            if isinstance(cause, ModuleNotFoundError) and str(cause).startswith("Requirement "):
+                accelerator = self.config[self.subcommand].trainer.accelerator
+                raise UsageError(f"trainer.accelerator: {accelerator!r} cannot be used here ({cause})") from error
             raise cause from None  # a fault in the program, which jsonargparse had wrapped
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
@@ -191,6 +199,21 @@ def _accepted(name: str, keys: Iterable[str]) -> Iterable[str]:
     arguments = ArgumentParser(add_help=False)
     arguments.add_class_arguments(owner, fail_untyped=False)
     return [action.dest for action in arguments._actions]
+
+
+def _check_strategy_name(strategy: Any) -> None:
+    """Refuse the name of no strategy now: Lightning looks at it only after ``demo:`` paths have been built.
+
+    Raises:
+        UsageError: what is neither a class path nor one of Lightning's names.
+    """
+    names = {"auto", *StrategyRegistry.available_strategies()}
+    if isinstance(strategy, str) and strategy.lower() not in names:
+        near = suggest(strategy, (*names, STRATEGY))
+        raise UsageError(
+            f"trainer.strategy: there is no strategy {strategy!r}"
+            + (near or f"; set it to auto, to ddp, or to {STRATEGY}")
+        )
 
 
 def _unwrapped(error: BaseException) -> BaseException:
