@@ -121,7 +121,7 @@ class ShardDataModule(LightningDataModule):
             loader = self._window_loader
             rank_zero_info(
                 f"Each optimizer step takes {loader.window_size} prompts: {loader.micro_batch_size} per micro-batch x "
-                f"{loader.micro_batches} accumulated x {loader.world_size} devices."
+                f"{loader.micro_batches} accumulated x {loader.world_size} device{'s' * (loader.world_size > 1)}."
             )
         return self._window_loader
 

@@ -27,6 +27,7 @@ class ExportStudent(Callback):
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
+        self._target = Path()
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         if getattr(trainer.strategy, "stage", None) == 3:
@@ -34,17 +35,16 @@ class ExportStudent(Callback):
                 "trainer.callbacks: ExportStudent cannot save under trainer.strategy.init_args.stage 3, where no "
                 "process has all weights; remove it, and run python -m avrt export RUN --out DIR afterwards"
             )
-        _check_free(self._target(trainer))  # better now than after the last step
+        log_dir = trainer.log_dir  # all devices must ask
+        self._target = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "student")
+        _check_free(self._target)  # better now than after the last step
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.interrupted or trainer.fast_dev_run or not trainer.is_global_zero:
             return
         if pl_module.lora_config is not None:
             merge_lora(pl_module.student, pl_module.lora_config)
-        save_student(pl_module.student, self._target(trainer))
-
-    def _target(self, trainer: Any) -> Path:
-        return Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "student")
+        save_student(pl_module.student, self._target)
 
 
 def save_student(student: Any, folder: Path) -> None:

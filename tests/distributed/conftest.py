@@ -14,6 +14,7 @@ from tests.programs import ForkServer
 from tests.tiny_student import SIZES, save_student
 
 CHECKPOINTS = [{"class_path": "avrt.callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_steps": 2, "keep": 2}}]
+EXPORT = {"class_path": "avrt.callbacks.export.ExportStudent"}
 SMOOTH = {"model.init_args.optimizer.eps": 1e-4}
 """Adam divides a gradient by its own size, rounding noise included; this epsilon leaves noise small."""
 
@@ -118,8 +119,7 @@ def one_process(fork_server: ForkServer, assets: Assets, tmp_path_factory: pytes
     jobs.append(add("grpo zero3", {f"{ARGUMENTS}.stage": 3}, task="grpo", strategy="deepspeed", **refused))
     validated = {f"{ARGUMENTS}.stage": 3, "trainer.limit_val_batches": 1, "data.init_args.val": str(assets.shards)}
     jobs.append(add("zero3 validation", validated, strategy="deepspeed", **refused))
-    exporting = {"class_path": "avrt.callbacks.export.ExportStudent"}
-    jobs.append(add("zero3 export", {f"{ARGUMENTS}.stage": 3}, strategy="deepspeed", callbacks=[exporting], **refused))
+    jobs.append(add("zero3 export", {f"{ARGUMENTS}.stage": 3}, strategy="deepspeed", callbacks=[EXPORT], **refused))
     jobs.append((add("plain from deepspeed", {}, **refused), ("--ckpt_path", folder)))
     jobs.append((add("deepspeed from plain", {}, strategy="deepspeed", **refused), ("--ckpt_path", plain)))
     jobs.append((add("full from lora", {}, **refused), ("--ckpt_path", lora)))
@@ -147,7 +147,7 @@ def two_processes(
     jobs: list[Any] = []
     for task in ("sft", "grpo"):
         jobs.append(add(f"{task} plain", SMOOTH, task=task))
-        jobs.append(add(f"{task} deepspeed", SMOOTH, task=task, strategy="deepspeed"))
+        jobs.append(add(f"{task} deepspeed", SMOOTH, task=task, strategy="deepspeed", callbacks=[EXPORT]))
         offload = SMOOTH | {f"{ARGUMENTS}.offload_optimizer": True}
         jobs.append(add(f"{task} offload", offload, task=task, strategy="deepspeed"))
         common: dict[str, Any] = {"task": task, "strategy": "deepspeed", "batch_size": 1, "accumulate": 2}

@@ -84,6 +84,17 @@ def test_zero3_gathers_what_was_split(
         torch.testing.assert_close(found[key], value, rtol=0, atol=1e-6, msg=key)
 
 
+@pytest.mark.parametrize("task", ["sft", "grpo"])
+def test_a_run_in_two_processes_leaves_its_student(task: str, two_processes: Mapping[str, Run], assets: Assets) -> None:
+    """By the callback, which works on one process while the other may have gone already."""
+    run = two_processes[f"{task} deepspeed"]
+    expected = expected_weights(run, assets)
+    found = load_plain(run.folder / "student", torch.float32).state_dict()
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=0, msg=key)
+
+
 @pytest.mark.parametrize("name", ["plain", "zero2", "lora", "zero3"])
 def test_reload_gives_equal_logits(name: str, exported: Mapping[str, Path]) -> None:
     """Through the project's student and through transformers' own forward, on a clip with both streams."""
