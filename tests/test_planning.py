@@ -313,7 +313,10 @@ def test_says_what_to_change(student_folder: Path) -> None:
     assert not tight.fits
     assert any("gradient_checkpointing" in line for line in tight.advice)
     assert any("reference_device: cpu" in line for line in tight.advice)
+    assert any("kv_cache_tokens" in line for line in tight.advice)
     assert make_plan(settings, device_gib=8, overhead_gib=0.0).advice == ()
+    supervised = make_plan(replace(settings, task="sft", num_generations=1), device_gib=0.001, overhead_gib=0.0)
+    assert not any("kv_cache_tokens" in line for line in supervised.advice)
 
 
 def test_the_optimizer_is_moved_by_the_strategy_that_can(student_folder: Path) -> None:

@@ -25,6 +25,17 @@ class TrainingProgress(RichProgressBar):
         steps = trainer.estimated_stepping_batches
         return f"step {trainer.global_step}" + ("" if math.isinf(steps) else f"/{steps}")
 
+    @property
+    def total_train_batches(self) -> int | float:
+        """Micro-batches that this epoch will have had when it ends; Lightning takes `max_steps` for micro-batches, and
+        leaves out those before a resumed run."""
+        trainer = self.trainer
+        if trainer.max_steps < 0:
+            return trainer.num_training_batches
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        to_come = (trainer.max_steps - trainer.global_step) * trainer.accumulate_grad_batches
+        return min(trainer.num_training_batches, done + to_come)
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.progress is not None and self.train_progress_bar_id is not None:
             heading = self._get_train_description(trainer.current_epoch)

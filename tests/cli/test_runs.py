@@ -101,6 +101,9 @@ def test_the_progress_bar_counts_optimizer_steps(run: Runner, config: dict) -> N
     assert "-2" not in run.out
     assert run(shown, "--trainer.max_steps=-1", "--trainer.max_epochs=1")[0] == 0
     assert "step 4/4" in run.out
+    words = ["--trainer.max_steps=2", "--trainer.max_epochs=-1", "--trainer.accumulate_grad_batches=2"]
+    assert run(shown, *words)[0] == 0
+    assert " 4/4 " in run.out  # micro-batches
     bar = [{"class_path": "lightning.pytorch.callbacks.RichProgressBar"}]
     assert run(changed(shown, "trainer/callbacks", bar))[0] == 0
     assert "Epoch" in run.out
