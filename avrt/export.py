@@ -70,7 +70,7 @@ def export(
     Raises:
         ValueError: no complete checkpoint, settings that do not fit it, or something in the way at `out`.
     """
-    out = Path(out)
+    out = Path(out).resolve()
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out {out}: is not empty; choose another folder")
     checkpoint = resolve(Path(run_or_checkpoint))
@@ -111,10 +111,16 @@ def read_trained(checkpoint: Path) -> Trained:
         content = load_without_code(checkpoint / TAG / SHARD_FILE)
         weights = _gather_shards(checkpoint)
     check_no_instantiator(content, checkpoint)
-    if weights is None or "avrt" not in content:
+    noted = content.get("avrt") if isinstance(content, dict) else None
+    if (
+        weights is None
+        or not isinstance(noted, dict)
+        or not {"frozen", "metrics"} <= noted.keys()
+        or "global_step" not in content
+    ):
         raise ValueError(f"checkpoint {checkpoint} was not written by this project's training modules")
     own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
-    return Trained(own, content["avrt"], int(content["global_step"]))
+    return Trained(own, noted, int(content["global_step"]))
 
 
 def _gather_shards(checkpoint: Path) -> dict[str, Tensor]:
@@ -238,21 +244,23 @@ def _read_settings(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: is not valid YAML ({error})") from error
     try:
-        settings["model"]["init_args"]["student"]["path"]
-    except (TypeError, KeyError) as error:
+        Path(settings["model"]["init_args"]["student"]["path"])
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{file}: has no model.init_args.student.path, so it is no training run's config") from error
     return settings
 
 
 def _student_config(settings: dict[str, Any], path: str | None) -> StudentConfig:
     values = _known(StudentConfig, settings)
-    if isinstance(values.get("template"), dict):
-        values["template"] = PromptTemplate(**values["template"])
+    if values.get("template") is not None:
+        values["template"] = PromptTemplate(**_known(PromptTemplate, values["template"]))
     values["gradient_checkpointing"] = False
     return StudentConfig(**values | ({"path": path, "revision": None} if path else {}))
 
 
 def _known(kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        raise ValueError(f"the run's config has {settings!r} where settings of {kind.__name__} belong")
     names = {field.name for field in fields(kind)}
     unknown = sorted(set(settings) - names)
     if unknown:

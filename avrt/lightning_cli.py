@@ -75,7 +75,7 @@ class TrainingCLI(LightningCLI):
 
         Also puts real paths for ``demo:`` paths, which may build what they name.
         """
-        _check_strategy_name(self.config[self.subcommand].trainer.strategy)
+        check_strategy_name(self.config[self.subcommand].trainer.strategy)
         name = "config.yaml" if self.subcommand == "fit" else f"config_{self.subcommand}.yaml"
         resolve_demo_paths(self.config)
         threads = self.config[self.subcommand].torch_threads
@@ -155,7 +155,9 @@ def read_settings(command: str, arguments: Sequence[str]) -> Namespace:
     Raises:
         UsageError: the command line or a config file is wrong.
     """
-    return _parse(parser(), [command, *arguments], ())[command]
+    settings = _parse(parser(), [command, *arguments], ())[command]
+    check_strategy_name(settings.trainer.strategy)
+    return settings
 
 
 def _parse(reader: ArgumentParser, words: list[str], known: Iterable[str]) -> Namespace:
@@ -201,19 +203,26 @@ def _accepted(name: str, keys: Iterable[str]) -> Iterable[str]:
     return [action.dest for action in arguments._actions]
 
 
-def _check_strategy_name(strategy: Any) -> None:
+def check_strategy_name(strategy: Any) -> None:
     """Refuse the name of no strategy now: Lightning looks at it only after ``demo:`` paths have been built.
+
+    Why its FSDP and DeepSpeed are refused says `lightning_modules.strategy.check_strategy`.
 
     Raises:
         UsageError: what is neither a class path nor one of Lightning's names.
     """
-    names = {"auto", *StrategyRegistry.available_strategies()}
-    if isinstance(strategy, str) and strategy.lower() not in names:
-        near = suggest(strategy, (*names, STRATEGY))
+    if not isinstance(strategy, str):
+        return
+    known = {"auto", *StrategyRegistry.available_strategies()}
+    name = strategy.lower()
+    if name.startswith(("deepspeed", "fsdp")) and name in known:
         raise UsageError(
-            f"trainer.strategy: there is no strategy {strategy!r}"
-            + (near or f"; set it to auto, to ddp, or to {STRATEGY}")
+            f"trainer.strategy: {strategy} does not train these students rightly; set it to auto, to ddp, or to "
+            f"{STRATEGY}"
         )
+    if name not in known:
+        near = suggest(strategy, (*known, STRATEGY)) or f"; set it to auto, to ddp, or to {STRATEGY}"
+        raise UsageError(f"trainer.strategy: there is no strategy {strategy!r}{near}")
 
 
 def _unwrapped(error: BaseException) -> BaseException:

@@ -11,6 +11,7 @@ them; with offload these two live in host memory. ZeRO-3 splits the trained weig
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Generator, Iterable
@@ -95,6 +96,13 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
     ) -> None:
         if stage not in (1, 2, 3):
             raise ValueError(f"trainer.strategy.init_args.stage must be 1, 2 or 3, is {stage}")
+        for name, size in (
+            ("timeout_minutes", timeout_minutes),
+            ("allgather_bucket_size", allgather_bucket_size),
+            ("reduce_bucket_size", reduce_bucket_size),
+        ):
+            if not 0 < size < math.inf:
+                raise ValueError(f"trainer.strategy.init_args.{name} must be positive, is {size}")
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn that it had to find that out
         super().__init__(

@@ -335,6 +335,12 @@ def test_the_optimizer_is_moved_by_the_strategy_that_can(student_folder: Path) -
         (["traces_avqa.yaml"], "is not of a training run"),
         (["grpo_7b.yaml", "--config", "endless.yaml", "--samples", "99"], "the run has no end: set trainer.max_steps"),
         (["grpo_7b.yaml", "--samples", "31"], "one optimizer step takes 32 prompts, and there are 31"),
+        (["grpo_7b.yaml", "--config", "batch.yaml"], "data.init_args.batch_size must be positive, is 0"),
+        (["grpo_7b.yaml", "--config", "steps.yaml"], "trainer.accumulate_grad_batches must be positive, is 0"),
+        (["grpo_7b.yaml", "--config", "fsdp.yaml"], "trainer.strategy: fsdp does not train these students rightly"),
+        (["grpo_7b.yaml", "--config", "misspelt.yaml"], "trainer.strategy: there is no strategy 'dddp'"),
+        (["grpo_7b.yaml", "--config", "auto.yaml"], "trainer.devices is 'auto', which depends on the machine"),
+        (["grpo_7b.yaml", "--student", "no/such"], "'no/such'"),
         (["grpo_7b.yaml", "--bandwidth", "0"], "--bandwidth must be positive, is 0.0"),
         (["grpo_7b.yaml", "--gpu-memory", "nan"], "--gpu-memory must be positive, is nan"),
         (["grpo_7b.yaml", "--config", str(CONFIGS / "overlays" / "zero3.yaml")], "set it to 2"),
@@ -348,7 +354,15 @@ def test_refusals(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("endless.yaml").write_text("trainer: {max_epochs: -1}")
+    for name, text in {
+        "endless": "trainer: {max_epochs: -1}",
+        "batch": "data: {init_args: {batch_size: 0}}",
+        "steps": "trainer: {accumulate_grad_batches: 0}",
+        "fsdp": "trainer: {strategy: fsdp}",
+        "misspelt": "trainer: {strategy: dddp}",
+        "auto": "trainer: {devices: auto}",
+    }.items():
+        Path(f"{name}.yaml").write_text(text)
     assert main(["plan", "--config", str(CONFIGS / words[0]), *words[1:]]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("avrt: error: ")]
     assert message in line

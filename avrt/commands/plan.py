@@ -35,17 +35,21 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from avrt.config_errors import UsageError
+    from avrt.config_errors import UsageError, describe
     from avrt.planning.cost import Hardware
     from avrt.planning.plan import make_plan, print_plan
     from avrt.planning.settings import read_settings
+    from avrt.planning.shapes import load_config
 
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} must be positive, is {value}")
-    settings = read_settings(
-        args.config, args.devices, args.nodes, args.student, args.samples, args.prompt_tokens, args.completion_tokens
-    )
+    numbers = (args.samples, args.prompt_tokens, args.completion_tokens)
+    try:
+        settings = read_settings(args.config, args.devices, args.nodes, args.student, *numbers)
+        load_config(settings.student)
+    except ValueError as error:  # status 1 says that a run does not fit
+        raise UsageError(describe(error)) from error
     hardware = replace(
         Hardware(),
         peak_tflops=args.peak_tflops,

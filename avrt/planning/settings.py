@@ -116,6 +116,13 @@ def read_settings(
     strategy_arguments = strategy.get("init_args", {}) if isinstance(strategy, dict) else {}
     nodes = nodes or trainer["num_nodes"]
     per_node = devices or _devices(trainer["devices"])
+    for name, value in (
+        ("trainer.num_nodes", nodes),
+        ("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"]),
+        ("data.init_args.batch_size", data_arguments["batch_size"]),
+    ):
+        if value < 1:
+            raise UsageError(f"{name} must be positive, is {value}")
     limit = arguments["max_completion_length"] if task == "grpo" else 512
     lora = LoRAConfig(**arguments["lora"]) if arguments.get("lora") else None
     if task == "grpo" and strategy_arguments.get("stage") == 3:
@@ -192,7 +199,8 @@ def _shards_folder(path: str) -> str:
 def _check_training(configs: Sequence[str]) -> None:
     """Only a model that is trained has an optimizer; evaluations and trace runs have their own settings."""
     models = [yaml.safe_load(Path(config).read_text(encoding="utf-8")).get("model") for config in configs]
-    if not any("optimizer" in (model or {}).get("init_args", {}) for model in models):
+    arguments = [model.get("init_args") for model in models if isinstance(model, dict)]
+    if not any(isinstance(given, dict) and "optimizer" in given for given in arguments):
         raise UsageError(
             f"--config {configs[0]}: has no model.init_args.optimizer, so it is not of a training run; plan computes "
             "what python -m avrt fit runs, for example cli_configs/grpo_7b.yaml"
@@ -202,10 +210,12 @@ def _check_training(configs: Sequence[str]) -> None:
 def _devices(devices: Any) -> int:
     if isinstance(devices, str) and devices.isdigit():
         devices = int(devices)
+    if isinstance(devices, str) and "," in devices:
+        devices = [number for number in devices.split(",") if number.strip()]
     if isinstance(devices, list):
         return len(devices)
     if not isinstance(devices, int) or devices < 1:
-        raise ValueError(f"trainer.devices is {devices!r}, which depends on the machine: add --devices")
+        raise UsageError(f"trainer.devices is {devices!r}, which depends on the machine: add --devices")
     return devices
 
 

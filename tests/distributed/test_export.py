@@ -13,8 +13,9 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from avrt.checkpoints import resolve
 from avrt.cli import main
-from avrt.export import export
+from avrt.export import export, read_trained
 from avrt.grpo.scoring import score_responses
 from avrt.planning.shapes import load_config
 from tests.distributed.runs import Assets, Run
@@ -160,6 +161,40 @@ def test_refusals(runs: Mapping[str, Run], exported: Mapping[str, Path], tmp_pat
     with pytest.raises(ValueError, match="other frozen weights"):
         export(run, tmp_path / "out", student_path=str(other))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("lacks", ["avrt", "global_step", "state_dict", "frozen"])
+def test_a_checkpoint_of_something_else(lacks: str, tmp_path: Path) -> None:
+    content: dict[str, Any] = {"state_dict": {}, "global_step": 1, "avrt": {"frozen": "", "metrics": {}}}
+    del (content["avrt"] if lacks == "frozen" else content)[lacks]
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="was not written by this project's training modules"):
+        read_trained(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"lora": True}, "has True where settings of LoRAConfig belong"),
+        ({"student": {"path": 3}}, "has no model.init_args.student.path"),
+        ({"student": {"path": "x", "template": {"sistem": "a"}}}, "unknown setting 'sistem' for PromptTemplate"),
+    ],
+)
+def test_settings_that_do_not_fit(
+    changed: dict[str, Any], message: str, runs: Mapping[str, Run], tmp_path: Path
+) -> None:
+    checkpoint = resolve(runs["plain"].folder)
+    settings = {"model": {"init_args": {"student": {"path": "x"}, **changed}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ValueError, match=message):
+        export(checkpoint, tmp_path / "out", config=tmp_path / "config.yaml")
+
+
+def test_a_link_to_an_empty_folder(runs: Mapping[str, Run], tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    export(runs["plain"].folder, tmp_path / "link")
+    assert (tmp_path / "real" / "config.json").is_file()
 
 
 def test_the_command(runs: Mapping[str, Run], tmp_path: Path) -> None:

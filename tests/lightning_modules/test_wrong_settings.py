@@ -72,6 +72,12 @@ def test_the_trainers(
         fit(module(student_folder), data(shards), **{name: 0})
 
 
+@pytest.mark.parametrize("name", ["timeout_minutes", "allgather_bucket_size", "reduce_bucket_size"])
+def test_sizes_of_the_strategy(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"trainer\.strategy\.init_args\.{name} must be positive, is 0"):
+        AVRTDeepSpeedStrategy(**{name: 0})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])
 def test_strategies_that_would_train_wrongly(strategy: type[Strategy]) -> None:
     """They refuse CPUs themselves; on GPUs they would run."""
