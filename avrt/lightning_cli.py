@@ -220,6 +220,10 @@ def check_strategy_name(strategy: Any) -> None:
             f"trainer.strategy: {strategy} does not train these students rightly; set it to auto, to ddp, or to "
             f"{STRATEGY}"
         )
+    if strategy == STRATEGY:
+        raise UsageError(
+            f"trainer.strategy: a class in a file needs its own key; write class_path: {STRATEGY} below it"
+        )
     if name not in known:
         near = suggest(strategy, (*known, STRATEGY)) or f"; set it to auto, to ddp, or to {STRATEGY}"
         raise UsageError(f"trainer.strategy: there is no strategy {strategy!r}{near}")

@@ -45,6 +45,7 @@ WRONG_VALUES = [
     ("trainer/accelerator", "tpu", "trainer.accelerator: 'tpu' cannot be used here (Requirement 'torch_xla"),
     ("trainer/strategy", "dddp", "trainer.strategy: there is no strategy 'dddp'; did you mean 'ddp'?"),
     ("trainer/strategy", "lightning_modules.strategy.AVRTDeepSpedStrategy", "trainer.strategy: there is no strategy 'lightning_modules.strategy.AVRTDeepSpedStrategy'; did you mean 'lightning_modules.strategy.AVRTDeepSpeedStrategy'?"),
+    ("trainer/strategy", "lightning_modules.strategy.AVRTDeepSpeedStrategy", "trainer.strategy: a class in a file needs its own key; write class_path: lightning_modules"),
     ("trainer/strategy", "abacus", "trainer.strategy: there is no strategy 'abacus'; set it to auto, to ddp, or to lightning_modules.strategy.AVRTDeepSpeedStrategy"),
     ("seed_everything", -3, "seed_everything: must be a whole number from 0 to 4294967295, is -3"),
     ("torch_threads", 0, "torch_threads: must be a whole number above 0; is "),
