@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException  # 
 from lightning.pytorch.utilities.model_helpers import is_overridden  # noqa: E402
 
 from avrt.callbacks.training_progress import TrainingProgress  # noqa: E402
-from avrt.class_paths import enforce  # noqa: E402
+from avrt.class_paths import STRATEGY, enforce  # noqa: E402
 from avrt.config_errors import UsageError, describe, distil, suggest  # noqa: E402
 from avrt.demo.paths import resolve_demo_paths  # noqa: E402
 
@@ -37,9 +37,6 @@ LIGHTNINGS_COMPLAINTS = {
     ),
 }
 """What Lightning says without naming the key (a part of it), and what is said instead."""
-
-
-STRATEGY = "lightning_modules.strategy.AVRTDeepSpeedStrategy"
 
 
 class TrainingCLI(LightningCLI):
@@ -75,7 +72,6 @@ class TrainingCLI(LightningCLI):
 
         Also puts real paths for ``demo:`` paths, which may build what they name.
         """
-        check_strategy_name(self.config[self.subcommand].trainer.strategy)
         name = "config.yaml" if self.subcommand == "fit" else f"config_{self.subcommand}.yaml"
         resolve_demo_paths(self.config)
         threads = self.config[self.subcommand].torch_threads
@@ -155,16 +151,16 @@ def read_settings(command: str, arguments: Sequence[str]) -> Namespace:
     Raises:
         UsageError: the command line or a config file is wrong.
     """
-    settings = _parse(parser(), [command, *arguments], ())[command]
-    check_strategy_name(settings.trainer.strategy)
-    return settings
+    return _parse(parser(), [command, *arguments], ())[command]
 
 
 def _parse(reader: ArgumentParser, words: list[str], known: Iterable[str]) -> Namespace:
     try:
-        return reader.parse_args(words)
+        settings = reader.parse_args(words)
     except argparse.ArgumentError as error:
         raise UsageError(distil(str(error), lambda name: _accepted(name, known))) from error
+    _check_strategy_name(settings[words[0]].trainer.strategy)
+    return settings
 
 
 def _start(words: Sequence[str]) -> None:
@@ -203,7 +199,7 @@ def _accepted(name: str, keys: Iterable[str]) -> Iterable[str]:
     return [action.dest for action in arguments._actions]
 
 
-def check_strategy_name(strategy: Any) -> None:
+def _check_strategy_name(strategy: Any) -> None:
     """Refuse the name of no strategy now: Lightning looks at it only after ``demo:`` paths have been built.
 
     Why its FSDP and DeepSpeed are refused says `lightning_modules.strategy.check_strategy`.

@@ -19,16 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say what was exported."""
-    import os
-
-    import torch
     from rich.console import Console
 
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn that it had to find that out
-
     from avrt.export import export
+    from avrt.third_party_noise import quiet
 
+    quiet()
     checkpoint = export(args.run, args.out, args.config, args.student)
     console = Console(stderr=True)
     console.print(f"exported {checkpoint} to {args.out}", highlight=False, soft_wrap=True)

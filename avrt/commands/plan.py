@@ -39,7 +39,6 @@ def run(args: argparse.Namespace) -> int:
     from avrt.planning.cost import Hardware
     from avrt.planning.plan import make_plan, print_plan
     from avrt.planning.settings import read_settings
-    from avrt.planning.shapes import load_config
 
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < math.inf:
@@ -47,7 +46,6 @@ def run(args: argparse.Namespace) -> int:
     numbers = (args.samples, args.prompt_tokens, args.completion_tokens)
     try:
         settings = read_settings(args.config, args.devices, args.nodes, args.student, *numbers)
-        load_config(settings.student)
     except ValueError as error:  # status 1 says that a run does not fit
         raise UsageError(describe(error)) from error
     hardware = replace(

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from avrt.class_paths import STRATEGY
 from avrt.planning.cost import Hardware, StepCost, step_cost
 from avrt.planning.memory import DeviceMemory, HostMemory, device_memory, host_memory
 from avrt.planning.settings import RunSettings
@@ -15,7 +16,6 @@ from avrt.planning.shapes import Parameters, count_parameters, load_config
 from avrt.planning.trace import count_flops, trace_memory
 
 GIB = 2**30
-STRATEGY = "lightning_modules.strategy.AVRTDeepSpeedStrategy"
 
 USABLE = 0.92
 """Share of a device's memory that a run can count on; the rest is lost to fragmentation."""

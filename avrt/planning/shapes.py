@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
+from avrt.config_errors import UsageError
+
 PUBLISHED = Path(__file__).resolve().parents[1] / "published"
 """Configurations of the published students' thinkers, for planning without the hub."""
 
@@ -51,7 +53,7 @@ def load_config(path: str) -> tuple[Qwen2_5OmniThinkerConfig, str]:
             name ends in a size (``exports/sft_7b``): then it is taken for the published student of that size.
 
     Raises:
-        ValueError: nothing is known about that name.
+        UsageError: nothing is known about that name.
     """
     file = Path(path) / "config.json"
     if file.is_file():
@@ -65,7 +67,7 @@ def load_config(path: str) -> tuple[Qwen2_5OmniThinkerConfig, str]:
         assumed = f"Qwen2.5-Omni-{size.upper()}"
         return _published(PUBLISHED / f"{assumed}.json"), f"the published shapes of {assumed} ({path} does not exist)"
     known = ", ".join(sorted(f"Qwen/{p.stem}" for p in PUBLISHED.glob("*.json")))
-    raise ValueError(
+    raise UsageError(
         f"model.init_args.student.path: there is no folder {path!r} with a config.json, and it is none of the known "
         f"hub ids ({known}); add --student with a folder or one of these"
     )
