@@ -1,0 +1,143 @@
+"""A folder in which the commands of a page run as they are written, on input so small that each takes seconds.
+
+The folder holds what a page takes for granted: clips with questions, the published students under their hub names (in
+the published layout, at tiny width), benchmarks, and servers for teachers. Behind a command's own words come options
+that change sizes, places of servers and the device; never anything that decides what is computed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tests.distributed.runs import free_port
+from tests.documentation.pages import ROOT
+from tests.programs import ForkServer
+
+SIZES = ("3B", "7B")
+STEPS = 2
+"""Optimizer steps of every training run."""
+
+PIXELS = 28 * 28 * 4
+"""Of a frame, at most."""
+
+
+@dataclass
+class Sandbox:
+    """Runs commands in `folder`.
+
+    Attributes:
+        server: starts each command in processes of its own.
+        url: of a model server that knows the questions.
+        strategy: ``plain`` trains in float32 as `overlays/laptop.yaml` says; ``deepspeed`` as the preset says.
+        ran: command lines with the seconds that each took.
+    """
+
+    folder: Path
+    server: ForkServer
+    url: str
+    strategy: Literal["plain", "deepspeed"] = "plain"
+    ran: list[tuple[str, float]] = field(default_factory=list)
+
+    def run(self, words: list[str], status: int = 0) -> str:
+        """Run ``python -m avrt`` with a command's words and the options that make it small; returns its output."""
+        import time
+
+        words = [*words, *self.small(words)]
+        log = self.folder / f"output-{len(self.ran):02d}.txt"
+        start = time.perf_counter()
+        program = self.server.start("avrt", words, log, MASTER_PORT=str(free_port()))
+        output = program.wait(400)
+        self.ran.append((" ".join(words), time.perf_counter() - start))
+        assert program.returncode == status, f"status {program.returncode} of {' '.join(words)}:\n{output[-4000:]}"
+        return output
+
+    def small(self, words: list[str]) -> list[str]:
+        """Options for behind a command's own."""
+        command = words[0]
+        if any(word.startswith(("--help", "--print_config")) or ".help=" in word for word in words):
+            return []
+        if command in ("fit", "validate", "predict"):
+            return self._small_training(words)
+        if command == "test":
+            return ["--config", self._write("test", self.evaluation_limits())]
+        if command == "traces":
+            stages = [f"{stage}.base_urls=[{self.url}]" for stage in ("vision", "audio", "merge")]
+            return [word for setting in (*stages, "val_share=0.3") for word in ("--set", setting)]
+        if command == "evaluate-server":
+            return ["--set", f"server.base_urls=[{self.url}]"]
+        return []
+
+    def _small_training(self, words: list[str]) -> list[str]:
+        preset = Path(words[words.index("--config") + 1]).stem
+        files = []
+        limits = self.training_limits(preset)
+        if preset.endswith(("3b", "7b")):
+            if self.strategy == "plain":
+                files.append("cli_configs/overlays/laptop.yaml")
+            else:
+                limits["trainer"] |= {"accelerator": "cpu", "devices": 1}
+        files.append(self._write(preset, limits))
+        return [word for file in files for word in ("--config", file)]
+
+    def training_limits(self, preset: str) -> dict[str, Any]:
+        student: dict[str, Any] = {"min_pixels": 28 * 28, "max_pixels": PIXELS}
+        lengths = {"val_max_completion_length": 4}
+        data: dict[str, Any] = {"val_samples": 4, "val_batch_size": 2, "num_workers": 1}
+        if preset.endswith("tiny") or preset.startswith("my_"):  # instead of the demo's clips and student
+            student["path"] = "Qwen/Qwen2.5-Omni-3B"
+            source = "avrt20k" if preset.startswith("sft") else "avqa"
+            data |= {"train": f"shards/{source}/train", "val": f"shards/{source}/val", "batch_size": 2}
+        if not preset.startswith("sft"):
+            lengths["max_completion_length"] = 8
+        return {
+            "trainer": {"max_steps": STEPS, "accumulate_grad_batches": 2, "val_check_interval": 2 * STEPS},
+            "model": {"init_args": {"student": student, **lengths}},
+            "data": {"init_args": data},
+        }
+
+    def evaluation_limits(self) -> dict[str, Any]:
+        return {
+            "model": {
+                "init_args": {
+                    "student": {"min_pixels": 28 * 28, "max_pixels": PIXELS},
+                    "max_completion_length": 8,
+                }
+            },
+            "data": {"init_args": {"batch_size": 4, "num_workers": 1}},
+        }
+
+    def _write(self, name: str, settings: dict[str, Any]) -> str:
+        path = self.folder / "limits" / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return str(path.relative_to(self.folder))
+
+
+def link_project(folder: Path, student: Path) -> None:
+    """The project's own files, and the students under the names by which the presets ask the hub for them."""
+    for name in ("cli_configs", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
+    for size in SIZES:
+        place = folder / "Qwen" / f"Qwen2.5-Omni-{size}"
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(student)
+
+
+def lay_out_benchmarks(folder: Path, real: Path) -> None:
+    """``data/`` with the real questions and media that there are, each as its authors publish it."""
+    (folder / "data").mkdir()
+    for name in ("dailyomni", "mmau", "rivabench"):
+        (folder / "data" / name).symlink_to(real / "benchmarks" / name)
+    (folder / "data" / "avqa").symlink_to(folder / "avqa")
+
+
+def write_replies(file: Path, annotations: Path) -> None:
+    """Replies made elsewhere to the questions of MMAU's file."""
+    rows = json.loads(annotations.read_text(encoding="utf-8"))
+    lines = [json.dumps({"id": row["id"], "text": f"Answer: {row['answer']}"}) for row in rows]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")

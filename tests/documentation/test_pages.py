@@ -1,0 +1,56 @@
+"""Every command of the pages in `docs/`, page by page and in the page's order.
+
+Each page starts from a folder in which the README's data commands (`pack` and `traces`) have been run.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.documentation.pages import PAGES, ROOT, Command, commands, shown_files
+from tests.documentation.sandbox import Sandbox
+
+NOT_HERE = {
+    "vllm": "needs GPUs, and weights that are not at hand",
+    "sbatch": "tests/test_scripts.py runs the script with programs of Slurm's names",
+    "scripts/torchrun.sh": "tests/test_scripts.py runs it under torchrun",
+    "pip": "installs",
+}
+"""Programs whose commands are not run here."""
+
+DOCS = [page for page in PAGES if page.parent.name == "docs" and any(command.avrt for command in commands(page))]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
+def test_a_page_in_its_own_order(
+    page: Path, packed: Path, new_sandbox: Callable[..., Sandbox], tmp_path: Path
+) -> None:
+    sandbox = new_sandbox(tmp_path)
+    for name in ("shards", "ledgers"):
+        shutil.copytree(packed / name, tmp_path / name)
+    shutil.copytree(packed / "shards" / "other", tmp_path / "shards" / "mine")
+    for name, text in shown_files(page).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for command in commands(page):
+        if command.avrt is None:
+            assert command.words[0] in NOT_HERE, f"{command} is run nowhere"
+            continue
+        sandbox.run(command.avrt)
+    for line, seconds in sandbox.ran:
+        print(f"{seconds:6.1f} s  {line}")
+
+
+def test_every_block_of_commands_is_marked(
+) -> None:
+    """A block without the word `bash` behind its fence would be run by nobody."""
+    from tests.documentation.pages import blocks
+
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language not in ("bash", "python", "yaml", "text"):
+                raise AssertionError(f"{page.relative_to(ROOT)}:{block.line}: a block of {block.language or 'no'} language")
