@@ -91,6 +91,7 @@ def become(request: dict[str, Any]) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for descriptor, target in ((nothing, 0), (log, 1), (log, 2)):
         os.dup2(descriptor, target)
+    sys.path.insert(0, request["cwd"])  # as `python -m` does
     sys.argv[:] = [request["module"], *request["arguments"]]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from tests.documentation.pages import ROOT, commands, shown_files
+from tests.documentation.pages import ROOT, commands
 from tests.documentation.sandbox import Sandbox, lay_out_benchmarks, link_project, write_replies
 from tests.documentation.teachers import Question, Teachers, read_questions
 from tests.programs import ForkServer

@@ -8,6 +8,7 @@ that change sizes, places of servers and the device; never anything that decides
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,8 +46,6 @@ class Sandbox:
 
     def run(self, words: list[str], status: int = 0) -> str:
         """Run ``python -m avrt`` with a command's words and the options that make it small; returns its output."""
-        import time
-
         words = [*words, *self.small(words)]
         log = self.folder / f"output-{len(self.ran):02d}.txt"
         start = time.perf_counter()
@@ -68,6 +67,8 @@ class Sandbox:
         if command == "traces":
             stages = [f"{stage}.base_urls=[{self.url}]" for stage in ("vision", "audio", "merge")]
             return [word for setting in (*stages, "val_share=0.3") for word in ("--set", setting)]
+        if command == "plan" and "--samples" not in words:
+            return ["--samples", "40127"]
         if command == "evaluate-server":
             return ["--set", f"server.base_urls=[{self.url}]"]
         return []

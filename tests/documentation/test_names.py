@@ -17,7 +17,23 @@ from tests.documentation.pages import PAGES, ROOT, code_spans, links
 
 PACKAGES = ("avrt", "lightning_modules", "datamodules", "benchmarks", "tests")
 FOLDERS = (*PACKAGES, "cli_configs", "docs", "scripts")
-SUFFIXES = ("py", "yaml", "json", "jsonl", "sh", "md", "txt", "csv", "parquet", "mp4", "wav", "ckpt", "html", "bin", "tar")
+SUFFIXES = (
+    "py",
+    "yaml",
+    "json",
+    "jsonl",
+    "sh",
+    "md",
+    "txt",
+    "csv",
+    "parquet",
+    "mp4",
+    "wav",
+    "ckpt",
+    "html",
+    "bin",
+    "tar",
+)
 
 _KEY = re.compile(r"^(?:--(?:set )?)?([a-z_]+(?:\.[a-z_]+)+)(?:$|[ =:])")
 

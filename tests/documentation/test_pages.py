@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation.pages import PAGES, ROOT, Command, commands, shown_files
+from tests.callbacks.tiny_runs import write_shards
+from tests.documentation.pages import PAGES, ROOT, Command, blocks, commands, shown_files
 from tests.documentation.sandbox import Sandbox
 
 NOT_HERE = {
@@ -28,12 +29,14 @@ DOCS = [page for page in PAGES if page.parent.name == "docs" and any(command.avr
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
 def test_a_page_in_its_own_order(
-    page: Path, packed: Path, new_sandbox: Callable[..., Sandbox], tmp_path: Path
+    page: Path, packed: Path, published_folder: Path, new_sandbox: Callable[..., Sandbox], tmp_path: Path
 ) -> None:
     sandbox = new_sandbox(tmp_path)
     for name in ("shards", "ledgers"):
         shutil.copytree(packed / name, tmp_path / name)
-    shutil.copytree(packed / "shards" / "other", tmp_path / "shards" / "mine")
+    train, _ = write_shards(tmp_path / "more")
+    train.rename(tmp_path / "shards" / "mine")
+    link_exports(tmp_path, commands(page), published_folder)
     for name, text in shown_files(page).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     for command in commands(page):
@@ -45,12 +48,20 @@ def test_a_page_in_its_own_order(
         print(f"{seconds:6.1f} s  {line}")
 
 
-def test_every_block_of_commands_is_marked(
-) -> None:
-    """A block without the word `bash` behind its fence would be run by nobody."""
-    from tests.documentation.pages import blocks
+def link_exports(folder: Path, page_commands: list[Command], student: Path) -> None:
+    """Students that an earlier page has exported, unless a command of this one does."""
+    made = {words[words.index("--out") + 1] for c in page_commands if (words := c.avrt) and words[0] == "export"}
+    for name in ("sft_3b", "sft_7b", "grpo_3b", "grpo_7b"):
+        if f"exports/{name}" not in made:
+            (folder / "exports").mkdir(exist_ok=True)
+            (folder / "exports" / name).symlink_to(student)
 
+
+def test_every_block_of_commands_is_marked() -> None:
+    """A block without the word `bash` behind its fence would be run by nobody."""
     for page in PAGES:
         for block in blocks(page):
             if block.language not in ("bash", "python", "yaml", "text"):
-                raise AssertionError(f"{page.relative_to(ROOT)}:{block.line}: a block of {block.language or 'no'} language")
+                raise AssertionError(
+                    f"{page.relative_to(ROOT)}:{block.line}: a block of {block.language or 'no'} language"
+                )

@@ -1,7 +1,7 @@
 """The README's commands in the README's order, from clips to the report, on a student in the published layout.
 
-The default tier runs the chain once, for the 7B student as the README shows it, without DeepSpeed. The slow tier runs it
-for both sizes, with the presets' own strategy (ZeRO-2, offloaded optimizer, bfloat16) and without.
+The default tier runs the chain once, for the 7B student as the README shows it, without DeepSpeed. The slow tier
+runs it for both sizes, with the presets' own strategy (ZeRO-2, offloaded optimizer, bfloat16) and without.
 """
 
 from __future__ import annotations
@@ -72,7 +72,12 @@ def test_the_chain(
     check_traces(folder, questions)
     check_stages(folder, size)
     # A student may be trained and exported as often as one likes.
-    again = ["--model.init_args.student.path", f"exports/grpo_{size}", "--trainer.logger.init_args.save_dir", "runs/more"]
+    again = [
+        "--model.init_args.student.path",
+        f"exports/grpo_{size}",
+        "--trainer.logger.init_args.save_dir",
+        "runs/more",
+    ]
     sandbox.run(["fit", "--config", f"cli_configs/grpo_{size}.yaml", *again])
     sandbox.run(["export", "runs/more", "--out", "exports/more"])
     check_export(folder / "exports" / "more", folder / "runs" / "more")
@@ -123,7 +128,7 @@ def load_export(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def check_export(folder: Path, run: Path) -> dict[str, torch.Tensor]:
-    """An exported folder has each of the thinker's weights once, under the hub's name, as the last checkpoint has it."""
+    """An exported folder has each of the thinker's weights once, under its published name, as in the last checkpoint."""
     from avrt.checkpoints import resolve
 
     weights = load_export(folder)
