@@ -13,6 +13,7 @@ from avrt.traces.client import StageError
 from avrt.traces.config import STAGES, Stage, TracesConfig, api_key, check_config
 from avrt.traces.finalise import finalise
 from avrt.traces.ledger import FolderLock
+from avrt.traces.output import check_output
 from avrt.traces.planning import Planner
 from avrt.traces.stage_report import StageReport
 from avrt.traces.stages import run_stage
@@ -51,6 +52,8 @@ def run_traces(
     calling = [stage for stage in STAGES if stage in steps]
     for stage in calling:
         api_key(stage, config.stage(stage))
+    if WRITE in steps:
+        check_output(Path(config.output), config.shards)
     statistics = None
     # Locked before the shards are read, which takes seconds for a large set: a second run is refused at once.
     with FolderLock(Path(config.ledger)), ExitStack() as stack:
@@ -62,7 +65,7 @@ def run_traces(
         for stage in calling:
             _run_one(stage, planner, retry_rejected, workers)
         if WRITE in steps:
-            statistics = finalise(planner)
+            statistics = finalise(planner, explain=[stage for stage in STAGES if stage not in calling])
     return statistics
 
 

@@ -1,7 +1,7 @@
 """Reading a chat completion, in the dialects of OpenAI-compatible servers.
 
-Servers agree on the frame (``choices[0].message``) and differ in the rest: the text may be a list of parts, thinking has
-several names, the end of a turn has many words, and an error may come with status 200.
+Servers agree on the frame (``choices[0].message``) and differ in the rest: the text may be a list of parts, thinking
+has several names, the end of a turn has many words, and an error may come with status 200.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ def read_reply(reply: object, max_tokens: int | None = None) -> Outcome:
     return Outcome(status, text or "", reasoning, finish, usage, error=error)
 
 
-def _read_ending(
-    word: object, text: str, usage: Mapping[str, int], max_tokens: int | None
-) -> tuple[Status, str, str]:
+def _read_ending(word: object, text: str, usage: Mapping[str, int], max_tokens: int | None) -> tuple[Status, str, str]:
     """Status, ``finish_reason`` and error of a reply by the server's word for its end."""
     if word is None or word == "":
         # A body that came whole ended by itself or by the token limit. A token has at least one byte of text.

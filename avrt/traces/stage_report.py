@@ -91,7 +91,10 @@ class StageReport:
     def from_json(cls, text: str) -> StageReport:
         """The reverse of `to_json`."""
         values = json.loads(text)
-        report = cls(*(Counter({Status(key): n for key, n in values[name].items()}) for name in ("made", "earlier")))
+        made, earlier = (
+            Counter({Status(status): count for status, count in values[name].items()}) for name in ("made", "earlier")
+        )
+        report = cls(made, earlier)
         for status, errors in values["errors"].items():
             for error, count in errors:
                 report._add_error(Status(status), error, count)
