@@ -34,6 +34,9 @@ SUFFIX = ".ckpt"
 STEP_IN_NAME = re.compile(r"(?:^|[-_])step=(\d+)(?![\d.])")
 """How `RunCheckpoint` and Lightning write the optimizer step into a name, its ending left out."""
 
+REGULAR_NAME = re.compile(rf"step=(\d+)\.ckpt((\.old)?{re.escape(PARTIAL_SUFFIX)})?")
+"""Of a regular checkpoint of `RunCheckpoint`, or of one that is being written or replaced."""
+
 log = logging.getLogger(__name__)
 
 
@@ -243,19 +246,29 @@ def resolve(run_or_checkpoint: Path) -> Path:
     if run_or_checkpoint.suffix == SUFFIX:
         check_complete(run_or_checkpoint)
         return run_or_checkpoint
-    reasons = []
-    for folder in (run_or_checkpoint / "checkpoints", run_or_checkpoint):
-        found = newest(folder)
-        if found.path is not None:
-            if found.passed_over:
-                log.warning("passed over: %s; taken instead: %s", found.describe_passed_over(), found.path)
-            return found.path
-        reasons += [found.describe_passed_over()] if found.passed_over else []
-    more = f"; cannot be used: {'; '.join(reasons)}" if reasons else ""
+    found = newest(run_or_checkpoint / "checkpoints", run_or_checkpoint)
+    if found.path is not None:
+        if found.passed_over:
+            log.warning("passed over: %s; taken instead: %s", found.describe_passed_over(), found.path)
+        return found.path
+    more = f"; cannot be used: {found.describe_passed_over()}" if found.passed_over else ""
     raise ValueError(
         f"{run_or_checkpoint}: holds no complete checkpoint (looked for *{SUFFIX} there and in its checkpoints folder)"
         f"{more}"
     )
+
+
+def superseded(folder: Path, step: int, keep: int) -> list[Path]:
+    """What a run that has saved `step` no longer needs: checkpoints named after a step, and what killed saves left.
+
+    The newest `keep` complete ones up to `step` stay, and all of higher steps (of a run that went back). Nothing goes
+    before so many are complete, so the one that a run was resumed from goes only when newer ones have replaced it.
+    """
+    found = [(int(name[1]), path) for path in folder.iterdir() if (name := REGULAR_NAME.fullmatch(path.name))]
+    complete = sorted(s for s, path in found if s <= step and path.suffix == SUFFIX and what_is_missing(path) is None)
+    if len(complete) < keep:
+        return []
+    return sorted(path for s, path in found if s < complete[-keep])
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
