@@ -10,11 +10,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import logging
 import os
 import pickle
+import re
 import shutil
 import stat
+import zipfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,14 @@ MARKER = "complete.json"
 """Lists the files of a checkpoint folder with their sizes; its presence says that the folder is complete."""
 
 SUFFIX = ".ckpt"
+
+STEP_IN_NAME = re.compile(r"(?:^|[-_])step=(\d+)(?![\d.])")
+"""How `RunCheckpoint` and Lightning write the optimizer step into a name, its ending left out."""
+
+REGULAR_NAME = re.compile(rf"step=(\d+)\.ckpt((\.old)?{re.escape(PARTIAL_SUFFIX)})?")
+"""Of a regular checkpoint of `RunCheckpoint`, or of one that is being written or replaced."""
+
+log = logging.getLogger(__name__)
 
 
 # ---- writing a folder -----------------------------------------------------------------------------------------------
@@ -116,7 +128,10 @@ def what_is_missing(path: Path) -> str | None:
     """What a checkpoint lacks to be complete, or None."""
     if path.is_file():
         with suppress(FileNotFoundError):  # a run that prunes its checkpoints may remove this one meanwhile
-            return "it is empty" if path.stat().st_size == 0 else None
+            if path.stat().st_size == 0:
+                return "it is empty"
+            # torch writes zip archives, whose directory is at the end.
+            return None if zipfile.is_zipfile(path) else "it is truncated, or not a file of torch.save"
     if not path.is_dir():
         return "there is no such file or folder"
     try:
@@ -149,18 +164,81 @@ def check_complete(path: Path) -> None:
 
 
 def complete_checkpoints(folder: Path, pattern: str = f"*{SUFFIX}") -> list[Path]:
-    """The complete checkpoints in a folder, oldest first."""
+    """The complete checkpoints in a folder, by the optimizer step in their names, those without one first."""
     found = []
     for path in folder.glob(pattern) if folder.is_dir() else ():
         if what_is_missing(path) is None:
             with suppress(FileNotFoundError):  # removed meanwhile
-                found.append((path.stat().st_mtime_ns, path.name, path))
-    return [path for _, _, path in sorted(found)]
+                step = step_in_name(path)
+                found.append((-1 if step is None else step, path.stat().st_mtime_ns, path.name, path))
+    return [path for *_, path in sorted(found)]
+
+
+def step_in_name(path: Path) -> int | None:
+    """The optimizer step that a checkpoint's name gives, or None."""
+    found = STEP_IN_NAME.search(path.stem)
+    return int(found[1]) if found else None
+
+
+def step_of(path: Path) -> int:
+    """The optimizer step of a complete checkpoint: in its name, or else in it.
+
+    Raises:
+        ValueError: it cannot be read, or holds none.
+    """
+    step = step_in_name(path)
+    if step is None:
+        files = [path] if path.is_file() else sorted(path.glob("*/*mp_rank_00_model_states.pt"))
+        content = load_without_code(files[0], mmap=True) if files else None
+        step = content.get("global_step") if isinstance(content, dict) else None
+    if not isinstance(step, int):
+        raise ValueError(f"checkpoint {path} does not say its optimizer step")
+    return step
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest checkpoint of some folders.
+
+    Attributes:
+        path: the complete one of the highest optimizer step; None if there is none.
+        passed_over: those that are or may be newer and cannot be used, each with the reason.
+    """
+
+    path: Path | None
+    passed_over: tuple[tuple[Path, str], ...] = ()
+
+    def describe_passed_over(self) -> str:
+        """One line, or nothing."""
+        return "; ".join(f"{path}: {reason}" for path, reason in self.passed_over)
+
+
+def newest(*folders: Path) -> Newest:
+    """Find the checkpoint to continue from: the highest optimizer step, whatever the clock says.
+
+    Times break ties only; a copy or a wrong clock changes them.
+    """
+    usable: list[tuple[int, bool, int, Path]] = []
+    broken: list[tuple[int | None, Path, str]] = []
+    for path in sorted({path for folder in folders if folder.is_dir() for path in folder.glob(f"*{SUFFIX}")}):
+        try:
+            reason = what_is_missing(path)
+            if reason is None:
+                # Of two with the same step, the one of the regular saves.
+                usable.append((step_of(path), step_in_name(path) is not None, path.stat().st_mtime_ns, path))
+                continue
+        except FileNotFoundError:  # removed meanwhile by the run that owns it
+            continue
+        except ValueError as error:
+            reason = str(error)
+        broken.append((step_in_name(path), path, reason))
+    best = max(usable, default=None)
+    over = [(p, r) for step, p, r in broken if best is None or step is None or step > best[0]]
+    return Newest(best[-1] if best else None, tuple(over))
 
 
 def resolve(run_or_checkpoint: Path) -> Path:
-    """The checkpoint that a path means: itself, or the last complete one of a run's folder (not its best one, if
-    there are others).
+    """The checkpoint that a path means: itself, or the newest complete one of a run's folder.
 
     Raises:
         ValueError: there is none.
@@ -168,13 +246,29 @@ def resolve(run_or_checkpoint: Path) -> Path:
     if run_or_checkpoint.suffix == SUFFIX:
         check_complete(run_or_checkpoint)
         return run_or_checkpoint
-    for folder in (run_or_checkpoint / "checkpoints", run_or_checkpoint):
-        found = complete_checkpoints(folder)
-        if found:
-            return next((p for p in reversed(found) if not p.name.startswith("best")), found[-1])
+    found = newest(run_or_checkpoint / "checkpoints", run_or_checkpoint)
+    if found.path is not None:
+        if found.passed_over:
+            log.warning("passed over: %s; taken instead: %s", found.describe_passed_over(), found.path)
+        return found.path
+    more = f"; cannot be used: {found.describe_passed_over()}" if found.passed_over else ""
     raise ValueError(
         f"{run_or_checkpoint}: holds no complete checkpoint (looked for *{SUFFIX} there and in its checkpoints folder)"
+        f"{more}"
     )
+
+
+def superseded(folder: Path, step: int, keep: int) -> list[Path]:
+    """What a run that has saved `step` no longer needs: checkpoints named after a step, and what killed saves left.
+
+    The newest `keep` complete ones up to `step` stay, and all of higher steps (of a run that went back). Nothing goes
+    before so many are complete, so the one that a run was resumed from goes only when newer ones have replaced it.
+    """
+    found = [(int(name[1]), path) for path in folder.iterdir() if (name := REGULAR_NAME.fullmatch(path.name))]
+    complete = sorted(s for s, path in found if s <= step and path.suffix == SUFFIX and what_is_missing(path) is None)
+    if len(complete) < keep:
+        return []
+    return sorted(path for s, path in found if s < complete[-keep])
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from jsonargparse import ArgumentParser, Namespace, capture_parser  # noqa: E402
 from jsonargparse.typing import PositiveInt  # noqa: E402
 from lightning.pytorch.callbacks import ProgressBar  # noqa: E402
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI  # noqa: E402
+from lightning.pytorch.loggers import Logger  # noqa: E402
 from lightning.pytorch.strategies import StrategyRegistry  # noqa: E402
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # noqa: E402
 from lightning.pytorch.utilities.model_helpers import is_overridden  # noqa: E402
@@ -29,6 +30,7 @@ from avrt.callbacks.training_progress import TrainingProgress  # noqa: E402
 from avrt.class_paths import STRATEGY, enforce  # noqa: E402
 from avrt.config_errors import UsageError, describe, distil, suggest  # noqa: E402
 from avrt.demo.paths import resolve_demo_paths  # noqa: E402
+from lightning_modules.run_folder import opened  # noqa: E402
 
 LIGHTNINGS_COMPLAINTS = {
     "No supported gpu backend found": (
@@ -104,7 +106,16 @@ class TrainingCLI(LightningCLI):
         listed = any(isinstance(callback, ProgressBar) for callback in (given if isinstance(given, list) else [given]))
         if self.subcommand == "fit" and config.get("enable_progress_bar") is not False and not listed:
             callbacks = [*callbacks, TrainingProgress()]
+        loggers = config.get("logger")
+        logger = loggers[0] if isinstance(loggers, list) and loggers else loggers
+        if config.get("default_root_dir") is None and isinstance(logger, Logger):
+            # What Lightning itself saves there belongs to the run's one folder too.
+            config["default_root_dir"] = getattr(logger, "log_dir", None) or logger.save_dir
         return super()._instantiate_trainer(config, callbacks)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        return arguments | {"ckpt_path": self._checkpoint}
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand == "test" and not is_overridden("test_step", self.model):
@@ -113,7 +124,9 @@ class TrainingCLI(LightningCLI):
                 "(cli_configs/eval_*.yaml); the validation split of a training config is for `validate` and `predict`"
             )
         try:
-            super()._run_subcommand(subcommand)
+            with opened(self.trainer, subcommand, self.config_init[subcommand].get("ckpt_path")) as checkpoint:
+                self._checkpoint = checkpoint
+                super()._run_subcommand(subcommand)
         except MisconfigurationException as error:
             raise ValueError(describe(error)) from error
         except SystemExit as error:

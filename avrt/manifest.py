@@ -79,6 +79,12 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
+        if inner := folders_of_sets(folder):
+            names = ", ".join(path.name for path in inner)
+            raise ValueError(
+                f"{folder}: holds no {MANIFEST_NAME}, but a set of shards in each of its folders {names}; name one of "
+                f"these folders, such as {inner[0]}"
+            ) from error
         raise ValueError(
             f"{folder}: holds no {MANIFEST_NAME}, so it is no finished set of shards; run `python -m avrt pack` again "
             "to finish it"
@@ -102,6 +108,11 @@ def read_manifest(folder: str | Path) -> Manifest:
     if stated != manifest.samples:
         raise ValueError(f"{path}: is damaged: its counts do not add up")
     return manifest
+
+
+def folders_of_sets(folder: str | Path) -> list[Path]:
+    """The folders right inside `folder` that hold finished sets of shards, such as one per split; by name."""
+    return sorted(path.parent for path in Path(folder).glob(f"*/{MANIFEST_NAME}"))
 
 
 def sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:

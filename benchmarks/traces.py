@@ -114,7 +114,7 @@ def measure(shards: Path, stage: str, calls: int, latency: float, concurrency: i
         settings.variant = "unfiltered"
         planner = Planner(settings, ShardSet(shards))
         begin = time.monotonic()
-        counts = run_stage(stage, planner)  # type: ignore[arg-type]
+        counts = run_stage(stage, planner).made  # type: ignore[arg-type]
         seconds = time.monotonic() - begin
     finally:
         server.terminate()

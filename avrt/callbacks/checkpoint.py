@@ -7,9 +7,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from avrt.checkpoints import complete_checkpoints
-
-STEP_PATTERN = "step=*.ckpt"
+from avrt.checkpoints import newest, remove, superseded
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -20,9 +18,12 @@ class RunCheckpoint(ModelCheckpoint):
 
     Args:
         every_n_steps: optimizer steps between two checkpoints.
-        keep: how many of the newest stay; -1 for all.
+        keep: how many of the newest stay, over any number of resumes; -1 for all.
         dirpath: where they go; None takes ``checkpoints`` in the logger's folder, or without a logger in
             `trainer.default_root_dir`.
+
+    Raises:
+        ValueError: `every_n_steps` or `keep` out of range.
     """
 
     def __init__(self, every_n_steps: int = 100, keep: int = 2, dirpath: str | None = None) -> None:
@@ -34,13 +35,31 @@ class RunCheckpoint(ModelCheckpoint):
             dirpath=dirpath,
             filename="step={step:07d}",
             auto_insert_metric_name=False,
-            monitor="step",
-            mode="max",
-            save_top_k=keep,
+            save_top_k=-1,  # Lightning never deletes the one a run was resumed from; `_prune` does
             every_n_train_steps=every_n_steps,
             enable_version_counter=False,
             save_on_train_epoch_end=False,
         )
+        self.keep = keep
+        self._of_others: frozenset[Path] = frozenset()
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint notes this callback; the same for every version of this project."""
+        return self._generate_state_key(
+            monitor="step",
+            mode="max",
+            every_n_train_steps=self._every_n_train_steps,
+            every_n_epochs=self._every_n_epochs,
+            train_time_interval=None,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the folder itself says which checkpoints there are."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ignores what earlier versions noted."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.dirpath = str(self.folder(trainer))
@@ -61,14 +80,34 @@ class RunCheckpoint(ModelCheckpoint):
 
     def folder(self, trainer: Any) -> Path:
         """Where this run's checkpoints lie."""
-        if self.dirpath is not None:
-            return Path(self.dirpath)
-        run = getattr(trainer.logger, "log_dir", None) or trainer.default_root_dir
-        return Path(run).absolute() / "checkpoints"
+        return run_folder(trainer) / "checkpoints" if self.dirpath is None else Path(self.dirpath)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Note what a run that begins at step 0 finds in its folder: it is not this run's to delete."""
+        super().on_train_start(trainer, pl_module)
+        folder = self.folder(trainer)
+        if trainer.ckpt_path is None and folder.is_dir():
+            self._of_others = frozenset(folder.iterdir())
+
+    def _save_topk_checkpoint(self, trainer: Any, monitor_candidates: Any) -> None:
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        if trainer.is_global_zero and self.keep != -1:
+            for path in superseded(self.folder(trainer), trainer.global_step, self.keep):
+                if path not in self._of_others:
+                    remove(path)
 
     def _find_last_checkpoints(self, trainer: Any) -> set[str]:
-        """What Lightning takes ``--ckpt_path last`` from."""
-        return {str(path) for path in complete_checkpoints(self.folder(trainer), STEP_PATTERN)[-1:]}
+        """What Lightning takes ``ckpt_path="last"`` from where the command line has not looked already."""
+        found = newest(self.folder(trainer)).path
+        return set() if found is None else {str(found)}
+
+
+def run_folder(trainer: Any) -> Path:
+    """Where a run's curves, settings, checkpoints and exports go: the logger's folder, or `default_root_dir`.
+
+    Called on every device, since they agree on it.
+    """
+    return Path(trainer.log_dir or trainer.default_root_dir).absolute()
 
 
 def save_now(trainer: Any) -> str:

@@ -10,7 +10,12 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("shards", nargs="+", metavar="SHARDS", help="folders of shards, tar files or patterns")
+    parser.add_argument(
+        "shards",
+        nargs="+",
+        metavar="SHARDS",
+        help="folders of shards (or one that holds a folder per split), tar files or patterns",
+    )
     parser.add_argument("--split", help="look at this split only")
     parser.add_argument("--verify", action="store_true", help="compare all bytes with their checksums")
     parser.add_argument("--show", metavar="KEY", help="write this sample's frames, sound and text to --out")
@@ -21,15 +26,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the summary; exit status 1 when something is damaged."""
     import json
+    from pathlib import Path
 
     from rich.console import Console
 
     from avrt.inspection import print_summary, summarize, write_sample
+    from avrt.manifest import MANIFEST_NAME, folders_of_sets
     from avrt.shards import ShardSet
 
     console = Console()
+    folders: list[str | Path] = []
+    for item in args.shards:
+        whole = not Path(item).is_dir() or (Path(item) / MANIFEST_NAME).exists()
+        folders += [item] if whole else folders_of_sets(item) or [item]
     # Every fault is listed, so the first one must not end the reading.
-    shards = ShardSet(args.shards, split=args.split, verify=args.verify, on_error="skip")
+    shards = ShardSet(folders, split=args.split, verify=args.verify, on_error="skip")
     summaries = summarize(shards)
     if args.json:
         faults = [str(fault) for fault in shards.faults]

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from avrt.demo.paths import resolve_demo_paths
     from avrt.traces.config_file import load_config
     from avrt.traces.pipeline import run_traces
-    from avrt.traces.statistics import print_statistics
+    from avrt.traces.statistics import print_folders, print_statistics
 
     config = load_config(args.config or [], args.settings)
     resolve_demo_paths(config)
@@ -44,4 +44,5 @@ def run(args: argparse.Namespace) -> int:
     statistics = run_traces(config, steps=steps, retry_rejected=args.retry_rejected, workers=args.workers)
     if statistics is not None:
         print_statistics(statistics)
+        print_folders(config, statistics)
     return 0

@@ -110,7 +110,7 @@ class DemoCache:
 
     def _write_traces(self, path: Path) -> None:
         shards, port = self.get("shards/train"), free_port()
-        command = traces_command(shards, self.folder / "traces" / "ledger", path, port=port)
+        command = traces_command(shards, path.parent / "ledger", path.parent, port=port)
         with demo_server(port):
             self._run(command, "writing traces with the demo's teachers and merger")
 

@@ -113,7 +113,7 @@ class Story:
         traces = self.out / "traces"
         self._show(serve_command(port), "&")
         with demo_server(port):
-            self._run(traces_command(self.shards / "train", traces / "ledger", traces / "train", port=port))
+            self._run(traces_command(self.shards / "train", traces / "ledger", traces, port=port))
 
     def train(self, stage: str, student: Path) -> Path:
         """One training stage, ``sft`` or ``grpo``; returns the folder of the trained student."""

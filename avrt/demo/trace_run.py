@@ -28,7 +28,7 @@ def traces_command(shards: Path, ledger: Path, output: Path, *, port: int = DEFA
 
     Args:
         shards: what `avrt pack` made of the clips; all its splits get traces, and keep their split.
-        ledger, output: new folders.
+        ledger, output: new folders; the ledger may lie in the output, which gets a folder for each split.
         port: of the server that `serve_command` started.
     """
     settings = [f"shards={shown_path(shards)}", f"ledger={shown_path(ledger)}", f"output={shown_path(output)}"]

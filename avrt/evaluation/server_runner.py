@@ -29,9 +29,10 @@ from avrt.evaluation.scoring import BenchmarkRun, score_record
 from avrt.evaluation.server_config import SERVER, ServerRunConfig
 from avrt.prompts import question_text
 from avrt.sample import SAMPLING_RATE, Clip
-from avrt.traces.client import Outcome, ServerPool, StageError
+from avrt.traces.client import ServerPool, StageError
 from avrt.traces.config import Model, api_key, resolve_model
 from avrt.traces.records import Status
+from avrt.traces.replies import Outcome
 
 SERVER_ERROR = "server_error"
 """`Record.failure`: no attempt was answered."""

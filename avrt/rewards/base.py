@@ -11,11 +11,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
 from avrt.sample import Completion
+
+
+FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 class RewardError(ValueError):
@@ -85,9 +89,10 @@ def collect_rewards(callbacks: Iterable[Callback]) -> list[RewardCallback]:
                 f"trainer.callbacks: two rewards are called {reward.name!r}: set init_args.name of one of them"
             )
         taken.add(reward.name)
-        if not isinstance(reward.weight, Real) or not math.isfinite(reward.weight):
+        weight = as_float32(reward.weight)
+        if weight is None or not math.isfinite(weight):
             raise ValueError(
-                f"trainer.callbacks: the weight of reward {reward.name!r} is {reward.weight!r}: set init_args.weight "
+                f"trainer.callbacks: the weight of reward {reward.name!r} is {_shown(reward.weight)}: set init_args.weight "
                 "to a finite number"
             )
     return rewards
@@ -108,6 +113,12 @@ def score_all(rewards: Sequence[RewardCallback], completions: Sequence[Completio
     weights = torch.tensor([float(reward.weight) for reward in rewards], dtype=torch.float32)
     total = (table * weights).nansum(dim=1)
     total[table.isnan().all(dim=1)] = torch.nan
+    for row in total.isinf().nonzero().flatten().tolist():
+        terms = ", ".join(f"{reward.name} {float(table[row, i]):g} x {reward.weight:g}" for i, reward in enumerate(rewards))
+        raise RewardError(
+            f"the weighted sum of the rewards of sample {completions[row].sample.id!r} is beyond float32 ({terms}): "
+            "scale a reward or its weight down"
+        )
     return RewardTable(by_name, total)
 
 
@@ -125,13 +136,34 @@ def _checked_scores(reward: RewardCallback, completions: Sequence[Completion]) -
             f"reward {reward.name!r}: score() returned {what} for {len(completions)} completions; it must return a "
             "sequence with one float for each"
         )
-    for score, completion in zip(scores, completions, strict=True):
-        if not isinstance(score, Real) or math.isinf(score):
+    values = [as_float32(score) for score in scores]
+    for score, value, completion in zip(scores, values, completions, strict=True):
+        if value is None:
             raise RewardError(
-                f"reward {reward.name!r}: score() returned {score!r} for sample {completion.sample.id!r}; it must be a "
-                "finite float, or NaN where the reward does not apply"
+                f"reward {reward.name!r}: score() returned {_shown(score)} for sample {completion.sample.id!r}; it "
+                "must be a finite number within float32, or NaN where the reward does not apply"
             )
-    return torch.tensor([float(score) for score in scores], dtype=torch.float32)
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def as_float32(value: object) -> float | None:
+    """A Python or NumPy number or boolean as a float; None for anything else, and for what float32 cannot hold."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, Real):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return None if abs(number) > FLOAT32_MAX else number
+
+
+def _shown(value: object) -> str:
+    """For a message; Python refuses to print whole numbers of thousands of digits."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a whole number of {value.bit_length()} bits"
+    return repr(value)
 
 
 def _raise_for_one_sample(reward: RewardCallback, completions: Sequence[Completion]) -> None:

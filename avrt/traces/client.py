@@ -15,19 +15,21 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from avrt.traces.concurrency import AdaptiveLimit
 from avrt.traces.config import Model, Stage, StageConfig
-from avrt.traces.failures import BadReplyError, Failure, Kind, classify
+from avrt.traces.failures import BadReplyError, Failure, Kind, ReportedError, classify
 from avrt.traces.presets import PRESETS
 from avrt.traces.records import Status
 from avrt.traces.redaction import redactor
+from avrt.traces.replies import Outcome, read_reply
 from avrt.traces.transport import AiohttpTransport
 
 log = logging.getLogger(__name__)
@@ -45,20 +47,6 @@ class StageError(ValueError):
     """A stage that cannot go on: no server, wrong key, wrong model. Names the config key and the mend."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one call ended; see `avrt.traces.records.CallRecord` for the fields."""
-
-    status: Status
-    text: str = ""
-    reasoning: str = ""
-    finish_reason: str = ""
-    usage: dict[str, int] = field(default_factory=dict)
-    attempts: int = 1
-    latency: float = 0.0
-    error: str = ""
-
-
 class Server:
     """One address, with its limit and its health."""
 
@@ -70,6 +58,7 @@ class Server:
         self.up = True
         self.recovery: asyncio.Task[None] | None = None
         self.last_error = ""
+        self.probing = asyncio.Lock()
 
     @property
     def has_room(self) -> bool:
@@ -145,14 +134,18 @@ class ServerPool:
         """See that the servers answer and offer the model; those that do not answer yet are waited for.
 
         Raises:
-            StageError: no server answers in time, or one offers other models only, or refuses the key.
+            StageError: no server answers in time, one offers other models only or refuses the key, or its address has
+                no chat completions.
         """
         for server in self.servers:
             try:
-                await self._probe(server, name_models=True)
+                listed = await self._probe(server, name_models=True)
             except _NotUpError as error:
                 server.last_error = str(error)
                 self._lost(server)
+            else:
+                if not listed:
+                    await self._probe_route(server)
         if not any(server.up for server in self.servers):
             self._release(await self._acquire())
 
@@ -160,7 +153,8 @@ class ServerPool:
         """Make one call, with as many attempts as it takes.
 
         Raises:
-            StageError: the call and every other would fail: the key is refused, or no server answers any more.
+            StageError: the call and every other would fail: the key is refused, the address or the model is wrong, or
+                no server answers any more.
         """
         begin = time.monotonic()
         messages = [{"role": "user", "content": content}]
@@ -175,7 +169,7 @@ class ServerPool:
                     reasoning=self.redact(_encodable(answer.reasoning)),
                     attempts=attempts + 1,
                     latency=round(time.monotonic() - begin, 4),
-                    error=self.redact(_encodable(failure.error)) if failure else "",
+                    error=self.redact(_encodable(answer.error or (failure.error if failure else ""))),
                 )
             failure = answer
             if failure.kind is Kind.FATAL:
@@ -208,9 +202,11 @@ class ServerPool:
                     content=body,
                     options={"headers": {"content-type": "application/json"}},
                 )
-            outcome = _read_reply(reply)
-        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, BadReplyError, ValueError) as error:
+            outcome = read_reply(reply, self.model.sampling.get("max_tokens"))
+        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, BadReplyError, ReportedError, ValueError) as error:
             failure = classify(error)
+            if failure.kind is Kind.NO_ROUTE:
+                return await self._judge_no_route(server, failure)
             if failure.kind is Kind.OVERLOADED:
                 server.limit.overloaded(sent_at=sent_at, now=time.monotonic())
             elif failure.kind in (Kind.UNREACHABLE, Kind.BROKEN):
@@ -230,10 +226,57 @@ class ServerPool:
         pause = bound * self._rng.uniform(0.5, 1.0)
         return max(pause, failure.retry_after or 0.0)
 
+    async def _judge_no_route(self, server: Server, failure: Failure) -> Failure:
+        """Whether "not found" is about one request or about all: a short request of text alone tells.
+
+        Raises:
+            StageError: it is about all.
+        """
+        async with server.probing:
+            known = await self._probe_route(server)
+        return replace(failure, kind=Kind.PERMANENT if known else Kind.TRANSIENT)
+
+    async def _probe_route(self, server: Server) -> bool:
+        """Ask for one token; returns False where the server does not answer now, so that nothing is known.
+
+        Raises:
+            StageError: the address has no chat completions, the server not that model, or it refuses the key.
+        """
+        message = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
+        try:
+            async with asyncio.timeout(self.config.request_timeout_seconds):
+                await server.client.post(
+                    "/chat/completions",
+                    cast_to=object,
+                    body={"model": self.model.name, "messages": [message], "max_tokens": 1},
+                )
+        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError) as error:
+            failure = classify(error)
+            if failure.kind is Kind.FATAL:
+                raise StageError(self._fatal_message(failure)) from None
+            if failure.kind is Kind.NO_ROUTE:
+                raise StageError(self._no_route_message(server, failure)) from None
+            return failure.kind is Kind.PERMANENT  # it was read and refused: the address is right
+        return True
+
+    def _no_route_message(self, server: Server, failure: Failure) -> str:
+        said = self.redact(failure.error)
+        if self.model.name in failure.error:
+            return (
+                f"{self.stage}.model: server {server.number} does not offer {self.model.name!r} ({said}); set "
+                f"{self.stage}.model, or start the server with that --served-model-name"
+            )
+        key = f"{self.stage}.base_urls[{server.number}]"
+        if not urlsplit(self.config.base_urls[server.number]).path.rstrip("/").endswith("/v1"):
+            return f"{key}: no chat completions at this address ({said}); it must end in /v1, as http://host:8000/v1"
+        return f"{key}: no chat completions at this address ({said}); check it, and that the server offers this model"
+
     def _fatal_message(self, failure: Failure) -> str:
         variable = self.config.api_key_env
-        mend = f"check the key in {variable}" if variable else f"name the key's variable in {self.stage}.api_key_env"
-        return f"{self.stage}: a server refuses this run ({self.redact(failure.error)}); {mend}"
+        fix = f"check the key in {variable}" if variable else f"name the key's variable in {self.stage}.api_key_env"
+        if failure.error.startswith(("HTTP 402", "HTTP 429")):
+            fix = "the account has no quota left"
+        return f"{self.stage}: a server refuses this run ({self.redact(failure.error)}); {fix}"
 
     def _tell_that_nobody_answers(self) -> None:
         """Once per outage, however many calls wait."""
@@ -334,8 +377,11 @@ class ServerPool:
                 self._hand_out()
                 return
 
-    async def _probe(self, server: Server, name_models: bool = False) -> None:
+    async def _probe(self, server: Server, name_models: bool = False) -> bool:
         """Ask a server for its models. Any answer of its own shows that it is alive, even that it cannot list them.
+
+        Returns:
+            Whether it lists them.
 
         Raises:
             _NotUpError: it does not answer.
@@ -349,7 +395,7 @@ class ServerPool:
                 raise _NotUpError(classify(error).error) from error
             if error.status_code in (401, 403) and name_models:
                 raise StageError(self._fatal_message(classify(error))) from None
-            return
+            return False
         except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError) as error:
             raise _NotUpError(classify(error).error) from error
         offered = [model.id for model in getattr(page, "data", None) or []]
@@ -358,39 +404,11 @@ class ServerPool:
                 f"{self.stage}.model: server {server.number} offers {', '.join(map(repr, offered[:5]))}, not "
                 f"{self.model.name!r}; set {self.stage}.model, or start the server with that --served-model-name"
             )
+        return bool(offered)
 
 
 class _NotUpError(Exception):
     """A server does not answer."""
-
-
-def _read_reply(reply: object) -> Outcome:
-    """Text, thinking and the rest of a chat completion; the client checks nothing of what the server sent.
-
-    Raises:
-        BadReplyError: it is none.
-    """
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
-        raise BadReplyError("not a chat completion with one choice")
-    message, finish = choices[0].get("message"), choices[0].get("finish_reason")
-    if not isinstance(message, dict):
-        raise BadReplyError("a choice without a message")
-    text = message.get("content")
-    # vLLM's name, old and new, for thinking that --reasoning-parser takes out.
-    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-    if text is None and reasoning:
-        text = ""  # a reply that was cut in its thinking
-    if not isinstance(text, str) or not isinstance(reasoning, str) or not isinstance(finish, str):
-        raise BadReplyError("a choice without text or finish_reason")
-    status = {"stop": Status.OK, "length": Status.LENGTH}.get(finish, Status.INTERRUPTED)
-    counts = reply.get("usage") if isinstance(reply, dict) else None
-    usage = {
-        name: counts[name]
-        for name in ("prompt_tokens", "completion_tokens")
-        if isinstance(counts, dict) and isinstance(counts.get(name), int)
-    }
-    return Outcome(status, text, reasoning, finish, usage)
 
 
 def _encodable(text: str) -> str:

@@ -7,7 +7,6 @@ under the same paths.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from typing import Any
 from avrt.shards import ShardSet
 from avrt.traces.config import Stage, StageConfig, TracesConfig
 from avrt.traces.planning import PlannedCall, Planner
-from avrt.traces.records import Status
+from avrt.traces.stage_report import StageReport
 from avrt.traces.stages import run_stage
 
 
@@ -44,7 +43,7 @@ def ray_session() -> Iterator[None]:
 
 def run_stage_distributed(
     stage: Stage, config: TracesConfig, workers: int, *, retry_rejected: bool = False
-) -> Counter[Status]:
+) -> StageReport:
     """Run one stage with `workers` Ray tasks, inside a `ray_session`.
 
     Each worker has `max_concurrency` calls under way at each address, so the servers see `workers` times as many.
@@ -71,9 +70,9 @@ def run_stage_distributed(
         rows = shared_out.map(run_share, compute=pool, num_cpus=0.1).take_all()
     except ray.exceptions.RayTaskError as error:
         raise ValueError(f"{stage}: {error.cause}") from error
-    total: Counter[Status] = Counter()
+    total = StageReport()
     for row in rows:
-        total.update({Status(name): count for name, count in row["counts"].items() if count})
+        total.add(StageReport.from_json(row["report"]))
     return total
 
 
@@ -86,12 +85,12 @@ def _run_share(settings: dict[str, Any], share: dict[str, Any]) -> dict[str, Any
     def mine(call: PlannedCall) -> bool:
         return int(call.key[:16], 16) % workers == number
 
-    counts = run_stage(
+    report = run_stage(
         stage,
         Planner(config, ShardSet(config.shards, split=config.split)),
         retry_rejected=bool(share["retry_rejected"]),
         writer_name=f"{stage}-{number:03d}",
         mine=mine,
     )
-    # One column per status: Arrow wants every row to have the same ones.
-    return {"worker": number, "counts": {status.value: counts[status] for status in Status}}
+    # One text: Arrow wants every row to have the same columns.
+    return {"worker": number, "report": report.to_json()}

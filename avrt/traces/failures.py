@@ -10,11 +10,17 @@ from enum import Enum
 import httpx2
 import openai
 
-PERMANENT_STATUS = frozenset({400, 404, 405, 413, 414, 415, 422})
+PERMANENT_STATUS = frozenset({400, 413, 414, 415, 422})
 """The same request gets the same refusal: recorded once."""
 
-FATAL_STATUS = frozenset({401, 403})
+NO_ROUTE_STATUS = frozenset({301, 302, 307, 308, 404, 405})
+"""The address has no chat completions, or the server not that model; in rare cases a verdict on one request."""
+
+FATAL_STATUS = frozenset({401, 402, 403})
 """Every request would be refused: the run stops."""
+
+NO_QUOTA = "insufficient_quota"
+"""Error code that makes a 429 as lasting as a 402."""
 
 OVERLOAD_STATUS = frozenset({408, 429, 503, 529})
 
@@ -26,6 +32,8 @@ class Kind(Enum):
     """What to do about a failed attempt."""
 
     PERMANENT = "permanent"
+    NO_ROUTE = "no_route"
+    """The call did not reach a model; see `NO_ROUTE_STATUS`."""
     FATAL = "fatal"
     UNREACHABLE = "unreachable"
     """Nothing was listening: no attempt was made, the call waits for a server."""
@@ -54,6 +62,18 @@ class BadReplyError(Exception):
     """An answer with status 200 that is no chat completion."""
 
 
+class ReportedError(Exception):
+    """An answer with status 200 whose body is an error.
+
+    Attributes:
+        status: the HTTP status that the body names, or None.
+    """
+
+    def __init__(self, message: str, status: int | None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def classify(error: Exception) -> Failure:
     """Judge an exception of the `openai` client, or of reading its answer."""
     if isinstance(error, openai.APITimeoutError | TimeoutError):
@@ -63,15 +83,23 @@ def classify(error: Exception) -> Failure:
             return Failure(Kind.UNREACHABLE, "connection refused")
         return Failure(Kind.BROKEN, f"connection broken: {_line(error.__cause__ or error)}")
     if isinstance(error, openai.APIStatusError):
-        status = error.status_code
-        text = f"HTTP {status}: {_line(error.message)}"
-        pause = _retry_after(error.response.headers)
-        if status in PERMANENT_STATUS:
-            return Failure(Kind.PERMANENT, text)
-        if status in FATAL_STATUS:
+        text = f"HTTP {error.status_code}: {_line(error.message)}"
+        if error.status_code == 429 and error.code == NO_QUOTA:
             return Failure(Kind.FATAL, text)
-        return Failure(Kind.OVERLOADED if status in OVERLOAD_STATUS else Kind.TRANSIENT, text, pause)
+        return _by_status(error.status_code, text, _retry_after(error.response.headers))
+    if isinstance(error, ReportedError):
+        return _by_status(error.status, f"error with status 200: {_line(error)}", None)
     return Failure(Kind.TRANSIENT, f"bad reply: {_line(error)}")
+
+
+def _by_status(status: int | None, text: str, pause: float | None) -> Failure:
+    if status in PERMANENT_STATUS:
+        return Failure(Kind.PERMANENT, text)
+    if status in NO_ROUTE_STATUS:
+        return Failure(Kind.NO_ROUTE, text)
+    if status in FATAL_STATUS:
+        return Failure(Kind.FATAL, text)
+    return Failure(Kind.OVERLOADED if status in OVERLOAD_STATUS else Kind.TRANSIENT, text, pause)
 
 
 def _retry_after(headers: httpx2.Headers) -> float | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +16,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avrt.answers import answer_body
-from avrt.atomic import PARTIAL_SUFFIX, write_atomic
-from avrt.manifest import MANIFEST_NAME, Manifest, ShardSummary, read_manifest, write_manifest
+from avrt.atomic import write_atomic
+from avrt.manifest import Manifest, ShardSummary, write_manifest
 from avrt.shard_writer import OpenShard
 from avrt.traces.config import STAGES, Stage, TracesConfig
 from avrt.traces.ledger import LedgerError, LedgerIndex
+from avrt.traces.output import (
+    SETTINGS_KEY,
+    STATISTICS_NAME,
+    check_output,
+    is_written,
+    remove_outdated,
+    shard_path,
+)
 from avrt.traces.planning import TEACHERS, Planner, TeacherReply
+from avrt.traces.stage_report import StageReport
 from avrt.traces.statistics import SplitStatistics
 from avrt.traces.tokens import token_counter
 from avrt.traces.variants import MISSING, judge
 
-STATISTICS_NAME = "statistics.json"
+log = logging.getLogger(__name__)
+
 FILTER_VERSION = 1
 """Raised whenever a change here or in the answer parser lets other samples through; written beside the shards."""
 
@@ -39,29 +52,64 @@ class Row:
     texts_sha256: str
 
 
-def finalise(planner: Planner) -> dict[str, Any]:
-    """Filter, write shards, manifest and ``statistics.json`` to the config's `output`.
+@dataclass
+class _Decided:
+    """What the filter made of all samples.
 
-    Samples are sorted by id, media bytes are copied as they stand in the input shards, and nothing that differs
-    between two runs (time, order, latency, attempts) is written. A finished output of the same content is left alone.
+    Attributes:
+        rows: samples to write, sorted by id.
+        statistics: as saved.
+        left_out: samples that are not written, by split and reason.
+        reports: the recorded calls, by stage.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    reports: dict[Stage, StageReport] = field(default_factory=dict)
+
+
+def finalise(planner: Planner, explain: Collection[Stage] = ()) -> dict[str, Any]:
+    """Filter, and write shards, manifests and ``statistics.json`` to the config's `output`, see `avrt.traces.output`.
+
+    Samples are sorted by id, media bytes are copied unchanged from the input shards, and nothing that differs between
+    two runs (time, order, latency, attempts) is written. A finished output of the same content is left alone.
+
+    Args:
+        planner: config and shards.
+        explain: stages whose failed calls are named in a warning.
 
     Returns:
         The statistics, as saved.
 
     Raises:
-        ValueError: calls are missing and `allow_missing` is off, nothing is left after the filter, or `output` holds
-            something else.
+        ValueError: calls are missing and `allow_missing` is off, nothing is left of a split after the filter, or
+            `output` holds something else.
         OSError: the disk is full or failing; no partial shard is visible.
     """
     config = planner.config
     out = Path(config.output)
-    _check_output(out)
+    check_output(out, config.shards)
     ledger = LedgerIndex(config.ledger)
-    rows, statistics = _decide(planner, ledger)
-    fingerprint = _fingerprint(planner, rows)
-    statistics["fingerprint"] = fingerprint
-    settings = {
-        "traces": {
+    decided = _decide(planner, ledger)
+    for stage in explain:
+        if reasons := decided.reports[stage].explain():
+            log.warning("%s: %s", stage, reasons)
+    splits = sorted({row.split for row in decided.rows})
+    check_output(out, config.shards, splits)
+    fingerprint = _fingerprint(planner, decided.rows)
+    decided.statistics["fingerprint"] = fingerprint
+    remove_outdated(out, splits, fingerprint)
+    _write_splits(planner, ledger, decided, out, fingerprint)
+    text = json.dumps(decided.statistics, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    write_atomic(out / STATISTICS_NAME, text.encode())
+    return decided.statistics
+
+
+def _manifest_settings(planner: Planner, fingerprint: str) -> dict[str, Any]:
+    config = planner.config
+    return {
+        SETTINGS_KEY: {
             "fingerprint": fingerprint,
             "filter_version": FILTER_VERSION,
             "variant": config.variant,
@@ -71,51 +119,59 @@ def finalise(planner: Planner) -> dict[str, Any]:
         },
         "input": planner.shards.fingerprint,
     }
-    left_out = {reason: count for reason, count in statistics["yield"].items() if reason != "kept"}
-    if not _is_finished(out, fingerprint):
-        _write_shards(planner, ledger, rows, out, settings, left_out)
-    text = json.dumps(statistics, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    write_atomic(out / STATISTICS_NAME, text.encode())
-    return statistics
 
 
 def split_of(source: str, seed: int, val_share: float) -> str:
     """``train`` or ``val``, the same for all questions about a clip, on every machine."""
-    digest = hashlib.sha256(f"{seed}:{source}".encode()).digest()
-    return "val" if int.from_bytes(digest[:8], "big") < val_share * 2**64 else "train"
+    return "val" if _place(source, seed) < val_share * _PLACES else "train"
 
 
-def _decide(planner: Planner, ledger: LedgerIndex) -> tuple[list[Row], dict[str, Any]]:
-    """Judge every sample: the rows to write, sorted by id, and the statistics."""
+_PLACES = 2**64
+
+
+def _place(source: str, seed: int) -> int:
+    """A clip's place in the order by which clips become ``val``, from 0 to `_PLACES` - 1."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{source}".encode()).digest()[:8], "big")
+
+
+def _decide(planner: Planner, ledger: LedgerIndex) -> _Decided:
+    """Judge every sample."""
     config, shards = planner.config, planner.shards
     count_tokens, unit = token_counter(config.tokenizer)
     splits: dict[str, SplitStatistics] = {}
     reasons: Counter[str] = Counter()
     outcomes: dict[Stage, Counter[str]] = {stage: Counter() for stage in STAGES}
     missing: Counter[Stage] = Counter()
-    rows: list[Row] = []
+    decided = _Decided(reports={stage: StageReport() for stage in STAGES})
     for index in range(len(shards)):
         record = shards.record(index)
         sample, replies = planner.teacher_replies(index, ledger)
         merge = planner.merge_call(index, sample, replies)
-        verdict = judge(sample, replies, ledger.get(merge.key) if merge else None, config.variant)
+        merged = ledger.get(merge.key) if merge else None
+        for stage, call in (*((stage, replies[stage].record) for stage in TEACHERS), ("merge", merged)):
+            decided.reports[stage].add_earlier(call)
+        verdict = judge(sample, replies, merged, config.variant)
         reasons[verdict.reason] += 1
         for stage, outcome in verdict.outcomes.items():
             outcomes[stage][outcome] += 1
             missing[stage] += outcome == MISSING
-        if verdict.trace is None:
-            continue
         split = sample.split
         if config.val_share is not None:
             split = split_of(sample.source or sample.id, config.split_seed, config.val_share)
+        left_out = decided.left_out.setdefault(split, Counter())
+        if verdict.trace is None:
+            left_out[verdict.reason] += 1
+            continue
         letter = answer_body(verdict.trace) or verdict.trace
         splits.setdefault(split, SplitStatistics()).add(record, verdict.trace, letter, count_tokens)
         texts = json.dumps(_teacher_texts(replies), sort_keys=True)
-        rows.append(Row(index, sample.id, split, verdict.trace, hashlib.sha256(texts.encode()).hexdigest()))
-    _refuse_missing(config, missing)
-    if not rows:
-        raise ValueError(f"no trace is left of {len(shards)} samples: {dict(reasons.most_common(5))}")
-    statistics = {
+        decided.rows.append(Row(index, sample.id, split, verdict.trace, hashlib.sha256(texts.encode()).hexdigest()))
+    _refuse_missing(config, missing, decided.reports)
+    if not decided.rows:
+        raise ValueError(f"no trace is left of {len(shards)} samples: {_counts(reasons)}{_explained(decided.reports)}")
+    _refuse_empty_splits(planner, decided)
+    decided.rows.sort(key=lambda row: row.sample_id)
+    decided.statistics = {
         "variant": config.variant,
         "unit": unit,
         "considered": len(shards),
@@ -123,69 +179,93 @@ def _decide(planner: Planner, ledger: LedgerIndex) -> tuple[list[Row], dict[str,
         "yield": dict(sorted(reasons.items())),
         "outcomes": {stage: dict(sorted(counts.items())) for stage, counts in outcomes.items()},
     }
-    return sorted(rows, key=lambda row: row.sample_id), statistics
+    return decided
 
 
-def _refuse_missing(config: TracesConfig, missing: Counter[Stage]) -> None:
+def _refuse_missing(config: TracesConfig, missing: Counter[Stage], reports: dict[Stage, StageReport]) -> None:
     lacking = [f"{missing[stage]} of stage {stage}" for stage in STAGES if missing[stage]]
     if lacking and not config.allow_missing:
         raise LedgerError(
             f"{config.ledger}: calls are missing ({', '.join(lacking)}); run the stages again, or set allow_missing "
-            "to write the traces that there are"
+            f"to write the traces that there are{_explained(reports)}"
         )
 
 
-def _write_shards(
-    planner: Planner,
-    ledger: LedgerIndex,
-    rows: list[Row],
-    out: Path,
-    settings: dict[str, Any],
-    left_out: dict[str, int],
-) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    # The manifest goes first and comes last: a folder without one is an unfinished set.
-    (out / MANIFEST_NAME).unlink(missing_ok=True)
-    for path in [*out.glob("traces-*.tar"), *out.glob(f"traces-*.tar{PARTIAL_SUFFIX}")]:
-        path.unlink()
-    size = planner.config.samples_per_shard
-    summaries: list[ShardSummary] = []
+def _refuse_empty_splits(planner: Planner, decided: _Decided) -> None:
+    """A split without a sample would be found out only when fine-tuning looks for its folder."""
+    config = planner.config
+    kept = Counter(row.split for row in decided.rows)
+    for name in ["train", "val"] if config.val_share else list(decided.left_out):
+        if kept[name]:
+            continue
+        if not config.val_share:
+            raise ValueError(
+                f"split: no trace is left of the samples of split {name!r} ({_counts(decided.left_out[name])}); set "
+                "`split` to make traces for another split alone"
+            )
+        samples = [planner.shards.metadata(row.index) for row in decided.rows]
+        places = sorted(_place(sample.source or sample.id, config.split_seed) for sample in samples)
+        clips = len(set(places))
+        if clips == 1:
+            fix = "set it to 0 for no split val"
+        elif name == "val":
+            fix = f"set it to {math.ceil(1000 * places[0] / _PLACES + 1e-9) / 1000:g} or more, or to 0 for no split val"
+        else:
+            fix = f"set it to {math.floor(1000 * places[-1] / _PLACES) / 1000:g} or less"
+        raise ValueError(
+            f"val_share: {config.val_share:g} leaves split {name!r} empty: {len(samples)} samples about {clips} clips "
+            f"are kept, all of the other split; {fix} (no call is made again)"
+        )
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
+
+
+def _explained(reports: dict[Stage, StageReport]) -> str:
+    """Why calls failed, by stage, to end a message with."""
+    parts = [f"{stage}: {reasons}" for stage, report in reports.items() if (reasons := report.explain())]
+    return "".join(f"; {part}" for part in parts)
+
+
+def _write_splits(planner: Planner, ledger: LedgerIndex, decided: _Decided, out: Path, fingerprint: str) -> None:
+    settings = _manifest_settings(planner, fingerprint)
     columns = (TextColumn("{task.description:<6}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("write", total=len(rows))
-        for begin in range(0, len(rows), size):
-            with OpenShard(out / f"traces-{len(summaries):06d}.tar") as shard:
-                for row in rows[begin : begin + size]:
-                    sample, replies = planner.teacher_replies(row.index, ledger)
-                    shard.write(
-                        replace(sample, split=row.split, trace=row.trace, teacher_traces=_teacher_texts(replies)),
-                        planner.shards.media(row.index),
-                    )
-                    progress.advance(task)
-            assert shard.summary is not None
-            summaries.append(shard.summary)
-    write_manifest(out, Manifest(tuple(summaries), settings, left_out))
+        task = progress.add_task("write", total=len(decided.rows))
+        for split in sorted({row.split for row in decided.rows}):
+            rows = [row for row in decided.rows if row.split == split]
+            if not is_written(out, split, fingerprint):
+                summaries = _write_shards(planner, ledger, rows, out, split, lambda: progress.advance(task))
+                write_manifest(out / split, Manifest(summaries, settings, dict(decided.left_out[split])))
+            else:
+                progress.advance(task, len(rows))
+
+
+def _write_shards(
+    planner: Planner, ledger: LedgerIndex, rows: list[Row], out: Path, split: str, on_sample: Callable[[], None]
+) -> tuple[ShardSummary, ...]:
+    (out / split).mkdir(parents=True, exist_ok=True)
+    size = planner.config.samples_per_shard
+    summaries: list[ShardSummary] = []
+    for begin in range(0, len(rows), size):
+        with OpenShard(shard_path(out, split, len(summaries))) as shard:
+            for row in rows[begin : begin + size]:
+                sample, replies = planner.teacher_replies(row.index, ledger)
+                shard.write(
+                    replace(sample, split=split, trace=row.trace, teacher_traces=_teacher_texts(replies)),
+                    planner.shards.media(row.index),
+                )
+                on_sample()
+        assert shard.summary is not None
+        summaries.append(shard.summary)
+    return tuple(summaries)
 
 
 def _teacher_texts(replies: dict[Stage, TeacherReply]) -> dict[str, str]:
     """Each teacher's whole reply as it came, by stage name."""
     records = {stage: replies[stage].record for stage in TEACHERS}
     return {str(stage): record.reply for stage, record in records.items() if record is not None}
-
-
-def _check_output(out: Path) -> None:
-    if (out / MANIFEST_NAME).exists() and "traces" not in read_manifest(out).settings:
-        raise ValueError(f"output: {out} holds shards that are no traces; choose another folder")
-
-
-def _is_finished(out: Path, fingerprint: str) -> bool:
-    if not (out / MANIFEST_NAME).exists():
-        return False
-    manifest = read_manifest(out)
-    if manifest.settings["traces"].get("fingerprint") != fingerprint:
-        return False
-    sizes = {path.name: path.stat().st_size for path in out.glob("*.tar")}
-    return all(sizes.get(shard.name) == shard.bytes for shard in manifest.shards)
 
 
 def _fingerprint(planner: Planner, rows: list[Row]) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from avrt.shards import ShardSet
+from avrt.traces.client import StageError
 from avrt.traces.config import STAGES, Stage, TracesConfig, api_key, check_config
 from avrt.traces.finalise import finalise
 from avrt.traces.ledger import FolderLock
+from avrt.traces.output import check_output
 from avrt.traces.planning import Planner
-from avrt.traces.records import Status
+from avrt.traces.stage_report import StageReport
 from avrt.traces.stages import run_stage
+
+log = logging.getLogger(__name__)
 
 WRITE = "write"
 STEPS: tuple[str, ...] = (*STAGES, WRITE)
@@ -36,7 +40,8 @@ def run_traces(
         The statistics if ``write`` is among the steps, else None.
 
     Raises:
-        ValueError: a wrong setting, a damaged or used ledger, servers that cannot be used.
+        ValueError: a wrong setting, a damaged or used ledger, servers that cannot be used, a stage of which no call
+            succeeded.
         OSError: the disk is full or failing.
     """
     check_config(config)
@@ -47,6 +52,8 @@ def run_traces(
     calling = [stage for stage in STAGES if stage in steps]
     for stage in calling:
         api_key(stage, config.stage(stage))
+    if WRITE in steps:
+        check_output(Path(config.output), config.shards)
     statistics = None
     # Locked before the shards are read, which takes seconds for a large set: a second run is refused at once.
     with FolderLock(Path(config.ledger)), ExitStack() as stack:
@@ -58,11 +65,19 @@ def run_traces(
         for stage in calling:
             _run_one(stage, planner, retry_rejected, workers)
         if WRITE in steps:
-            statistics = finalise(planner)
+            statistics = finalise(planner, explain=[stage for stage in STAGES if stage not in calling])
     return statistics
 
 
-def _run_one(stage: Stage, planner: Planner, retry_rejected: bool, workers: int) -> Counter[Status]:
+def _run_one(stage: Stage, planner: Planner, retry_rejected: bool, workers: int) -> None:
+    report = _calls(stage, planner, retry_rejected, workers)
+    if report.failed:
+        raise StageError(f"{stage}: none of {report.counts.total()} calls succeeded: {report.explain()}")
+    if reasons := report.explain():
+        log.warning("%s: %s", stage, reasons)
+
+
+def _calls(stage: Stage, planner: Planner, retry_rejected: bool, workers: int) -> StageReport:
     if workers == 1:
         return run_stage(stage, planner, retry_rejected=retry_rejected)
     from avrt.traces.distributed import run_stage_distributed

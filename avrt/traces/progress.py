@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from avrt.traces.records import Status
+from avrt.traces.stage_report import StageReport
 
 SHOW_SECONDS = 0.1
 """Between two changes of the line, which cost more than counting does."""
@@ -22,13 +22,11 @@ class StageProgress:
 
     Args:
         stage: its name.
-
-    Attributes:
-        counts: calls of this run by how they ended.
+        report: counts its calls.
     """
 
-    def __init__(self, stage: str) -> None:
-        self.counts: Counter[Status] = Counter()
+    def __init__(self, stage: str, report: StageReport) -> None:
+        self.report = report
         self._total = 0
         self._earlier = 0
         self._begin = time.monotonic()
@@ -60,9 +58,9 @@ class StageProgress:
         self._earlier += done
         self._show_now_and_then()
 
-    def finished(self, status: Status) -> None:
+    def finished(self, status: Status, error: str) -> None:
         """One more call is done."""
-        self.counts[status] += 1
+        self.report.add_made(status, error)
         self._show_now_and_then()
 
     def _show_now_and_then(self) -> None:
@@ -72,7 +70,7 @@ class StageProgress:
             self._show()
 
     def _show(self) -> None:
-        here = sum(self.counts.values())
+        here = self.report.made.total()
         seconds = max(1e-9, time.monotonic() - self._begin)
         remaining = self._total - self._earlier - here
         # When nothing remains, the time it took, as rich's own columns have it.
@@ -83,5 +81,5 @@ class StageProgress:
             completed=self._earlier + here,
             rate=f"{here / seconds:.1f}/s" if here else "",
             left="-:--:--" if left is None else str(timedelta(seconds=int(left))),
-            outcomes=", ".join(f"{count} {status.value}" for status, count in sorted(self.counts.items())),
+            outcomes=", ".join(f"{count} {status.value}" for status, count in sorted(self.report.made.items())),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,9 +17,9 @@ class Status(StrEnum):
     LENGTH = "length"
     """The token limit cut the reply; kept, but never a trace."""
     INTERRUPTED = "interrupted"
-    """The server stopped the reply for another reason, such as a content filter; never a trace."""
+    """The reply ended for another reason (content filter, refusal, tool call) or has no text; never a trace."""
     REJECTED = "rejected"
-    """The server refused the request for good (400, 404, 413, 422: context too long, broken media, ...)."""
+    """The server refused this request for good (400, 413, 422: context too long, broken media, ...)."""
     GAVE_UP = "gave_up"
     """Every attempt failed for a reason that may pass; the next run calls again."""
 
@@ -39,11 +39,11 @@ class CallRecord:
         status: how it ended.
         text: the reply as the server sent it; special tokens and markers included. Empty where there is none.
         reasoning: thinking that the server had parsed out of the reply, as it sent it.
-        finish_reason: the server's own word.
+        finish_reason: ``stop`` or ``length`` where the server's word means that, else its own word.
         usage: ``prompt_tokens`` and ``completion_tokens`` as the server counted them.
         latency: seconds from the first attempt to the end, waiting included.
         attempts: how often the request was sent.
-        error: what the last failed attempt said, on one line.
+        error: what the last failed attempt said, or why the reply was interrupted, on one line.
     """
 
     key: str
@@ -67,6 +67,15 @@ class CallRecord:
 
 
 _FIELDS = {item.name for item in fields(CallRecord)}
+
+STOP_REASONS = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete"})
+LENGTH_REASONS = frozenset({"length", "max_tokens", "model_length", "max_length"})
+
+
+def read_finish_reason(word: str) -> str:
+    """``stop`` or ``length`` where a server's word means that, in any dialect; else the word itself."""
+    lower = word.lower()
+    return "stop" if lower in STOP_REASONS else "length" if lower in LENGTH_REASONS else word
 
 
 def encode_record(record: CallRecord) -> bytes:
@@ -92,7 +101,12 @@ def decode_record(line: bytes) -> CallRecord:
     content: Any = json.loads(body + b"}")
     if set(content) != _FIELDS:
         raise ValueError("the fields are not those of a call record")
-    return CallRecord(**{**content, "status": Status(content["status"])})
+    record = CallRecord(**{**content, "status": Status(content["status"])})
+    if record.status is Status.INTERRUPTED and read_finish_reason(record.finish_reason) != record.finish_reason:
+        # Written before that word was known; the reply is as good as any.
+        finish = read_finish_reason(record.finish_reason)
+        return replace(record, status=Status.OK if finish == "stop" else Status.LENGTH, finish_reason=finish)
+    return record
 
 
 def _canonical(content: dict[str, Any]) -> bytes:

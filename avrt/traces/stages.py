@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from avrt.traces.messages import build_content, build_file_content
 from avrt.traces.planning import PlannedCall, Planner
 from avrt.traces.progress import StageProgress
 from avrt.traces.records import CallRecord, Status
+from avrt.traces.stage_report import StageReport
 
 ENOUGH_TO_JUDGE = 100
 """Calls after which the share of failures can stop a stage."""
@@ -35,7 +35,7 @@ def run_stage(
     retry_rejected: bool = False,
     writer_name: str = "calls",
     mine: Callable[[PlannedCall], bool] = lambda call: True,
-) -> Counter[Status]:
+) -> StageReport:
     """Make all calls of one stage that the ledger does not hold yet.
 
     Args:
@@ -46,7 +46,7 @@ def run_stage(
         mine: which calls are this process's, where several share the stage.
 
     Returns:
-        This run's calls by how they ended.
+        How the stage's calls ended, of this run and of earlier ones.
 
     Raises:
         StageError: the stage cannot go on. What is recorded stays; the same command goes on from there.
@@ -54,7 +54,9 @@ def run_stage(
         OSError: the disk is full or failing.
     """
     ledger = LedgerIndex(planner.config.ledger)
-    with StageProgress(stage) as progress:
+    # Two, since one thread finds out what is done while another makes calls.
+    report, earlier = StageReport(), StageReport()
+    with StageProgress(stage, report) as progress:
 
         def missing() -> Iterator[int]:
             for call in planner.calls(stage, ledger):
@@ -65,12 +67,49 @@ def run_stage(
                     progress.found(done=done)
                     if not done:
                         yield call.index
+                    elif status is Status.OK:
+                        earlier.earlier[Status.OK] += 1
+                    else:
+                        earlier.add_earlier(ledger.get(call.key))
 
         todo = missing()
         # Where nothing is missing, no server is needed.
         if (first := next(todo, None)) is not None:
-            asyncio.run(_make_calls(stage, planner, ledger, itertools.chain([first], todo), progress, writer_name))
-    return progress.counts
+            calls = itertools.chain([first], todo)
+            asyncio.run(_make_calls(stage, planner, ledger, calls, progress, earlier, writer_name))
+    report.add(earlier)
+    return report
+
+
+class _Verdicts:
+    """Writes records, and holds refusals back until a server has replied to any call of the stage.
+
+    Before that a refusal may be the answer to every call: a wrong parameter, a wrong kind of server. It is recorded as
+    ``rejected``, which no later run asks again by itself, only once it is known that others are answered.
+    """
+
+    def __init__(self, writer: LedgerWriter, progress: StageProgress) -> None:
+        self._writer = writer
+        self._progress = progress
+        self._held: list[CallRecord] = []
+        self._answered = False
+
+    async def append(self, record: CallRecord) -> None:
+        """Record a call, now or later."""
+        self._progress.finished(record.status, record.error)
+        if record.status is Status.REJECTED and not self._answered:
+            self._held.append(record)
+            return
+        await self._writer.append(record)
+        if record.status not in FAILURES and not self._answered:
+            self._answered = True
+            await self.release(final=True)
+
+    async def release(self, *, final: bool) -> None:
+        """Write what is held, as ``rejected``, or as ``gave_up``, so that the next run calls again."""
+        held, self._held = self._held, []
+        for record in held:
+            await self._writer.append(record if final else replace(record, status=Status.GAVE_UP))
 
 
 @dataclass(frozen=True)
@@ -87,6 +126,7 @@ async def _make_calls(
     ledger: LedgerIndex,
     missing: Iterator[int],
     progress: StageProgress,
+    earlier: StageReport,
     writer_name: str,
 ) -> None:
     config = planner.config
@@ -99,11 +139,11 @@ async def _make_calls(
         assert call is not None
         return _Prepared(call, _content(stage, stage_config, planner, call))
 
-    async def work(writer: LedgerWriter, pool: ServerPool, backlog: Backlog[_Prepared]) -> None:
+    async def work(verdicts: _Verdicts, pool: ServerPool, backlog: Backlog[_Prepared]) -> None:
         async for prepared in backlog:
             call = prepared.call
             outcome = await pool.call(prepared.content)
-            await writer.append(
+            await verdicts.append(
                 CallRecord(
                     key=call.key,
                     stage=stage,
@@ -120,23 +160,25 @@ async def _make_calls(
                     error=outcome.error,
                 )
             )
-            progress.finished(outcome.status)
-            _stop_if_failing(stage, config, progress.counts, outcome.error)
+            _stop_if_failing(stage, config, progress.report)
 
     # The ledger first: a second run must be refused before it bothers a server.
     async with (
         LedgerWriter(config.ledger, writer_name) as writer,
         ServerPool(stage, stage_config, model, api_key(stage, stage_config)) as pool,
     ):
+        verdicts = _Verdicts(writer, progress)
         try:
             async with open_backlog(missing, prepare, ahead=PREPARED_AHEAD) as backlog:
                 await pool.check()
                 async with asyncio.TaskGroup() as group:
                     for _ in range(pool.capacity):
-                        group.create_task(work(writer, pool, backlog))
+                        group.create_task(work(verdicts, pool, backlog))
         except ExceptionGroup as errors:
             # The first one says it all: the others were cancelled, or met the same full disk or dead server.
             raise _first(errors) from None
+        finally:
+            await verdicts.release(final=earlier.earlier[Status.OK] > 0)
 
 
 def _content(stage: Stage, config: StageConfig, planner: Planner, call: PlannedCall) -> list[dict[str, Any]]:
@@ -149,13 +191,13 @@ def _content(stage: Stage, config: StageConfig, planner: Planner, call: PlannedC
     return build_content(stage, clip, call.prompt)
 
 
-def _stop_if_failing(stage: Stage, config: TracesConfig, counts: Counter[Status], last_error: str) -> None:
-    finished = sum(counts.values())
-    failed = sum(counts[status] for status in FAILURES)
+def _stop_if_failing(stage: Stage, config: TracesConfig, report: StageReport) -> None:
+    finished = report.made.total()
+    failed = sum(report.made[status] for status in FAILURES)
     if finished >= ENOUGH_TO_JUDGE and failed > config.max_failed_share * finished:
         raise StageError(
             f"{stage}: {failed} of {finished} calls failed, more than max_failed_share allows "
-            f"({config.max_failed_share:g}); the last one: {last_error or 'no reason given'}"
+            f"({config.max_failed_share:g}): {report.explain()}"
         )
 
 

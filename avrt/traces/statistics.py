@@ -6,12 +6,14 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from avrt.answers import answer_body, first_think, is_formatted
+from avrt.traces.config import TracesConfig
 
 SPLITS = ("train", "val")
 
@@ -111,6 +113,18 @@ def print_statistics(statistics: dict[str, Any], console: Console | None = None)
             detail.add_row(name, _both(splits, _share_of(key, name)))
         console.print(detail)
     console.print(_yield_table(statistics))
+
+
+def print_folders(config: TracesConfig, statistics: dict[str, Any], console: Console | None = None) -> None:
+    """Say where each split's shards are, and where the split ``val`` of fine-tuning is not among them."""
+    console = console or Console()
+    for name, split in statistics["splits"].items():
+        line = f"{name}: {split['samples']:,} samples in {Path(config.output) / name}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if "val" not in statistics["splits"]:
+        reason = "val_share is 0" if config.val_share == 0 else "val_share is null and the input has no split val"
+        line = f"no split val ({reason}): give fine-tuning another `data.val`, or set val_share"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _share_of(key: str, name: str) -> Callable[[dict[str, Any]], str]:

@@ -75,6 +75,8 @@ def test_rewards_are_found_in_order_among_other_callbacks():
         ([AccuracyReward(weight=math.nan)], "weight of reward 'accuracy' is nan"),
         ([AccuracyReward(weight=math.inf)], "weight of reward 'accuracy' is inf"),
         ([AccuracyReward(weight="2")], "weight of reward 'accuracy' is '2'"),
+        ([AccuracyReward(weight=10**400)], "weight of reward 'accuracy' is a whole number of 1329 bits"),
+        ([AccuracyReward(weight=1e39)], r"weight of reward 'accuracy' is 1e\+39"),
     ],
 )
 def test_what_cannot_be_trained_with_is_refused(callbacks, message):
@@ -112,7 +114,20 @@ def test_the_three_shipped_rewards_together():
     assert list(table.by_name) == ["format", "accuracy", "length"]
 
 
-@pytest.mark.parametrize("values", [[1, 0], (True, False), np.array([1.0, 0.0]), torch.tensor([1.0, 0.0])])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 0],
+        (True, False),
+        np.array([1.0, 0.0]),
+        np.array([True, False]),
+        [np.True_, np.False_],
+        [np.float16(1), np.int8(0)],
+        torch.tensor([1.0, 0.0]),
+        torch.tensor([True, False]),
+    ],
+    ids=repr,
+)
 def test_any_sequence_of_numbers_will_do(values):
     assert score_all([Fixed("a", values)], [completion("x"), completion("y")]).total.tolist() == [1.0, 0.0]
 
@@ -127,12 +142,24 @@ def test_any_sequence_of_numbers_will_do(values):
         ([1.0, None], "'mine': score.. returned None for sample 'y'"),
         (["1.0", 1.0], "'mine': score.. returned '1.0' for sample 'x'"),
         ([1.0, math.inf], "'mine': score.. returned inf for sample 'y'"),
+        ([1.0, 1e39], r"'mine': score.. returned 1e\+39 for sample 'y'"),
+        ([1.0, np.float64(-1e39)], r"'mine': score.. returned .*-1e\+39.* for sample 'y'"),
+        ([1.0, 10**400], "'mine': score.. returned a whole number of 1329 bits for sample 'y'"),
+        ([1.0, 10**5000], "'mine': score.. returned a whole number of 16610 bits for sample 'y'"),
+        ([1.0, np.array([1.0, 2.0])], "'mine': score.. returned array.* for sample 'y'"),
         ([[1.0], [0.0]], "'mine': score.. returned .1.0. for sample 'x'"),
     ],
 )
 def test_wrong_results_name_the_reward(values, message):
     with pytest.raises(RewardError, match=message):
         score_all([Fixed("mine", values)], [completion("x"), completion("y")])
+
+
+def test_a_sum_beyond_float32_is_refused():
+    """It would be infinite, and its whole group would get advantage 0."""
+    rewards = [Fixed("one", [0.0, 3e38], weight=10.0), Fixed("two", [0.0, 1.0])]
+    with pytest.raises(RewardError, match=r"sample 'y'.*one 3e\+38 x 10.*two 1 x 1"):
+        score_all(rewards, [completion("x"), completion("y")])
 
 
 def test_an_exception_names_the_reward_the_sample_and_the_place():

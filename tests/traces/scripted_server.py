@@ -24,14 +24,16 @@ class Reply:
         fault: ``hang``, ``reset``, ``broken_json``, ``half_body``, ``no_choices`` or ``html`` instead of the answer.
         headers: extra ones.
         message: fields laid over the completion's message.
+        body: sent instead of a completion, as JSON.
     """
 
     text: str = ""
-    finish: str = "stop"
+    finish: str | None = "stop"
     status: int = 200
     fault: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     message: dict[str, Any] = field(default_factory=dict)
+    body: Any = None
 
 
 class ScriptedServer:
@@ -42,6 +44,7 @@ class ScriptedServer:
             answer.
         latency: seconds before each answer.
         models: what ``/v1/models`` lists.
+        under: every other path is answered with 404.
 
     Attributes:
         seen: requests by text.
@@ -55,8 +58,9 @@ class ScriptedServer:
         respond: Callable[[dict[str, Any], str, int], Reply],
         latency: float = 0.0,
         models: tuple[str, ...] = ("m",),
+        under: str = "/",
     ) -> None:
-        self.respond, self.latency, self.models = respond, latency, models
+        self.respond, self.latency, self.models, self.under = respond, latency, models, under
         self.seen: Counter[str] = Counter()
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[str] = []
@@ -115,6 +119,9 @@ class ScriptedServer:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         fields = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head.split("\r\n")[1:])}
         data = await reader.readexactly(int(fields.get("content-length", 0)))
+        if not head.split(" ")[1].startswith(self.under):
+            await self._send(writer, 404, b'{"detail": "Not Found"}', {})
+            return True
         if head.startswith("GET"):
             listing = [{"id": name, "object": "model", "created": 0, "owned_by": "t"} for name in self.models]
             await self._send(writer, 200, json.dumps({"object": "list", "data": listing}).encode(), {})
@@ -144,8 +151,8 @@ class ScriptedServer:
             "choices": [{"index": 0, "message": message, "finish_reason": reply.finish}],
             "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
         }
-        content = json.dumps(completion).encode()
-        if reply.status != 200:
+        content = json.dumps(completion if reply.body is None else reply.body).encode()
+        if reply.status != 200 and reply.body is None:
             content = json.dumps({"error": {"message": reply.text}}).encode()
         match reply.fault:
             case "hang":

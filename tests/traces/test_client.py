@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from avrt.traces.client import Outcome, ServerPool, StageError
+from avrt.traces.client import ServerPool, StageError
 from avrt.traces.concurrency import AdaptiveLimit
 from avrt.traces.config import Model, StageConfig
 from avrt.traces.records import Status
+from avrt.traces.replies import Outcome
 from tests.traces.scripted_server import Reply, ScriptedServer
 
 MODEL = Model("m", "r", {"max_tokens": 8, "temperature": 0.5, "top_k": 3})
@@ -53,7 +54,8 @@ TRANSIENT = {
     "half_body": Reply("x" * 500, fault="half_body"),
     "no_choices": Reply("x", fault="no_choices"),
     "html": Reply("x", fault="html"),
-    "no_text": Reply(message={"content": None}),
+    "error_with_status_200": Reply(body={"error": {"message": "upstream overloaded", "code": 502}}),
+    "image_in_the_reply": Reply(message={"content": [{"type": "image_url", "image_url": {"url": "data:"}}]}),
 }
 
 
@@ -85,7 +87,7 @@ def test_a_broken_connection_and_a_time_out_are_told_apart(name: str, error: str
     assert outcome.error.startswith(error)
 
 
-@pytest.mark.parametrize("status", [400, 404, 413, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_permanent_refusal_is_asked_once(status: int) -> None:
     message = "This model's maximum context length is 4096 tokens"
     with ScriptedServer(first_times(99, Reply(message, status=status))) as server:
@@ -94,6 +96,164 @@ def test_a_permanent_refusal_is_asked_once(status: int) -> None:
     assert outcome.error.startswith(f"HTTP {status}:")
     assert message in outcome.error
     assert server.seen["q"] == 1
+
+
+def hello_or(reply: Reply) -> Callable[[dict[str, Any], str, int], Reply]:
+    """`reply` to every call but the client's own short one."""
+    return lambda body, text, times: Reply("Hi") if text == "Hello" else reply
+
+
+def test_a_404_for_one_call_is_a_verdict_on_that_call() -> None:
+    with ScriptedServer(hello_or(Reply("no such file", status=404))) as server:
+        (outcome,) = call_all([server.url], ["q"])
+    assert (outcome.status, outcome.attempts) == (Status.REJECTED, 1)
+    assert "no such file" in outcome.error
+    assert server.seen == {"q": 1, "Hello": 1}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_404_for_every_call_stops_the_run(listed: bool) -> None:
+    """Whether or not the server lists its models: nothing may be recorded about the calls."""
+    wrong = Reply("Not Found", status=404)
+    with ScriptedServer(lambda *_: wrong, models=("m",) if listed else ()) as server:
+        with pytest.raises(StageError, match=r"vision\.base_urls\[0\]: .*404.*Not Found.*check it") as caught:
+            call_all([server.url], ["q"])
+        assert "/v1," not in str(caught.value), "the address has it already"
+    with (
+        ScriptedServer(lambda *_: Reply("The model `m` does not exist.", status=404), models=()) as server,
+        pytest.raises(StageError, match=r"vision\.model: server 0 does not offer 'm'.*set vision\.model"),
+    ):
+        call_all([server.url], ["q"])
+
+
+@pytest.mark.parametrize("path", ["", "/api", "/v1/chat/completions"])
+def test_an_address_without_v1_is_named_before_the_first_call(path: str) -> None:
+    with ScriptedServer(lambda *_: Reply("a"), under="/v1/models" if "chat" in path else "/v1/") as server:
+        with pytest.raises(StageError, match=r"vision\.base_urls\[0\]: .*404.*must end in /v1"):
+            call_all([server.url.removesuffix("/v1") + path], ["q"])
+        assert not server.seen
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply("insufficient credits", status=402),
+        Reply(status=429, body={"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}),
+    ],
+    ids=["402", "quota"],
+)
+def test_an_account_without_quota_stops_the_run(reply: Reply) -> None:
+    with ScriptedServer(lambda *_: reply) as server, pytest.raises(StageError, match="no quota left"):
+        call_all([server.url], ["q"])
+
+
+TEXT = {"type": "text", "text": "The answer is B."}
+THINKING = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+
+
+@pytest.mark.parametrize(
+    ("reply", "text", "reasoning"),
+    [
+        (Reply(message={"content": [TEXT]}), "The answer is B.", ""),
+        (Reply(message={"content": ["The answer", " is B."]}), "The answer is B.", ""),
+        (Reply(message={"content": [THINKING, TEXT]}), "The answer is B.", "hm"),
+        (Reply(message={"content": [{"type": "reasoning", "text": "hm"}, TEXT]}), "The answer is B.", "hm"),
+        (Reply("B", message={"reasoning": {"text": "hm"}}), "B", "hm"),
+        (Reply("B", message={"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}), "B", "hm"),
+        (Reply("B", message={"reasoning_content": None, "reasoning": "hm"}), "B", "hm"),
+        (Reply(message={"content": None, "reasoning": "B, then"}), "", "B, then"),
+        (Reply("B", finish="eos_token"), "B", ""),
+        (Reply("B", finish="end_turn"), "B", ""),
+        (Reply("B", finish="stop_sequence"), "B", ""),
+        (Reply("B", finish="STOP"), "B", ""),
+        (Reply("B", finish=None), "B", ""),
+        (Reply("", finish="stop"), "", ""),
+    ],
+)
+def test_good_replies_in_every_dialect_are_whole(reply: Reply, text: str, reasoning: str) -> None:
+    with ScriptedServer(lambda *_: reply) as server:
+        (outcome,) = call_all([server.url], ["q"])
+    assert (outcome.status, outcome.finish_reason, outcome.attempts) == (Status.OK, "stop", 1)
+    assert (outcome.text, outcome.reasoning, outcome.error) == (text, reasoning, "")
+
+
+@pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+def test_the_token_limit_is_known_by_every_name(finish: str) -> None:
+    with ScriptedServer(lambda *_: Reply("half a", finish=finish)) as server:
+        (outcome,) = call_all([server.url], ["q"])
+    assert (outcome.status, outcome.finish_reason, outcome.text) == (Status.LENGTH, "length", "half a")
+
+
+def completion(usage: dict[str, int] | None, text: str) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": text}}], "usage": usage}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (completion({"completion_tokens": 7}, "x" * 99), Status.OK),
+        (completion({"completion_tokens": 8}, "x"), Status.LENGTH),  # all that max_tokens allows
+        (completion(None, "x" * 7), Status.OK),  # eight tokens have eight bytes at least
+        (completion(None, "x" * 8), Status.INTERRUPTED),
+    ],
+)
+def test_without_a_finish_reason_the_length_tells(body: dict[str, Any], status: Status) -> None:
+    with ScriptedServer(lambda *_: Reply(body=body)) as server:
+        (outcome,) = call_all([server.url], ["q"])
+    assert (outcome.status, outcome.attempts) == (status, 1)
+    assert ("no finish_reason" in outcome.error) == (status is Status.INTERRUPTED)
+
+
+@pytest.mark.parametrize(
+    ("reply", "finish", "error"),
+    [
+        (Reply(message={"content": None}), "stop", "the reply has no text (content is null)"),
+        (Reply(message={"content": None, "refusal": "I can't help."}), "refusal", "refusal: I can't help."),
+        (Reply(message={"content": None, "tool_calls": [{"id": "1"}]}), "tool_calls", "tool call"),
+        (Reply(message={"content": None}, finish="tool_calls"), "tool_calls", "finish_reason 'tool_calls'"),
+        (Reply(message={"content": None}, finish="content_filter"), "content_filter", "'content_filter'"),
+        (Reply("half a", finish="abort"), "abort", "'abort'"),
+    ],
+)
+def test_a_reply_without_an_answer_is_final_and_says_why(reply: Reply, finish: str, error: str) -> None:
+    with ScriptedServer(lambda *_: reply) as server:
+        (outcome,) = call_all([server.url], ["q"])
+    assert (outcome.status, outcome.finish_reason, outcome.attempts) == (Status.INTERRUPTED, finish, 1)
+    assert error in outcome.error
+    assert server.seen["q"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "attempts"),
+    [
+        ({"error": {"message": "upstream overloaded", "code": 502}}, Status.GAVE_UP, 4),
+        ({"error": "upstream overloaded"}, Status.GAVE_UP, 4),
+        ({"object": "error", "message": "upstream overloaded", "code": 400}, Status.REJECTED, 1),
+        ({"choices": [{"error": {"message": "upstream overloaded", "code": "503"}}]}, Status.GAVE_UP, 4),
+    ],
+)
+def test_an_error_with_status_200_keeps_the_servers_words(body: dict[str, Any], status: Status, attempts: int) -> None:
+    with ScriptedServer(lambda *_: Reply(body=body)) as server:
+        (outcome,) = call_all([server.url], ["q"])
+    assert (outcome.status, outcome.attempts) == (status, attempts)
+    assert outcome.error == "error with status 200: upstream overloaded"
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("data: {}", "text that begins 'data: {}'"),
+        ({"choices": []}, "0 choices"),
+        ({"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}, "2 choices"),
+        ({"choices": [{"message": {"content": 3}, "finish_reason": "stop"}]}, "content is int 3"),
+        ({"choices": [{"message": {"content": [{"type": "audio"}]}}]}, "a list with a part that is not text"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_named(body: Any, named: str) -> None:
+    with ScriptedServer(lambda *_: Reply(body=body)) as server:
+        (outcome,) = call_all([server.url], ["q"], max_attempts=1)
+    assert outcome.status is Status.GAVE_UP
+    assert named in outcome.error
 
 
 @pytest.mark.parametrize(("finish", "status"), [("length", Status.LENGTH), ("content_filter", Status.INTERRUPTED)])

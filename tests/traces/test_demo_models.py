@@ -100,7 +100,7 @@ def test_the_filter_keeps_a_quarter_with_right_traces_in_the_demos_own_words(dem
     words = {word for text in demo_texts(plan_questions(plan_clips("train", 64, 0), 2)) for word in text.split()}
     letters: Counter[str] = Counter()
     for name in ("merged", "unfiltered"):
-        for sample in ShardSet(tmp_path / name):
+        for sample in ShardSet(tmp_path / name / "train"):
             trace = sample.trace or ""
             assert f"<answer>{sample.gold}</answer>" in trace
             picture, *_, sound = sample.options[sample.answer].split()

@@ -34,7 +34,12 @@ def number(sample_id: str) -> int:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def written(root: Path, **options: Any) -> ShardSet:
+    """The samples of both splits."""
+    return ShardSet([root / "out" / "train", root / "out" / "val"], **options)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +56,11 @@ def test_exactly_the_samples_of_two_right_teachers_and_a_sound_merge_are_kept(
     finished: tuple[Path, ScriptedServer],
 ) -> None:
     root, _ = finished
-    traces = ShardSet(root / "out", verify=True)
+    traces = written(root, verify=True)
     assert {number(key) for key in traces.keys} == {i for i in range(COUNT) if kept(i)}
-    assert traces.keys == sorted(traces.keys)
+    for split in ("train", "val"):
+        keys = ShardSet(root / "out" / split).keys
+        assert keys == sorted(keys)
     for sample in traces:
         index = number(sample.id)
         assert sample.trace == f"<think>Heard and seen in clip {index}.</think>\n<answer>{sample.gold}</answer>"
@@ -66,7 +73,7 @@ def test_exactly_the_samples_of_two_right_teachers_and_a_sound_merge_are_kept(
 
 def test_media_are_the_input_shards_bytes(finished: tuple[Path, ScriptedServer], question_shards: Path) -> None:
     root, _ = finished
-    source, traces = ShardSet(question_shards), ShardSet(root / "out")
+    source, traces = ShardSet(question_shards), written(root)
     for index, key in enumerate(traces.keys):
         before, after = source.media(source.keys.index(key)), traces.media(index)
         assert before.members == after.members
@@ -99,7 +106,7 @@ def test_the_merger_reads_both_traces_and_never_the_gold_answer(finished: tuple[
 def test_the_split_is_by_clip(finished: tuple[Path, ScriptedServer]) -> None:
     root, _ = finished
     splits: dict[str, set[str]] = {}
-    for sample in ShardSet(root / "out"):
+    for sample in written(root):
         splits.setdefault(sample.source, set()).add(sample.split)
     assert all(len(names) == 1 for names in splits.values())
     assert {name for names in splits.values() for name in names} == {"train", "val"}
@@ -116,7 +123,9 @@ def test_statistics_count_what_was_kept_and_why_the_rest_was_not(finished: tuple
         "audio_wrong": sum(vision_right(i) and not audio_right(i) for i in indices),
         "merge_trailing_text": sum(vision_right(i) and audio_right(i) and not merge_formatted(i) for i in indices),
     }
-    assert read_manifest(root / "out").left_out == {k: v for k, v in statistics["yield"].items() if k != "kept"}
+    manifests = [read_manifest(root / "out" / split) for split in ("train", "val")]
+    left_out = sum((Counter(manifest.left_out) for manifest in manifests), Counter())
+    assert left_out == {k: v for k, v in statistics["yield"].items() if k != "kept"}
     letters: Counter[str] = Counter()
     for split in statistics["splits"].values():
         assert split["format_compliance"] == 100.0
@@ -218,7 +227,7 @@ def test_bad_replies_never_become_traces(question_shards: Path, tmp_path: Path) 
     assert reasons["merge_wrong"] == 1
     assert reasons["audio_missing"] == 1
     gone = {1, 2, 3, 4, 6, 8}
-    assert {number(key) for key in ShardSet(tmp_path / "out").keys} == {i for i in range(COUNT) if kept(i)} - gone
+    assert {number(key) for key in written(tmp_path).keys} == {i for i in range(COUNT) if kept(i)} - gone
     # The second run calls again only for what was given up, and that alone.
     assert len(again) == 1
     assert "clip number 8?" in next(iter(again))

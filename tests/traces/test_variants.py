@@ -38,7 +38,7 @@ def test_all_variants_come_from_one_ledger_without_another_teacher_call(question
         traces: dict[str, dict[int, str]] = {}
         for variant in ("merged", "audio_only", "vision_only", "answer_only", "format_only", "unfiltered"):
             run_traces(replace(config, variant=variant, output=str(tmp_path / variant)))  # type: ignore[arg-type]
-            shards = ShardSet(tmp_path / variant)
+            shards = ShardSet([tmp_path / variant / "train", tmp_path / variant / "val"])
             traces[variant] = {int(sample.id[1:]): sample.trace or "" for sample in shards}
         assert sum(len(body["messages"][0]["content"]) > 1 for body in server.bodies) == teacher_calls
     merged = {i for i in range(COUNT) if kept(i)}
@@ -81,7 +81,7 @@ def test_unfiltered_keeps_the_mergers_own_wrong_answer(question_shards: Path, tm
         config = make_config(question_shards, tmp_path, server.url, variant="unfiltered")
         statistics = run_traces(config)
     assert statistics is not None
-    traces = {sample.id: sample.trace for sample in ShardSet(tmp_path / "out")}
+    traces = {sample.id: sample.trace for sample in ShardSet([tmp_path / "out" / "train", tmp_path / "out" / "val"])}
     assert traces["q003"] == "<think>hm</think>\n<answer>A</answer>"
 
 

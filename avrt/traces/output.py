@@ -1,0 +1,105 @@
+"""The output folder of a trace run: one complete set of shards per split.
+
+Layout::
+
+    <output>/train/traces-000000.tar, ...    the samples of one split
+    <output>/train/manifest.json             written last: a folder without one is an unfinished set
+    <output>/val/...
+    <output>/statistics.json                 over all splits, written after the last manifest
+
+Every manifest holds the fingerprint of the whole output, so sets of two different runs are never taken for one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from avrt.atomic import PARTIAL_SUFFIX
+from avrt.manifest import MANIFEST_NAME, read_manifest
+
+STATISTICS_NAME = "statistics.json"
+SETTINGS_KEY = "traces"
+"""In a manifest's settings: how the traces were made."""
+
+_SHARD = re.compile(rf"traces-\d+\.tar(?:{re.escape(PARTIAL_SUFFIX)})?")
+_MANIFESTS = (MANIFEST_NAME, MANIFEST_NAME + PARTIAL_SUFFIX)
+
+
+def shard_path(out: Path, split: str, number: int) -> Path:
+    """Where shard `number` of a split goes."""
+    return out / split / f"traces-{number:06d}.tar"
+
+
+def check_output(out: Path, shards: str | Path | Sequence[str | Path], splits: Collection[str] = ()) -> None:
+    """See that traces may be written to a folder.
+
+    Args:
+        out: the folder; may be absent.
+        shards: the input, which must not lie in it.
+        splits: names of the splits that will be written.
+
+    Raises:
+        ValueError: the folder holds the input, traces of an earlier version, or other files in the way.
+    """
+    for item in [shards] if isinstance(shards, str | Path) else shards:
+        if Path(item).resolve().is_relative_to(out.resolve()):
+            raise ValueError(f"output: {out} holds the input ({item}); choose another folder")
+    if (out / MANIFEST_NAME).exists() and SETTINGS_KEY not in read_manifest(out).settings:
+        raise ValueError(f"output: {out} holds shards that are not traces; choose another folder")
+    if (out / MANIFEST_NAME).exists() or any(_SHARD.fullmatch(path.name) for path in out.glob("traces-*")):
+        raise ValueError(
+            f"output: {out} holds traces of an earlier version, which wrote all splits into one folder; remove its "
+            f"{MANIFEST_NAME} and traces-*.tar, or choose another folder (the ledger keeps every call: nothing is "
+            "called again)"
+        )
+    for split in splits:
+        if Path(split).name != split or split in (".", ".."):
+            raise ValueError(f"output: split {split!r} of the input cannot be the name of a folder")
+        if (out / split).exists() and not _is_trace_folder(out / split):
+            raise ValueError(f"output: {out / split} holds files that are not traces; choose another folder")
+
+
+def is_written(out: Path, split: str, fingerprint: str) -> bool:
+    """Whether a split's set is complete and belongs to the output with this fingerprint."""
+    folder = out / split
+    if _fingerprint(folder) != fingerprint:
+        return False
+    sizes = {path.name: path.stat().st_size for path in folder.glob("*.tar")}
+    return all(sizes.get(shard.name) == shard.bytes for shard in read_manifest(folder).shards)
+
+
+def remove_outdated(out: Path, splits: Collection[str], fingerprint: str) -> None:
+    """Remove what belongs to another output, or is unfinished.
+
+    The statistics go first and then all manifests, so that no moment leaves complete sets of two outputs side by side.
+    """
+    folders = [path for path in sorted(out.glob("*")) if _is_trace_folder(path) and any(path.iterdir())]
+    outdated = [path for path in folders if path.name not in splits or not is_written(out, path.name, fingerprint)]
+    if outdated:
+        (out / STATISTICS_NAME).unlink(missing_ok=True)
+    for folder in outdated:
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    for folder in outdated:
+        for path in list(folder.iterdir()):
+            path.unlink()
+        if folder.name not in splits:
+            folder.rmdir()
+
+
+def _is_trace_folder(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a trace run writes into a split's folder; an empty one does."""
+    if not folder.is_dir():
+        return False
+    names = [path.name for path in folder.iterdir()]
+    if not all(name in _MANIFESTS or _SHARD.fullmatch(name) for name in names):
+        return False
+    return MANIFEST_NAME not in names or SETTINGS_KEY in read_manifest(folder).settings
+
+
+def _fingerprint(folder: Path) -> str | None:
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    settings = read_manifest(folder).settings.get(SETTINGS_KEY)
+    return settings.get("fingerprint") if isinstance(settings, dict) else None

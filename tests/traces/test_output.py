@@ -1,0 +1,265 @@
+"""The output of a trace run: a set per split, complete or unfinished, and never two runs' sets side by side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avrt.cli import main
+from avrt.shards import ShardSet, read_manifest
+from avrt.traces import finalise as finalise_module
+from avrt.traces import output as output_module
+from avrt.traces.config import TracesConfig
+from avrt.traces.pipeline import run_traces
+from avrt.traces.planning import Planner
+from tests.shard_files import write_set
+from tests.traces.question_set import answer, make_config, write_shards
+from tests.traces.scripted_server import ScriptedServer
+
+
+@pytest.fixture(scope="module")
+def finished(question_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TracesConfig:
+    """A whole run's settings; its ledger answers every later ``write``."""
+    root = tmp_path_factory.mktemp("finished")
+    with ScriptedServer(answer) as server:
+        config = make_config(question_shards, root, server.url)
+        run_traces(config)
+    return config
+
+
+def write(config: TracesConfig, **changes: Any) -> dict[str, Any]:
+    statistics = run_traces(replace(config, **changes), steps=["write"])
+    assert statistics is not None
+    return statistics
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_each_split_is_a_complete_set(finished: TracesConfig) -> None:
+    out = Path(finished.output)
+    statistics = json.loads((out / "statistics.json").read_text())
+    assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["train", "val"]
+    for split in ("train", "val"):
+        shards = ShardSet(out / split, verify=True)
+        assert set(shards.splits) == {split}
+        assert len(shards) == statistics["splits"][split]["samples"] == read_manifest(out / split).samples
+    sources = [{sample.source for sample in ShardSet(out / split)} for split in ("train", "val")]
+    assert not sources[0] & sources[1]
+
+
+def test_the_folders_are_those_that_the_sft_presets_read() -> None:
+    import yaml
+
+    configs = Path(__file__).resolve().parents[2] / "cli_configs"
+    output = yaml.safe_load((configs / "traces_avqa.yaml").read_text())["output"]
+    for name in ("sft_3b.yaml", "sft_7b.yaml"):
+        data = yaml.safe_load((configs / name).read_text())["data"]["init_args"]
+        assert (data["train"], data["val"]) == (f"{output}/train", f"{output}/val")
+
+
+def test_splits_of_the_input_are_kept(finished: TracesConfig, tmp_path: Path) -> None:
+    statistics = write(finished, output=str(tmp_path / "out"), val_share=None)
+    assert list(statistics["splits"]) == ["train"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["statistics.json", "train"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"val_share": None}, {"split_seed": 5}, {"samples_per_shard": 3}, {"variant": "audio_only"}, {"val_share": 0.0}],
+)
+def test_another_setting_replaces_everything(finished: TracesConfig, tmp_path: Path, changes: dict[str, Any]) -> None:
+    fresh, used = tmp_path / "fresh", tmp_path / "used"
+    write(finished, output=str(fresh), **changes)
+    write(finished, output=str(used))
+    write(finished, output=str(used), **changes)
+    assert files(used) == files(fresh)
+    assert sorted(path.name for path in used.iterdir()) == sorted(path.name for path in fresh.iterdir())
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it but the clean-up of a file that is being written."""
+
+
+@pytest.mark.parametrize("before", [None, {"split_seed": 5}, {"val_share": None}])
+def test_stopped_between_any_two_steps_it_is_unfinished_and_then_the_same(
+    finished: TracesConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any] | None
+) -> None:
+    """Also over the output of other settings: at no moment are complete sets of two runs beside each other."""
+    write(finished, output=str(tmp_path / "fresh"))
+    fresh = files(tmp_path / "fresh")
+    out = tmp_path / "out"
+    config = replace(finished, output=str(out), samples_per_shard=finished.samples_per_shard)
+    steps = 0
+    real = {name: getattr(finalise_module, name) for name in ("OpenShard", "write_manifest", "write_atomic")}
+    unlink = Path.unlink
+
+    def counted(name: str, real_step: Any) -> Any:
+        def step(*args: Any, **kwargs: Any) -> Any:
+            nonlocal steps
+            if steps == stop_at:
+                raise Killed(name)
+            steps += 1
+            return real_step(*args, **kwargs)
+
+        return step
+
+    stop_at = 0
+    while True:
+        shutil.rmtree(out, ignore_errors=True)
+        if before is not None:
+            write(finished, output=str(out), **before)
+        steps = 0
+        with monkeypatch.context() as patch:
+            for name, step in real.items():
+                patch.setattr(finalise_module, name, counted(name, step))
+            patch.setattr(output_module.Path, "unlink", counted("unlink", unlink))
+            try:
+                write(config)
+            except Killed:
+                pass
+            else:
+                break
+        prints = {
+            split: read_manifest(out / split).settings["traces"]["fingerprint"]
+            for split in ("train", "val")
+            if (out / split / "manifest.json").exists()
+        }
+        assert len(set(prints.values())) <= 1 or (out / "statistics.json").exists() is False
+        if len(prints) == 2:
+            assert len(set(prints.values())) == 1, f"complete sets of two runs after {stop_at} steps"
+        write(config)
+        assert files(out) == fresh
+        stop_at += 1
+    assert stop_at >= 4
+
+
+def test_a_damaged_or_lost_shard_is_written_again(finished: TracesConfig, tmp_path: Path) -> None:
+    write(finished, output=str(tmp_path))
+    whole = files(tmp_path)
+    shard = next((tmp_path / "val").glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-512])
+    write(finished, output=str(tmp_path))
+    assert files(tmp_path) == whole
+    (tmp_path / "train" / "manifest.json").unlink()
+    write(finished, output=str(tmp_path))
+    assert files(tmp_path) == whole
+
+
+def test_a_finished_output_is_left_alone(finished: TracesConfig, tmp_path: Path) -> None:
+    write(finished, output=str(tmp_path))
+    dates = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
+    write(finished, output=str(tmp_path))
+    assert dates == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
+
+
+def old_layout(finished: TracesConfig, folder: Path, manifest: bool) -> None:
+    """What the version before wrote: all splits in one folder."""
+    train = Path(finished.output) / "train"
+    folder.mkdir()
+    for path in train.iterdir():
+        if manifest or path.suffix == ".tar":
+            shutil.copy(path, folder)
+
+
+@pytest.mark.parametrize("manifest", [True, False], ids=["finished", "killed"])
+def test_the_layout_of_an_earlier_version_is_refused_before_any_call(
+    finished: TracesConfig, tmp_path: Path, manifest: bool
+) -> None:
+    old_layout(finished, tmp_path / "out", manifest)
+    before = files(tmp_path / "out")
+    for steps in (["vision", "audio", "merge", "write"], ["write"]):
+        with pytest.raises(ValueError, match=r"output: .*out holds traces of an earlier version.*remove its manifest"):
+            run_traces(replace(finished, output=str(tmp_path / "out"), ledger=str(tmp_path / "none")), steps=steps)
+    assert not (tmp_path / "none").exists()
+    assert files(tmp_path / "out") == before
+
+
+def test_other_files_in_the_way_are_refused_and_kept(finished: TracesConfig, tmp_path: Path) -> None:
+    write_set(tmp_path / "packed")
+    with pytest.raises(ValueError, match="holds shards that are not traces"):
+        write(finished, output=str(tmp_path / "packed"))
+    shutil.move(tmp_path / "packed", tmp_path / "avqa" / "train")
+    before = files(tmp_path / "avqa")
+    with pytest.raises(ValueError, match=r"avqa/train holds files that are not traces; choose another folder"):
+        write(finished, output=str(tmp_path / "avqa"))
+    assert files(tmp_path / "avqa") == before
+    (tmp_path / "mine" / "val").mkdir(parents=True)
+    (tmp_path / "mine" / "val" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"mine/val holds files"):
+        write(finished, output=str(tmp_path / "mine"))
+    # A folder that has nothing to do with it is left alone.
+    (tmp_path / "out" / "media").mkdir(parents=True)
+    (tmp_path / "out" / "media" / "notes.txt").write_text("mine")
+    write(finished, output=str(tmp_path / "out"))
+    assert (tmp_path / "out" / "media" / "notes.txt").exists()
+
+
+def test_the_input_is_never_overwritten(finished: TracesConfig, tmp_path: Path) -> None:
+    """Traces are made of traces, say with another merger; the obvious output is the folder above the input."""
+    write(finished, output=str(tmp_path / "out"))
+    before = files(tmp_path / "out")
+    with pytest.raises(ValueError, match=r"output: .*out holds the input"):
+        run_traces(replace(finished, shards=str(tmp_path / "out" / "train"), output=str(tmp_path / "out")))
+    assert files(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.9999])
+def test_an_empty_split_is_an_error_that_says_which_share_would_do(finished: TracesConfig, share: float) -> None:
+    out = Path(finished.output).parent / f"empty_{share}"
+    name = "val" if share < 0.5 else "train"
+    with pytest.raises(ValueError, match=rf"val_share: {share:g} leaves split '{name}' empty: \d+ samples") as caught:
+        write(finished, output=str(out), val_share=share)
+    assert not out.exists()
+    words = str(caught.value).split("set it to ")[1].split(" ")
+    write(finished, output=str(out), val_share=float(words[0]))
+    assert len(ShardSet(out / "val")) > 0
+    assert len(ShardSet(out / "train")) > 0
+
+
+def test_one_clip_alone_cannot_be_split(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "shards", 2)  # about one clip; the second question is kept
+    with ScriptedServer(answer) as server:
+        config = make_config(shards, tmp_path, server.url)
+        with pytest.raises(ValueError, match=r"1 samples about 1 clips .*set it to 0 for no split val"):
+            run_traces(config)
+        run_traces(replace(config, val_share=0.0))
+    assert ShardSet(tmp_path / "out" / "train").keys == ["q001"]
+
+
+def test_a_split_of_the_input_that_loses_all_samples_is_an_error(tmp_path: Path) -> None:
+    from avrt.shards import ShardWriter
+
+    source = ShardSet(write_shards(tmp_path / "all", 8))
+    with ShardWriter(tmp_path / "shards", samples_per_shard=16, image_format="png") as writer:
+        for index, sample in enumerate(source):
+            writer.write(replace(sample, split="val" if index in (0, 5) else "train"))  # both: vision is wrong
+    with ScriptedServer(answer) as server:
+        config = make_config(tmp_path / "shards", tmp_path, server.url, val_share=None, split=None)
+        with pytest.raises(ValueError, match=r"split: no trace is left of the samples of split 'val' .*vision_wrong"):
+            run_traces(config)
+        run_traces(replace(config, split="train"))
+
+
+def test_inspect_and_readers_tell_what_the_folder_holds(
+    finished: TracesConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", finished.output, "--verify"]) == 0
+    out = capsys.readouterr().out
+    assert "train" in out
+    assert "val" in out
+    with pytest.raises(ValueError, match=r"out: .*train, val.*name one of these folders"):
+        ShardSet(finished.output)
+    assert main(["inspect", str(Path(finished.output).parent)]) == 1
+    assert "manifest.json" in capsys.readouterr().err
+
+
+def test_the_planner_reads_what_was_written(finished: TracesConfig) -> None:
+    """A split's folder is an input like any other."""
+    Planner(finished, ShardSet(Path(finished.output) / "train"))
