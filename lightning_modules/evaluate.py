@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,15 @@ import torch
 from torch import nn
 
 from avrt.evaluation.benchmarks import new_record
-from avrt.evaluation.question_sets import MediaConfig, QuestionSet
+from avrt.evaluation.question_sets import MediaConfig, QuestionSet, prompt_settings
 from avrt.evaluation.records import Profile, Record, RecordWriter, RunInfo
 from avrt.evaluation.run_log import RunState, begin_run, finish_run, say_missing
 from avrt.evaluation.running import RunningScores
 from avrt.evaluation.score_table import score_console
 from avrt.evaluation.scoring import score_record
 from avrt.lora import LoRAConfig
+from avrt.prompts import build_messages
+from avrt.sample import Sample
 from avrt.student import StudentConfig
 from datamodules.benchmark import QuestionBatch
 from lightning_modules.base import StudentModule
@@ -77,7 +80,7 @@ class EvaluateModule(StudentModule):
         log_dir = self.trainer.log_dir  # all devices must ask
         self._folder = Path(self.run or log_dir or ".")
         self._sets = {questions.name: questions for questions in question_sets}
-        weights = weights_fingerprint(self)
+        weights, prompt = weights_fingerprint(self), self._prompt()
         self._infos = {
             questions.name: questions.run_info(
                 run=self.run_name or self._folder.resolve().name,
@@ -86,6 +89,7 @@ class EvaluateModule(StudentModule):
                 profile=self.profile,
                 media=media,
                 decoding=self._decoding(),
+                prompt=prompt,
                 weights=weights,
             )
             for questions in question_sets
@@ -111,6 +115,21 @@ class EvaluateModule(StudentModule):
             "max_pixels": student.max_pixels,
         }
         return settings | ({"base": student.path} if self.trainer.ckpt_path else {})
+
+    def _prompt(self) -> dict[str, Any]:
+        """The wording, and a fingerprint of what chat template and tokenizer make of it."""
+        config = self.student_config
+        sample = Sample("example", "Which of these?", ("one", "two"), 0)
+        messages = build_messages(
+            sample, modalities=("video", "audio"), answer_format=config.answer_format, template=config.template
+        )
+        processor = self.student.processor
+        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        tokens = json.dumps(processor.tokenizer(text)["input_ids"])
+        return {
+            **prompt_settings(config.template, config.answer_format),
+            "tokens_sha256": hashlib.sha256(tokens.encode()).hexdigest(),
+        }
 
     def _begun_by_first_device(self) -> dict[str, RunState]:
         """What the folders hold, found by one device before any writes; its refusal ends all of them."""
@@ -183,10 +202,18 @@ class EvaluateModule(StudentModule):
 
 
 def weights_fingerprint(module: nn.Module) -> str:
-    """Tells whether two runs have the same weights: SHA-256 over a stretch of every parameter."""
+    """Tells whether two runs have the same weights: SHA-256 over a stretch of every parameter and a sum over its bits.
+
+    The sums are of whole numbers, so they do not depend on the device or the order of adding up.
+    """
     digest = hashlib.sha256()
     for name, parameter in sorted(module.named_parameters()):
-        sampled = parameter.detach().flatten()[:256].to("cpu", torch.float32)
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(sampled.numpy().tobytes())
+        weights = parameter.detach()
+        stretch = weights.flatten()[:256].to("cpu", torch.float32)
+        total = int(weights.view(_BITS[weights.element_size()]).sum(dtype=torch.int64))
+        digest.update(f"{name} {tuple(weights.shape)} {total}".encode())
+        digest.update(stretch.numpy().tobytes())
     return digest.hexdigest()
+
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -14,7 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("run_a", metavar="RUN_A", help="folder of a run (its benchmarks in sub-folders)")
     parser.add_argument("run_b", metavar="RUN_B", nargs="?", help="folder of another; differences are RUN_B - RUN_A")
-    parser.add_argument("--official", action="store_true", help="score by the benchmarks' own rules, not strictly")
+    parser.add_argument(
+        "--official",
+        action="store_true",
+        help="score by the benchmarks' own rules, not strictly; items that a rule leaves out count as wrong",
+    )
     parser.add_argument("--partial", action="store_true", help="accept unfinished runs, over the items both have")
     parser.add_argument("--json", metavar="FILE", help="write the same numbers, unrounded, as JSON; - for the screen")
     parser.add_argument("--resamples", type=int, default=10_000, metavar="N", help="bootstrap draws (default: 10000)")
@@ -78,6 +82,9 @@ def _print(result: dict[str, Any]) -> None:
     for row in result["runs"]:
         table.add_row(escape(row["run"] + masks_of(row)), *(_accuracy(row, name) for name in columns), style="bold")
         table.add_row("  95 % interval", *(_interval(row["benchmarks"].get(name)) for name in columns), style="dim")
+        table.add_row("  items", *(_items(row["benchmarks"].get(name)) for name in columns), style="dim")
+        if left_out := _left_out(row):
+            table.add_row("  counted by the rule", *(left_out.get(name, "") for name in columns), style="dim")
     changes = result["differences"] | result["averages"]
     if len(result["runs"]) == 2:
         table.add_section()
@@ -100,17 +107,38 @@ def _print(result: dict[str, Any]) -> None:
     if len(result["runs"]) == 2:
         console.print("* p < 0.05   ** p < 0.01   *** p < 0.001, over all compared benchmarks together", style="dim")
     console.print(f"Lower part: {result['published_source']}. AV Avg. leaves AVQA out.", style="dim", highlight=False)
+    if result["score"] == "official":
+        console.print(
+            "Accuracies and differences are over all items; one that a benchmark's rule leaves out (no answer found) "
+            "counts as wrong. Counted by the rule: the accuracy over the items that it counts, and their number.",
+            style="dim",
+            highlight=False,
+        )
     for name, change in result["differences"].items():
-        counted = [row["benchmarks"][name]["items"] for row in result["runs"]]
-        if result["score"] == "strict" and counted != [change["items"]] * 2:
+        recorded = [row["benchmarks"][name]["recorded"] for row in result["runs"]]
+        if recorded != [change["items"]] * 2:
             console.print(
-                f"{name}: the difference is over the {change['items']} items that both runs have; "
-                f"their accuracies are over {counted[0]} and {counted[1]}",
+                f"{name}: accuracies and difference are over the {change['items']} items that both runs have; the "
+                f"runs have {recorded[0]} and {recorded[1]}",
                 highlight=False,
                 markup=False,
             )
     if result["only_in_one"]:
         console.print(f"Only in one of the runs, not compared: {', '.join(result['only_in_one'])}")
+
+
+def _items(score: dict[str, Any] | None) -> str:
+    return "" if score is None else f"{score['items']:,}"
+
+
+def _left_out(row: dict[str, Any]) -> dict[str, str]:
+    """The accuracy over the items that a rule counts, with their number, where it leaves items out."""
+    shown = {}
+    for name, score in row["benchmarks"].items():
+        counted = score.get("counted")
+        if counted is not None and counted["items"] < score["items"]:
+            shown[name] = f"{_percent(counted['accuracy'], 100)} of {counted['items']:,}"
+    return shown
 
 
 def _accuracy(row: dict[str, Any], name: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avrt.evaluation.records import Record
-from avrt.evaluation.scoring import BenchmarkRun, official_score, score_run, strict_score
+from avrt.evaluation.scoring import BenchmarkRun, official_score, score_run, share_score
 from avrt.evaluation.statistics import (
     RESAMPLES,
     SEED,
@@ -35,17 +35,22 @@ def compare(
 ) -> dict[str, Any]:
     """What ``python -m avrt compare`` prints, as JSON values; shares in [0, 1], the published rows in percent.
 
+    Accuracies and differences have one denominator: all items, and of two runs the items that both have. An item that
+    a benchmark's own rule leaves out of its count (no answer found, an item that failed) is wrong in the official
+    score, since two runs leave out different items; the accuracy over the counted items alone is given beside it.
+
     Args:
         first, second: run folders; differences are second minus first. Without a second, only the first is listed.
-        score: ``strict``, or ``official``: by the benchmarks' own rules (an item outside their denominator is wrong
-            in the paired test, which needs the same items on both sides).
-        partial: accept runs that are not finished, compared over the items that both have.
+        score: ``strict``, or ``official``: by the benchmarks' own rules.
+        partial: accept runs that are not finished; a benchmark that both have is compared over the items of both.
         resamples, seed: of the bootstrap.
 
     Returns:
-        ``runs`` (per run: name, model, benchmarks with accuracy and interval, averages), ``differences`` (per
-        benchmark that both have: difference, interval, p_value, p_holm, only_first, only_second, items), ``averages``
-        (difference and interval), ``only_in_one`` (benchmarks left out), ``published`` and ``published_source``.
+        ``runs`` (per run: name, model, benchmarks with accuracy, interval, `recorded` (items that the run has) and,
+        for the official score, `counted` (the score over the items that the rule counts); averages), ``differences``
+        (per benchmark that both have: difference, interval, p_value, p_holm, only_first, only_second, items),
+        ``averages`` (difference and interval), ``only_in_one`` (benchmarks left out), ``published`` and
+        ``published_source``.
 
     Raises:
         ValueError: no run, an unfinished one, or runs whose questions differ.
@@ -54,7 +59,7 @@ def compare(
     rows, source = published_table3()
     result: dict[str, Any] = {
         "score": score,
-        "runs": [_run_row(run, score) for run in runs],
+        "runs": [_run_row(run, score, [other for other in runs if other is not run]) for run in runs],
         "differences": {},
         "averages": {},
         "only_in_one": [],
@@ -137,9 +142,14 @@ def _difference(
     }, draws
 
 
-def _run_row(run: dict[str, BenchmarkRun], score: Score) -> dict[str, Any]:
-    rule = strict_score if score == "strict" else official_score
-    scores = {name: rule(entry.records) for name, entry in run.items()}
+def _run_row(run: dict[str, BenchmarkRun], score: Score, others: Sequence[dict[str, BenchmarkRun]]) -> dict[str, Any]:
+    scores = {}
+    for name, entry in run.items():
+        shared = [{record.id for record in other[name].records} for other in others if name in other]
+        records = [record for record in entry.records if all(record.id in ids for ids in shared)]
+        scores[name] = share_score(list(outcomes(records, score).values())) | {"recorded": len(entry.records)}
+        if score == "official":
+            scores[name]["counted"] = official_score(records)
     shares = {name: value["accuracy"] for name, value in scores.items() if value["accuracy"] is not None}
     some = next(iter(run.values())).info
     return {

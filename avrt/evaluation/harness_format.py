@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from avrt.atomic import write_atomic
+from avrt.evaluation.question_sets import prompt_template
 from avrt.evaluation.records import RUN_FILE, Record
 from avrt.evaluation.scoring import BenchmarkRun
 from avrt.prompts import question_text
@@ -148,7 +149,9 @@ def _config(task: str, run: BenchmarkRun) -> dict[str, Any]:
 
 def _sample(record: Record, run: BenchmarkRun) -> dict[str, Any]:
     sample = Sample(record.id, record.question, record.options, LETTERS.index(record.gold))
-    prompt = question_text(sample, answer_format=run.info.answer_format)
+    template = prompt_template(run.info)
+    # Of replies made elsewhere, and in folders of earlier versions, the prompt is unknown.
+    prompt = question_text(sample, answer_format=run.info.answer_format, template=template) if template else ""
     doc = {
         "id": record.id,
         "question": record.question,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from avrt.evaluation.scoring import profile_for
 from avrt.evaluation.subsets import read_ids
 from avrt.masking import mask_clip
 from avrt.media import MediaError
+from avrt.prompts import PromptTemplate
 from avrt.sample import Sample
 from avrt.shards import ShardSet
 from avrt.tar_index import ShardError
@@ -138,6 +139,7 @@ class QuestionSet:
         media: MediaConfig | None,
         profile: Profile | None = None,
         decoding: dict[str, Any] | None = None,
+        prompt: dict[str, Any] | None = None,
         weights: str = "",
     ) -> RunInfo:
         """What a run over these questions writes down about itself; see `RunInfo` for the fields.
@@ -145,10 +147,13 @@ class QuestionSet:
         Args:
             media: None where it is unknown what the model was shown.
             profile: by default the one that goes with `answer_format`.
+            prompt: what decides the prompts' text, see `prompt_settings`; None where it is unknown.
         """
-        settings = dict(decoding or {})
+        settings, asked = dict(decoding or {}), dict(prompt or {})
         if media is not None and self.shards is None:
             settings |= {"num_frames": media.num_frames, "max_audio_seconds": media.max_audio_seconds}
+        elif media is not None and self.shards is not None:
+            asked["shards"] = self.shards.fingerprint  # frames and audio are as they were packed
         return RunInfo(
             run=run,
             benchmark=self.name,
@@ -161,9 +166,28 @@ class QuestionSet:
             subset=self.subset,
             data_root=str(self.data_root.resolve()),
             decoding=settings,
+            prompt=asked,
             weights=weights,
             avrt_version=__version__,
         )
+
+
+def prompt_settings(template: PromptTemplate, answer_format: AnswerFormat, *, system: bool = True) -> dict[str, Any]:
+    """The wording of a run's prompts, for `RunInfo.prompt`; only the instruction that is used.
+
+    Args:
+        system: whether the system message is sent.
+    """
+    instruction = f"{answer_format}_instruction"
+    wording = {"option_line": template.option_line, instruction: getattr(template, instruction)}
+    return wording | ({"system": template.system} if system else {})
+
+
+def prompt_template(info: RunInfo) -> PromptTemplate | None:
+    """The wording that a run's prompts had, or None where it was not recorded."""
+    names = {item.name for item in fields(PromptTemplate)}
+    values = {name: value for name, value in (info.prompt or {}).items() if name in names}
+    return PromptTemplate(**values) if values else None
 
 
 def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:

@@ -62,6 +62,8 @@ class RunInfo:
         subset: name of the id file that the items were limited to, or None for the whole benchmark.
         data_root: folder that the records' media paths are relative to.
         decoding: decoding and media settings (max_completion_length, temperature, num_frames, ...).
+        prompt: what else decides the prompts (wording, chat template, shards that the clips come from); empty for
+            replies made elsewhere, None in folders of versions that did not record it.
         weights: tells two students apart that have the same `model` path; empty where the weights are not at hand.
         avrt_version: version of this project that made the replies.
     """
@@ -77,6 +79,7 @@ class RunInfo:
     subset: str | None = None
     data_root: str = ""
     decoding: dict[str, Any] = field(default_factory=dict)
+    prompt: dict[str, Any] | None = None
     weights: str = ""
     avrt_version: str = ""
 
@@ -111,17 +114,37 @@ class RunInfo:
         folder = Path(folder)
         if (folder / RUN_FILE).exists():
             old = RunInfo.read(folder)
-            for item in dataclasses.fields(self):
-                before, now = getattr(old, item.name), getattr(self, item.name)
-                if before != now and item.name not in ("run", "data_root"):
+            if old.prompt is None and self.prompt is not None:
+                raise ValueError(
+                    f"{folder}: its {RUN_FILE} has no `prompt` (an earlier version of AVRT began it), so "
+                    "it is unknown whether this run has the same one; use another run folder to ask again "
+                    "(score, compare and report read this one as it is)"
+                )
+            before, now = _settings(old), _settings(self)
+            for name in [*now, *(set(before) - set(now))]:
+                if before.get(name) != now.get(name):
                     raise ValueError(
-                        f"{folder}: holds a run with `{item.name}` {before!r}, this one has {now!r}; "
-                        "use another run folder, or remove that one"
+                        f"{folder}: holds a run with `{name}` {_shown(before.get(name))}, this one has "
+                        f"{_shown(now.get(name))}; use another run folder, or remove that one"
                     )
             if old == self:
                 return  # so that the file's date tells when the run began
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / RUN_FILE, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
+
+
+def _settings(info: RunInfo) -> dict[str, Any]:
+    """All that must be the same in a run that is resumed, by name; `decoding` and `prompt` setting by setting."""
+    values = {item.name: getattr(info, item.name) for item in dataclasses.fields(info)}
+    nested = {name: values.pop(name) or {} for name in ("decoding", "prompt")}
+    flat = {f"{name}.{key}": value for name, settings in nested.items() for key, value in settings.items()}
+    return {name: value for name, value in values.items() if name not in ("run", "data_root")} | flat
+
+
+def _shown(value: Any) -> str:
+    """A value on one line, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 @dataclass(frozen=True)

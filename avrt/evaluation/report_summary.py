@@ -127,7 +127,7 @@ def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
     two = len(runs) == 2
     heads = text_heads("Benchmark", *(["Run"] if two else []))
     heads += number_heads("Items", "Right", "Strict", "95 % interval") + plot_head(axis())
-    heads += number_heads("Chance", "Official", "of items") + text_heads("Official rule")
+    heads += number_heads("Chance", "Official", "Counted", "of items") + text_heads("Official rule")
     groups = []
     for name in benchmarks:
         rows: list[list[str]] = []
@@ -150,6 +150,7 @@ def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
                     number_cell(interval(strict)),
                     f'<td class="plot">{plot}</td>',
                     number_cell(percent(chance)),
+                    number_cell(percent(official["correct"] / strict["items"] if strict["items"] else None)),
                     number_cell(percent(official["accuracy"])),
                     number_cell(f"{official['items']:,}"),
                     f'<td class="quiet">{escape(official["rule"])}</td>',
@@ -157,8 +158,10 @@ def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
             )
         groups.append(rows)
     note = (
-        "Strict: an item is right if the reply clearly chooses the gold option; every item counts. Official: by the "
-        "benchmark's own rule, over the items that it counts. Intervals: Wilson, 95 %. Dashed: the level of guessing."
+        "Strict: an item is right if the reply clearly chooses the gold option. Official: by the benchmark's own rule. "
+        "Both are over all items; one that a rule leaves out (no answer found) is wrong. Counted: the official "
+        "accuracy over the items that the rule counts, which differ between runs. Intervals: Wilson, 95 %. Dashed: "
+        "the level of guessing."
     )
     return section("accuracy", "Accuracy (%)", table(heads, *groups), note)
 
@@ -193,7 +196,8 @@ def _differences(comparison: Mapping[str, Any]) -> str:
             row += [number_cell("")] * 4
         rows.append(row)
     note = (
-        "In points, over the items that both runs have, by the strict score. Interval: paired bootstrap, 95 %. p: "
+        "In points, over the items that both runs have (the column Items; of unfinished runs these are fewer than in "
+        "the table above), by the strict score. Interval: paired bootstrap, 95 %. p: "
         "exact McNemar test; Holm: corrected over the benchmarks of this table."
     )
     if comparison["only_in_one"]:

@@ -175,12 +175,12 @@ def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
 
 def strict_score(records: Sequence[Record]) -> dict[str, Any]:
     """The strict accuracy over all of the records, with its Wilson interval."""
-    return _score([record.correct_strict for record in records])
+    return share_score([record.correct_strict for record in records])
 
 
 def official_score(records: Sequence[Record]) -> dict[str, Any]:
     """The accuracy by the benchmark's own rule, over the items that this rule counts."""
-    return _score([record.correct_official for record in records if record.correct_official is not None])
+    return share_score([record.correct_official for record in records if record.correct_official is not None])
 
 
 def _score_folder(folder: Path, partial: bool) -> BenchmarkRun:
@@ -201,7 +201,8 @@ def _score_folder(folder: Path, partial: bool) -> BenchmarkRun:
     return BenchmarkRun(folder, info, scored, summarize(scored, info))
 
 
-def _score(outcomes: Sequence[bool | None]) -> dict[str, Any]:
+def share_score(outcomes: Sequence[bool | None]) -> dict[str, Any]:
+    """Right outcomes over all of them, with Wilson's interval: ``correct``, ``items``, ``accuracy``, ``interval``."""
     correct, items = sum(map(bool, outcomes)), len(outcomes)
     return {
         "correct": correct,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torchvision.io import encode_jpeg
 
 from avrt.evaluation.benchmarks import Item, new_record
-from avrt.evaluation.question_sets import QuestionSet, open_question_sets
+from avrt.evaluation.question_sets import QuestionSet, open_question_sets, prompt_settings
 from avrt.evaluation.records import Record, RecordWriter
 from avrt.evaluation.run_log import begin_run, finish_run, say_missing
 from avrt.evaluation.running import RunningScores
@@ -33,6 +34,9 @@ from avrt.traces.client import ServerPool, StageError
 from avrt.traces.config import Model, api_key, resolve_model
 from avrt.traces.records import Status
 from avrt.traces.replies import Outcome
+from avrt.traces.stage_report import StageReport
+
+log = logging.getLogger(__name__)
 
 SERVER_ERROR = "server_error"
 """`Record.failure`: no attempt was answered."""
@@ -42,6 +46,8 @@ REPLY_INTERRUPTED = "reply_interrupted"
 """`Record.failure`: the reply ended for another reason than the model's turn or the token limit."""
 NO_INPUT = "no_input"
 """`Record.failure`: the item has none of the streams that the model takes."""
+
+AGAIN = "the same command asks again"
 
 ENOUGH_TO_JUDGE = 100
 """Calls after which the share of failures can stop a run."""
@@ -56,14 +62,15 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
         The benchmarks, scored.
 
     Raises:
-        ValueError: wrong settings, a folder of another run, or servers that do not answer. What is recorded stays;
-            the same command goes on from there.
+        ValueError: wrong settings, a folder of another run, servers that do not answer, or no reply at all. What is
+            recorded stays; the same command resumes from there.
         OSError: the disk is full or failing.
     """
     run = Path(config.run)
     question_sets = open_question_sets(config.questions)
     model = resolve_model(SERVER, config.server)  # type: ignore[arg-type]
     work: list[Work] = []
+    answered = 0
     progress = _ServerProgress(sum(len(questions.items) for questions in question_sets))
     with ExitStack() as stack:
         writers = {}
@@ -75,17 +82,24 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
                 profile=config.profile,
                 media=config.media,
                 decoding={**model.sampling, "inputs": config.inputs, "jpeg_quality": config.jpeg_quality},
+                prompt=prompt_settings(config.template, config.answer_format, system=False),
                 weights=model.revision,
             )
             state = begin_run(run, questions, info)
             say_missing(questions, state, score_console())
             writers[questions.name] = stack.enter_context(RecordWriter(run / questions.name))
+            answered += len(state.answered)
             work += [(questions, item) for item in questions.items if item.sample.id not in state.done]
             for record in state.answered + state.missing:
                 progress.count(score_record(record, config.profile), earlier=True)
         stack.enter_context(progress)
         if work:
             asyncio.run(_ask_all(config, model, work, writers, progress))
+    report = progress.report
+    if report.made.total() and not report.made[Status.OK] + report.made[Status.LENGTH] and not answered:
+        raise StageError(f"{SERVER}: none of {report.made.total()} calls succeeded: {report.explain(AGAIN)}")
+    if reasons := report.explain(AGAIN):
+        log.warning("%s: %s", SERVER, reasons)
     return finish_run(run, question_sets, score_console(), config.harness)
 
 
@@ -122,14 +136,16 @@ async def _ask_some(
         if isinstance(content, Record):
             record = content
         else:
-            record = reply_record(questions, item, await pool.call(content))
+            outcome = await pool.call(content)
+            progress.report.add_made(outcome.status, outcome.error)
+            record = reply_record(questions, item, outcome)
         await asyncio.to_thread(writers[questions.name].append, record)
         progress.count(score_record(record, config.profile))
         failed, asked = progress.failed, progress.asked
         if asked >= ENOUGH_TO_JUDGE and failed > config.max_failed_share * asked:
             raise StageError(
                 f"{SERVER}: {failed} of {asked} calls failed, more than max_failed_share allows "
-                f"({config.max_failed_share:g}); the last one: {record.failure_detail or 'no reason given'}"
+                f"({config.max_failed_share:g}): {progress.report.explain(AGAIN) or record.failure_detail}"
             )
 
 
@@ -175,7 +191,7 @@ def reply_record(questions: QuestionSet, item: Item, outcome: Outcome) -> Record
     elif outcome.status is Status.GAVE_UP:
         record = questions.failed(item, SERVER_ERROR, outcome.error)
     elif outcome.status is Status.INTERRUPTED:
-        record = questions.failed(item, REPLY_INTERRUPTED, f"finish_reason {outcome.finish_reason!r}")
+        record = questions.failed(item, REPLY_INTERRUPTED, outcome.error)
     else:
         text = outcome.text
         if outcome.reasoning:
@@ -195,6 +211,7 @@ class _ServerProgress(Progress):
 
     Attributes:
         asked, failed: items of this run, and those of them without a reply.
+        report: its calls.
     """
 
     def __init__(self, items: int) -> None:
@@ -207,6 +224,7 @@ class _ServerProgress(Progress):
         )
         super().__init__(*columns, console=Console(stderr=True))
         self.asked = self.failed = 0
+        self.report = StageReport()
         self._scores = RunningScores()
         self._bar: TaskID = self.add_task("questions", total=items, outcomes="")
 

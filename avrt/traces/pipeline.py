@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from avrt.folder_lock import FolderLock
 from avrt.shards import ShardSet
 from avrt.traces.client import StageError
 from avrt.traces.config import STAGES, Stage, TracesConfig, api_key, check_config
 from avrt.traces.finalise import finalise
-from avrt.traces.ledger import FolderLock
 from avrt.traces.output import check_output
 from avrt.traces.planning import Planner
 from avrt.traces.stage_report import StageReport
@@ -56,7 +56,11 @@ def run_traces(
         check_output(Path(config.output), config.shards)
     statistics = None
     # Locked before the shards are read, which takes seconds for a large set: a second run is refused at once.
-    with FolderLock(Path(config.ledger)), ExitStack() as stack:
+    with ExitStack() as stack:
+        stack.enter_context(FolderLock(config.ledger, "traces"))
+        if WRITE in steps:
+            # Two runs with ledgers of their own may name one output.
+            stack.enter_context(FolderLock(config.output, "traces", beside=True))
         planner = Planner(config, ShardSet(config.shards, split=config.split))
         if workers > 1 and calling:
             from avrt.traces.distributed import ray_session

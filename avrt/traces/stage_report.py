@@ -14,11 +14,7 @@ SHOWN_ERRORS = 3
 SHOWN_LENGTH = 200
 """Characters of each."""
 
-_FIXES = {
-    Status.LENGTH: "raise sampling.max_tokens",
-    Status.REJECTED: "fix the cause and call again with --retry-rejected",
-    Status.GAVE_UP: "the same command calls again",
-}
+RETRY_REJECTED = "fix the cause and call again with --retry-rejected"
 
 
 class ErrorCounts:
@@ -111,12 +107,21 @@ class StageReport:
         counts = self.counts
         return counts.total() > 0 and not counts[Status.OK]
 
-    def explain(self) -> str:
-        """How the calls ended that did not succeed, why, and how to fix it; empty where all did."""
+    def explain(self, rejected: str = RETRY_REJECTED) -> str:
+        """How the calls ended that did not succeed, why, and how to fix it; empty where all did.
+
+        Args:
+            rejected: what to do about rejected calls.
+        """
+        fixes = {
+            Status.REJECTED: rejected,
+            Status.GAVE_UP: "the same command calls again",
+            Status.LENGTH: "raise sampling.max_tokens",
+        }
         parts = []
         for status in (Status.REJECTED, Status.GAVE_UP, Status.LENGTH, Status.INTERRUPTED):
             if count := self.counts[status]:
-                fix = f"; {_FIXES[status]}" if status in _FIXES else ""
+                fix = f"; {fixes[status]}" if status in fixes else ""
                 parts.append(f"{count} {status.value} ({self.errors[status]}{fix})")
         return ", ".join(parts)
 

@@ -6,13 +6,14 @@ import argparse
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from avrt.commands import compare as compare_command
-from avrt.evaluation.comparison import compare, flips
+from avrt.evaluation.comparison import Score, compare, flips
 from avrt.evaluation.scoring import score_run
 from avrt.evaluation.tables import COLUMNS, average_of, averaged, omnibench_analysis, published_table3
 from tests.evaluation.conftest import RunMaker, reply
@@ -177,11 +178,58 @@ def test_the_official_score_can_be_compared_too(make_run: RunMaker) -> None:
     assert result["differences"]["dailyomni"]["difference"] == 0.5
 
 
-def test_unfinished_runs_say_over_how_many_items(make_run: RunMaker, capsys: pytest.CaptureFixture[str]) -> None:
-    first = make_run("first", "mmau", [reply("A")] * 12, items=20)
+def assert_one_denominator(result: dict[str, Any]) -> None:
+    """The difference is that of the two rows, to the last bit of sense, and over the same number of items."""
+    one, two = result["runs"]
+    for name, change in result["differences"].items():
+        rows = [run["benchmarks"][name] for run in (one, two)]
+        assert [row["items"] for row in rows] == [change["items"]] * 2
+        assert change["difference"] == pytest.approx(rows[1]["accuracy"] - rows[0]["accuracy"], abs=1e-12)
+    for name, change in result["averages"].items():
+        assert change["difference"] == pytest.approx(two[name] - one[name], abs=1e-12)
+
+
+@pytest.mark.parametrize("score", ["strict", "official"])
+def test_accuracies_and_differences_have_one_denominator(make_run: RunMaker, score: Score) -> None:
+    """Over replies that some rules leave out and others do not, in every benchmark."""
+    folders = {}
+    for number, name in enumerate(COLUMNS):
+        for run in ("first", "second"):
+            generator = random.Random(f"{run}{number}")
+            texts = ["A", "B", "I cannot tell.", "", reply("A"), "cat", "A cat"]
+            folders[run] = make_run(run, name, [generator.choice(texts) for _ in range(60)])
+    assert_one_denominator(compare(folders["first"], folders["second"], score=score))
+
+
+def test_a_run_that_leaves_half_unanswered_does_not_win_by_it(
+    make_run: RunMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Video-MME's rule leaves unanswered items out: the accuracy rises with every one, and the difference did not."""
+    half = make_run("half", "videomme", ["A"] * 63 + ["B"] * 37 + ["i cannot tell"] * 100)
+    all_answered = make_run("all", "videomme", ["A"] * 120 + ["B"] * 80)
+    result = compare(half, all_answered, score="official")
+    assert_one_denominator(result)
+    one, two = (run["benchmarks"]["videomme"] for run in result["runs"])
+    assert (one["accuracy"], two["accuracy"]) == (0.315, 0.6)
+    assert (one["items"], two["items"]) == (200, 200)
+    assert (one["counted"]["accuracy"], one["counted"]["items"]) == (0.63, 100)
+    assert result["differences"]["videomme"]["difference"] == pytest.approx(0.285)
+    assert run_compare(str(half), str(all_answered), "--official") == 0
+    printed = capsys.readouterr().out
+    for text in ("31.5", "60.0", "+28.5", "63.0 of 100", "counts as wrong"):
+        assert text in " ".join(printed.split())
+
+
+def test_unfinished_runs_are_compared_over_the_items_of_both(
+    make_run: RunMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = make_run("first", "mmau", [reply("A")] * 8 + [reply("B")] * 4, items=20)
     second = make_run("second", "mmau", [reply("B")] * 10, items=20)
+    for score in ("strict", "official"):
+        assert_one_denominator(compare(first, second, partial=True, score=score))  # type: ignore[arg-type]
+    assert compare(first, second, partial=True)["runs"][0]["benchmarks"]["mmau"]["accuracy"] == 0.8
     assert run_compare(str(first), str(second), "--partial") == 0
-    said = "mmau: the difference is over the 10 items that both runs have; their accuracies are over 12 and 10"
+    said = "mmau: accuracies and difference are over the 10 items that both runs have; the runs have 12 and 10"
     assert said in capsys.readouterr().out
     nothing = make_run("third", "mmau", [], items=20)
     with pytest.raises(ValueError, match="no items in common"):

@@ -11,13 +11,17 @@ from pathlib import Path
 import pytest
 
 from avrt.evaluation.harness_format import write_harness_files
+from avrt.evaluation.question_sets import prompt_settings
 from avrt.evaluation.scoring import score_run
+from avrt.prompts import PromptTemplate
 from tests.evaluation.conftest import RunMaker, reply
 from tests.evaluation.test_scoring import run_score
 
+PROMPT = prompt_settings(PromptTemplate(option_line="{letter}. {text}"), "tags")
+
 
 def test_results_and_samples(make_run: RunMaker, tmp_path: Path) -> None:
-    make_run("run", "dailyomni", [reply("A"), reply("B"), "A", ""], model="org/model-3B")
+    make_run("run", "dailyomni", [reply("A"), reply("B"), "A", ""], model="org/model-3B", prompt=PROMPT)
     run = make_run("run", "mmau", [reply("A"), reply("B")], model="org/model-3B")
     date = datetime(2026, 3, 4, 5, 6, 7, 89)
     paths = write_harness_files(score_run(run), tmp_path / "out", date)

@@ -199,8 +199,30 @@ def test_run_info_round_trip_and_what_may_change_on_resume(tmp_path: Path) -> No
     assert RunInfo.read(tmp_path) == INFO
     replace(INFO, run="renamed", data_root="/elsewhere").write(tmp_path)
     for change in ({"model": "n"}, {"modalities": "A"}, {"items": 4}, {"decoding": {"max_new_tokens": 5}}):
-        with pytest.raises(ValueError, match=f"`{next(iter(change))}`.*use another run folder"):
+        with pytest.raises(ValueError, match=f"`{next(iter(change))}[`.].*use another run folder"):
             replace(INFO, **change).write(tmp_path)  # type: ignore[arg-type]
+
+
+def test_the_setting_that_differs_is_named_then_and_now(tmp_path: Path) -> None:
+    info = replace(INFO, decoding={"a": 1, "b": 2}, prompt={"system": "x" * 500, "option_line": "{letter}"})
+    info.write(tmp_path)
+    for change, said in (
+        ({"decoding": {"a": 1, "b": 3}}, "`decoding.b` 2, this one has 3"),
+        ({"decoding": {"a": 1}}, "`decoding.b` 2, this one has None"),
+        ({"prompt": {"system": "x" * 500, "option_line": "({letter})"}}, "`prompt.option_line` '{letter}', this one"),
+        ({"prompt": {"system": "", "option_line": "{letter}"}}, "`prompt.system` 'xxx"),
+    ):
+        with pytest.raises(ValueError, match="use another run folder") as caught:
+            replace(info, **change).write(tmp_path)  # type: ignore[arg-type]
+        assert said in str(caught.value)
+        assert len(str(caught.value)) < 500
+
+
+def test_a_folder_without_a_recorded_prompt_is_read_but_not_resumed(tmp_path: Path) -> None:
+    INFO.write(tmp_path)
+    assert RunInfo.read(tmp_path).prompt is None
+    with pytest.raises(ValueError, match=r"has no `prompt`.*another run folder"):
+        replace(INFO, prompt={}).write(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"modalities": "VA"}, {"answer_format": "json"}, {"profile": "lax"}])

@@ -25,6 +25,7 @@ from avrt.evaluation.server_config import load_server_config
 from avrt.evaluation.server_runner import media_parts
 from avrt.sample import SAMPLING_RATE
 from tests.tiny_student import random_clip
+from tests.traces.scripted_server import Reply, ScriptedServer
 
 Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, Any]]]
 CONFIG = Path(__file__).resolve().parents[2] / "cli_configs" / "eval_server.yaml"
@@ -212,6 +213,149 @@ def test_another_model_behind_the_address_is_noticed(
     with ModelServer(lambda body, before: choice("A")).running() as url:
         assert evaluate(url, tmp_path / "run", real_data / "benchmarks", "server.model=champion") == 1
     assert "server.model: server 0 offers 'rival', not 'champion'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "name"),
+    [
+        ("template.letter_instruction=Answer in French.", "prompt.letter_instruction"),
+        ("template.option_line='{letter}) {text}'", "prompt.option_line"),
+        ("answer_format=tags", "answer_format"),
+        ("media.num_frames=3", "decoding.num_frames"),
+        ("media.max_audio_seconds=1", "decoding.max_audio_seconds"),
+        ("inputs=V", "decoding.inputs"),
+        ("jpeg_quality=50", "decoding.jpeg_quality"),
+        ("server.sampling.temperature=0.5", "decoding.temperature"),
+        ("server.revision=r2", "weights"),
+    ],
+)
+def test_another_prompt_in_the_same_folder_is_refused(
+    setting: str, name: str, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Items without a reply would be asked with the new one, and the others keep the old one."""
+    server = ModelServer(lambda body, before: choice("A"))
+    with server.running() as url:
+        one, folder = "questions.benchmarks=mmau", real_data / "benchmarks"
+        assert evaluate(url, tmp_path / "run", folder, one) == 0
+        # What is not sent may change: the system message, and the instruction for another format.
+        assert evaluate(url, tmp_path / "run", folder, one, "template.system=x", "template.tags_instruction=y") == 0
+        capsys.readouterr()
+        assert evaluate(url, tmp_path / "run", folder, one, setting) == 1
+    error = capsys.readouterr().err
+    assert f"mmau: holds a run with `{name}` " in error
+    assert "another run folder" in error
+    assert len(server.requests) == 1
+
+
+def test_a_folder_of_a_version_that_kept_no_prompt_is_not_resumed(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ModelServer(lambda body, before: choice("A"))
+    one, folder = "questions.benchmarks=mmau", real_data / "benchmarks"
+    with server.running() as url:
+        assert evaluate(url, tmp_path / "run", folder, one) == 0
+        path = tmp_path / "run" / "mmau" / "run.json"
+        old = json.loads(path.read_text())
+        del old["prompt"]
+        path.write_text(json.dumps(old))
+        assert evaluate(url, tmp_path / "run", folder, one) == 1
+    error = capsys.readouterr().err
+    assert "run.json has no `prompt`" in error
+    assert "another run folder" in error
+    assert main(["score", str(tmp_path / "run")]) == 0
+
+
+def test_the_harness_files_have_the_prompt_that_was_sent(real_data: Path, tmp_path: Path) -> None:
+    server = ModelServer(lambda body, before: choice("A"))
+    with server.running() as url:
+        words = ("questions.benchmarks=mmau", "template.letter_instruction=Only the letter, please.")
+        assert evaluate(url, tmp_path / "run", real_data / "benchmarks", *words) == 0
+    (path,) = (tmp_path / "run" / "harness").glob("*/samples_*.jsonl")
+    (sample,) = map(json.loads, path.read_text().splitlines())
+    assert sample["arguments"]["gen_args_0"]["arg_0"] == parts(server.requests[0], "text")[0]
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+def test_a_run_without_any_reply_fails_and_is_asked_again(
+    status: int, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ModelServer(lambda body, before: (status, {"error": {"message": "no such thing"}}))
+    with server.running() as url:
+        assert evaluate(url, tmp_path / "run", real_data / "benchmarks") == 1
+        error = capsys.readouterr().err
+        assert f"HTTP {status}" in error
+        assert "no such thing" in error
+        assert ("server.base_urls[0]" in error) == (status == 404)
+        assert not list((tmp_path / "run").rglob("metrics.json"))
+        server.answer = lambda body, before: choice("A")
+        assert evaluate(url, tmp_path / "run", real_data / "benchmarks") == 0
+    records = [record for path in (tmp_path / "run").glob("*/run.json") for record in read_records(path.parent)]
+    assert not [record.id for record in records if record.failure in ("server_refused", "server_error")]
+
+
+def test_a_base_url_without_v1_is_named(real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The case of the traces, for evaluation: this server answers nothing outside of /v1."""
+    with ScriptedServer(lambda *_: Reply("A"), models=("rival",), under="/v1/") as server:
+        url = server.url.removesuffix("/v1")
+        assert evaluate(url, tmp_path / "run", real_data / "benchmarks", "questions.benchmarks=mmau") == 1
+        assert not server.seen
+    assert "server.base_urls[0]: no chat completions at this address" in capsys.readouterr().err
+    assert read_records(tmp_path / "run" / "mmau") == []
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "text", "failure", "detail"),
+    [
+        ({"content": [{"type": "text", "text": "A"}]}, "eos_token", "A", None, None),
+        ({"content": "A"}, None, "A", None, None),
+        ({"content": None}, "stop", "", "reply_interrupted", "the reply has no text (content is null)"),
+        ({"content": None, "refusal": "I won't."}, "stop", "", "reply_interrupted", "refusal: I won't."),
+    ],
+)
+def test_other_servers_dialects(
+    message: dict[str, Any],
+    finish: str | None,
+    text: str,
+    failure: str | None,
+    detail: str | None,
+    real_data: Path,
+    tmp_path: Path,
+) -> None:
+    server = ModelServer(lambda body, before: (200, {"choices": [{"message": message, "finish_reason": finish}]}))
+    with server.running() as url:
+        status = evaluate(url, tmp_path / "run", real_data / "benchmarks", "questions.benchmarks=mmau")
+    (record,) = read_records(tmp_path / "run" / "mmau")
+    assert (record.text, record.failure, record.failure_detail) == (text, failure, detail)
+    assert status == (failure is not None)
+    assert len(server.requests) == 1
+
+
+def test_a_second_run_on_the_folder_is_refused(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While the first one waits for its server; both are whole afterwards."""
+    arrived, go = threading.Event(), threading.Event()
+
+    def answer(body: dict[str, Any], before: int) -> tuple[int, dict[str, Any]]:
+        arrived.set()
+        go.wait(60)
+        return choice("A")
+
+    server = ModelServer(answer)
+    words = (tmp_path / "run", real_data / "benchmarks", "questions.benchmarks=mmau")
+    with server.running() as url:
+        first: list[int] = []
+        thread = threading.Thread(target=lambda: first.append(evaluate(url, *words)))
+        thread.start()
+        try:
+            assert arrived.wait(60)
+            assert evaluate(url, *words) == 1
+        finally:
+            go.set()
+            thread.join()
+    assert str(tmp_path / "run" / "mmau") in capsys.readouterr().err
+    assert first == [0]
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(

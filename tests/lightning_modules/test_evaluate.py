@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 import soundfile
+import torch
 import yaml
 from PIL import Image
 
 from avrt.cli import main
 from avrt.evaluation.benchmarks import BENCHMARKS
-from avrt.evaluation.records import RunInfo, read_records
+from avrt.evaluation.records import RecordWriter, RunInfo, read_records
 from avrt.evaluation.tables import COLUMNS
 from avrt.media import read_clip
+from avrt.shards import ShardSet, ShardWriter
 from datamodules.benchmark import BenchmarkDataModule
+from lightning_modules.evaluate import weights_fingerprint
 from lightning_modules.sft import SFTModule
 from tests.callbacks.tiny_runs import events, scalars
 from tests.distributed.runs import write_shards
@@ -146,6 +149,85 @@ def test_a_limited_run_goes_on_and_a_finished_one_stays(
     capsys.readouterr()
     assert evaluate(run, trained / "student", **settings, modalities="A") == 1
     assert "holds a run with `modalities` 'AV', this one has 'A'; use another run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "name"),
+    [
+        ("model__init_args__student__template__tags_instruction", "Think first.", "prompt.tags_instruction"),
+        ("model__init_args__student__template__system", "You are a parrot.", "prompt.system"),
+        ("model__init_args__student__answer_format", "letter", "answer_format"),
+        ("model__init_args__student__max_pixels", 6272, "decoding.max_pixels"),
+        ("model__init_args__max_completion_length", 20, "decoding.max_completion_length"),
+        ("benchmarks", "mine", "prompt.shards"),
+    ],
+)
+def test_another_prompt_in_the_same_folder_is_refused(
+    setting: str,
+    value: Any,
+    name: str,
+    trained: Path,
+    questions: Path,
+    whole: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Items that are not answered yet would be asked with another prompt than the others were."""
+    shutil.copytree(whole, tmp_path / "run" / "mine")
+    shards = questions
+    if name == "prompt.shards":  # the same questions, with other media under them
+        shards = tmp_path / "shards"
+        with ShardWriter(shards, samples_per_shard=1000) as writer:
+            for sample in ShardSet(questions):
+                writer.write(sample)
+    settings = {"benchmarks": "mine", "shards": shards, setting: value}
+    capsys.readouterr()
+    assert evaluate(tmp_path / "run", trained / "student", **settings) == 1
+    error = capsys.readouterr().err
+    assert f"holds a run with `{name}` " in error
+    assert "use another run folder" in error
+
+
+def test_another_chat_template_is_another_prompt(
+    trained: Path, questions: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It lies beside the weights, which are the same."""
+    student = tmp_path / "student"
+    shutil.copytree(trained / "student", student)
+    changed = [path for path in student.glob("*") if path.suffix in (".jinja", ".json") and "template" in path.name]
+    assert changed
+    for path in changed:
+        path.write_text(path.read_text().replace("assistant", "helper"))
+    shutil.copytree(whole, tmp_path / "run" / "mine")
+    info = RunInfo.read(whole)
+    text = (tmp_path / "run" / "mine" / "run.json").read_text().replace(info.model, str(student))
+    (tmp_path / "run" / "mine" / "run.json").write_text(text)
+    capsys.readouterr()
+    assert evaluate(tmp_path / "run", student, benchmarks="mine", shards=questions) == 1
+    assert "holds a run with `prompt.tokens_sha256` " in capsys.readouterr().err
+
+
+def test_one_changed_weight_is_another_student() -> None:
+    module = torch.nn.Linear(300, 300)
+    before = weights_fingerprint(module)
+    assert before == weights_fingerprint(module)
+    with torch.no_grad():
+        module.weight[250, 250] += 1e-3
+    assert weights_fingerprint(module) != before
+    module.to(torch.bfloat16)
+    in_half = weights_fingerprint(module)
+    with torch.no_grad():
+        module.weight[250, 250] += 1
+    assert weights_fingerprint(module) != in_half
+
+
+def test_a_second_run_on_the_folder_is_refused(
+    trained: Path, questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with RecordWriter(run / "mine"):  # as the first one has it open
+        assert evaluate(run, trained / "student", benchmarks="mine", shards=questions) == 1
+    assert str(run / "mine") in capsys.readouterr().err
 
 
 def test_a_checkpoint_answers_as_its_export(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from avrt.cli import main
+from avrt.folder_lock import FolderInUseError, FolderLock
 from avrt.shards import ShardSet, read_manifest
 from avrt.traces import finalise as finalise_module
 from avrt.traces import output as output_module
@@ -258,6 +259,17 @@ def test_inspect_and_readers_tell_what_the_folder_holds(
         ShardSet(finished.output)
     assert main(["inspect", str(Path(finished.output).parent)]) == 1
     assert "manifest.json" in capsys.readouterr().err
+
+
+def test_two_runs_with_one_output_do_not_write_at_once(finished: TracesConfig, tmp_path: Path) -> None:
+    """Whatever their ledgers; the second is refused before it calls anybody."""
+    out = tmp_path / "out"
+    with FolderLock(out, "traces", beside=True), pytest.raises(FolderInUseError, match=rf"{out}: another `traces`"):
+        run_traces(replace(finished, output=str(out), ledger=str(tmp_path / "other")))
+    with FolderLock(finished.ledger, "traces"), pytest.raises(FolderInUseError, match=r"ledger: another `traces`"):
+        run_traces(replace(finished, output=str(out)))
+    write(finished, output=str(out))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
 def test_the_planner_reads_what_was_written(finished: TracesConfig) -> None:
