@@ -29,7 +29,7 @@ from avrt.trained_weights import check_saved_weights, frozen_fingerprint, withou
 from datamodules.streaming import Item, MicroBatch
 from lightning_modules.checkpoint_io import SafeCheckpointIO
 from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups, rate_factor
-from lightning_modules.resuming import check_unchanged, flat_settings
+from lightning_modules.resuming import changed_rewards, changed_settings, check_unchanged, flat_settings
 from lightning_modules.strategy import AVRTDeepSpeedStrategy, StepReport, check_strategy
 
 PREDICTIONS_NAME = "predictions.jsonl"
@@ -225,6 +225,7 @@ class StudentModule(LightningModule):
             "tokens_seen": self._tokens_seen,
             "skipped_steps": self.skipped_steps,
             "settings": flat_settings(self.training_settings()),
+            "rewards": self.reward_settings(),
             "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
         }
 
@@ -242,13 +243,19 @@ class StudentModule(LightningModule):
             )
         if self.trainer.training:
             now = flat_settings(self.training_settings())
-            check_unchanged(state.get("settings", now), now, self.resume_with_changes)
+            changed = changed_settings(state.get("settings", now), now)
+            changed += changed_rewards(state.get("rewards"), self.reward_settings())
+            check_unchanged(changed, self.resume_with_changes)
             self._put_settings(checkpoint)
         self._tokens_seen, self.skipped_steps = state["tokens_seen"], state["skipped_steps"]
 
     def training_settings(self) -> dict[str, Any]:
         """The arguments that a training's course depends on, under their names."""
         return {"student": self.student_config, "optimizer": self.optimizer_config, "lora": self.lora_config}
+
+    def reward_settings(self) -> dict[str, dict[str, Any]]:
+        """What is learned from, by reward; nothing where there are none."""
+        return {}
 
     def _put_settings(self, checkpoint: dict[str, Any]) -> None:
         """The schedule's peak is part of its saved state; the config's holds."""

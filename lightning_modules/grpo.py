@@ -23,7 +23,7 @@ from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.grpo.rollout import Response, SamplingConfig
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, Scores, score_responses
 from avrt.lora import LoRAConfig
-from avrt.rewards import RewardCallback, RewardTable, collect_rewards, score_all
+from avrt.rewards import RewardCallback, RewardTable, collect_rewards, describe_rewards, score_all
 from avrt.sample import Completion
 from avrt.student import StudentConfig
 from datamodules.streaming import MicroBatch, Window
@@ -160,6 +160,9 @@ class GRPOModule(StudentModule):
             "seed": self.seed,
             **asdict(self.loss_config),
         }
+
+    def reward_settings(self) -> dict[str, dict[str, Any]]:
+        return describe_rewards(self.rewards)
 
     def student_loaded(self) -> None:
         if self.loss_config.beta:
