@@ -46,6 +46,13 @@ def check_saved_weights(saved: Iterable[str], module: nn.Module) -> None:
             )
 
 
+def weights_are_finite(module: nn.Module) -> bool:
+    """Whether all trained weights of this device are numbers."""
+    # ZeRO-3 leaves a parameter empty and keeps this device's part of it beside it.
+    trained = (getattr(p, "ds_tensor", p) for p in module.parameters() if p.requires_grad)
+    return all(bool(torch.isfinite(weight).all()) for weight in trained)
+
+
 def frozen_fingerprint(module: nn.Module) -> str:
     """Tells whether two runs have the same frozen weights."""
     digest = hashlib.sha256()

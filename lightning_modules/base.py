@@ -19,21 +19,26 @@ from torchmetrics import MeanMetric
 
 from avrt.answers import is_formatted, parse
 from avrt.atomic import write_atomic
+from avrt.checkpoints import newest
 from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
 from avrt.grpo.rollout import Response, RolloutEngine, SamplingConfig, TransformersRollout
 from avrt.lora import LoRAConfig, add_lora
 from avrt.run_length import run_length
 from avrt.sample import Completion, Sample
 from avrt.student import Student, StudentConfig
-from avrt.trained_weights import check_saved_weights, frozen_fingerprint, without_frozen
+from avrt.trained_weights import check_saved_weights, frozen_fingerprint, weights_are_finite, without_frozen
 from datamodules.streaming import Item, MicroBatch
 from lightning_modules.checkpoint_io import SafeCheckpointIO
 from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups, rate_factor
-from lightning_modules.resuming import check_unchanged, flat_settings
+from lightning_modules.resuming import changed_rewards, changed_settings, check_unchanged, flat_settings
 from lightning_modules.strategy import AVRTDeepSpeedStrategy, StepReport, check_strategy
 
 PREDICTIONS_NAME = "predictions.jsonl"
 """Where `predict` leaves its answers, in the logger's folder."""
+
+
+MAX_SKIPPED_STEPS = 20
+"""Skipped in a row, they mean that the run no longer learns."""
 
 
 class StudentModule(LightningModule):
@@ -51,6 +56,8 @@ class StudentModule(LightningModule):
         resume_with_changes: go on from a checkpoint although settings or data have changed since; it is refused
             otherwise. The position in the data then counts in the new data's order.
         chunk_rows: response tokens whose logits are held at one time; 0 for all.
+        max_skipped_steps: optimizer steps in a row that may be skipped because their loss or gradient is not finite;
+            with so many the run ends with an error.
     """
 
     num_iterations = 1
@@ -65,8 +72,12 @@ class StudentModule(LightningModule):
         lora: LoRAConfig | None = None,
         resume_with_changes: bool = False,
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
+        max_skipped_steps: int = MAX_SKIPPED_STEPS,
     ) -> None:
         super().__init__()
+        if max_skipped_steps < 1:
+            raise ValueError(f"model.init_args.max_skipped_steps must be positive, is {max_skipped_steps}")
+        self.max_skipped_steps = max_skipped_steps
         if chunk_rows < 0:
             raise ValueError(f"model.init_args.chunk_rows must be 0 (all at once) or positive, is {chunk_rows}")
         self.chunk_rows = chunk_rows
@@ -82,6 +93,8 @@ class StudentModule(LightningModule):
         self._seconds: dict[str, float] = {}
         self._tokens_seen = 0
         self.skipped_steps = 0
+        self._skipped_in_a_row = 0
+        self._counted_step: StepReport | None = None
         self._frozen = ""
         self._plain_step: StepReport | None = None
         self._losses: list[tuple[Tensor, list[str]]] = []
@@ -219,12 +232,16 @@ class StudentModule(LightningModule):
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._check_weights_are_finite()
+        skipped, in_a_row = self._skips_with(self._step_report())
         checkpoint["state_dict"] = without_frozen(checkpoint["state_dict"], self)
         checkpoint["avrt"] = {
             "frozen": self._frozen,
             "tokens_seen": self._tokens_seen,
-            "skipped_steps": self.skipped_steps,
+            "skipped_steps": skipped,
+            "skipped_in_a_row": in_a_row,
             "settings": flat_settings(self.training_settings()),
+            "rewards": self.reward_settings(),
             "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
         }
 
@@ -242,13 +259,33 @@ class StudentModule(LightningModule):
             )
         if self.trainer.training:
             now = flat_settings(self.training_settings())
-            check_unchanged(state.get("settings", now), now, self.resume_with_changes)
+            changed = changed_settings(state.get("settings", now), now)
+            changed += changed_rewards(state.get("rewards"), self.reward_settings())
+            check_unchanged(changed, self.resume_with_changes)
             self._put_settings(checkpoint)
         self._tokens_seen, self.skipped_steps = state["tokens_seen"], state["skipped_steps"]
+        self._skipped_in_a_row = state.get("skipped_in_a_row", 0)
+
+    def _check_weights_are_finite(self) -> None:
+        """Refuse to save weights that no run can continue from; a good checkpoint may have to go for them.
+
+        Called on every device.
+        """
+        if not self.trainer.strategy.reduce_boolean_decision(weights_are_finite(self.student), all=True):
+            last = newest(*(Path(c.dirpath) for c in self.trainer.checkpoint_callbacks if getattr(c, "dirpath", None)))
+            raise ValueError(
+                f"step {self.global_step}: trained weights are not finite, so nothing is saved; "
+                + (f"the last good checkpoint is {last.path}; " if last.path else "")
+                + "lower model.init_args.optimizer.learning_rate, or look at the data"
+            )
 
     def training_settings(self) -> dict[str, Any]:
         """The arguments that a training's course depends on, under their names."""
         return {"student": self.student_config, "optimizer": self.optimizer_config, "lora": self.lora_config}
+
+    def reward_settings(self) -> dict[str, dict[str, Any]]:
+        """What is learned from, by reward; nothing where there are none."""
+        return {}
 
     def _put_settings(self, checkpoint: dict[str, Any]) -> None:
         """The schedule's peak is part of its saved state; the config's holds."""
@@ -313,22 +350,54 @@ class StudentModule(LightningModule):
             self._finish_step()
             self._log_step()
 
-    def _finish_step(self) -> None:
-        """Take down what the optimizer step did; say whose fault it was when the step was skipped."""
+    def _step_report(self) -> StepReport | None:
+        """What the last optimizer step did, on every device."""
         strategy = self.trainer.strategy
-        report = strategy.last_step if isinstance(strategy, AVRTDeepSpeedStrategy) else self._plain_step
+        return strategy.last_step if isinstance(strategy, AVRTDeepSpeedStrategy) else self._plain_step
+
+    def _skips_with(self, report: StepReport | None) -> tuple[int, int]:
+        """Steps skipped, in all and in a row up to now, with a step counted that `_finish_step` may not have seen yet:
+        callbacks save before it."""
+        if report is None or report is self._counted_step:
+            return self.skipped_steps, self._skipped_in_a_row
+        if math.isfinite(report.grad_norm):
+            return self.skipped_steps, 0
+        return self.skipped_steps + 1, self._skipped_in_a_row + 1
+
+    def _finish_step(self) -> None:
+        """Take down what the optimizer step did; say whose fault it was when the step was skipped.
+
+        Raises:
+            ValueError: too many steps in a row were skipped. All devices agree, since the norm is over all of them.
+        """
+        report = self._step_report()
         losses, self._losses = self._losses, []
         if report is None:
             return
+        self.skipped_steps, self._skipped_in_a_row = self._skips_with(report)
+        self._counted_step = report
         self.add_to_step("grad_norm", report.grad_norm)
         self.add_to_step("learning_rate", report.learning_rate)
         if math.isfinite(report.grad_norm):
             return
-        self.skipped_steps += 1
         broken = self._of_all_devices(i for loss, ids in losses if not torch.isfinite(loss) for i in ids)
         what = "the loss is not finite on" if broken else "the gradient is not finite; the step worked on"
         samples = broken or self._of_all_devices(i for _, ids in losses for i in ids)
         self.print(f"step {self.global_step}: {what} {', '.join(samples)}; the step is skipped on every device")
+        if self._skipped_in_a_row >= self.max_skipped_steps:
+            raise ValueError(
+                f"step {self.global_step}: {self._skipped_in_a_row} optimizer steps in a row were skipped as not finite, "
+                "so the run learns nothing; lower model.init_args.optimizer.learning_rate, look at the samples named "
+                "above, or set model.init_args.max_skipped_steps"
+            )
+
+    def on_train_end(self) -> None:
+        """A run too short for `max_skipped_steps` fails as well when it has learned nothing."""
+        if self.skipped_steps and self.skipped_steps >= self.global_step:
+            raise ValueError(
+                f"all {self.skipped_steps} optimizer steps of the run were skipped as not finite; lower "
+                "model.init_args.optimizer.learning_rate, or look at the samples named above"
+            )
 
     def _of_all_devices(self, values: Iterable[str]) -> list[str]:
         mine = list(values)

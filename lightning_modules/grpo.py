@@ -23,11 +23,11 @@ from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.grpo.rollout import Response, SamplingConfig
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, Scores, score_responses
 from avrt.lora import LoRAConfig
-from avrt.rewards import RewardCallback, RewardTable, collect_rewards, score_all
+from avrt.rewards import RewardCallback, RewardTable, collect_rewards, describe_rewards, score_all
 from avrt.sample import Completion
 from avrt.student import StudentConfig
 from datamodules.streaming import MicroBatch, Window
-from lightning_modules.base import StudentModule
+from lightning_modules.base import MAX_SKIPPED_STEPS, StudentModule
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.reference import AdaptersOff, FrozenCopy, ReferencePolicy
 
@@ -87,6 +87,7 @@ class GRPOModule(StudentModule):
             (they come to the device only while they score). Under LoRA there is no second copy to keep.
         lora: train low-rank adapters of the language model instead of its weights.
         resume_with_changes: go on from a checkpoint although settings or data have changed since.
+        max_skipped_steps: optimizer steps in a row that may be skipped as not finite before the run ends with an error.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class GRPOModule(StudentModule):
         reference_device: Literal["same", "cpu"] = "same",
         lora: LoRAConfig | None = None,
         resume_with_changes: bool = False,
+        max_skipped_steps: int = MAX_SKIPPED_STEPS,
     ) -> None:
         if val_max_completion_length is not None and val_max_completion_length < 1:
             raise ValueError(
@@ -138,6 +140,7 @@ class GRPOModule(StudentModule):
             lora,
             resume_with_changes,
             chunk_rows,
+            max_skipped_steps,
         )
         self.num_generations = num_generations
         self.num_iterations = num_iterations
@@ -160,6 +163,9 @@ class GRPOModule(StudentModule):
             "seed": self.seed,
             **asdict(self.loss_config),
         }
+
+    def reward_settings(self) -> dict[str, dict[str, Any]]:
+        return describe_rewards(self.rewards)
 
     def student_loaded(self) -> None:
         if self.loss_config.beta:

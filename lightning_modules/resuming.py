@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -29,20 +29,49 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, tuple(value) if isinstance(value, list) else value
 
 
-def check_unchanged(saved: Mapping[str, Any], now: Mapping[str, Any], allowed: bool) -> None:
-    """Compare the settings of two runs, as `flat_settings` gives them.
-
-    Args:
-        allowed: say what has changed, and go on.
-
-    Raises:
-        ValueError: a setting has changed; names all of them.
-    """
-    changed = [
+def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences between the settings of two runs, as `flat_settings` gives them; one text for each."""
+    return [
         f"model.init_args.{key} ({saved.get(key)!r} then, {now.get(key)!r} now)"
         for key in sorted({*saved, *now})
         if saved.get(key) != now.get(key)
     ]
+
+
+def changed_rewards(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
+    """The differences between the rewards of two runs, as `avrt.rewards.describe_rewards` gives them, in any order.
+
+    Args:
+        saved: None for a checkpoint that does not say, of an earlier version of this project.
+    """
+    if saved is None:
+        if now:
+            log.warning("the checkpoint does not say which rewards it was trained with; they could not be compared")
+        return []
+    changed = []
+    for name in sorted({*saved, *now}):
+        then, new = saved.get(name), now.get(name)
+        if then is None or new is None:
+            changed.append(f"trainer.callbacks: reward {name!r} ({'new' if then is None else 'there then, not now'})")
+            continue
+        changed += [
+            f"trainer.callbacks: reward {name!r}: {key} ({then.get(key)!r} then, {new.get(key)!r} now)"
+            for key in sorted({*then, *new})
+            if then.get(key) != new.get(key)
+        ]
+    return changed
+
+
+def check_unchanged(changed: Sequence[str], allowed: bool) -> None:
+    """Refuse to resume with changes.
+
+    Args:
+        changed: one text for each.
+        allowed: log them instead.
+
+    Raises:
+        ValueError: names all of them.
+    """
     if not changed:
         return
     if not allowed:

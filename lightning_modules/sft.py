@@ -10,7 +10,7 @@ from avrt.grpo.scoring import score_responses
 from avrt.lora import LoRAConfig
 from avrt.student import StudentConfig
 from datamodules.streaming import MicroBatch, Window
-from lightning_modules.base import StudentModule
+from lightning_modules.base import MAX_SKIPPED_STEPS, StudentModule
 from lightning_modules.optimization import OptimizerConfig
 
 
@@ -27,6 +27,7 @@ class SFTModule(StudentModule):
         chunk_rows: trace tokens whose logits are held at one time; 0 for all.
         lora: train low-rank adapters of the language model instead of its weights.
         resume_with_changes: go on from a checkpoint although settings or data have changed since.
+        max_skipped_steps: optimizer steps in a row that may be skipped as not finite before the run ends with an error.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class SFTModule(StudentModule):
         chunk_rows: int = DEFAULT_CHUNK_ROWS,
         lora: LoRAConfig | None = None,
         resume_with_changes: bool = False,
+        max_skipped_steps: int = MAX_SKIPPED_STEPS,
     ) -> None:
         if val_max_completion_length < 1:
             raise ValueError(
@@ -49,6 +51,7 @@ class SFTModule(StudentModule):
             lora=lora,
             resume_with_changes=resume_with_changes,
             chunk_rows=chunk_rows,
+            max_skipped_steps=max_skipped_steps,
         )
         self._step_tokens = 1.0
 

@@ -49,6 +49,7 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
         )
     if rewards.ndim != 1 or rewards.shape[0] % num_generations:
         raise ValueError(f"rewards of shape {tuple(rewards.shape)} do not split into groups of {num_generations}")
+    dtype, rewards = rewards.dtype, rewards.double()  # squares of large rewards are infinite in float32
     grouped = rewards.view(-1, num_generations)
     centered = grouped - grouped.nanmean(dim=1, keepdim=True)
     group_std = _nanstd(grouped)
@@ -61,7 +62,8 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
     else:
         raise ValueError(f"scale_rewards must be one of {', '.join(SCALES)}, is {scale_rewards!r}")
     advantages = torch.nan_to_num(centered / scale, nan=0.0).flatten()
-    return GroupStatistics(advantages, group_std, torch.isclose(group_std, torch.zeros_like(group_std)))
+    group_std = group_std.to(dtype)
+    return GroupStatistics(advantages.to(dtype), group_std, torch.isclose(group_std, torch.zeros_like(group_std)))
 
 
 def _nanstd(x: Tensor) -> Tensor:

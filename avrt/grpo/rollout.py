@@ -227,6 +227,8 @@ class TransformersRollout:
             # Rounded up to the total, a draw would fall behind the last token that can be sampled.
             target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
             token = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1)
+            # Logits that are not finite have no such place. The step that learns from them is skipped.
+            token = token.clamp(max=logprobs.shape[-1] - 1)
         return token, logprobs.gather(-1, token[:, None]).squeeze(1)
 
 

@@ -1,7 +1,14 @@
 """The rewards that ship, and the base class for your own (``docs/rewards.md``)."""
 
 from avrt.rewards.accuracy import AccuracyReward
-from avrt.rewards.base import RewardCallback, RewardError, RewardTable, collect_rewards, score_all
+from avrt.rewards.base import (
+    RewardCallback,
+    RewardError,
+    RewardTable,
+    collect_rewards,
+    describe_rewards,
+    score_all,
+)
 from avrt.rewards.format import FormatReward
 from avrt.rewards.length import LengthReward
 
@@ -13,5 +20,6 @@ __all__ = [
     "RewardError",
     "RewardTable",
     "collect_rewards",
+    "describe_rewards",
     "score_all",
 ]

@@ -5,11 +5,17 @@ Shape letters: N completions (prompts times group size).
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 import traceback
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 from numbers import Real
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -40,6 +46,22 @@ class RewardCallback(Callback):
 
     name: str = ""
     weight: float = 1.0
+    _arguments: Mapping[str, Any] = MappingProxyType({})
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keep the arguments, defaults filled in, whatever a subclass makes of them: a resumed run compares them."""
+        self = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+        except TypeError:  # `__init__` is about to say so; unpickling brings the attributes by itself
+            return self
+        bound.apply_defaults()
+        kinds = bound.signature.parameters
+        arguments = dict(list(bound.arguments.items())[1:])
+        for rest in [name for name in arguments if kinds[name].kind is inspect.Parameter.VAR_KEYWORD]:
+            arguments |= arguments.pop(rest)
+        self._arguments = arguments
+        return self
 
     def __init__(self, weight: float = 1.0, name: str | None = None) -> None:
         super().__init__()
@@ -96,6 +118,57 @@ def collect_rewards(callbacks: Iterable[Callback]) -> list[RewardCallback]:
                 "to a finite number"
             )
     return rewards
+
+
+SECRET = re.compile(r"(^|_)(api_?key|secret|password|passphrase|credentials?|(access|auth|bearer)_token)$", re.IGNORECASE)
+
+
+def describe_rewards(rewards: Iterable[RewardCallback]) -> dict[str, dict[str, Any]]:
+    """What a run learns from, by reward: its class, weight and arguments as plain values, by dotted key.
+
+    Secrets are left out: a checkpoint is copied around, and they do not change a score.
+    """
+    described = {}
+    for reward in rewards:
+        kind = type(reward)
+        entry: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}", "weight": float(reward.weight)}
+        arguments = {key: value for key, value in reward._arguments.items() if key not in ("name", "weight")}
+        described[reward.name] = entry | dict(_plain_values("", arguments))
+    return described
+
+
+def _plain_values(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Values that a checkpoint may hold, by dotted key; other objects are named by their class."""
+    if SECRET.search(key.rpartition(".")[2]):
+        return
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _plain_values(f"{key}.{name}" if key else str(name), inner)
+    elif key:
+        yield key, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and math.isnan(value):
+        return "nan"  # equal to itself
+    if isinstance(value, Enum):
+        return value.name
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(inner) for inner in value)
+    if isinstance(value, (set, frozenset)):
+        return tuple(sorted(map(repr, value)))
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping) or is_dataclass(value):
+        return {} if not value else repr(dict(_plain_values("", {"value": value})))
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def score_all(rewards: Sequence[RewardCallback], completions: Sequence[Completion]) -> RewardTable:

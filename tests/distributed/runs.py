@@ -113,16 +113,17 @@ class RewardByLength(RewardCallback):
 
 
 class PoisonLoss(Callback):
-    """Makes the loss of one rank infinite in one optimizer step, by poisoning a weight's gradient path input."""
+    """Makes the loss of one rank NaN in one optimizer step, or from that step on."""
 
-    def __init__(self, step: int, rank: int) -> None:
-        self.step, self.rank = step, rank
+    def __init__(self, step: int, rank: int, from_then_on: bool = False) -> None:
+        self.step, self.rank, self.from_then_on = step, rank, from_then_on
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         share = module.share_of_step
 
         def poisoned(loss: torch.Tensor) -> torch.Tensor:
-            hit = trainer.global_step == self.step and trainer.global_rank == self.rank
+            now = trainer.global_step
+            hit = (now == self.step or self.from_then_on and now > self.step) and trainer.global_rank == self.rank
             return share(loss * float("nan") if hit else loss)
 
         module.share_of_step = poisoned

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.distributed.runs import Run
+from avrt.checkpoints import complete_checkpoints
+from tests.distributed.runs import Assets, Run
+from tests.programs import ForkServer
 
 
 @pytest.mark.parametrize("strategy", ["plain", "deepspeed", "offload"])
@@ -30,3 +33,26 @@ def test_the_samples_are_named(two_processes: Mapping[str, Run], strategy: str) 
     assert "the loss is not finite on" in line
     # Rank 1 has two of the step's four samples.
     assert line.count("-") == 2 + line.split(": the loss")[0].count("-")
+
+
+@pytest.mark.parametrize("strategy", ["plain", "deepspeed"])
+def test_too_many_in_a_row_end_the_run_everywhere(
+    fork_server: ForkServer, assets: Assets, tmp_path: Path, strategy: str
+) -> None:
+    """One process's loss is never a number again: all end with an error, and nothing is exported."""
+    callbacks = [
+        {"class_path": "tests.distributed.runs.PoisonLoss", "init_args": {"step": 2, "rank": 1, "from_then_on": True}},
+        {"class_path": "avrt.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1, "keep": 2}},
+        {"class_path": "avrt.callbacks.export.ExportStudent"},
+    ]
+    limit = {"model.init_args.max_skipped_steps": 4}
+    settings = {"devices": 2, "strategy": strategy, "batch_size": 2, "steps": 40, "callbacks": callbacks}
+    run = Run(tmp_path / "run", assets, overrides=limit, **settings)
+    program = run.begin(fork_server)
+    output = program.wait()
+    assert program.returncode == 1, output[-4000:]
+    (line,) = {line for line in output.splitlines() if line.startswith("avrt: error: ")}
+    assert "step 6: 4 optimizer steps in a row" in line
+    assert not (run.folder / "student").exists()
+    names = [path.name for path in complete_checkpoints(run.folder / "checkpoints")]
+    assert names == ["step=0000005.ckpt", "step=0000006.ckpt"]  # with the weights of step 2: finite

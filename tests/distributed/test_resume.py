@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from avrt.checkpoints import complete_checkpoints, load_without_code
 from tests.distributed.conftest import STOPS
-from tests.distributed.runs import Run
+from tests.distributed.runs import Assets, Run
+from tests.programs import ForkServer
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -37,3 +40,26 @@ def test_frozen_weights_are_not_saved(two_processes: Mapping[str, Run]) -> None:
 def test_the_newest_are_kept(two_processes: Mapping[str, Run]) -> None:
     names = [p.name for p in complete_checkpoints(two_processes["sft whole"].folder / "checkpoints")]
     assert names == ["step=0000004.ckpt", "step=0000006.ckpt"]
+
+
+def test_the_newest_are_kept_over_any_number_of_resumes(
+    fork_server: ForkServer, assets: Assets, tmp_path: Path
+) -> None:
+    """Folders of DeepSpeed too; and one that is incomplete is passed over, and goes in the end."""
+    saver = {"class_path": "avrt.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1, "keep": 2}}
+    run = Run(tmp_path / "run", assets, strategy="deepspeed", batch_size=2, callbacks=[saver])
+    folder = run.folder / "checkpoints"
+    listed = []
+    for steps in (1, 2, 4):
+        program = replace(run, steps=steps).begin(fork_server, "--ckpt_path", "last")
+        assert program.wait() and program.returncode == 0, program.output[-4000:]
+        listed.append([int(path.stem[5:]) for path in complete_checkpoints(folder)])
+    assert listed == [[1], [1, 2], [3, 4]]
+    (folder / "step=0000004.ckpt" / "complete.json").unlink()
+    program = replace(run, steps=6).begin(fork_server, "--ckpt_path", "last")
+    output = program.wait()
+    assert program.returncode == 0, output[-4000:]
+    (line,) = [line for line in output.splitlines() if "passed over" in line]
+    assert "step=0000004.ckpt" in line
+    assert [step["step"] for step in run.steps_of()] == [1, 2, 3, 4, 4, 5, 6]
+    assert {path.name for path in folder.iterdir()} == {"step=0000005.ckpt", "step=0000006.ckpt"}

@@ -52,3 +52,11 @@ def test_refusals() -> None:
         group_advantages(double(1, 2, 3, 4, 5, 6), 4)
     with pytest.raises(ValueError, match="scale_rewards"):
         group_advantages(double(1, 2), 2, "sample")
+
+
+def test_large_rewards_keep_their_signal() -> None:
+    """Squares beyond float32 made the deviation infinite and every advantage 0."""
+    small = group_advantages(torch.tensor([0.0, 1.0, 2.0, 3.0]), 4)
+    large = group_advantages(torch.tensor([0.0, 1.0, 2.0, 3.0]) * 1e30, 4)
+    assert torch.allclose(large.advantages, small.advantages, atol=1e-3)
+    assert large.advantages.dtype == large.group_std.dtype == torch.float32

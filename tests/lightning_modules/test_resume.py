@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from avrt.callbacks import Throughput
+from avrt.rewards import FormatReward, LengthReward, RewardCallback, describe_rewards
 from datamodules.base import ShardDataModule
 from lightning_modules.base import StudentModule
 from tests.lightning_modules.training import (
@@ -216,3 +221,89 @@ def test_changes_that_are_allowed_take_effect(student_folder: Path, shards: Path
     decayed, plain = module.trainer.optimizers[0].param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.5, 0.0)
     assert (tuple(plain["betas"]), plain["eps"]) == ((0.8, 0.9), 1e-5)
+
+
+class Letters(VowelReward):
+    """A reward of somebody's package, with arguments of its own."""
+
+    name = "letters"
+
+    def __init__(self, letters: str = "aeiou", per: Mapping[str, float] | None = None, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.letters = letters
+
+    def score(self, completions: Any) -> list[float]:
+        return [sum(c in self.letters for c in done.text) / (1 + len(done.text)) for done in completions]
+
+
+class OtherLetters(Letters):
+    """Scores as `Letters` does, under the same name."""
+
+
+@pytest.fixture(scope="module")
+def rewarded(student_folder: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run with two rewards."""
+    path = tmp_path_factory.mktemp("rewarded") / "stop.ckpt"
+    rewards = (FormatReward(), Letters(per={"a": 1.0}, weight=2.0))
+    fit(*grpo(student_folder, shards), *rewards, StopAfter(1, path), max_steps=3)
+    return path
+
+
+CHANGED_REWARDS: list[tuple[Callable[[], list[Any]], str]] = [
+    (lambda: [FormatReward(), Letters(per={"a": 1.0}, weight=-1.0)], r"'letters'.*weight.*2\.0 then, -1\.0 now"),
+    (lambda: [FormatReward(), Letters("ae", {"a": 1.0}, weight=2.0)], r"'letters'.*letters.*'aeiou' then, 'ae' now"),
+    (lambda: [FormatReward(), Letters(per={"a": 2.0}, weight=2.0)], r"'letters'.*per\.a.*1\.0 then, 2\.0 now"),
+    (lambda: [FormatReward(), OtherLetters(per={"a": 1.0}, weight=2.0)], r"'letters'.*\.Letters' then.*OtherLetters"),
+    (lambda: [Letters(per={"a": 1.0}, weight=2.0)], r"reward 'format'.*there then"),
+    (lambda: [FormatReward(), Letters(per={"a": 1.0}, weight=2.0), LengthReward()], r"reward 'length'.*new"),
+]
+
+
+@pytest.mark.parametrize(("rewards", "named"), CHANGED_REWARDS, ids=range(len(CHANGED_REWARDS)))
+def test_changed_rewards_are_refused(
+    student_folder: Path, shards: Path, rewarded: Path, rewards: Callable[[], list[Any]], named: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"cannot resume.*trainer\.callbacks.*{named}.*resume_with_changes"):
+        fit(*grpo(student_folder, shards), *rewards(), ckpt_path=rewarded, max_steps=2)
+
+
+def test_changed_rewards_that_are_allowed(student_folder: Path, shards: Path, rewarded: Path) -> None:
+    module, data = grpo(student_folder, shards, {"resume_with_changes": True})
+    assert fit(module, data, FormatReward(), ckpt_path=rewarded, max_steps=2).logged
+
+
+def test_rewards_in_another_order_and_other_logging_callbacks(
+    student_folder: Path, shards: Path, rewarded: Path
+) -> None:
+    callbacks = (Throughput(), Letters(per={"a": 1.0}, weight=2), FormatReward())
+    assert fit(*grpo(student_folder, shards), *callbacks, ckpt_path=rewarded, max_steps=2).logged
+
+
+def test_a_checkpoint_from_before_rewards_were_noted(
+    student_folder: Path, shards: Path, rewarded: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = torch.load(rewarded, weights_only=True)
+    del old["avrt"]["rewards"]
+    torch.save(old, tmp_path / "old.ckpt")
+    assert fit(*grpo(student_folder, shards), FormatReward(), ckpt_path=tmp_path / "old.ckpt", max_steps=2).logged
+    (line,) = [record.getMessage() for record in caplog.records if "rewards" in record.getMessage()]
+    assert "compared" in line
+
+
+def test_what_is_noted_of_a_reward() -> None:
+    @dataclass(frozen=True)
+    class Judge:
+        model: str
+        api_key: str = "secret"
+
+    class Judged(RewardCallback):
+        name = "judged"
+
+        def __init__(self, judge: Any, temperatures: Any = (0.0, 1.0), api_key: str = "secret", **rest: Any) -> None:
+            super().__init__(**rest)
+
+    noted = describe_rewards([Judged(Judge("m"), api_key="hidden", weight=3)])["judged"]
+    assert noted.pop("class").endswith("Judged")
+    assert noted == {"weight": 3.0, "judge.model": "m", "temperatures": (0.0, 1.0)}
+    assert describe_rewards([copy.deepcopy(Letters("x"))])["letters"]["letters"] == "x"
+    assert describe_rewards([pickle.loads(pickle.dumps(Letters("x")))])["letters"]["letters"] == "x"
