@@ -58,6 +58,13 @@ GROUPS = {
 
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
+REQUIRED_MODULES = (
+    *("PIL", "aiohttp", "av", "deepspeed", "httpx2", "jsonargparse", "lightning", "ninja", "numpy", "openai", "rich"),
+    *("soundfile", "tensorboard", "tokenizers", "torch", "torchaudio", "torchmetrics", "torchvision", "transformers"),
+    *("webdataset", "yaml"),
+)
+"""What the project's dependencies are imported as. Without one of them the interpreter is the wrong one."""
+
 OK, FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
 
 
@@ -80,18 +87,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (`| head`) has gone. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (ValueError, OSError, KeyboardInterrupt) as error:
+    except (ValueError, OSError, KeyboardInterrupt, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name not in REQUIRED_MODULES:
+            raise
         if debug:
             traceback.print_exception(error)
-        line = "interrupted" if isinstance(error, KeyboardInterrupt) else describe(error)
-        print(f"avrt: error: {line}", file=sys.stderr)
+        print(f"avrt: error: {_line(error)}", file=sys.stderr)
         return _status(error)
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, ModuleNotFoundError):
+        return (
+            f"{sys.executable} has no package {error.name!r}, which avrt needs; in the source tree, run it with "
+            f"`uv run {PROGRAM} ...`, elsewhere install avrt with its dependencies"
+        )
+    return describe(error)
 
 
 def _status(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    return USAGE if isinstance(error, UsageError) else FAILED
+    return USAGE if isinstance(error, (UsageError, ModuleNotFoundError)) else FAILED
 
 
 def _dispatch(words: list[str]) -> int:

@@ -1,0 +1,94 @@
+"""First commands of a new user: the wrong interpreter, an installed package, no place to write."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+from avrt.cli import COMMANDS, REQUIRED_MODULES, TRAINING
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def one_error(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
+    """The one line that a command said before it ended with `status`."""
+    assert done.returncode == status, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("avrt: error: ")
+    return line
+
+
+def old_pythons() -> list[Path]:
+    """Interpreters of this machine that are older than what the project needs."""
+    places = [*Path.home().glob(".pyenv/versions/3.*/bin/python3"), *Path("/usr/bin").glob("python3.?")]
+    places += Path("/usr/bin").glob("python3.10")
+    return sorted(
+        path for path in places if (found := re.search(r"3\.(\d+)", str(path))) is not None and int(found[1]) < 11
+    )
+
+
+def test_an_old_python_says_which_one_is_needed() -> None:
+    found = old_pythons()
+    if not found:
+        pytest.skip("no Python older than 3.11 on this machine")
+    for python in found:
+        done = subprocess.run([python, "-m", "avrt", "fit"], cwd=ROOT, capture_output=True, text=True, check=False)
+        line = one_error(done)
+        assert all(part in line for part in (str(python), "3.11", "uv run"))
+
+
+def test_what_an_old_python_reads_is_written_for_it() -> None:
+    """Where no old one is at hand: the two files compile as Python 3.6."""
+    import ast
+
+    for name in ("__init__.py", "__main__.py"):
+        ast.parse((ROOT / "avrt" / name).read_text(encoding="utf-8"), feature_version=(3, 6))
+
+
+@pytest.fixture(scope="module")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An interpreter without any package."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=False, symlinks=True)
+    return folder / "bin" / "python"
+
+
+TOUCHES_DEPENDENCIES = {
+    "plan": ["--config", "cli_configs/grpo_7b.yaml"],
+    "export": ["run", "--out", "out"],
+    "pack": ["--annotations", "a", "--videos", "b", "--out", "c"],
+    "inspect": ["shards"],
+    "traces": ["--config", "cli_configs/traces_demo.yaml"],
+    "evaluate-server": ["--config", "cli_configs/eval_server.yaml"],
+    "import-predictions": ["run", "--file", "f", "--benchmark", "mmau", "--model", "m"],
+    "score": ["run"],
+    "compare": ["run"],
+    "subsets": ["--vision", "v", "--audio", "a", "--out", "o"],
+    "report": ["run", "--out", "o"],
+    "demo": [],
+    **{name: ["--config", "cli_configs/grpo_tiny.yaml"] for name in TRAINING},
+}
+
+
+def test_an_interpreter_without_the_packages_says_how_to_run_it(bare_python: Path) -> None:
+    assert TOUCHES_DEPENDENCIES.keys() == {*COMMANDS, *TRAINING}
+    for name, words in TOUCHES_DEPENDENCIES.items():
+        done = subprocess.run(
+            [bare_python, "-m", "avrt", name, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        line = one_error(done)
+        assert all(part in line for part in (str(bare_python), "uv run"))
+
+
+def test_the_packages_that_tell_a_wrong_interpreter_are_the_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[\[=]", entry)[0].lower() for entry in project["dependencies"]}
+    importable = importlib.metadata.packages_distributions()
+    assert {name.lower() for module in REQUIRED_MODULES for name in importable[module]} >= declared
+    assert len(REQUIRED_MODULES) == len(declared)
