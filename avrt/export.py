@@ -7,24 +7,21 @@ settings and a model card.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from avrt import __version__
-from avrt.atomic import PARTIAL_SUFFIX, sync_folder
 from avrt.checkpoints import check_no_instantiator, load_without_code, resolve
 from avrt.folder_lock import FolderLock
 from avrt.lora import LoRAConfig, add_lora, merge_lora
 from avrt.prompts import PromptTemplate
 from avrt.student import Student, StudentConfig
+from avrt.student_folder import write_student_folder
 from avrt.trained_weights import check_saved_weights, frozen_fingerprint
 
 PREFIX = "student."
@@ -69,8 +66,8 @@ def export(
         The checkpoint that was exported.
 
     Raises:
-        ValueError: no complete checkpoint, settings that do not fit it, something in the way at `out`, or another
-            process that exports to it.
+        ValueError: no complete checkpoint, settings that do not fit it, something in the way at `out`, weights that are
+            not finite, or another process that exports to it.
     """
     out = Path(out).resolve()
     # Beside the folder, which must be empty and takes its name as a whole.
@@ -90,16 +87,13 @@ def _export(run_or_checkpoint: str | Path, out: Path, config: str | Path | None,
     student = Student.load(_student_config(arguments["student"], student_path))
     restore(student, trained, lora)
 
-    partial = out.with_name(out.name + PARTIAL_SUFFIX)
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    write_published_format(student, partial)
-    (partial / "README.md").write_text(model_card(out.name, settings, trained), encoding="utf-8")
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
-    sync_folder(out.parent)
+    card = model_card(out.name, settings, trained)
+
+    def write(folder: Path) -> None:
+        student.save(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    write_student_folder(out, write, student.config.path)
     return checkpoint
 
 
@@ -157,38 +151,6 @@ def restore(student: Student, trained: Trained, lora: LoRAConfig | None) -> None
     student.load_state_dict(trained.weights, strict=False)
     if lora is not None:
         merge_lora(student, lora)
-
-
-def write_published_format(student: Student, folder: Path) -> None:
-    """Write a folder like the published model's, without its talker."""
-    student.save(folder)
-    _prefix_weights(folder)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config["model_type"] != "qwen2_5_omni":
-        config = {
-            "architectures": ["Qwen2_5OmniForConditionalGeneration"],
-            "model_type": "qwen2_5_omni",
-            "dtype": config.get("dtype"),
-            "enable_audio_output": False,
-            "enable_talker": False,
-            "thinker_config": config,
-            "transformers_version": config.get("transformers_version"),
-        }
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _prefix_weights(folder: Path) -> None:
-    """Give the thinker's weights the names that they have in the whole published model."""
-    for file in sorted(folder.glob("*.safetensors")):
-        renamed = {f"thinker.{name}": value for name, value in load_file(file).items()}
-        fresh = file.with_name(file.name + PARTIAL_SUFFIX)
-        save_file(renamed, fresh, {"format": "pt"})
-        fresh.replace(file)
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        content = json.loads(index.read_text(encoding="utf-8"))
-        content["weight_map"] = {f"thinker.{name}": file for name, file in content["weight_map"].items()}
-        index.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def model_card(name: str, settings: dict[str, Any], trained: Trained) -> str:

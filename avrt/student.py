@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
@@ -21,6 +23,8 @@ from avrt.grpo.prefix import ATTENTION_NAME, AttentionKernel
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel
 from avrt.media_features import picture_features, sound_features
 from avrt.prompts import AnswerFormat, PromptTemplate
+from avrt.published_format import END_TOKENS, write_published_format
+from avrt.remote_code import check_no_remote_code
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -35,9 +39,6 @@ MEDIA_TOKENS = (
     "<|audio_eos|>",
 )
 """Tokens that stand for media. A response can never contain one: a sampled placeholder has no feature to show."""
-
-END_TOKENS = ("<|im_end|>", "<|endoftext|>")
-"""Tokens that end a response."""
 
 
 @dataclass
@@ -119,22 +120,29 @@ class Student(nn.Module):
     def load(cls, config: StudentConfig) -> Student:
         """Load from a hub id or local folder.
 
+        Code that the folder brings along is never run, and attention is always torch's own, whatever the folder says.
+
         Raises:
-            ValueError: nothing of that name can be loaded; names the key and the mend.
+            ValueError: nothing of that name can be loaded; names the key and says how to fix it.
         """
         source = _source(config.path)
-        revision = config.revision or "main"
+        where: dict[str, Any] = {"revision": config.revision or "main", "trust_remote_code": False}
         thinker_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
         try:
-            processor = Qwen2_5OmniProcessor.from_pretrained(source, revision=revision)
+            if Path(source).is_dir():
+                check_no_remote_code(Path(source))
+            processor = Qwen2_5OmniProcessor.from_pretrained(source, **where)
             thinker, info = thinker_class.from_pretrained(
                 source,
-                revision=revision,
+                **where,
                 dtype=DTYPES[config.dtype],
+                attn_implementation="sdpa",
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
-        except OSError as error:
+            processor.apply_chat_template([{"role": "user", "content": "?"}], add_generation_prompt=True)
+        except (OSError, ValueError, SafetensorError, TemplateError) as error:
             raise ValueError(
                 f"model.init_args.student.path: cannot load {config.path!r}: it must be a hub id such as "
                 f"Qwen/Qwen2.5-Omni-7B or a folder with a saved student ({_first_line(error)})"
@@ -144,6 +152,12 @@ class Student(nn.Module):
             raise ValueError(
                 f"model.init_args.student.path: {config.path!r} lacks {len(missing)} of the thinker's weights, for "
                 f"example {missing[0]!r}; it is incomplete, download or save it again"
+            )
+        if info["mismatched_keys"]:
+            name, found, expected = sorted(info["mismatched_keys"])[0]
+            raise ValueError(
+                f"model.init_args.student.path: {config.path!r}: the weight {name!r} has shape {tuple(found)}, and "
+                f"config.json says {tuple(expected)}; weights and config.json are of different models"
             )
         return cls(thinker, processor, config)
 
@@ -242,9 +256,10 @@ class Student(nn.Module):
         return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder that plain transformers loads: thinker weights, processor, chat template."""
-        self.thinker.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        """Write a folder in the published layout, see `avrt.published_format.write_published_format`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_published_format(self.thinker, self.processor, folder)
 
 
 def freeze_encoders(thinker: nn.Module) -> None:

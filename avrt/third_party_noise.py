@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def quiet() -> None:
@@ -23,6 +25,22 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # transformers imports DeepSpeed when it saves a folder, and DeepSpeed then says that it found no GPU.
     logging.getLogger("DeepSpeed").addFilter(_is_no_missing_gpu)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bar, report or warning of transformers inside: for reading a folder whose state is checked anyway."""
+    from transformers.utils import logging as messages
+
+    level, bar = messages.get_verbosity(), messages.is_progress_bar_enabled()
+    messages.set_verbosity(logging.CRITICAL)
+    messages.disable_progress_bar()
+    try:
+        yield
+    finally:
+        messages.set_verbosity(level)
+        if bar:
+            messages.enable_progress_bar()
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -69,6 +69,12 @@ def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_published_student(tmp_path_factory.mktemp("published") / "Qwen2.5-Omni-tiny")
 
 
+@pytest.fixture(scope="session", params=["tiny", "published"])
+def any_student_folder(request: pytest.FixtureRequest) -> Path:
+    """The tiny student, and the one in the published layout, one after another. Read only."""
+    return request.getfixturevalue("student_folder" if request.param == "tiny" else "published_folder")
+
+
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
     """Starts programs that have the training stack imported already."""

@@ -192,16 +192,13 @@ def _write_processor(folder: Path, padding_side: str) -> None:
 
 
 def _write_weights(folder: Path, dtype: torch.dtype, seed: int) -> None:
-    """Three shards that cut through the parts, each tensor under its published name."""
+    """Three shards with a third of the thinker each, the last with talker and token2wav too; published names."""
     weights = published_weights(folder, dtype, seed)
-    names = sorted(weights)
-    size = -(-len(names) // SHARDS)
-    index = {}
-    for number in range(SHARDS):
-        file = f"model-{number + 1:05d}-of-{SHARDS:05d}.safetensors"
-        shard = {name: weights[name] for name in names[number * size : (number + 1) * size]}
-        save_file(shard, folder / file, {"format": "pt"})
-        index |= dict.fromkeys(shard, file)
+    thinker = [name for name in weights if name.startswith("thinker.")]
+    number = {name: SHARDS * i // len(thinker) + 1 for i, name in enumerate(thinker)}
+    index = {name: f"model-{number.get(name, SHARDS):05d}-of-{SHARDS:05d}.safetensors" for name in weights}
+    for file in sorted(set(index.values())):
+        save_file({name: weights[name] for name in weights if index[name] == file}, folder / file, {"format": "pt"})
     total = sum(weight.numel() * weight.element_size() for weight in weights.values())
     _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
 

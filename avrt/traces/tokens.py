@@ -27,8 +27,11 @@ def token_counter(folder: str | None) -> tuple[Callable[[str], int], str]:
         raise ValueError(f"tokenizer: {folder} is no folder; give a tokenizer saved by transformers, or null")
     from transformers import AutoTokenizer
 
+    from avrt.remote_code import check_no_remote_code
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        check_no_remote_code(path)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"tokenizer: {folder} holds no tokenizer that transformers can load: {error}") from error
     return (lambda text: len(tokenizer.encode(text, add_special_tokens=False))), f"tokens of {path.name}"

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
-from avrt.callbacks.export import ExportStudent, save_student
+from avrt.callbacks.export import ExportStudent
 from avrt.lora import LoRAConfig
 from avrt.student import Student
+from avrt.student_folder import write_student_folder
 from tests.callbacks.tiny_runs import sft, trainer
+from tests.tiny_student import load_plain, student_config
 from tests.tiny_student import save_student as save_untrained
-from tests.tiny_student import student_config
 
 
 class Interrupt(Callback):
@@ -84,27 +86,54 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_training(
     untrained: Path, shards: tuple[Path, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "run" / "student").mkdir(parents=True)
+    (tmp_path / "run" / "student" / "config.json").write_text("{}")
+    (tmp_path / "run" / "student" / "thesis.tex").touch()
     module, data = sft(untrained, shards)
     run = trainer(tmp_path / "run", [ExportStudent()])
-    with pytest.raises(ValueError, match="is no saved student"):
+    with pytest.raises(ValueError, match="was not exported by this project"):
         run.fit(module, datamodule=data)
     assert run.global_step == 0
+    assert (tmp_path / "run" / "student" / "thesis.tex").exists()
 
 
-def test_an_older_export_is_replaced_and_nothing_else(untrained: Path, tmp_path: Path) -> None:
-    student = Student.load(student_config(untrained))
-    folder = tmp_path / "exports" / "student"
-    (tmp_path / "exports" / "student.partial").mkdir(parents=True)  # of a run that was killed
-    (tmp_path / "exports" / "student.partial" / "stale").touch()
-    save_student(student, folder)
-    (folder / "stale").touch()
-    save_student(student, folder)
-    assert not (folder / "stale").exists()
-    assert [path.name for path in folder.parent.iterdir()] == ["student"]
+def test_the_student_of_the_run_is_never_replaced(shards: tuple[Path, Path], tmp_path: Path) -> None:
+    """Not even one that an export wrote, nor a folder that holds it."""
+    exported = tmp_path / "models" / "student"
+    write_student_folder(exported, Student.load(student_config(save_untrained(tmp_path / "untrained"))).save)
+    before = sorted(path.name for path in exported.iterdir())
+    for target in (exported, exported.parent, tmp_path / "models" / ".." / "models" / "student"):
+        module, data = sft(exported, shards)
+        run = trainer(tmp_path / "run", [ExportStudent(str(target))])
+        with pytest.raises(ValueError, match=r"student\.path .*never replaces"):
+            run.fit(module, datamodule=data)
+        assert run.global_step == 0
+    assert sorted(path.name for path in exported.iterdir()) == before
 
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "thesis.tex").touch()
-    with pytest.raises(ValueError, match="is no saved student"):
-        save_student(student, precious)
-    assert (precious / "thesis.tex").exists()
+
+def test_a_second_run_replaces_the_first_ones_export(
+    untrained: Path, shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        module, data = sft(untrained, shards)
+        trainer(tmp_path / "run", [ExportStudent()]).fit(module, datamodule=data)
+    found = load_plain(tmp_path / "run" / "student", torch.float32).state_dict()
+    assert all(torch.equal(found[name], weight) for name, weight in module.student.thinker.state_dict().items())
+
+
+def test_weights_that_are_not_finite_are_not_exported(
+    untrained: Path, shards: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The older export stays."""
+    module, data = sft(untrained, shards)
+    trainer(tmp_path / "run", [ExportStudent()]).fit(module, datamodule=data)
+    kept = {file.name: file.read_bytes() for file in (tmp_path / "run" / "student").iterdir()}
+
+    class Break(Callback):
+        def on_train_end(self, trainer: object, pl_module: Any) -> None:
+            pl_module.student.thinker.lm_head.weight.data[0, 0] = float("nan")
+
+    module, data = sft(untrained, shards)
+    with pytest.raises(ValueError, match=r"lm_head\.weight is NaN"):
+        trainer(tmp_path / "run", [ExportStudent(), Break()]).fit(module, datamodule=data)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run" / "student").iterdir()} == kept
+    assert not list((tmp_path / "run").glob("*.partial"))
