@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avrt.float32_default import float32_default
 from avrt.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messages, clip_modalities
 from avrt.sample import SAMPLING_RATE, Sample
 
@@ -30,7 +31,9 @@ class Prompt:
     Attributes:
         sample: the question, with its clip (callbacks show it).
         input_ids: ``[P]``, one placeholder token per media feature.
-        pixel_values: picture patches ``[patches, patch values]``; of `image_grid_thw`'s or `video_grid_thw`'s grid.
+        pixel_values: patches of the image or the frames, ``[patches, patch values]``, in `image_grid_thw`'s or
+            `video_grid_thw`'s order; 8-bit levels, which `avrt.media_features.normalized_patches` turns into what the
+            vision encoder reads. As float32 they would be four times as large on the way from a data worker.
         image_grid_thw, video_grid_thw: ``[1, 3]`` patches in time, height and width.
         second_per_grid: seconds between two temporal patches of the video.
         input_features: log-mel features ``[mel bins, F]``.
@@ -75,8 +78,10 @@ class PromptEncoder:
         self.max_prompt_tokens = max_prompt_tokens
         self._special_tokens = [t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special]
 
+    @float32_default()
+    @torch.autocast("cpu", enabled=False)
     def encode(self, sample: Sample) -> Prompt:
-        """The prompt of a sample; which streams it shows follows from its clip.
+        """The prompt of a sample; which streams it shows follows from its clip. Computed in float32 always.
 
         Raises:
             ValueError: the sample has no clip, its text spells a special token, or its prompt is longer than
@@ -91,13 +96,18 @@ class PromptEncoder:
         )
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         arguments: dict[str, Any] = {"text": text, "return_tensors": "pt"}
-        size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+        images_kwargs = {
+            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
+            # The student does these on its device, see `avrt.media_features.normalized_patches`.
+            "do_rescale": False,
+            "do_normalize": False,
+        }
         if clip.frames is not None and clip.is_image:
-            arguments |= {"images": [clip.frames[0]], "images_kwargs": {"size": size}}
+            arguments |= {"images": [clip.frames[0]], "images_kwargs": images_kwargs}
         elif clip.frames is not None:
             # A missing fps would silently become a default and put every frame at a wrong time.
-            videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "size": size, "cap_pixels_per_frame": False}
-            arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": videos_kwargs}
+            videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "cap_pixels_per_frame": False}
+            arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": images_kwargs | videos_kwargs}
         if clip.waveform is not None:
             sound = F.pad(clip.waveform, (0, max(0, SHORTEST_SOUND - len(clip.waveform))))
             arguments |= {"audio": [sound.numpy()], "audio_kwargs": self._audio_arguments(len(sound))}
@@ -111,7 +121,8 @@ class PromptEncoder:
         seconds = inputs.get("video_second_per_grid")
         features = inputs.get("input_features")
         if features is not None:
-            features = features[0][:, : int(inputs["feature_attention_mask"].sum())]
+            # Published processors pad on the right or on the left; the mask says where the audio is.
+            features = features[0][:, inputs["feature_attention_mask"][0].bool()]
         return Prompt(
             sample=sample,
             input_ids=input_ids,
