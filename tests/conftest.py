@@ -62,6 +62,14 @@ def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in the published layout of Qwen2.5-Omni at tiny width, see `tests.published_student`. Read only."""
+    from tests.published_student import save_published_student
+
+    return save_published_student(tmp_path_factory.mktemp("published") / "Qwen2.5-Omni-tiny")
+
+
+@pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
     """Starts programs that have the training stack imported already."""
     from tests.programs import ForkServer

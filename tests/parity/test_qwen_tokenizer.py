@@ -5,21 +5,17 @@ The ranks file and the reference encoder (tiktoken behind Qwen's own wrapper) co
 
 from __future__ import annotations
 
-import base64
-from itertools import pairwise
 from pathlib import Path
 
-import dashscope
 import pytest
 from dashscope.tokenizers.qwen_tokenizer import QwenTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Tokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from avrt.demo.tokenizer import assemble_tokenizer
+from tests.qwen_ranks import RANKS_FILE, qwen_vocabulary
 
-RANKS_FILE = Path(dashscope.__file__).parent / "resources" / "qwen.tiktoken"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 TEXTS = (
@@ -38,33 +34,9 @@ TEXTS = (
 )
 
 
-def merges_of(ranks: dict[bytes, int]) -> list[tuple[bytes, bytes]]:
-    """Recover the merge that made each token: encode its bytes with only the lower ranks, and two parts remain."""
-    merges = []
-    for token, rank in ranks.items():
-        if len(token) == 1:
-            continue
-        parts = [bytes([byte]) for byte in token]
-        while len(parts) > 2:
-            joined = [ranks.get(left + right, rank) for left, right in pairwise(parts)]
-            best = min(range(len(joined)), key=joined.__getitem__)
-            assert joined[best] < rank, f"no merge leads to {token!r}"
-            parts[best : best + 2] = [parts[best] + parts[best + 1]]
-        merges.append((parts[0], parts[1]))
-    return merges
-
-
 @pytest.fixture(scope="module")
 def qwen() -> Qwen2Tokenizer:
-    lines = (line.split() for line in RANKS_FILE.read_bytes().splitlines())
-    ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
-    letters = bytes_to_unicode()
-
-    def spelled(token: bytes) -> str:
-        return "".join(letters[byte] for byte in token)
-
-    vocab = {spelled(token): rank for token, rank in ranks.items()}
-    return assemble_tokenizer(vocab, [(spelled(left), spelled(right)) for left, right in merges_of(ranks)])
+    return assemble_tokenizer(*qwen_vocabulary())
 
 
 @pytest.fixture(scope="module")
