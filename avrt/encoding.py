@@ -31,9 +31,10 @@ class Prompt:
     Attributes:
         sample: the question, with its clip (callbacks show it).
         input_ids: ``[P]``, one placeholder token per media feature.
-        pixel_values: patches of the image or the frames, ``[patches, patch values]``, in `image_grid_thw`'s or
-            `video_grid_thw`'s order; 8-bit levels, which `avrt.media_features.normalized_patches` turns into what the
-            vision encoder reads. As float32 they would be four times as large on the way from a data worker.
+        frames: the image or the frames as resized for the vision encoder, uint8 ``[T, 3, height, width]``;
+            `avrt.media_features.normalized_patches` makes of them what the encoder reads. As float32 patches they would
+            be four times as large on the way from a data worker; and where nothing was resized they are the clip's own
+            frames, which then travel once.
         image_grid_thw, video_grid_thw: ``[1, 3]`` patches in time, height and width.
         second_per_grid: seconds between two temporal patches of the video.
         input_features: log-mel features ``[mel bins, F]``.
@@ -41,7 +42,7 @@ class Prompt:
 
     sample: Sample
     input_ids: Tensor
-    pixel_values: Tensor | None = None
+    frames: Tensor | None = None
     image_grid_thw: Tensor | None = None
     video_grid_thw: Tensor | None = None
     second_per_grid: float | None = None
@@ -123,10 +124,18 @@ class PromptEncoder:
         if features is not None:
             # Published processors pad on the right or on the left; the mask says where the audio is.
             features = features[0][:, inputs["feature_attention_mask"][0].bool()]
+        frames = None
+        if clip.is_image:
+            frames = _resized(inputs["pixel_values"], inputs["image_grid_thw"], self.processor.image_processor)[:1]
+        elif clip.frames is not None:
+            media = self.processor.video_processor
+            frames = _resized(inputs["pixel_values_videos"], inputs["video_grid_thw"], media)
+        if frames is not None and clip.frames is not None and torch.equal(frames, clip.frames):
+            frames = clip.frames
         return Prompt(
             sample=sample,
             input_ids=input_ids,
-            pixel_values=inputs.get("pixel_values", inputs.get("pixel_values_videos")),
+            frames=frames,
             image_grid_thw=inputs.get("image_grid_thw"),
             video_grid_thw=inputs.get("video_grid_thw"),
             second_per_grid=None if seconds is None else float(seconds[0]),
@@ -168,3 +177,17 @@ class PromptEncoder:
 def _even(frames: Tensor) -> Tensor:
     """An even number of frames: the vision encoder reads them in pairs; the last one stands in for its partner."""
     return frames if len(frames) % 2 == 0 else torch.cat([frames, frames[-1:]])
+
+
+def _resized(patches: Tensor, grid: Tensor, media: Any) -> Tensor:
+    """The processor's patches ``[patches, patch values]`` put together to frames ``[T, channels, height, width]``.
+
+    An image counts as two equal frames.
+    """
+    time, rows, columns = grid[0].tolist()
+    merged, size = media.merge_size, media.patch_size
+    blocks = (time, rows // merged, columns // merged, merged, merged)
+    split = patches.view(*blocks, -1, media.temporal_patch_size, size, size)
+    # time, block row, block column, row, column, channel, frame, y, x: to frames, channels, y, x
+    frames = split.permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+    return frames.reshape(time * media.temporal_patch_size, -1, rows * size, columns * size)

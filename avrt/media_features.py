@@ -25,17 +25,23 @@ MEL_FRAMES_PER_TOKEN = 4
 def normalized_patches(processor: Any, prompt: Prompt, device: torch.device | str = "cpu") -> Tensor:
     """A prompt's patches as the vision encoder reads them, float32 ``[patches, patch values]``, made on `device`.
 
-    The processor's own function works on the 8-bit levels, so the result equals the processor's bit by bit.
+    The processor's own functions do it, so the result equals the processor's bit by bit.
     """
-    media = processor.video_processor if prompt.image_grid_thw is None else processor.image_processor
-    patches = _present(prompt.pixel_values).to(device)
-    # A patch holds channels x frames x height x width; the mean and deviation are those of a channel.
-    images = patches.unflatten(1, (-1, media.temporal_patch_size * media.patch_size, media.patch_size))
+    is_image = prompt.image_grid_thw is not None
+    media = processor.image_processor if is_image else processor.video_processor
+    frames = _present(prompt.frames).to(device)
     with float32_default():
         normalized = media.rescale_and_normalize(
-            images, media.do_rescale, media.rescale_factor, media.do_normalize, media.image_mean, media.image_std
+            frames, media.do_rescale, media.rescale_factor, media.do_normalize, media.image_mean, media.image_std
         )
-    return normalized.flatten(1)
+    batch = normalized if is_image else normalized[None]
+    patches, *_ = media.patchify(
+        batch,
+        patch_size=media.patch_size,
+        merge_size=media.merge_size,
+        temporal_patch_size=media.temporal_patch_size,
+    )
+    return patches[0]
 
 
 def picture_features(model: Any, processor: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:

@@ -192,10 +192,8 @@ class Student(nn.Module):
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:
         """Run the frozen encoders once per prompt and place every token in time and space."""
         model, limit = self.thinker.model, self.config.encoder_batch_tokens
-        pictures, sounds = (
-            picture_features(model, self.processor, prompts, limit),
-            sound_features(model, prompts, limit),
-        )
+        pictures = picture_features(model, self.processor, prompts, limit)
+        sounds = sound_features(model, prompts, limit)
         self.encoder_runs += len(pictures.keys() | sounds.keys())
         return [self._place(p, pictures.get(i), sounds.get(i)) for i, p in enumerate(prompts)]
 
@@ -231,9 +229,8 @@ class Student(nn.Module):
         The one place where positions come from: rollout, training, reference and evaluation all read them here.
         """
         ids = prompt.input_ids[None].cpu()
-        seconds = (
-            None if prompt.second_per_grid is None else torch.tensor([prompt.second_per_grid], dtype=torch.float32)
-        )
+        spacing = prompt.second_per_grid
+        seconds = None if spacing is None else torch.tensor([spacing], dtype=torch.float32)
         mel_frames = None if prompt.input_features is None else torch.tensor([prompt.input_features.shape[1]])
         positions, _ = self.thinker.model.get_rope_index(
             ids,

@@ -75,7 +75,7 @@ def test_positions_are_plain_transformers(
 
 
 def media_inputs(prompt: Prompt) -> list[Tensor]:
-    tensors = (prompt.input_ids, prompt.pixel_values, prompt.input_features)
+    tensors = (prompt.input_ids, prompt.frames, prompt.input_features)
     return [tensor for tensor in tensors if tensor is not None]
 
 
