@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avrt.float32_default import float32_default
 from avrt.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messages, clip_modalities
 from avrt.sample import SAMPLING_RATE, Sample
 
@@ -30,7 +31,10 @@ class Prompt:
     Attributes:
         sample: the question, with its clip (callbacks show it).
         input_ids: ``[P]``, one placeholder token per media feature.
-        pixel_values: picture patches ``[patches, patch values]``; of `image_grid_thw`'s or `video_grid_thw`'s grid.
+        frames: the image or the frames as resized for the vision encoder, uint8 ``[T, 3, height, width]``;
+            `avrt.media_features.normalized_patches` makes of them what the encoder reads. As float32 patches they would
+            be four times as large on the way from a data worker; and where nothing was resized they are the clip's own
+            frames, which then travel once.
         image_grid_thw, video_grid_thw: ``[1, 3]`` patches in time, height and width.
         second_per_grid: seconds between two temporal patches of the video.
         input_features: log-mel features ``[mel bins, F]``.
@@ -38,7 +42,7 @@ class Prompt:
 
     sample: Sample
     input_ids: Tensor
-    pixel_values: Tensor | None = None
+    frames: Tensor | None = None
     image_grid_thw: Tensor | None = None
     video_grid_thw: Tensor | None = None
     second_per_grid: float | None = None
@@ -75,8 +79,10 @@ class PromptEncoder:
         self.max_prompt_tokens = max_prompt_tokens
         self._special_tokens = [t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special]
 
+    @float32_default()
+    @torch.autocast("cpu", enabled=False)
     def encode(self, sample: Sample) -> Prompt:
-        """The prompt of a sample; which streams it shows follows from its clip.
+        """The prompt of a sample; which streams it shows follows from its clip. Computed in float32 always.
 
         Raises:
             ValueError: the sample has no clip, its text spells a special token, or its prompt is longer than
@@ -91,13 +97,18 @@ class PromptEncoder:
         )
         text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         arguments: dict[str, Any] = {"text": text, "return_tensors": "pt"}
-        size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
+        images_kwargs = {
+            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
+            # The student does these on its device, see `avrt.media_features.normalized_patches`.
+            "do_rescale": False,
+            "do_normalize": False,
+        }
         if clip.frames is not None and clip.is_image:
-            arguments |= {"images": [clip.frames[0]], "images_kwargs": {"size": size}}
+            arguments |= {"images": [clip.frames[0]], "images_kwargs": images_kwargs}
         elif clip.frames is not None:
             # A missing fps would silently become a default and put every frame at a wrong time.
-            videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "size": size, "cap_pixels_per_frame": False}
-            arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": videos_kwargs}
+            videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "cap_pixels_per_frame": False}
+            arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": images_kwargs | videos_kwargs}
         if clip.waveform is not None:
             sound = F.pad(clip.waveform, (0, max(0, SHORTEST_SOUND - len(clip.waveform))))
             arguments |= {"audio": [sound.numpy()], "audio_kwargs": self._audio_arguments(len(sound))}
@@ -111,11 +122,20 @@ class PromptEncoder:
         seconds = inputs.get("video_second_per_grid")
         features = inputs.get("input_features")
         if features is not None:
-            features = features[0][:, : int(inputs["feature_attention_mask"].sum())]
+            # Published processors pad on the right or on the left; the mask says where the audio is.
+            features = features[0][:, inputs["feature_attention_mask"][0].bool()]
+        frames = None
+        if clip.is_image:
+            frames = _resized(inputs["pixel_values"], inputs["image_grid_thw"], self.processor.image_processor)[:1]
+        elif clip.frames is not None:
+            media = self.processor.video_processor
+            frames = _resized(inputs["pixel_values_videos"], inputs["video_grid_thw"], media)
+        if frames is not None and clip.frames is not None and torch.equal(frames, clip.frames):
+            frames = clip.frames
         return Prompt(
             sample=sample,
             input_ids=input_ids,
-            pixel_values=inputs.get("pixel_values", inputs.get("pixel_values_videos")),
+            frames=frames,
             image_grid_thw=inputs.get("image_grid_thw"),
             video_grid_thw=inputs.get("video_grid_thw"),
             second_per_grid=None if seconds is None else float(seconds[0]),
@@ -157,3 +177,17 @@ class PromptEncoder:
 def _even(frames: Tensor) -> Tensor:
     """An even number of frames: the vision encoder reads them in pairs; the last one stands in for its partner."""
     return frames if len(frames) % 2 == 0 else torch.cat([frames, frames[-1:]])
+
+
+def _resized(patches: Tensor, grid: Tensor, media: Any) -> Tensor:
+    """The processor's patches ``[patches, patch values]`` put together to frames ``[T, channels, height, width]``.
+
+    An image counts as two equal frames.
+    """
+    time, rows, columns = grid[0].tolist()
+    merged, size = media.merge_size, media.patch_size
+    blocks = (time, rows // merged, columns // merged, merged, merged)
+    split = patches.view(*blocks, -1, media.temporal_patch_size, size, size)
+    # time, block row, block column, row, column, channel, frame, y, x: to frames, channels, y, x
+    frames = split.permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+    return frames.reshape(time * media.temporal_patch_size, -1, rows * size, columns * size)

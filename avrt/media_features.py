@@ -16,16 +16,40 @@ import torch
 from torch import Tensor
 
 from avrt.encoding import Prompt
+from avrt.float32_default import float32_default
 
 MEL_FRAMES_PER_TOKEN = 4
 """Mel frames behind one audio token: a convolution and a pooling halve their number each."""
 
 
-def picture_features(model: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
+def normalized_patches(processor: Any, prompt: Prompt, device: torch.device | str = "cpu") -> Tensor:
+    """A prompt's patches as the vision encoder reads them, float32 ``[patches, patch values]``, made on `device`.
+
+    The processor's own functions do it, so the result equals the processor's bit by bit.
+    """
+    is_image = prompt.image_grid_thw is not None
+    media = processor.image_processor if is_image else processor.video_processor
+    frames = _present(prompt.frames).to(device)
+    with float32_default():
+        normalized = media.rescale_and_normalize(
+            frames, media.do_rescale, media.rescale_factor, media.do_normalize, media.image_mean, media.image_std
+        )
+    batch = normalized if is_image else normalized[None]
+    patches, *_ = media.patchify(
+        batch,
+        patch_size=media.patch_size,
+        merge_size=media.merge_size,
+        temporal_patch_size=media.temporal_patch_size,
+    )
+    return patches[0]
+
+
+def picture_features(model: Any, processor: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
     """Features of every prompt's picture or video, ``[tokens, H]``, by the prompt's place in `prompts`.
 
     Args:
         model: `Qwen2_5OmniThinkerModel`.
+        processor: its `Qwen2_5OmniProcessor`.
         prompts: those without pictures are passed over.
         tokens_at_once: bound on the tokens that the encoder works on at one time; a prompt with more goes alone.
     """
@@ -35,7 +59,7 @@ def picture_features(model: Any, prompts: Sequence[Prompt], tokens_at_once: int)
     tokens = {i: int(grid.prod()) // merged for i, grid in grids.items()}
 
     def run(batch: list[int]) -> tuple[Tensor, ...]:
-        pixels = torch.cat([_present(prompts[i].pixel_values) for i in batch]).to(device)
+        pixels = torch.cat([normalized_patches(processor, prompts[i], device) for i in batch])
         grid = torch.cat([grids[i] for i in batch]).to(device)
         # Stills and videos differ in their placeholders alone; the encoder reads both by their grid.
         return model.get_video_features(pixels, grid).pooler_output

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.encoding import Prompt, PromptEncoder
+from avrt.float32_default import float32_default
 from avrt.grpo.prefix import ATTENTION_NAME, AttentionKernel
 from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel
 from avrt.media_features import picture_features, sound_features
@@ -201,10 +202,12 @@ class Student(nn.Module):
         return LanguageModel(text_model, head, policy.kernel)
 
     @torch.no_grad()
+    @float32_default()
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:
         """Run the frozen encoders once per prompt and place every token in time and space."""
         model, limit = self.thinker.model, self.config.encoder_batch_tokens
-        pictures, sounds = picture_features(model, prompts, limit), sound_features(model, prompts, limit)
+        pictures = picture_features(model, self.processor, prompts, limit)
+        sounds = sound_features(model, prompts, limit)
         self.encoder_runs += len(pictures.keys() | sounds.keys())
         return [self._place(p, pictures.get(i), sounds.get(i)) for i, p in enumerate(prompts)]
 
@@ -233,13 +236,15 @@ class Student(nn.Module):
             media_features=torch.cat(features) if features else no_features,
         )
 
+    @float32_default()
     def position_ids(self, prompt: Prompt) -> Tensor:
-        """Temporal, height and width position of every prompt token (TMRoPE), ``[3, P]``.
+        """Temporal, height and width position of every prompt token (TMRoPE), ``[3, P]``; times are float32 always.
 
         The one place where positions come from: rollout, training, reference and evaluation all read them here.
         """
         ids = prompt.input_ids[None].cpu()
-        seconds = None if prompt.second_per_grid is None else torch.tensor([prompt.second_per_grid])
+        spacing = prompt.second_per_grid
+        seconds = None if spacing is None else torch.tensor([spacing], dtype=torch.float32)
         mel_frames = None if prompt.input_features is None else torch.tensor([prompt.input_features.shape[1]])
         positions, _ = self.thinker.model.get_rope_index(
             ids,

@@ -18,6 +18,7 @@ from torch import Tensor
 from avrt.encoding import Prompt
 from avrt.grpo.advantage import group_advantages
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
+from avrt.media_features import normalized_patches
 from avrt.sample import Clip, Sample
 from avrt.student import Student, StudentConfig
 
@@ -118,14 +119,13 @@ class NaiveStep:
 
     def _inputs(self, prompt: Prompt, copies: int = 1) -> dict[str, Any]:
         """What the processor would hand to the model for `copies` rows."""
-        assert prompt.pixel_values is not None
         assert prompt.video_grid_thw is not None
         assert prompt.input_features is not None
         mel = prompt.input_features[None]
         return {
             "input_ids": prompt.input_ids.expand(copies, -1),
             "attention_mask": torch.ones(copies, len(prompt.input_ids), dtype=torch.long),
-            "pixel_values_videos": prompt.pixel_values.repeat(copies, 1),
+            "pixel_values_videos": normalized_patches(self.student.processor, prompt).repeat(copies, 1),
             "video_grid_thw": prompt.video_grid_thw.repeat(copies, 1),
             "video_second_per_grid": torch.tensor([prompt.second_per_grid] * copies),
             "input_features": mel.repeat(copies, 1, 1),

@@ -26,6 +26,7 @@ class ShardDataModule(LightningDataModule):
         val_modalities: ``AV``; or ``A`` (frames blanked) or ``V`` (sound silenced) in validation.
         val_samples: validate on the first so many samples only; None for all.
         num_workers: processes that read and encode samples ahead, per device.
+        prefetch: micro-batches (in validation, parts of a batch) that each of them keeps ready in shared memory.
         seed: of the order of the training samples.
         shuffle: permute the training samples anew in every epoch.
         train_split, val_split: take only samples of this split; None for all.
@@ -42,6 +43,7 @@ class ShardDataModule(LightningDataModule):
         val_modalities: Modalities = "AV",
         val_samples: int | None = None,
         num_workers: int = 2,
+        prefetch: int = 2,
         seed: int = 0,
         shuffle: bool = True,
         train_split: str | None = None,
@@ -57,6 +59,8 @@ class ShardDataModule(LightningDataModule):
             )
         if num_workers < 0:
             raise ValueError(f"data.init_args.num_workers must be 0 or more, is {num_workers}")
+        if prefetch < 1:
+            raise ValueError(f"data.init_args.prefetch must be positive, is {prefetch}")
         self.train = train
         self.val = val
         self.batch_size = batch_size
@@ -64,6 +68,7 @@ class ShardDataModule(LightningDataModule):
         self.val_modalities = val_modalities
         self.val_samples = val_samples
         self.num_workers = num_workers
+        self.prefetch = prefetch
         self.seed = seed
         self.shuffle = shuffle
         self.train_split = train_split
@@ -115,6 +120,7 @@ class ShardDataModule(LightningDataModule):
                 seed=self.seed,
                 shuffle=self.shuffle,
                 num_workers=self.num_workers,
+                prefetch=self.prefetch,
                 fingerprint=shards.fingerprint,
                 allow_changes=getattr(self.trainer.lightning_module, "resume_with_changes", False),
             )
@@ -136,7 +142,7 @@ class ShardDataModule(LightningDataModule):
         size = len(shards) if self.val_samples is None else min(self.val_samples, len(shards))
         indices = shard_across_devices(size, self.trainer.global_rank, self.trainer.world_size)
         dataset = EncodedDataset(shards, self.encoder, modalities=self.val_modalities)
-        return EvaluationLoader(dataset, indices, self.val_batch_size, self.num_workers)
+        return EvaluationLoader(dataset, indices, self.val_batch_size, self.num_workers, self.prefetch)
 
     def predict_dataloader(self) -> EvaluationLoader | list[Any]:
         """The validation questions."""

@@ -15,6 +15,7 @@ from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, Question
 from avrt.evaluation.records import Modalities, Record
 from avrt.evaluation.run_log import batches_left
 from datamodules import streaming
+from datamodules.workers import read_batches
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,23 @@ class BatchLoader:
     without any batch at all would skip the whole test, and the others would wait for it at the end.
     """
 
-    def __init__(self, dataset: QuestionDataset, batches: Sequence[list[tuple[int, int]]], num_workers: int) -> None:
+    def __init__(
+        self,
+        dataset: QuestionDataset,
+        batches: Sequence[list[tuple[int, int]]],
+        num_workers: int,
+        prefetch: int = 2,
+    ) -> None:
         self.dataset = dataset
         self.batches: list[list[tuple[int, int]]] = [*batches, []]
         self.num_workers = num_workers
+        self.prefetch = prefetch
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[QuestionBatch]:
-        return map(_collate, streaming.read_batches(self.dataset, self.batches, self.num_workers))
+        return map(_collate, read_batches(self.dataset, self.batches, self.num_workers, self.prefetch))
 
 
 class BenchmarkDataModule(LightningDataModule):
@@ -95,6 +103,7 @@ class BenchmarkDataModule(LightningDataModule):
         max_audio_seconds: sound from the start.
         batch_size: questions that a device answers together.
         num_workers: processes that decode and encode ahead, per device.
+        prefetch: parts of a batch that each of them keeps ready, see `datamodules.workers.read_batches`.
     """
 
     def __init__(
@@ -111,14 +120,20 @@ class BenchmarkDataModule(LightningDataModule):
         max_audio_seconds: float = 10.0,
         batch_size: int = 8,
         num_workers: int = 2,
+        prefetch: int = 2,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"data.init_args.batch_size must be positive, is {batch_size}")
+        if num_workers < 0 or prefetch < 1:
+            raise ValueError(
+                f"data.init_args.num_workers must be 0 or more and prefetch positive, are {num_workers} and {prefetch}"
+            )
         self.config = QuestionsConfig(benchmarks, data_root, annotations, shards, split, subset, require_media)
         self.media = MediaConfig(modalities, num_frames, max_audio_seconds)
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.prefetch = prefetch
         self.question_sets: list[QuestionSet] = []
 
     def setup(self, stage: str) -> None:
@@ -137,7 +152,10 @@ class BenchmarkDataModule(LightningDataModule):
         ]
         mine = left[self.trainer.global_rank :: self.trainer.world_size]
         return BatchLoader(
-            QuestionDataset(self.question_sets, self.media, module.student.encoder), mine, self.num_workers
+            QuestionDataset(self.question_sets, self.media, module.student.encoder),
+            mine,
+            self.num_workers,
+            self.prefetch,
         )
 
 

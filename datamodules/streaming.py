@@ -9,25 +9,18 @@ A window reaches the module as micro-batches that all carry the whole window, be
 
 from __future__ import annotations
 
-import signal
-import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from avrt.encoding import Prompt, PromptEncoder
 from avrt.masking import mask_clip
 from avrt.sample import Sample
-from datamodules.handover import pack, unpack
-
-SIGTERM_GRACE_SECONDS = 300
-"""How long a data worker goes on after SIGTERM."""
-
-T = TypeVar("T")
+from datamodules.workers import read_batches
 
 
 class SampleSource(Protocol):
@@ -121,7 +114,7 @@ class WindowLoader:
         rank, world_size: this device among all.
         seed: of the order; `shuffle` off keeps the data set's order in every epoch.
         num_workers: processes that read and encode ahead; 0 reads in the training process.
-        prefetch: micro-batches that each worker keeps ready.
+        prefetch: see `datamodules.workers.read_batches`.
         fingerprint: of the data; a run does not resume on other data.
         allow_changes: resume on other data, or in another order, all the same.
     """
@@ -271,71 +264,19 @@ class EvaluationLoader:
         indices: which of them, in order.
         batch_size: items of a batch.
         num_workers: processes that read and encode ahead; 0 reads in the process that evaluates.
+        prefetch: see `datamodules.workers.read_batches`.
     """
 
-    def __init__(self, dataset: Dataset[Item], indices: Sequence[int], batch_size: int, num_workers: int) -> None:
+    def __init__(
+        self, dataset: Dataset[Item], indices: Sequence[int], batch_size: int, num_workers: int, prefetch: int = 2
+    ) -> None:
         self.dataset = dataset
         self.batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
         self.num_workers = num_workers
+        self.prefetch = prefetch
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Item]]:
-        return read_batches(self.dataset, self.batches, self.num_workers)
-
-
-def read_batches(
-    dataset: Dataset[T], batches: Sequence[list[Any]], num_workers: int, prefetch: int = 2
-) -> Iterator[list[T]]:
-    """The items of every batch, read ahead by data workers.
-
-    Args:
-        dataset: items by index.
-        batches: the indices of each batch.
-        num_workers: processes; 0 reads in this one.
-        prefetch: batches that each worker keeps ready.
-
-    Raises:
-        ValueError, OSError: what `dataset` raised on an item, as it raised it. torch would raise another error, whose
-            message is the worker's traceback; it is a note of ours.
-    """
-    loader = DataLoader(
-        _Errors(dataset),
-        batch_sampler=batches,
-        num_workers=num_workers,
-        prefetch_factor=prefetch if num_workers else None,
-        collate_fn=pack if num_workers else _keep,
-        worker_init_fn=_outlive_sigterm,
-    )
-    for batch in loader:
-        items = unpack(batch) if num_workers else batch
-        for item in items:
-            if isinstance(item, Exception):
-                raise item
-        yield items
-
-
-class _Errors(Dataset[Any]):
-    """A data set whose refusals leave a worker as items."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: Any) -> Any:
-        try:
-            return self.dataset[index]
-        except (ValueError, OSError) as error:
-            if get_worker_info() is None:
-                raise
-            error.add_note(f"In a data worker:\n{traceback.format_exc()}")
-            return error
-
-
-def _outlive_sigterm(worker: int) -> None:
-    """A scheduler sends SIGTERM to every process of a job; a worker must serve until the run has saved itself."""
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE_SECONDS))
-
-
-def _keep(items: list[Any]) -> list[Any]:
-    return items
+        return read_batches(self.dataset, self.batches, self.num_workers, self.prefetch)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from avrt.encoding import PromptEncoder
+from avrt.media_features import normalized_patches
 from avrt.student import Student
 from tests.tiny_student import KINDS, PIXELS, TRACES, load_student, make_sample, plain_inputs
 
@@ -22,20 +25,84 @@ def student(student_folder: Path) -> Student:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tensors_are_the_processors(student: Student, kind: str) -> None:
-    """Ids, patches and grids bitwise; mel features equal the fully padded ones where there is sound."""
+    """Ids, patches and grids bitwise; frames travel as 8-bit levels, and the student makes the patches."""
     prompt = student.encoder.encode(make_sample(kind, 1))
     plain = plain_inputs(student, prompt)
     assert torch.equal(prompt.input_ids, plain["input_ids"][0])
     pixels = plain.get("pixel_values", plain.get("pixel_values_videos"))
-    assert (prompt.pixel_values is None) == (pixels is None)
+    assert (prompt.frames is None) == (pixels is None)
     if pixels is not None:
-        assert torch.equal(prompt.pixel_values, pixels)
+        assert prompt.frames is not None
+        assert prompt.frames.dtype == torch.uint8
+        assert torch.equal(normalized_patches(student.processor, prompt), pixels)
     for name in ("image_grid_thw", "video_grid_thw"):
         ours, theirs = getattr(prompt, name), plain.get(name)
         assert (ours is None) == (theirs is None)
         if ours is not None:
             assert torch.equal(ours, theirs)
     assert prompt.second_per_grid == (2.5 if kind.endswith("video") else None)
+
+
+@pytest.mark.parametrize("kind", ["video", "image_audio"])
+def test_frames_that_keep_their_size_are_the_clips(student: Student, kind: str) -> None:
+    """So that they travel once from a data worker. Others are a copy."""
+    same = student.encoder.encode(make_sample(kind, height=56, width=56))
+    clip = same.sample.clip
+    assert clip is not None
+    assert same.frames is clip.frames
+    pixels = plain_inputs(student, same)
+    assert torch.equal(
+        normalized_patches(student.processor, same), pixels.get("pixel_values", pixels.get("pixel_values_videos"))
+    )
+    resized = student.encoder.encode(make_sample(kind))
+    clip = resized.sample.clip
+    assert resized.frames is not None
+    assert clip is not None
+    assert clip.frames is not None
+    assert resized.frames.shape != clip.frames.shape
+
+
+@pytest.mark.parametrize("kind", ["video", "image_audio"])
+@pytest.mark.parametrize(
+    "settings", [{"do_normalize": False}, {"do_rescale": False}, {"image_mean": (0.1, 0.2, 0.3)}], ids=str
+)
+def test_patches_follow_the_processors_settings(student: Student, kind: str, settings: dict[str, Any]) -> None:
+    processor = copy.deepcopy(student.processor)
+    for media in (processor.image_processor, processor.video_processor):
+        for name, value in settings.items():
+            setattr(media, name, value)
+    other = Student(student.thinker, processor, student.config)
+    prompt = other.encoder.encode(make_sample(kind))
+    plain = plain_inputs(other, prompt)
+    pixels = plain.get("pixel_values", plain.get("pixel_values_videos"))
+    assert pixels is not None
+    assert torch.equal(normalized_patches(processor, prompt).float(), pixels.float())
+
+
+LENGTHS = [640, 641, 700, 799, 800, 801, 959, 1279, 4001, 8000, 15_999, 16_000, 16_001, 37_777, 159_999, 160_000]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_audio_is_where_the_mask_says(student: Student, side: str) -> None:
+    """Published processors pad on either side; the features are those that the processor's own mask keeps."""
+    processor = copy.deepcopy(student.processor)
+    processor.feature_extractor.padding_side = side
+    other = Student(student.thinker, processor, student.config)
+    generator = torch.Generator().manual_seed(0)
+    for samples in LENGTHS:
+        sample = make_sample("audio")
+        waveform = torch.randn(samples, generator=generator) * 0.1
+        prompt = other.encoder.encode(replace(sample, clip=replace(sample.clip, waveform=waveform)))
+        plain = plain_inputs(other, prompt)
+        mask = plain["feature_attention_mask"][0].bool()
+        assert bool(mask[0]) is (side == "right")
+        kept = plain["input_features"][0][:, mask]
+        assert prompt.input_features is not None
+        assert prompt.input_features.shape == kept.shape, samples
+        np.testing.assert_allclose(prompt.input_features, kept, rtol=0, atol=1e-6, err_msg=str(samples))
+        assert torch.equal(prompt.input_ids, plain["input_ids"][0]), samples
+        embedded = other.embed([prompt])[0]
+        assert len(embedded.media_features) == len(embedded.media_positions) > 0
 
 
 @pytest.mark.parametrize("samples", [640, 641, 799, 800, 801, 8000, 15_999, 16_000, 160_000])
@@ -80,9 +147,7 @@ def test_any_number_of_frames(student: Student, frames: int) -> None:
     clip = prompt.sample.clip
     if frames % 2:
         doubled = replace(clip, frames=torch.cat([clip.frames, clip.frames[-1:]]))
-        assert torch.equal(
-            student.encoder.encode(replace(prompt.sample, clip=doubled)).pixel_values, prompt.pixel_values
-        )
+        assert torch.equal(student.encoder.encode(replace(prompt.sample, clip=doubled)).frames, prompt.frames)
 
 
 def test_rate_reaches_the_prompt(student: Student) -> None:

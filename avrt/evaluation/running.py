@@ -55,7 +55,7 @@ class RunningScores(MetricCollection):
             }
             for name, value in values.items():
                 if value is not None:
-                    self._metric(name).update(torch.tensor(float(value)))
+                    self._metric(name).update(torch.tensor(float(value), dtype=torch.float32))
 
     def _metric(self, name: str) -> MeanMetric:
         metric = self[name]

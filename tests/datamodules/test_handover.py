@@ -8,7 +8,7 @@ import torch
 
 from avrt.encoding import Prompt
 from avrt.sample import Clip, Sample
-from datamodules.handover import ALIGNMENT, pack, unpack
+from datamodules.handover import ALIGNMENT, Parcel, pack, unpack
 from datamodules.streaming import Item
 
 
@@ -19,7 +19,7 @@ def items() -> list[Item]:
     prompt = Prompt(
         sample,
         input_ids=torch.arange(9),
-        pixel_values=torch.rand(4, 6).T,  # not contiguous
+        frames=torch.rand(4, 6).T,  # not contiguous
         video_grid_thw=torch.tensor([[1, 2, 2]]),
         second_per_grid=2.5,
         input_features=torch.rand(3, 0, dtype=torch.float64),  # empty
@@ -30,7 +30,7 @@ def items() -> list[Item]:
 def tensors(item: Item) -> list[torch.Tensor]:
     prompt, clip = item.prompt, item.prompt.sample.clip
     assert clip is not None
-    found = (clip.frames, clip.waveform, prompt.input_ids, prompt.pixel_values, prompt.video_grid_thw, item.target)
+    found = (clip.frames, clip.waveform, prompt.input_ids, prompt.frames, prompt.video_grid_thw, item.target)
     return [x for x in (*found, prompt.input_features) if x is not None]
 
 
@@ -63,3 +63,20 @@ def test_an_error_arrives_too() -> None:
     assert isinstance(again, ValueError)
     assert str(again) == str(error)
     assert again.__notes__ == error.__notes__
+
+
+def test_a_tensor_that_occurs_twice_travels_once() -> None:
+    shared = torch.arange(1000)
+    parcel = pack([shared, {"again": shared}, torch.arange(1000)])
+    assert isinstance(parcel, Parcel)
+    assert parcel.memory.nbytes == 2 * (8000 + -8000 % ALIGNMENT)
+    one, other, equal = unpack(parcel)
+    assert one.data_ptr() == other["again"].data_ptr() != equal.data_ptr()
+    assert torch.equal(one, equal)
+
+
+def test_what_arrives_holds_no_shared_memory() -> None:
+    parcel = pack(items())
+    assert isinstance(parcel, Parcel)
+    assert parcel.memory.is_shared()
+    assert not any(x.is_shared() for item in unpack(parcel) for x in tensors(item))

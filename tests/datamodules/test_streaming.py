@@ -22,9 +22,9 @@ from datamodules.streaming import (
     Item,
     MicroBatch,
     WindowLoader,
-    read_batches,
     shard_across_devices,
 )
+from datamodules.workers import read_batches
 from tests.lightning_modules.training import gold_completion, write_shards
 from tests.tiny_student import load_student, make_sample
 

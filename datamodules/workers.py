@@ -1,0 +1,147 @@
+"""Batches of a data set's items, read ahead by data workers, and one line for what can happen to these processes."""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from datamodules.handover import NoSharedMemory, pack, unpack
+
+SIGTERM_GRACE_SECONDS = 300
+"""How long a data worker continues after SIGTERM."""
+
+MB = 1_000_000
+
+T = TypeVar("T")
+
+
+class DataWorkerError(OSError):
+    """A data worker was killed, or has no shared memory for what it read."""
+
+
+def read_batches(
+    dataset: Dataset[T], batches: Sequence[list[Any]], num_workers: int, prefetch: int = 2
+) -> Iterator[list[T]]:
+    """The items of every batch, read ahead by data workers.
+
+    All workers read every batch together, each a part of it, so that what waits in shared memory is `prefetch` batches
+    (or as many items for each worker, where a batch has fewer items than there are workers).
+
+    Args:
+        dataset: items by index.
+        batches: the indices of each batch.
+        num_workers: processes; 0 reads in this one.
+        prefetch: parts of a batch that each worker keeps ready.
+
+    Raises:
+        ValueError, OSError: what `dataset` raised on an item, as it raised it. torch would raise another error, whose
+            message is the worker's traceback; it is a note of ours.
+        DataWorkerError: a worker was killed, or shared memory is too small for a part of a batch.
+    """
+    size = max(1, -(-max((len(batch) for batch in batches), default=1) // max(1, num_workers)))
+    parts = [batch[i : i + size] for batch in batches for i in range(0, len(batch), size)]
+    loader = DataLoader(
+        _Errors(dataset),
+        batch_sampler=parts,
+        num_workers=num_workers,
+        prefetch_factor=prefetch if num_workers else None,
+        collate_fn=pack if num_workers else _keep,
+        worker_init_fn=_outlive_sigterm,
+    )
+    stream = iter(loader)
+    if num_workers:
+        _explain_killed_workers()
+    waiting = num_workers * prefetch + 1  # one more while a part is being taken
+    for batch in batches:
+        items: list[T] = []
+        while len(items) < len(batch):
+            items += _next_part(stream, waiting) if num_workers else next(stream)
+        yield items
+
+
+def _next_part(stream: Iterator[Any], waiting: int) -> list[Any]:
+    """The next part's items; up to `waiting` parts are in shared memory at one time."""
+    try:
+        parcel = next(stream)
+    except RuntimeError as error:
+        raise _worker_error(error) or error from error
+    if isinstance(parcel, NoSharedMemory):
+        raise DataWorkerError(
+            f"shared memory is too small for the data workers: /dev/shm has {parcel.total / MB:,.0f} MB, "
+            f"{parcel.free / MB:,.0f} MB of it free, and they need {waiting * parcel.needed / MB:,.0f} MB "
+            f"({parcel.needed / MB:,.1f} MB for each of {waiting} parts of a batch). Start the container with a larger "
+            "one (docker run --shm-size 8g, or --ipc=host), or set data.num_workers to 0 or lower it and data.prefetch"
+        )
+    items = unpack(parcel)
+    for item in items:
+        if isinstance(item, Exception):
+            raise item
+    return items
+
+
+def _worker_error(error: RuntimeError) -> DataWorkerError | None:
+    """One line for torch's message about a worker that is not there any more; None for any other error."""
+    text = str(error)
+    if not re.match(r"DataLoader worker \(pid", text):
+        return None
+    killed = re.search(r"killed by signal: ([\w ]+)", text)
+    code = re.search(r"exit code (\d+)", text)
+    how = f"was killed (signal: {killed[1]})" if killed else f"ended with status {code[1]}" if code else "has ended"
+    return DataWorkerError(
+        f"a data worker {how}; the usual reason is that the machine or the job ran out of memory. Lower "
+        "data.num_workers or data.prefetch, or allow more memory; data.num_workers 0 reads in the training process"
+    )
+
+
+def _explain_killed_workers() -> None:
+    """Give torch's handler of SIGCHLD our message: it raises wherever the main thread is when a worker dies."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        return
+    if isinstance(handler, _WorkerWatch):
+        return
+    signal.signal(signal.SIGCHLD, _WorkerWatch(handler))
+
+
+class _WorkerWatch:
+    """A handler of SIGCHLD that says what torch's says in our words."""
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def __call__(self, number: int, frame: Any) -> None:
+        try:
+            self.handler(number, frame)
+        except RuntimeError as error:
+            raise _worker_error(error) or error from error
+
+
+class _Errors(Dataset[Any]):
+    """A data set whose refusals leave a worker as items."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return self.dataset[index]
+        except (ValueError, OSError) as error:
+            if get_worker_info() is None:
+                raise
+            error.add_note(f"In a data worker:\n{traceback.format_exc()}")
+            return error
+
+
+def _outlive_sigterm(worker: int) -> None:
+    """A scheduler sends SIGTERM to every process of a job; a worker must serve until the run has saved itself."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE_SECONDS))
+
+
+def _keep(items: list[Any]) -> list[Any]:
+    return items
