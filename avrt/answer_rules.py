@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from avrt import answer_wording as wording
 from avrt.answer_options import (
@@ -37,6 +38,10 @@ _LETTER_THEN_TEXT = re.compile(
     re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"[(\[【]\s*([A-Z])\s*[)\]】]")
+# What can begin with an option's letter.
+_BEGINS = re.compile(
+    rf"{OPEN}(?:the\s+)?(?:[^\W\d_](?!\w)|option|choice|letter|answer|either|both|[A-Z]{{2,8}}\b)", re.IGNORECASE
+)
 _BOX = re.compile(rf"{BOX_OPEN}([^{BOX_OPEN}{BOX_CLOSE}\n]*){BOX_CLOSE}")
 _QUOTED = re.compile(r"([\"'])([^\"'\n]*)\1\s*[,}\]]")
 # What may follow an option in a sentence that announces it.
@@ -82,6 +87,9 @@ class OptionReader:
     def __init__(self, options: Sequence[str]) -> None:
         self.options = Options(options)
         self.letters = self.options.letters
+        self._lines: dict[tuple[str, bool], Reading] = {}
+        self._announced: dict[tuple[str, bool], Reading] = {}
+        self._verdicts: dict[tuple[str, str], Reading] = {}
 
     def read(self, segment: str, *, tagged: bool) -> Reading:
         """Read a stretch of text that went through `clean`.
@@ -214,6 +222,13 @@ class OptionReader:
 
     def _read_line(self, line: str, *, nothing_after: bool = False) -> Reading:
         """Rule 2 on one line. `nothing_after`: it is one line of many, so no words may follow the option's text."""
+        # A reply that repeats itself is read once.
+        key = (line, nothing_after)
+        if key not in self._lines:
+            self._lines[key] = self._read_new_line(line, nothing_after)
+        return self._lines[key]
+
+    def _read_new_line(self, line: str, nothing_after: bool) -> Reading:
         if bare := _BARE.fullmatch(line):
             letter = bare[1].upper()
             return Reading(letter) if letter in self.letters else Reading(None, Reason.NOT_AN_OPTION)
@@ -233,7 +248,8 @@ class OptionReader:
         if by_text:
             return Reading(by_text)
         mention = self.options.mention(line)
-        if mention.reading.letter and (mention.by_text or wording.REASON_FOLLOWS.match(mention.extra)):
+        alone = mention.by_text and not mention.extra.strip(CLOSE_CHARS)
+        if mention.reading.letter and (alone or wording.REASON_FOLLOWS.match(mention.extra)):
             # "cat (B)", "B (cat)", "B, because it meows".
             return self._closed(mention.reading, mention.extra, verdict=False)
         return mention.reading if mention.reading is CONFLICT and not mention.extra.strip(CLOSE_CHARS) else NOTHING
@@ -280,7 +296,7 @@ class OptionReader:
         """What a line announces: for each announcement, where it ends in the line, and its reading."""
         line = lines[place]
         for cue in wording.CUE.finditer(line):
-            if self._blocked(line, cue.start(), cue[0]) or self._not_chosen(line, cue):
+            if _blocked(_before(line, cue.start()), cue[0]) or _not_chosen(_before(line, cue.start())):
                 continue
             rest = line[cue.end() : cue.end() + _LAST_CHARS * 2]
             reading = self._read_announced(rest, label=cue["label"] is not None)
@@ -289,7 +305,7 @@ class OptionReader:
             yield cue.end(), reading
         for pattern in (wording.CHOICE, wording.CHINESE_CUE, wording.CONCLUSION):
             for cue in pattern.finditer(line):
-                if not self._blocked(line, cue.start(), ""):
+                if not _blocked(_before(line, cue.start())):
                     rest = line[cue.end() : cue.end() + _LAST_CHARS * 2]
                     reading = self._stated(rest)
                     if pattern is wording.CONCLUSION and not self._is_all(rest):
@@ -298,13 +314,13 @@ class OptionReader:
         for verdict in wording.VERDICT.finditer(line):
             yield verdict.end(), self._read_verdict(line, verdict)
         for box in _BOX.finditer(line):
-            if not self._blocked(line, box.start(), "") and not line[box.end() :].lstrip(CLOSE_CHARS).startswith("?"):
+            if not _blocked(_before(line, box.start())) and not line[box.end() :].lstrip(CLOSE_CHARS).startswith("?"):
                 yield box.end(), self._read_line(box[1].strip())
         heading = line.strip(OPEN_CHARS + CLOSE_CHARS + "=")
         ends_so = heading.lower().endswith(("answer", "is")) and len(heading) < _LAST_CHARS
         if ends_so and place + 1 < len(lines) and wording.ANSWER_HEADING.fullmatch(heading):
-            if not self._blocked(heading, len(heading), ""):
-                yield len(line), self._below_heading(lines[place + 1 : place + 1 + _MAX_LATER])
+            below = lines[place + 1 : place + 1 + _MAX_LATER]
+            yield len(line), NOTHING if _blocked(heading) else self._below_heading(below)
 
     def _below_heading(self, lines: list[str]) -> Reading:
         """``Answer:`` and the option on the next line; other lines must not begin with another option."""
@@ -315,6 +331,13 @@ class OptionReader:
 
     def _read_announced(self, rest: str, *, label: bool) -> Reading:
         """`label`: a line of the form ``Answer: ...``, where what follows the letter must be its option's text."""
+        key = (rest, label)
+        if key not in self._announced:
+            begins = _BEGINS.match(rest) is not None or self.options.leading(rest)[0]
+            self._announced[key] = self._read_option_behind(rest, label) if begins else NOTHING
+        return self._announced[key]
+
+    def _read_option_behind(self, rest: str, label: bool) -> Reading:
         if not rest.strip(OPEN_CHARS + CLOSE_CHARS):
             return NOTHING
         if label and (quoted := _QUOTED.match(rest.strip())):
@@ -339,25 +362,27 @@ class OptionReader:
 
     def _read_verdict(self, line: str, verdict: re.Match[str]) -> Reading:
         """``option B is correct``: the words before the verdict must be an option and nothing else."""
-        begin = max(0, verdict.start() - _LAST_CHARS)
-        ends = [end.end() for end in SENTENCE_END.finditer(line, begin, verdict.start())]
+        before = _before(line, verdict.start())
+        after = line[verdict.end() : verdict.end() + _LAST_CHARS]
+        key = (before, after)
+        if key not in self._verdicts:
+            self._verdicts[key] = self._read_option_before(before, after)
+        return self._verdicts[key]
+
+    def _read_option_before(self, before: str, after: str) -> Reading:
         # "B. dog is correct": a sentence's end may be within the option.
-        starts = [*ends[-2:], begin] if ends else [begin]
-        for start in sorted({*starts}):
-            part = line[start : verdict.start()]
-            bounds = [0, *(bound.end() for bound in wording.BETWEEN_CLAUSES.finditer(part))]
-            for bound in bounds[:1] + bounds[1:][-6:]:
+        ends = [0, *(end.end() for end in SENTENCE_END.finditer(before))][-3:]
+        for start in ends:
+            part = before[start:]
+            for bound in [0, *(bound.end() for bound in wording.BETWEEN_CLAUSES.finditer(part))][-7:]:
                 option = part[bound:].strip()
-                if not option or (
-                    len(option.strip(OPEN_CHARS + CLOSE_CHARS)) == 1
-                    and not option.strip(OPEN_CHARS + CLOSE_CHARS).isupper()
-                ):
+                letter = option.strip(OPEN_CHARS + CLOSE_CHARS)
+                if not letter or (len(letter) == 1 and not letter.isupper()):
                     continue
                 reading = self._read_line(option, nothing_after=True)
                 if reading.letter or reading is CONFLICT:
-                    if self._blocked(line, start + bound, ""):
-                        return NOTHING
-                    return self._closed(reading, line[verdict.end() : verdict.end() + _LAST_CHARS], verdict=True)
+                    blocked = _blocked(before[: start + bound])
+                    return NOTHING if blocked else self._closed(reading, after, verdict=True)
         return NOTHING
 
     def _stated(self, rest: str) -> Reading:
@@ -387,22 +412,6 @@ class OptionReader:
             not extra.strip(CLOSE_CHARS)
             or wording.REASON_FOLLOWS.match(extra) is not None
             or extra.lstrip()[0] in ".。"
-        )
-
-    def _not_chosen(self, line: str, cue: re.Match[str]) -> bool:
-        clause = wording.CLAUSE_END.split(line[max(0, cue.start() - _LAST_CHARS) : cue.start()])[-1]
-        return wording.NOT_CHOSEN.search(clause) is not None
-
-    def _blocked(self, line: str, start: int, cue: str) -> bool:
-        """Whether the words before an announcement deny or doubt it, or make it depend on a condition."""
-        sentence = SENTENCE_END.split(line[max(0, start - _LAST_CHARS) : start])[-1]
-        sentence = wording.BUT.split(sentence)[-1]
-        clause = wording.CLAUSE_END.split(sentence)[-1] + cue
-        return bool(
-            wording.CONDITION.search(sentence)
-            or wording.NEGATION.search(clause)
-            or wording.DOUBT.search(clause)
-            or wording.DOUBT_AT_FIRST.search(sentence)
         )
 
     def _unless_taken_back(self, reading: Reading, later: str) -> Reading:
@@ -467,6 +476,31 @@ def _agree(readings: Iterable[Reading]) -> Reading:
     if failures:
         return failures[0]
     return Reading(letters.pop()) if letters else NOTHING
+
+
+def _before(line: str, end: int) -> str:
+    """What of a line is looked at before an announcement."""
+    return line[max(0, end - _LAST_CHARS) : end]
+
+
+# A reply that repeats itself asks the same again and again; so do many replies of one model.
+@lru_cache(maxsize=1024)
+def _blocked(before: str, cue: str = "") -> bool:
+    """Whether the words before an announcement deny or doubt it, or make it depend on a condition."""
+    sentence = wording.BUT.split(SENTENCE_END.split(before)[-1])[-1]
+    clause = wording.CLAUSE_END.split(sentence)[-1] + cue
+    return bool(
+        wording.CONDITION.search(sentence)
+        or wording.DOUBT_AT_FIRST.search(sentence)
+        or wording.NEGATION.search(clause)
+        or wording.DOUBT.search(clause)
+    )
+
+
+@lru_cache(maxsize=1024)
+def _not_chosen(before: str) -> bool:
+    """Whether "option is" behind these words speaks of an option without choosing it."""
+    return wording.NOT_CHOSEN.search(wording.CLAUSE_END.split(before)[-1]) is not None
 
 
 def _nothing_found(tagged: bool) -> Reason:

@@ -45,6 +45,9 @@ def read(text, profile="paper", options=OPTIONS, finish_reason="stop"):
         ("</think>it barks<think><answer>B</answer>", "B", "orphan_close"),
         ("<think>it barks <answer>B</answer>", "B", "unclosed_think"),
         (f"{THOUGHT}{THOUGHT}<answer>B</answer>", "B", "duplicate_tag"),
+        # The answer is the body of the one pair, whatever else the reply says: the reward needs no more.
+        (f"{THOUGHT}<answer>B</answer> Wait, the answer is C.", "B", "trailing_text"),
+        ("<think>Maybe <answer>A</answer>? No.</think> B", "A", "trailing_text"),
         # Two answers, equal or not, nested or not, leave open which was meant.
         (f"{THOUGHT}<answer>B</answer><answer>B</answer>", None, "duplicate_tag"),
         (f"{THOUGHT}<answer>A</answer><answer>B</answer>", None, "duplicate_tag"),
