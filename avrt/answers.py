@@ -21,12 +21,13 @@ Neither profile guesses: without a clear answer the letter is None.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from avrt.answer_rules import OptionReader, Reason, clean, several_letters
+from avrt.answer_options import Reason, several_letters
+from avrt.answer_rules import OptionReader
+from avrt.answer_text import clean, unify
 from avrt.sample import LETTERS, Sample
 
 __all__ = [
@@ -52,6 +53,9 @@ _ANSWER_PAIR = re.compile(r"<\s*answer\s*>((?:(?!<\s*answer\s*>).)*?)<\s*/\s*ans
 _ANSWER_TAG = re.compile(r"<\s*/?\s*answer\s*>", re.IGNORECASE)
 _THINK_OPEN = re.compile(r"<\s*think\s*>|◁\s*think\s*▷", re.IGNORECASE)
 _THINK_CLOSE = re.compile(r"<\s*/\s*think\s*>|◁\s*/\s*think\s*▷", re.IGNORECASE)
+_JOINED = re.compile(r"\s*(?:or|and|/|,|&)\s*", re.IGNORECASE)
+_BEFORE_PAIR = 500
+"""Characters before an answer pair that are searched for its being denied."""
 
 # Failures that a reply's being cut off explains.
 _EXPLAINED_BY_CUT = (Reason.NO_ANSWER_TAG, Reason.UNCLOSED_THINK, Reason.ORPHAN_CLOSE, Reason.EMPTY_ANSWER)
@@ -193,24 +197,29 @@ def _format_defect(text: str, think: str | None, body: str | None) -> Reason | N
 def _parse_robust(text: str, options: Sequence[str], cut: bool) -> ParsedAnswer:
     text = strip_special_tokens(text)
     if not _THINK_CLOSE.search(text):
-        text = unicodedata.normalize("NFKC", text)
+        text = unify(text)
     closings = list(_THINK_CLOSE.finditer(text))
-    final = unicodedata.normalize("NFKC", text[closings[-1].end() :] if closings else text)
+    final = unify(text[closings[-1].end() :] if closings else text)
     think = _THINK_OPEN.sub("", text[: closings[0].start()]).strip() if closings else None
     note = Reason.EMPTY_THINK if think == "" else Reason.OK
 
     reader = OptionReader(options)
-    pairs = _ANSWER_PAIR.findall(final)
+    where, pairs = final, list(_ANSWER_PAIR.finditer(final))
     if not pairs:
         unfinished = _THINK_OPEN.search(final) is not None
         if not unfinished:
             reading = reader.read(_final_text(final, cut), tagged=False)
             if reading.letter or reading.failure is not Reason.NO_ANSWER_TAG:
                 return ParsedAnswer(reading.letter, reading.failure or note, think)
-        pairs = _ANSWER_PAIR.findall(text)
+        where, pairs = text, list(_ANSWER_PAIR.finditer(text))
         if not pairs:
             return ParsedAnswer(None, _missing_answer(final, unfinished), think)
-    reading = reader.read(clean(pairs[-1]), tagged=True)
+    reading = reader.read(clean(pairs[-1][1]), tagged=True)
+    if len(pairs) > 1 and _JOINED.fullmatch(where, pairs[-2].end(), pairs[-1].start()):
+        reading = reader.agree(reader.read(clean(pairs[-2][1]), tagged=True), reading)
+    before = clean(_ANSWER_TAG.sub("\n", where[max(0, pairs[-1].start() - _BEFORE_PAIR) : pairs[-1].start()]))
+    after = _THINK_CLOSE.sub("\n", _final_text(where[pairs[-1].end() :], cut))
+    reading = reader.amend(reading, before, after)
     return ParsedAnswer(reading.letter, reading.failure or (Reason.DUPLICATE_TAG if len(pairs) > 1 else note), think)
 
 

@@ -45,6 +45,9 @@ def read(text, profile="paper", options=OPTIONS, finish_reason="stop"):
         ("</think>it barks<think><answer>B</answer>", "B", "orphan_close"),
         ("<think>it barks <answer>B</answer>", "B", "unclosed_think"),
         (f"{THOUGHT}{THOUGHT}<answer>B</answer>", "B", "duplicate_tag"),
+        # The answer is the body of the one pair, whatever else the reply says: the reward needs no more.
+        (f"{THOUGHT}<answer>B</answer> Wait, the answer is C.", "B", "trailing_text"),
+        ("<think>Maybe <answer>A</answer>? No.</think> B", "A", "trailing_text"),
         # Two answers, equal or not, nested or not, leave open which was meant.
         (f"{THOUGHT}<answer>B</answer><answer>B</answer>", None, "duplicate_tag"),
         (f"{THOUGHT}<answer>A</answer><answer>B</answer>", None, "duplicate_tag"),
@@ -174,7 +177,7 @@ def test_robust_announcements_and_lone_lines(text):
         ("If the answer is B then it barks", "no_answer_tag"),
         ("Is the answer B?", "no_answer_tag"),
         ("So the answer is B?", "no_answer_tag"),
-        ("The answer is B or C because both fit", "no_answer_tag"),
+        ("The answer is B or C because both fit", "multi_letter"),
         ("It cannot be (B) dog.", "no_answer_tag"),
         ("(B) dog is wrong.", "no_answer_tag"),
         ("Maybe (B) dog. Yet nothing barks here.", "no_answer_tag"),
@@ -190,7 +193,7 @@ def test_robust_announcements_and_lone_lines(text):
         ("B. dog, D", "multi_letter"),
         ("Answer: B\nAnswer: C", "multi_letter"),
         ("Answer: B\n\nC", "multi_letter"),
-        ("The answer is B. No wait, the answer is C.", "multi_letter"),
+        ("The answer is B. No wait, maybe C.", "multi_letter"),
         ("Not sure: (A) cat fits, (B) dog fits", "multi_letter"),
         ("B. cat", "letter_text_conflict"),
         ("Answer: (B) cat", "letter_text_conflict"),

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from avrt.answers import Reason, answer_body, first_think, is_formatted, parse
 from avrt.sample import LETTERS
+from tests.answer_forms import CLEAR, UNCLEAR, fill
 
 OPTIONS = ("cat", "dog", "Pop rock", "hail")
 
@@ -113,6 +114,24 @@ def test_two_different_letters_are_invalid(data, pair):
     for reply in (text, f"<think>x</think>{text}", f"<answer>{text}</answer>"):
         assert parse(reply, OPTIONS, "robust").letter is None
         assert parse(reply, OPTIONS, "paper").letter is None
+
+
+TEXTS = ("cat", "dog", "Pop rock", "a man is singing", "No", "3", "A dog and a cat", "none of the above")
+
+
+@settings(deadline=None)
+@given(data=st.data(), size=st.integers(2, len(TEXTS)))
+def test_the_order_of_options_does_not_change_which_one_is_chosen(data, size):
+    """The same form about the same option is read, or not read, wherever that option is in the list."""
+    texts = data.draw(st.permutations(TEXTS))[:size]
+    chosen, other = texts[0], texts[1]
+    form = data.draw(st.sampled_from([form for form in CLEAR + UNCLEAR if "{T}" in form or "{L}" in form]))
+    options = data.draw(st.permutations(texts))
+    readings = set()
+    for order in (texts, options, options[::-1]):
+        letter = parse(fill(form, order, order.index(chosen), order.index(other)), order, "robust").letter
+        readings.add(letter and order[LETTERS.index(letter)])
+    assert readings <= ({None} if form in UNCLEAR else {chosen}), form
 
 
 @pytest.mark.parametrize(
