@@ -97,7 +97,8 @@ class EvaluateModule(StudentModule):
         states = self._begun_by_first_device()
         rank = self.trainer.global_rank
         self._done = {name: state.done for name, state in states.items()}
-        self._writers = {name: RecordWriter(self._folder / name, rank) for name in self._sets}
+        for name in self._sets:
+            self._writers[name] = RecordWriter(self._folder / name, rank)
         self._scores = {name: RunningScores().to(self.device) for name in self._sets}
         if rank == 0:
             for name, state in states.items():

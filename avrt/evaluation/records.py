@@ -21,7 +21,6 @@ Only the standard library is imported here.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -31,6 +30,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self, get_args
 
 from avrt.atomic import sync_folder, write_atomic
+from avrt.folder_lock import LOCK_NAME, FolderLock
 
 RUN_FILE = "run.json"
 RECORDS_FILE = "records.jsonl"
@@ -241,18 +241,16 @@ class RecordWriter:
         rank: number of this process among those that share the run.
 
     Raises:
-        ValueError: another process writes this file at the moment.
+        FolderInUseError: another process writes this file at the moment.
     """
 
     def __init__(self, folder: str | Path, rank: int = 0) -> None:
         self.path = Path(folder) / f"records.rank{rank}.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        # One lock per process of a run: they share the folder.
+        self._lock = FolderLock(folder, "evaluation", name=f".rank{rank}{LOCK_NAME}")
+        self._lock.__enter__()
         self._file: BinaryIO = open(self.path, "ab+")  # noqa: SIM115 - closed by close()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise ValueError(f"{self.path}: another process is writing it; is this run already going on?") from error
         self._drop_torn_line()
         sync_folder(self.path.parent)
 
@@ -265,7 +263,9 @@ class RecordWriter:
 
     def close(self) -> None:
         """Close the file and give up the lock."""
-        self._file.close()
+        if not self._file.closed:
+            self._file.close()
+            self._lock.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self

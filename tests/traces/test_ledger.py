@@ -160,7 +160,9 @@ def test_a_full_disk_stops_with_a_clear_error_and_nothing_half_written(tmp_path:
         "except OSError as error:\n"
         "    print(error); sys.exit(7)\n"
     )
-    done = subprocess.run([sys.executable, "-B", "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 7, done.stderr
     assert "no call is lost: make room and run the same command again" in done.stdout
     assert "calls.jsonl" in done.stdout

@@ -104,6 +104,8 @@ def test_stopped_between_any_two_steps_it_is_unfinished_and_then_the_same(
     def counted(name: str, real_step: Any) -> Any:
         def step(*args: Any, **kwargs: Any) -> Any:
             nonlocal steps
+            if name == "unlink" and not args[0].is_relative_to(out):
+                return real_step(*args, **kwargs)  # a lock
             if steps == stop_at:
                 raise Killed(name)
             steps += 1
