@@ -112,7 +112,9 @@ def test_two_folders_of_one_preset_share_nothing(grpo: Fit, tmp_path: Path) -> N
     before = names(tmp_path)
     assert grpo(f"{SAVE_DIR}=one", steps=2, overlay=export) == 0
     first = digests(tmp_path / "one")
-    assert {"checkpoints/best.ckpt", "checkpoints/step=0000002.ckpt", "config.yaml", "student/config.json"} <= set(first)
+    assert {"checkpoints/best.ckpt", "checkpoints/step=0000002.ckpt", "config.yaml", "student/config.json"} <= set(
+        first
+    )
     assert any(name.startswith("events.out") for name in first)
     # The second run finds nothing of the first to resume, by the short name of the option.
     assert grpo("--trainer.logger.save_dir=two", "--ckpt_path=last", steps=1, overlay=export) == 0
