@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from typing import BinaryIO
 
 PARTIAL_SUFFIX = ".partial"
 """Ends the name of a file that is still being written; nobody reads such files."""
+
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+"""How a file system says that folders cannot be synced."""
 
 
 @contextmanager
@@ -45,9 +49,16 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut."""
+    """Make renames in a folder survive a power cut, where its file system can.
+
+    Those that refuse to sync a folder (CIFS, FUSE mounts, shared folders of virtual machines) are left alone: the
+    files' contents were synced before.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise OSError(error.errno, error.strerror, str(folder)) from error
     finally:
         os.close(descriptor)

@@ -21,6 +21,7 @@ from torch import Tensor
 from avrt import __version__
 from avrt.atomic import PARTIAL_SUFFIX, sync_folder
 from avrt.checkpoints import check_no_instantiator, load_without_code, resolve
+from avrt.folder_lock import FolderLock
 from avrt.lora import LoRAConfig, add_lora, merge_lora
 from avrt.prompts import PromptTemplate
 from avrt.student import Student, StudentConfig
@@ -68,9 +69,16 @@ def export(
         The checkpoint that was exported.
 
     Raises:
-        ValueError: no complete checkpoint, settings that do not fit it, or something in the way at `out`.
+        ValueError: no complete checkpoint, settings that do not fit it, something in the way at `out`, or another
+            process that exports to it.
     """
     out = Path(out).resolve()
+    # Beside the folder, which must be empty and takes its name as a whole.
+    with FolderLock(out, "export", beside=True):
+        return _export(run_or_checkpoint, out, config, student_path)
+
+
+def _export(run_or_checkpoint: str | Path, out: Path, config: str | Path | None, student_path: str | None) -> Path:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out {out}: is not empty; choose another folder")
     checkpoint = resolve(Path(run_or_checkpoint))

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from avrt.atomic import write_atomic
 from avrt.clip_workers import ClipReader, ClipSettings
+from avrt.folder_lock import FolderLock
 from avrt.manifest import MANIFEST_NAME, Manifest, sum_counts, write_manifest
 from avrt.media import MAX_FRAME_PIXELS
 from avrt.media_errors import MediaError
@@ -103,7 +104,8 @@ def pack(
         others: see `avrt.media.read_clip` and `avrt.shard_records.encode_clip`.
 
     Raises:
-        ValueError: wrong arguments, other settings than in the run that is to be resumed, or too many failures.
+        ValueError: wrong arguments, other settings than in the run that is to be resumed, too many failures, or another
+            process that writes to `out_dir`.
         OSError: the shards cannot be written (a full disk); call again when they can.
     """
     videos_dir, out_dir = Path(videos_dir), Path(out_dir)
@@ -130,10 +132,28 @@ def pack(
         image_format=image_format,
         jpeg_quality=jpeg_quality,
     )
-    started = time.monotonic()
     stated = {**settings.as_dict(), "samples_per_shard": samples_per_shard}
+    with FolderLock(out_dir, "pack"):
+        return _pack_locked(
+            samples, videos_dir, out_dir, settings, stated, workers, clip_timeout_seconds, max_failures, show_progress
+        )
+
+
+def _pack_locked(
+    samples: Sequence[Sample],
+    videos_dir: Path,
+    out_dir: Path,
+    settings: ClipSettings,
+    stated: dict[str, Any],
+    workers: int,
+    clip_timeout_seconds: float,
+    max_failures: float,
+    show_progress: bool,
+) -> PackReport:
+    """Pack into a folder that nobody else writes to; `stated` are the settings that the manifest records."""
+    started = time.monotonic()
     records = prepare(out_dir, stated)
-    groups = make_groups(samples, videos_dir, samples_per_shard)
+    groups = make_groups(samples, videos_dir, stated["samples_per_shard"])
     results = {
         group.index: result for group in groups if (result := finished_result(group, out_dir, records)) is not None
     }

@@ -17,6 +17,7 @@ import pytest
 from avrt.annotations import read_avqa
 from avrt.clip_workers import ClipReader, ClipSettings
 from avrt.commands import pack as pack_command
+from avrt.folder_lock import FolderInUseError
 from avrt.media import MediaError, MediaReason
 from avrt.pack_plan import RECORDS_FOLDER
 from avrt.packing import LEFT_OUT_NAME, pack
@@ -308,6 +309,20 @@ def test_interrupted_between_shard_and_record(packed, videos, tmp_path):
     (out / "shard-000006.tar").write_bytes((out / "shard-000006.tar").read_bytes()[:-512])
     report = pack(questions(), videos, out, samples_per_shard=3, **QUIET)
     assert report.resumed_shards == 5
+    assert contents(out) == contents(packed)
+
+
+def test_two_packs_into_one_folder(packed, videos, tmp_path):
+    """The second is refused at once; the first is not disturbed."""
+    annotations, out = tmp_path / "a.json", tmp_path / "out"
+    annotations.write_text(json.dumps(as_avqa(questions())))
+    first = start_packing(annotations, videos, out)
+    while first.poll() is None and not list(out.glob(f"{RECORDS_FOLDER}/shard-*.json")):
+        time.sleep(0.005)
+    with pytest.raises(FolderInUseError) as refusal:
+        pack(questions(), videos, out, samples_per_shard=3, **QUIET)
+    assert all(part in str(refusal.value) for part in (str(out), "`pack`", str(first.pid)))
+    assert first.wait() == 0
     assert contents(out) == contents(packed)
 
 

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from avrt.demo.settings import DemoSettings
+    from avrt.folder_lock import FolderLock
 
     if args.port is not None and not args.serve:
         raise ValueError("--port: belongs to --serve")
@@ -47,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
     if args.make == "clips":
         from avrt.demo.build import build_demo_clips
 
-        build_demo_clips(out / "clips", **asdict(settings))
+        with FolderLock(out / "clips", "demo", beside=True):
+            build_demo_clips(out / "clips", **asdict(settings))
         return 0
     if args.make == "student":
         from avrt.demo.student import build_student
 
-        build_student(out / "student", seed=settings.seed)
+        with FolderLock(out / "student", "demo", beside=True):
+            build_student(out / "student", seed=settings.seed)
         return 0
 
     from rich.console import Console
@@ -64,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     json_path = None if args.json is None else Path(args.json)
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)  # better an error now than after the last stage
-    result = Story(out, settings, main).run()
+    with FolderLock(out, "demo", beside=True):
+        result = Story(out, settings, main).run()
     print_result(result, out, Console())
     if json_path is not None:
         write_atomic(json_path, result.to_json().encode())

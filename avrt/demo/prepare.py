@@ -14,14 +14,11 @@ only when it is whole, and a build that was killed is taken up again by the next
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,6 +28,7 @@ from avrt.demo import stages
 from avrt.demo.build import build_demo_clips
 from avrt.demo.settings import DemoSettings
 from avrt.demo.trace_run import demo_server, free_port, traces_command
+from avrt.folder_lock import LOCK_NAME, FolderLock
 
 CACHE_VARIABLE = "AVRT_CACHE"
 
@@ -144,17 +142,9 @@ class DemoCache:
         if status:
             raise ValueError(f"building the demo failed: `avrt {arguments[0]}` ended with status {status}, see above")
 
-    @contextmanager
-    def _lock(self, part: str) -> Iterator[None]:
-        """Let one process at a time build a part; the system frees the lock of a process that dies."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / f".{part.replace('/', '-')}.lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._say(f"another process is building {part}; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _lock(self, part: str) -> FolderLock:
+        """Let one process at a time build a part; the others wait."""
+        return FolderLock(self.folder, f"demo:{part}", name=f".{part.replace('/', '-')}{LOCK_NAME}", wait=self._say)
 
     def _say(self, text: str) -> None:
         self._console.print(f"demo: {text}", highlight=False, markup=False, soft_wrap=True)

@@ -8,52 +8,21 @@ same time.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from avrt.atomic import sync_folder
+from avrt.folder_lock import LOCK_NAME, FolderLock
 from avrt.traces.records import CallRecord, Status, decode_record, encode_record
 
 SUFFIX = ".jsonl"
-LOCK_NAME = "lock"
 
 
 class LedgerError(ValueError):
     """A ledger that cannot be read or written as it is; the message names the file and the mend."""
-
-
-class FolderLock:
-    """Keeps a second run out of a ledger folder for as long as the process lives; the system frees it at its end."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / LOCK_NAME
-        self._descriptor = -1
-
-    def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip()
-            os.close(self._descriptor)
-            raise LedgerError(
-                f"{self.path.parent}: another run is writing this ledger ({holder or 'unknown process'}); wait for it, "
-                "or choose another `ledger`"
-            ) from None
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._descriptor)
 
 
 class LedgerIndex:
@@ -121,7 +90,7 @@ class LedgerWriter:
         name: the file in it, without its ending; every process that writes at the same time needs its own.
 
     Raises:
-        LedgerError: another process has the file open for writing.
+        FolderInUseError: another process is writing the file.
         OSError: the disk is full or failing. What was half written is taken back, so the file stays whole; calls that
             were confirmed stay recorded, and the next run goes on from there.
     """
@@ -131,18 +100,13 @@ class LedgerWriter:
         self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
         self._wake = asyncio.Event()
         self._closing = False
+        self._lock = FolderLock(self.path.parent, "traces", name=f".{name}{LOCK_NAME}")
         self._failure: OSError | None = None
 
     async def __aenter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock.__enter__()
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._descriptor)
-            raise LedgerError(
-                f"{self.path}: another process is writing this file; wait for it, or choose another `ledger`"
-            ) from None
         self._size = _cut_torn_line(self._descriptor)
         sync_folder(self.path.parent)
         self._task = asyncio.create_task(self._write_groups())
@@ -153,8 +117,11 @@ class LedgerWriter:
     ) -> None:
         self._closing = True
         self._wake.set()
-        await self._task
-        os.close(self._descriptor)
+        try:
+            await self._task
+        finally:
+            os.close(self._descriptor)
+            self._lock.__exit__(kind, error, trace)
 
     async def append(self, record: CallRecord) -> None:
         """Write one record and wait until it is on disk."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
+from avrt.folder_lock import FolderLock
 from avrt.shards import ShardSet
 from avrt.traces.config import STAGES, Stage, TracesConfig, api_key, check_config
 from avrt.traces.finalise import finalise
-from avrt.traces.ledger import FolderLock
 from avrt.traces.planning import Planner
 from avrt.traces.records import Status
 from avrt.traces.stages import run_stage
@@ -49,7 +48,7 @@ def run_traces(
         api_key(stage, config.stage(stage))
     statistics = None
     # Locked before the shards are read, which takes seconds for a large set: a second run is refused at once.
-    with FolderLock(Path(config.ledger)), ExitStack() as stack:
+    with FolderLock(config.ledger, "traces"), ExitStack() as stack:
         planner = Planner(config, ShardSet(config.shards, split=config.split))
         if workers > 1 and calling:
             from avrt.traces.distributed import ray_session

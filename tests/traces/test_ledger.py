@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from avrt.traces.ledger import FolderLock, LedgerError, LedgerIndex, LedgerWriter
+from avrt.folder_lock import FolderInUseError, FolderLock
+from avrt.traces.ledger import LedgerError, LedgerIndex, LedgerWriter
 from avrt.traces.records import CallRecord, Status, decode_record, encode_record
 
 
@@ -116,10 +117,11 @@ def test_a_second_writer_is_refused_at_once(tmp_path: Path) -> None:
     """Another process holds the lock; the refusal must not wait for it."""
     code = (
         "import asyncio, sys, time\n"
-        "from avrt.traces.ledger import FolderLock, LedgerWriter\n"
+        "from avrt.folder_lock import FolderLock\n"
+        "from avrt.traces.ledger import LedgerWriter\n"
         "from pathlib import Path\n"
         "async def main():\n"
-        "    with FolderLock(Path(sys.argv[1])):\n"
+        "    with FolderLock(sys.argv[1], 'traces'):\n"
         "        async with LedgerWriter(sys.argv[1]):\n"
         "            print('locked', flush=True)\n"
         "            time.sleep(60)\n"
@@ -130,21 +132,24 @@ def test_a_second_writer_is_refused_at_once(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"
         with (
-            pytest.raises(LedgerError, match=f"another run is writing this ledger .process {holder.pid}"),
-            FolderLock(tmp_path),
+            pytest.raises(FolderInUseError, match=f"traces.*process {holder.pid}"),
+            FolderLock(tmp_path, "traces"),
         ):
             pass
-        with pytest.raises(LedgerError, match="another process is writing this file"):
+        with pytest.raises(FolderInUseError, match=f"process {holder.pid}"):
             write(tmp_path, record("a"))
     finally:
         holder.kill()
         holder.wait()
-    with FolderLock(tmp_path):
+    with FolderLock(tmp_path, "traces"):
         write(tmp_path, record("a"))
 
 
 def test_a_full_disk_stops_with_a_clear_error_and_nothing_half_written(tmp_path: Path) -> None:
-    """The file may grow to 2000 bytes, as on a full disk; afterwards there is room again."""
+    """The file may grow to 2000 bytes, as on a full disk; afterwards there is room again.
+
+    With `-B`, for Python would write truncated bytecode of what it imports under that limit.
+    """
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
@@ -155,7 +160,7 @@ def test_a_full_disk_stops_with_a_clear_error_and_nothing_half_written(tmp_path:
         "except OSError as error:\n"
         "    print(error); sys.exit(7)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-B", "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 7, done.stderr
     assert "no call is lost: make room and run the same command again" in done.stdout
     assert "calls.jsonl" in done.stdout

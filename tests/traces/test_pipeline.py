@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from avrt.answers import is_formatted, parse
+from avrt.folder_lock import FolderInUseError, FolderLock
 from avrt.shards import ShardSet, read_manifest
-from avrt.traces.ledger import FolderLock, LedgerError, LedgerIndex
+from avrt.traces.ledger import LedgerError, LedgerIndex
 from avrt.traces.pipeline import run_traces
 from avrt.traces.records import Status, decode_record
 from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
@@ -170,7 +171,7 @@ def test_missing_calls_are_refused_unless_allowed(
 def test_a_second_run_is_refused_before_it_reads_a_shard(tmp_path: Path) -> None:
     """Reading the headers of a large set takes many seconds, in which nobody would know."""
     config = make_config(tmp_path / "no_such_shards", tmp_path, "http://127.0.0.1:1/v1")
-    with FolderLock(tmp_path / "ledger"), pytest.raises(LedgerError, match="another run is writing this ledger"):
+    with FolderLock(tmp_path / "ledger", "traces"), pytest.raises(FolderInUseError, match="traces"):
         run_traces(config)
 
 

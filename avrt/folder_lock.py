@@ -1,0 +1,205 @@
+"""One writer per folder: a lock that the system frees when its process ends, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+LOCK_NAME = ".avrt-lock"
+"""Ends the name of a lock file; it is removed at the end, and only a killed process leaves one behind."""
+
+_WITHOUT_FLOCK = "-file"
+"""Added to the name where the file's existence is the lock, so that the two kinds never meet in one file."""
+
+_REFUSED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
+"""How a file system says that it has no locks: Lustre mounted without ``-o flock``, some network and FUSE mounts."""
+
+_POLL_SECONDS = 0.5
+
+
+class FolderInUseError(ValueError):
+    """Another process is writing to the folder; the message names both and says how to continue."""
+
+
+class FolderLock:
+    """Keeps a second writer out of a folder for the length of a block.
+
+    ::
+
+        with FolderLock(out, "pack"):
+            ...
+
+    The lock is a ``flock`` on the file `LOCK_NAME`: it ends with its process, even a killed one. Where the file system
+    has no locks, the file's existence is the lock. A file that a dead process of this machine has left is then
+    replaced; one from another machine has to be deleted by hand, and the error says so.
+
+    Children that are forked inside the block share the lock. In a run of several processes, one of them takes it.
+
+    Args:
+        folder: made if absent.
+        what: the command that writes, for the message of the other process.
+        beside: lock a file next to the folder, for a folder that must be empty or is replaced as a whole.
+        name: ends the lock file's name; more than one lock in a folder need different ones.
+        wait: called once, with a message, when another process holds the lock; the lock then waits for its turn.
+            Without it, the second process is refused.
+
+    Raises:
+        FolderInUseError: another process holds the lock.
+        OSError: the lock file cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        what: str,
+        *,
+        beside: bool = False,
+        name: str = LOCK_NAME,
+        wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.what = what
+        # A path such as "." has no name of its own to put a file beside.
+        place = self.folder.resolve()
+        self.path = place.parent / f".{place.name}{name}" if beside else self.folder / name
+        self._wait = wait
+        self._descriptor = -1
+        self._held = self.path
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        waiting = False
+        while (holder := self._take()) is not None:
+            if self._wait is None:
+                raise FolderInUseError(
+                    f"{self.folder}: another {holder} is writing to it; wait for it to end, or choose another folder"
+                )
+            if not waiting:
+                self._wait(f"{self.folder}: another {holder} is writing to it; waiting until it has ended")
+                waiting = True
+            time.sleep(_POLL_SECONDS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # While the lock is held, so that nobody else's file is removed.
+        self._held.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def _take(self) -> str | None:
+        """Take the lock, or return who holds it."""
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _shown(_read_holder(descriptor))
+                os.close(descriptor)
+                return holder
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno not in _REFUSED:
+                    raise OSError(error.errno, error.strerror, str(self.path)) from error
+                self.path.unlink(missing_ok=True)
+                return self._take_without_flock(self.path.with_name(self.path.name + _WITHOUT_FLOCK))
+            if _is_file_at(self.path, descriptor):
+                self._hold(self.path, descriptor)
+                return None
+            os.close(descriptor)  # its holder removed it after we had opened it
+
+    def _hold(self, path: Path, descriptor: int) -> None:
+        os.ftruncate(descriptor, 0)
+        process = f"`{self.what}` (process {os.getpid()} on {socket.gethostname()})"
+        os.pwrite(descriptor, f"{process}\n{_identity(os.getpid())}\n".encode(), 0)
+        self._held, self._descriptor = path, descriptor
+
+    def _take_without_flock(self, path: Path) -> str | None:
+        """Take the lock by being the one that creates the file, or return who did."""
+        for _ in range(3):
+            try:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+            except FileExistsError:
+                holder = _holder_at(path)
+                if holder is None:
+                    continue  # removed meanwhile
+                if not _is_dead(holder):
+                    return f"{_shown(holder)}, or one that was killed and has left {path} (then delete that file),"
+                _remove_stale(path, holder)
+            else:
+                self._hold(path, descriptor)
+                return None
+        return f"process (delete {path} if there is none)"
+
+
+def _remove_stale(path: Path, holder: str) -> None:
+    """Remove a dead process's file; put back another's that has taken its place meanwhile."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return  # another process was quicker
+    if _holder_at(aside) == holder:
+        aside.unlink()
+    else:
+        os.rename(aside, path)
+
+
+def _is_file_at(path: Path, descriptor: int) -> bool:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(descriptor))
+
+
+def _read_holder(descriptor: int) -> str:
+    return os.pread(descriptor, 500, 0).decode(errors="replace")
+
+
+def _holder_at(path: Path) -> str | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        return _read_holder(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _shown(holder: str) -> str:
+    """The line of a lock file that is for people."""
+    return holder.partition("\n")[0] or "process"
+
+
+def _identity(process: int) -> str:
+    """What tells a process from all others: its number is used again, and means nothing outside its container."""
+    return f"{process} {_start_time(process)} {os.readlink('/proc/self/ns/pid')} {socket.gethostname()}"
+
+
+def _start_time(process: int) -> str:
+    """When a process began, in clock ticks since the machine's start; empty when it is gone."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
+            # The second field is a name in parentheses that may hold spaces.
+            return file.read().rpartition(")")[2].split()[19]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether the process that wrote a lock file has ended, as far as this machine can tell: no for all others."""
+    identity = holder.partition("\n")[2].strip()
+    number, _, rest = identity.partition(" ")
+    _, _, machine = rest.partition(" ")
+    if not number.isdigit() or machine != _identity(os.getpid()).split(" ", 2)[2]:
+        return False
+    return identity != _identity(int(number))
