@@ -388,8 +388,8 @@ class StudentModule(LightningModule):
         if self._skipped_in_a_row >= self.max_skipped_steps:
             raise ValueError(
                 f"step {self.global_step}: {self._skipped_in_a_row} optimizer steps in a row were skipped as not "
-                "finite, so the run learns nothing; lower model.init_args.optimizer.learning_rate, look at the samples named "
-                "above, or set model.init_args.max_skipped_steps"
+                "finite, so the run learns nothing; lower model.init_args.optimizer.learning_rate, look at the samples "
+                "named above, or set model.init_args.max_skipped_steps"
             )
 
     def on_train_end(self) -> None:
