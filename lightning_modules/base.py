@@ -272,7 +272,8 @@ class StudentModule(LightningModule):
         Called on every device.
         """
         if not self.trainer.strategy.reduce_boolean_decision(weights_are_finite(self.student), all=True):
-            last = newest(*(Path(c.dirpath) for c in self.trainer.checkpoint_callbacks if getattr(c, "dirpath", None)))
+            folders = [getattr(callback, "dirpath", None) for callback in self.trainer.checkpoint_callbacks]
+            last = newest(*(Path(folder) for folder in folders if folder))
             raise ValueError(
                 f"step {self.global_step}: trained weights are not finite, so nothing is saved; "
                 + (f"the last good checkpoint is {last.path}; " if last.path else "")
@@ -386,9 +387,9 @@ class StudentModule(LightningModule):
         self.print(f"step {self.global_step}: {what} {', '.join(samples)}; the step is skipped on every device")
         if self._skipped_in_a_row >= self.max_skipped_steps:
             raise ValueError(
-                f"step {self.global_step}: {self._skipped_in_a_row} optimizer steps in a row were skipped as not finite, "
-                "so the run learns nothing; lower model.init_args.optimizer.learning_rate, look at the samples named "
-                "above, or set model.init_args.max_skipped_steps"
+                f"step {self.global_step}: {self._skipped_in_a_row} optimizer steps in a row were skipped as not "
+                "finite, so the run learns nothing; lower model.init_args.optimizer.learning_rate, look at the samples "
+                "named above, or set model.init_args.max_skipped_steps"
             )
 
     def on_train_end(self) -> None:

@@ -69,9 +69,7 @@ def _find(trainer: Any, command: str, keyword: str) -> str | None:
     found = newest(*folders, folder)
     if found.path is not None:
         if found.passed_over and trainer.is_global_zero:
-            log.warning(
-                "--ckpt_path last: passed over %s; taken instead: %s", found.describe_passed_over(), found.path
-            )
+            log.warning("--ckpt_path last: passed over %s; taken instead: %s", found.describe_passed_over(), found.path)
         return str(found.path)
     if found.passed_over:
         raise ValueError(
@@ -134,8 +132,8 @@ def _check_checkpoint_folders(trainer: Any, folder: Path, ckpt_path: str | None)
         fresh = ckpt_path is None or not (folder / SETTINGS).is_file()
         if fresh and newest(place).path is not None:
             raise ValueError(
-                f"{key} {place} holds checkpoints of another run than that in {folder}; remove dirpath, and checkpoints "
-                "go to the logger's folder (trainer.logger.save_dir)"
+                f"{key} {place} holds checkpoints of another run than that in {folder}; remove dirpath, and "
+                "checkpoints go to the logger's folder (trainer.logger.save_dir)"
             )
         if trainer.is_global_zero:
             log.warning(
@@ -180,7 +178,8 @@ def _set_aside(folder: Path) -> None:
     if (folder / SETTINGS).is_file():
         shutil.copyfile(folder / SETTINGS, target / SETTINGS)
     log.warning(
-        "%s: held the checkpoints of an earlier run, which are now in %s; to continue it, set --ckpt_path to one of them",
+        "%s: held the checkpoints of an earlier run, which are now in %s; to continue that run, set --ckpt_path to one "
+        "of them",
         folder,
         target.name,
     )

@@ -144,7 +144,7 @@ def test_each_command_reads_what_an_earlier_one_has_left() -> None:
         elif name == "fit":
             data, student = settings["data"]["init_args"], settings["model"]["init_args"]["student"]["path"]
             reads += [data["train"], data["val"], *([] if student.startswith("Qwen/") else [student])]
-            there.add(settings["trainer"]["default_root_dir"])
+            there.add(settings["trainer"]["logger"]["init_args"]["save_dir"])
         elif name == "export":
             reads.append(words[0])
             there.add(options["--out"])

@@ -24,7 +24,6 @@ from torch import Tensor
 
 from avrt.sample import Completion
 
-
 FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
@@ -114,13 +113,15 @@ def collect_rewards(callbacks: Iterable[Callback]) -> list[RewardCallback]:
         weight = as_float32(reward.weight)
         if weight is None or not math.isfinite(weight):
             raise ValueError(
-                f"trainer.callbacks: the weight of reward {reward.name!r} is {_shown(reward.weight)}: set init_args.weight "
-                "to a finite number"
+                f"trainer.callbacks: the weight of reward {reward.name!r} is {_shown(reward.weight)}: set "
+                "init_args.weight to a finite number"
             )
     return rewards
 
 
-SECRET = re.compile(r"(^|_)(api_?key|secret|password|passphrase|credentials?|(access|auth|bearer)_token)$", re.IGNORECASE)
+SECRET = re.compile(
+    r"(^|_)(api_?key|secret|password|passphrase|credentials?|(access|auth|bearer)_token)$", re.IGNORECASE
+)
 
 
 def describe_rewards(rewards: Iterable[RewardCallback]) -> dict[str, dict[str, Any]]:
@@ -187,7 +188,9 @@ def score_all(rewards: Sequence[RewardCallback], completions: Sequence[Completio
     total = (table * weights).nansum(dim=1)
     total[table.isnan().all(dim=1)] = torch.nan
     for row in total.isinf().nonzero().flatten().tolist():
-        terms = ", ".join(f"{reward.name} {float(table[row, i]):g} x {reward.weight:g}" for i, reward in enumerate(rewards))
+        terms = ", ".join(
+            f"{reward.name} {float(table[row, i]):g} x {reward.weight:g}" for i, reward in enumerate(rewards)
+        )
         raise RewardError(
             f"the weighted sum of the rewards of sample {completions[row].sample.id!r} is beyond float32 ({terms}): "
             "scale a reward or its weight down"

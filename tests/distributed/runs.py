@@ -123,7 +123,8 @@ class PoisonLoss(Callback):
 
         def poisoned(loss: torch.Tensor) -> torch.Tensor:
             now = trainer.global_step
-            hit = (now == self.step or self.from_then_on and now > self.step) and trainer.global_rank == self.rank
+            hit = now == self.step or (self.from_then_on and now > self.step)
+            hit = hit and trainer.global_rank == self.rank
             return share(loss * float("nan") if hit else loss)
 
         module.share_of_step = poisoned

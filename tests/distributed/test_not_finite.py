@@ -35,7 +35,7 @@ def test_the_samples_are_named(two_processes: Mapping[str, Run], strategy: str) 
     assert line.count("-") == 2 + line.split(": the loss")[0].count("-")
 
 
-@pytest.mark.parametrize("strategy", ["plain", "deepspeed"])
+@pytest.mark.parametrize("strategy", [pytest.param("plain", marks=pytest.mark.slow), "deepspeed"])
 def test_too_many_in_a_row_end_the_run_everywhere(
     fork_server: ForkServer, assets: Assets, tmp_path: Path, strategy: str
 ) -> None:

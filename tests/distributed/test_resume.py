@@ -52,7 +52,8 @@ def test_the_newest_are_kept_over_any_number_of_resumes(
     listed = []
     for steps in (1, 2, 4):
         program = replace(run, steps=steps).begin(fork_server, "--ckpt_path", "last")
-        assert program.wait() and program.returncode == 0, program.output[-4000:]
+        output = program.wait()
+        assert program.returncode == 0, output[-4000:]
         listed.append([int(path.stem[5:]) for path in complete_checkpoints(folder)])
     assert listed == [[1], [1, 2], [3, 4]]
     (folder / "step=0000004.ckpt" / "complete.json").unlink()

@@ -1,4 +1,4 @@
-"""A run that is not finite any more ends with an error, saves nothing over its last good checkpoint, and exports nothing."""
+"""A run whose steps are not finite ends with an error, keeps its last good checkpoint, and exports nothing."""
 
 from __future__ import annotations
 
