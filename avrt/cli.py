@@ -20,6 +20,7 @@ from typing import NoReturn
 from avrt import __version__
 from avrt.class_paths import allowed_prefixes, parse_prefixes
 from avrt.config_errors import UsageError, describe
+from avrt.preset_files import with_preset_paths
 
 PROGRAM = "python -m avrt"
 
@@ -121,7 +122,7 @@ def _dispatch(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"avrt {__version__}")
         return OK
-    name, rest = words[0], words[1:]
+    name, rest = words[0], with_preset_paths(words[1:], lambda line: print(f"avrt: {line}", file=sys.stderr))
     if name in TRAINING:
         return _train(name, rest, extra_prefixes)
     if name in COMMANDS:

@@ -14,6 +14,7 @@ from typing import Any
 from avrt.media import MAX_FRAME_PIXELS
 from avrt.media_errors import MediaError, MediaReason
 from avrt.shard_records import IMAGE_FORMATS, EncodedClip
+from avrt.silent_interrupt import interrupts_held_back
 from avrt.video_frames import PATCH
 
 START_SECONDS = 600.0
@@ -106,12 +107,14 @@ class ClipReader:
         # threads, and has the libraries loaded, so that a new child is ready at once.
         context = multiprocessing.get_context("forkserver")
         with _start_lock:
-            context.set_forkserver_preload(["avrt.media", "avrt.shard_records"])
+            # The first module of these lets Ctrl-C end the fork server while it still loads the others.
+            context.set_forkserver_preload(["avrt.silent_interrupt", "avrt.media", "avrt.shard_records"])
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_serve, args=(theirs, self.settings, self.timeout_seconds), name="clip-reader", daemon=True
             )
-            process.start()
+            with interrupts_held_back():
+                process.start()
         theirs.close()
         self._process, self._connection = process, ours
         try:

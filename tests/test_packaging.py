@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -145,6 +146,34 @@ def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert tops == {"avrt", "datamodules", "lightning_modules", f"avrt-{METADATA['project']['version']}.dist-info"}
     assert not [name for name in wheel.namelist() if "test" in name.lower().split("/")]
+
+
+def test_installed_presets_are_found_from_any_folder(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    installed, elsewhere = tmp_path / "site-packages", tmp_path / "elsewhere"
+    wheel.extractall(installed)
+    elsewhere.mkdir()
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "avrt", *words],
+            cwd=elsewhere,
+            env={**os.environ, "PYTHONPATH": str(installed)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        return done.stderr
+
+    presets = installed / "avrt" / "cli_configs"
+    misspelt = run("fit", "--config=cli_configs/grpo_tny.yaml")
+    assert f"did you mean {presets / 'grpo_tiny.yaml'}" in misspelt
+    # Both files are found and read: what is refused is the setting.
+    message = run("traces", "--config", "cli_configs/traces_demo.yaml", "--set", "no_such_key=1")
+    notice, error = message.splitlines()
+    assert str(presets / "traces_demo.yaml") in notice
+    assert "no_such_key" in error
+    assert not list(elsewhere.iterdir())
 
 
 def test_the_version_is_said_alike() -> None:

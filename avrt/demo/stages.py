@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from avrt.demo.build import DemoFiles
+from avrt.preset_files import preset_folder
 
 PACK_OPTIONS = ("--max-pixels", "3136", "--max-audio-seconds", "2")
 """Frames are stored at the size at which the tiny student sees them: 56 x 56 pixels, four visual tokens."""
@@ -14,13 +15,12 @@ def config_file(name: str) -> Path:
     """A preset: in the source tree, or in the installed package.
 
     Raises:
-        FileNotFoundError: neither has it.
+        FileNotFoundError: it is missing.
     """
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "cli_configs", package / "cli_configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(2, "the preset is missing from the installation", f"cli_configs/{name}")
+    path = preset_folder() / name
+    if not path.is_file():
+        raise FileNotFoundError(2, "the preset is missing from the installation", str(path))
+    return path
 
 
 def shown_path(path: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from avrt.cli import COMMANDS, REQUIRED_MODULES, TRAINING
+from avrt.preset_files import with_preset_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,3 +93,22 @@ def test_the_packages_that_tell_a_wrong_interpreter_are_the_dependencies() -> No
     importable = importlib.metadata.packages_distributions()
     assert {name.lower() for module in REQUIRED_MODULES for name in importable[module]} >= declared
     assert len(REQUIRED_MODULES) == len(declared)
+
+
+def test_a_preset_is_found_where_the_working_directory_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    tiny, lora = ROOT / "cli_configs" / "grpo_tiny.yaml", ROOT / "cli_configs" / "overlays" / "lora.yaml"
+    words = ["--config", "cli_configs/grpo_tiny.yaml", "--config=cli_configs/overlays/lora.yaml", "--name", "cli_configs"]
+    assert with_preset_paths(words, said.append) == ["--config", str(tiny), f"--config={lora}", "--name", "cli_configs"]
+    assert len(said) == 2
+    assert all(str(path) in line for path, line in zip((tiny, lora), said, strict=True))
+    # A file of one's own comes first, and other paths are nobody's business.
+    (tmp_path / "cli_configs").mkdir()
+    (tmp_path / "cli_configs" / "grpo_tiny.yaml").touch()
+    said.clear()
+    for words in (["--config", "cli_configs/grpo_tiny.yaml"], ["-c", "mine/grpo_tiny.yaml"], ["--config"]):
+        assert with_preset_paths(words, said.append) == words
+    assert not said
