@@ -33,5 +33,6 @@ def token_counter(folder: str | None) -> tuple[Callable[[str], int], str]:
         check_no_remote_code(path)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"tokenizer: {folder} holds no tokenizer that transformers can load: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"tokenizer: {folder} holds no tokenizer that transformers can load: {reason}") from error
     return (lambda text: len(tokenizer.encode(text, add_special_tokens=False))), f"tokens of {path.name}"
