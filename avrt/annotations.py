@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from avrt.option_labels import unlabeled
 from avrt.sample import LETTERS, Sample
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -26,20 +27,39 @@ KNOWN_KEYS = frozenset(
     | {name for names in ALIASES.values() for name in names}
 )
 
+REQUIRED = {"id": ("id",), "video_name": ("video_name",), **ALIASES, "answer": ("answer",)}
+"""What every entry needs, by the names that it may have."""
+
+FORM = ", ".join(" or ".join(f"`{name}`" for name in names) for names in REQUIRED.values())
+
+OTHER_FORMS = {
+    "MUSIC-AVQA's": {"question_content", "templ_values"},
+    "EchoInk's or Video-R1's": {"problem", "solution"},
+    "ShareGPT's": {"conversations"},
+    "a chat log's": {"messages"},
+}
+"""Forms of annotations that are met elsewhere, by keys that tell them."""
+
+PLACEHOLDER = re.compile(r"<(?:Object|LR|FL|TH)\w*>")
+"""What MUSIC-AVQA's questions hold where `templ_values` belong."""
+
 
 def read_avqa(path: str | Path, *, split: str) -> list[Sample]:
     """Read one annotation file; the samples have no media yet.
 
-    `source` is the clip's name: its file is ``<video_name>.mp4``. Options that are null or numbers become their JSON
-    text ("null", "3"). A text answer may be an option's exact text or its letter; an option's text goes first.
+    `source` is the clip's name, see `avrt.clip_files`. Options that are null or numbers become their JSON text ("null",
+    "3"). Options that all begin with their own letter ("A. dog") lose it, because prompts add it. An answer that is a
+    number is an option's index, from 0; a text may be an option's exact text or its letter, and an option's text goes
+    first (where options came with letters, an answer that could be either is refused).
     `av_reasoning` becomes `trace`. Keys not known here are kept in `extra`.
 
     Args:
         split: put into every sample (AVQA keeps one file per split).
 
     Raises:
-        ValueError: a blank split; naming the file and the id, for what cannot be a question: a missing key, a gold
-            answer that is no option, an id twice, an id that cannot be a shard key.
+        ValueError: a blank split; naming the file and the id, for what cannot be a question: a missing key (with the
+            keys that are there, and whose form that is), a gold answer that is not an option, an id twice, an id that
+            cannot be a shard key.
     """
     if not split.strip():
         raise ValueError("split: must be a name, such as train, is blank")
@@ -49,8 +69,7 @@ def read_avqa(path: str | Path, *, split: str) -> list[Sample]:
     for number, record in enumerate(_records(path), start=1):
         if not isinstance(record, dict):
             raise ValueError(f"{path}: entry {number} is no JSON object")
-        if "id" not in record:
-            raise ValueError(f"{path}: entry {number} has no `id`")
+        _check_form(record, f"{path}: entry {number}")
         try:
             sample = _to_sample(record, split)
         except ValueError as error:
@@ -69,6 +88,21 @@ def check_key(key: str) -> str:
     if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key):
         raise ValueError(f"id {key!r} cannot name a sample: use 1 to 80 letters, digits, '-' and '_'")
     return key
+
+
+def _check_form(record: dict[str, Any], entry: str) -> None:
+    """Refuse an entry that lacks keys, with those that it has: the file may be in another form."""
+    missing = [names for names in REQUIRED.values() if not any(name in record for name in names)]
+    if not missing:
+        return
+    number = f" (id {record['id']!r})" if "id" in record else ""
+    lacking = ", ".join(" or ".join(f"`{name}`" for name in names) for names in missing)
+    found = ", ".join(f"`{name}`" for name in list(record)[:12]) or "none"
+    form = next((name for name, keys in OTHER_FORMS.items() if keys <= record.keys()), None)
+    whose = f", which is {form} form; convert it" if form else ""
+    raise ValueError(
+        f"{entry}{number} has no {lacking}; expected AVQA's form with the keys {FORM}, found {found}{whose}"
+    )
 
 
 def _records(path: Path) -> list[Any]:
@@ -104,13 +138,18 @@ def _to_sample(record: dict[str, Any], split: str) -> Sample:
     question = _first(record, "question")
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"the question must be a text, is {question!r}")
+    if placeholder := PLACEHOLDER.search(question):
+        raise ValueError(
+            f"the question holds the placeholder {placeholder[0]!r}; put the words of `templ_values` there"
+        )
     choices = _first(record, "options")
     if not isinstance(choices, list):
         raise ValueError(f"the options must be a list, are {choices!r}")
-    options = tuple(option if isinstance(option, str) else json.dumps(option) for option in choices)
+    given = tuple(option if isinstance(option, str) else json.dumps(option) for option in choices)
+    options = unlabeled(given)
     name = record.get("video_name")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"`video_name` must be the clip's name, is {name!r}")
+        raise ValueError(f"`video_name` must be the clip's name as a text, is {name!r}")
     if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
         raise ValueError(f"`video_name` must be a plain file name without a folder, is {name!r}")
     trace = record.get("av_reasoning")
@@ -120,7 +159,7 @@ def _to_sample(record: dict[str, Any], split: str) -> Sample:
         id=key,
         question=question,
         options=options,
-        answer=_answer_index(record.get("answer"), options),
+        answer=_answer_index(record["answer"], options, given),
         split=split,
         question_type=_text(record, "question_type"),
         modality=_text(record, "question_relation"),
@@ -131,10 +170,7 @@ def _to_sample(record: dict[str, Any], split: str) -> Sample:
 
 
 def _first(record: dict[str, Any], field: str) -> Any:
-    names = [name for name in ALIASES[field] if name in record]
-    if not names:
-        raise ValueError(f"has none of the keys {', '.join(f'`{name}`' for name in ALIASES[field])}")
-    return record[names[0]]
+    return next(record[name] for name in ALIASES[field] if name in record)
 
 
 def _text(record: dict[str, Any], name: str) -> str:
@@ -142,21 +178,37 @@ def _text(record: dict[str, Any], name: str) -> str:
     return "" if value is None else str(value)
 
 
-def _answer_index(answer: Any, options: tuple[str, ...]) -> int:
-    """The index of the gold option, given as an index (AVQA) or as a text (AVRT-20K)."""
+def _answer_index(answer: Any, options: tuple[str, ...], given: tuple[str, ...]) -> int:
+    """The index of the gold option, given as an index (AVQA) or as a text (AVRT-20K).
+
+    Args:
+        options: the options' texts.
+        given: the same as they are in the file, with their letters if they have any.
+    """
     listing = ", ".join(repr(option) for option in options)
     if isinstance(answer, int) and not isinstance(answer, bool):
         if not 0 <= answer < len(options):
-            raise ValueError(f"the gold answer {answer} is no index of the {len(options)} options")
+            raise ValueError(f"the gold answer {answer} is no index of the {len(options)} options; indices begin at 0")
         return answer
     if isinstance(answer, str):
-        matches = [index for index, option in enumerate(options) if option == answer]
-        if not matches:
-            matches = [index for index, option in enumerate(options) if option.strip() == answer.strip()]
-        if not matches and len(answer.strip()) == 1 and answer.strip() in LETTERS[: len(options)]:
-            matches = [LETTERS.index(answer.strip())]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise ValueError(f"the gold answer {answer!r} stands more than once among the options {listing}")
-    raise ValueError(f"the gold answer {answer!r} is none of the options {listing}")
+        text = answer.strip()
+        by_letter = LETTERS.index(text) if len(text) == 1 and text in LETTERS[: len(options)] else None
+        if by_letter is not None and given != options:
+            if any(option == text for index, option in enumerate(options) if index != by_letter):
+                raise ValueError(f"the gold answer {answer!r} is the letter of one option and the text of another")
+            return by_letter
+        for texts in (options, given):
+            matches = [index for index, option in enumerate(texts) if option == answer]
+            matches = matches or [index for index, option in enumerate(texts) if option.strip() == text]
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                raise ValueError(f"the gold answer {answer!r} stands more than once among the options {listing}")
+        if by_letter is not None:
+            return by_letter
+        if re.fullmatch(r"[A-Z](\s*[,;/&]\s*[A-Z])+", text):
+            raise ValueError(f"the gold answer {answer!r} names several options; a question needs exactly one")
+    raise ValueError(
+        f"the gold answer {answer!r} is none of the options {listing}; give an option's text, its letter, or its index "
+        "from 0 as a number"
+    )

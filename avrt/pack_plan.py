@@ -11,6 +11,7 @@ from typing import Any
 
 from avrt.annotations import check_key
 from avrt.atomic import PARTIAL_SUFFIX, write_atomic
+from avrt.clip_files import find_clip
 from avrt.manifest import ShardSummary
 from avrt.sample import Sample
 from avrt.shard_records import SAMPLE_FIELDS
@@ -55,11 +56,6 @@ class GroupResult:
     left_out: tuple[LeftOut, ...]
 
 
-def clip_path(videos_dir: Path, sample: Sample) -> Path:
-    """The file of a sample's clip."""
-    return videos_dir / f"{sample.source}.mp4"
-
-
 def check_samples(samples: Sequence[Sample]) -> None:
     """Raise ValueError for ids that cannot be keys or occur twice, and sources that are no plain names."""
     if not samples:
@@ -99,8 +95,8 @@ def make_groups(samples: Sequence[Sample], videos_dir: Path, samples_per_shard: 
         digest = hashlib.sha256()
         for sample in members:
             fields = {name: getattr(sample, name) for name in SAMPLE_FIELDS}
-            path = clip_path(videos_dir, sample)
-            status = path.stat() if path.exists() else None
+            path = find_clip(videos_dir, sample.source)
+            status = None if path is None else path.stat()
             state = None if status is None else [status.st_size, status.st_mtime_ns]
             digest.update(json.dumps([fields, state], sort_keys=True).encode())
         groups.append(Group(index, members, digest.hexdigest()))

@@ -24,6 +24,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avrt.atomic import write_atomic
+from avrt.clip_files import clip_file
 from avrt.clip_workers import ClipReader, ClipSettings
 from avrt.folder_lock import FolderLock
 from avrt.manifest import MANIFEST_NAME, Manifest, sum_counts, write_manifest
@@ -34,7 +35,6 @@ from avrt.pack_plan import (
     GroupResult,
     LeftOut,
     check_samples,
-    clip_path,
     find_leftovers,
     finished_result,
     make_groups,
@@ -89,7 +89,7 @@ def pack(
     max_failures: float = 0.5,
     show_progress: bool = True,
 ) -> PackReport:
-    """Pack questions and their clips, ``<videos_dir>/<source>.mp4``, into shards.
+    """Pack questions and their clips, found in `videos_dir` by their `source`, into shards.
 
     A question whose clip cannot be read is left out, with its reason in ``left_out.jsonl`` and in the report. A run
     that was stopped resumes when called again with the same settings. So does a finished one: only the groups whose
@@ -271,7 +271,7 @@ class _Run:
         if self._stop.is_set():
             raise _Stopped
         try:
-            return reader.read(clip_path(self.videos_dir, sample))
+            return reader.read(clip_file(self.videos_dir, sample.source))
         except MediaError as error:
             if self._stop.is_set():
                 # The reader was ended together with the run; that says nothing about the clip.

@@ -72,6 +72,7 @@ class ShardSet:
         faults: what was skipped.
         keys: the samples' ids, in order.
         splits: the samples' splits, in order.
+        sources: the samples' clips, in order.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class ShardSet:
         self.faults: list[ShardError] = []
         self.keys: list[str] = []
         self.splits: list[str] = []
+        self.sources: list[str] = []
         self.paths: list[Path] = []
         self._on_error: OnError = on_error
         # Flat arrays instead of an object per member: a hundred thousand samples are pickled into every worker.
@@ -204,6 +206,7 @@ class ShardSet:
                 continue
             self.keys.append(entry.key)
             self.splits.append(record["split"])
+            self.sources.append(record["source"])
             self._shard_of.append(shard_number)
             for name, (offset, size) in entry.members.items():
                 number = name_numbers.setdefault(name, len(name_numbers))

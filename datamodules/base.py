@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from avrt.clip_files import without_extension
 from avrt.encoding import PromptEncoder
 from avrt.evaluation.records import Modalities
 from avrt.shards import ShardError, ShardSet
@@ -30,6 +31,7 @@ class ShardDataModule(LightningDataModule):
         seed: of the order of the training samples.
         shuffle: permute the training samples anew in every epoch.
         train_split, val_split: take only samples of this split; None for all.
+        allow_overlap: train although samples of the validation set are in the training set.
     """
 
     with_targets = False
@@ -48,6 +50,7 @@ class ShardDataModule(LightningDataModule):
         shuffle: bool = True,
         train_split: str | None = None,
         val_split: str | None = None,
+        allow_overlap: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1 or val_batch_size < 1:
@@ -73,6 +76,7 @@ class ShardDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.train_split = train_split
         self.val_split = val_split
+        self.allow_overlap = allow_overlap
         self._window_loader: WindowLoader | None = None
         self._shards: dict[str, ShardSet] = {}
 
@@ -85,6 +89,8 @@ class ShardDataModule(LightningDataModule):
         elif stage != "fit":
             command = getattr(stage, "value", stage)
             raise ValueError(f"data.init_args.val: is null, and that is what `{command}` reads; set it to shards")
+        if stage == "fit" and self.val is not None:
+            check_overlap(self._open("train"), self._open("val"), self.allow_overlap)
 
     def _open(self, name: Literal["train", "val"]) -> ShardSet:
         """The shards of `train` or `val`, read once."""
@@ -147,3 +153,29 @@ class ShardDataModule(LightningDataModule):
     def predict_dataloader(self) -> EvaluationLoader | list[Any]:
         """The validation questions."""
         return self.val_dataloader()
+
+
+def check_overlap(train: ShardSet, val: ShardSet, allow: bool) -> None:
+    """Refuse to train on samples of the validation set; say how many clips the two share with other questions.
+
+    A sample is the same when id and clip are: two sets may count their own ids from 0.
+
+    Raises:
+        ValueError: samples are in both, and `allow` is False.
+    """
+    train_clips, val_clips = ([without_extension(name) for name in shards.sources] for shards in (train, val))
+    validated = set(zip(val.keys, val_clips, strict=True))
+    shared = [key for key, clip in zip(train.keys, train_clips, strict=True) if (key, clip) in validated]
+    if shared:
+        line = (
+            f"{len(shared):,} of the {len(val):,} samples of data.val are also in data.train, for example {shared[0]!r}"
+        )
+        if not allow:
+            raise ValueError(
+                f"{line}; validation would measure what was trained on. Give each its own shards, set data.train_split "
+                "and data.val_split, or set data.allow_overlap to true"
+            )
+        rank_zero_info(f"{line} (data.allow_overlap).")
+    clips = sorted(set(train_clips) & set(val_clips) - {""})
+    if clips:
+        rank_zero_info(f"{len(clips):,} clips of data.val are also in data.train, for example {clips[0]!r}.")

@@ -52,6 +52,62 @@ def test_avrt_20k(tmp_path):
     assert sample.trace == "<think>It meows.</think><answer>B</answer>"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["A. dog", "B. cat", "C. car"],
+        ["(A) dog", "(B) cat", "(C) car"],
+        ["A: dog", "B: cat", "C: car"],
+        ["a) dog", "b) cat", "c) car"],
+        [" A.dog ", "B.  cat", "C . car"],
+    ],
+)
+@pytest.mark.parametrize("answer", [1, "B", "cat", "labeled"])
+def test_options_lose_their_letters(tmp_path, options, answer):
+    """When every option begins with its own: a prompt adds the letters."""
+    record = {**AVQA, "multi_choice": options, "answer": options[1] if answer == "labeled" else answer}
+    (sample,) = read_avqa(write(tmp_path / "a.json", [record]), split="train")
+    assert sample.options == ("dog", "cat", "car")
+    assert sample.answer == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["A. Lincoln", "G. Washington", "T. Jefferson"],  # initials
+        ["D", "C", "B", "A"],  # notes
+        ["A dog", "B flat", "C sharp"],
+        ["1. dog", "2. cat"],
+    ],
+)
+def test_options_that_only_look_labeled_stay(tmp_path, options):
+    record = {**AVQA, "multi_choice": options, "answer": options[0]}
+    (sample,) = read_avqa(write(tmp_path / "a.json", [record]), split="train")
+    assert sample.options == tuple(options)
+    assert sample.answer == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "form", "found"),
+    [
+        ({"video_id": "c0", "question_content": "?", "templ_values": "[]", "anser": "piano"}, "MUSIC-AVQA", "anser"),
+        ({"problem": "?", "options": ["A. x"], "solution": "<answer>A</answer>", "path": "c"}, "EchoInk", "solution"),
+        ({"id": "1", "conversations": [], "video": "c0.mp4"}, "ShareGPT", "conversations"),
+        ({"data": []}, "", "data"),
+        ({name: value for name, value in AVQA.items() if name != "answer"} | {"anser": 1}, "", "anser"),
+    ],
+)
+def test_other_forms_are_named(tmp_path, entry, form, found):
+    """One line: which keys are expected, which are there, and whose form that is."""
+    with pytest.raises(ValueError, match=r"entry 1.* has no `") as caught:
+        read_avqa(write(tmp_path / "a.json", [entry]), split="train")
+    line = str(caught.value)
+    assert "\n" not in line
+    assert form in line
+    assert f"`{found}`" in line
+    assert all(f"`{name}`" in line for name in ("id", "video_name", "question_text", "choices", "answer"))
+
+
 def test_real_files(real_data):
     train = read_avqa(real_data / "avqa" / "train_qa.json", split="train")
     val = read_avqa(real_data / "avqa" / "val_qa.json", split="val")
@@ -99,6 +155,16 @@ def test_text_answers(tmp_path, answer, options, index):
     [
         ({"answer": 4}, "no index of the 4 options"),
         ({"answer": -1}, "no index of the 4 options"),
+        ({"answer": 4}, "begin at 0"),
+        ({"answer": "1", "multi_choice": ["a", "b"]}, "index from 0 as a number"),
+        ({"answer": "A,B"}, "names several options"),
+        ({"answer": "B; C"}, "names several options"),
+        ({"question_text": "Is the <Object> always playing?"}, "'<Object>'.*templ_values"),
+        ({"question_text": "What is the <LR> instrument?"}, "'<LR>'"),
+        ({"multi_choice": ["A. dog", "B. cat", "C. bird", "cow"]}, "some of the options"),
+        ({"multi_choice": ["B. dog", "A. cat"]}, "some of the options"),
+        ({"multi_choice": ["A. ", "B. "]}, "letters without a text"),
+        ({"multi_choice": ["A. B", "B. C", "C. D"], "answer": "C"}, "letter of one option and the text of another"),
         ({"answer": True}, "none of the options"),
         ({"answer": None}, "none of the options"),
         ({"answer": "zebra"}, "'zebra' is none of the options"),

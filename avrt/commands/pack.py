@@ -12,7 +12,9 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--annotations", required=True, metavar="A.json", help="questions: a JSON array or JSON lines")
-    parser.add_argument("--videos", required=True, metavar="DIR", help="folder of the clips, <video_name>.mp4")
+    parser.add_argument(
+        "--videos", required=True, metavar="DIR", help="folder of the clips: video_name, or .mp4, .mkv ..."
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the shards; made if absent")
     parser.add_argument("--split", default="train", help="split of these questions (default: train)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")

@@ -117,7 +117,7 @@ def one_process(fork_server: ForkServer, assets: Assets, tmp_path_factory: pytes
     jobs.append(add("odd number of batches", odd, accumulate=2, **refused))
     jobs.append(add("bfloat16 without masters", BF16, **refused))
     jobs.append(add("grpo zero3", {f"{ARGUMENTS}.stage": 3}, task="grpo", strategy="deepspeed", **refused))
-    validated = {f"{ARGUMENTS}.stage": 3, "trainer.limit_val_batches": 1, "data.init_args.val": str(assets.shards)}
+    validated = {f"{ARGUMENTS}.stage": 3, "trainer.limit_val_batches": 1, "data.init_args.val": str(assets.val)}
     jobs.append(add("zero3 validation", validated, strategy="deepspeed", **refused))
     jobs.append(add("zero3 export", {f"{ARGUMENTS}.stage": 3}, strategy="deepspeed", callbacks=[EXPORT], **refused))
     jobs.append((add("plain from deepspeed", {}, **refused), ("--ckpt_path", folder)))
@@ -171,7 +171,7 @@ def two_processes(
         "trainer.limit_val_batches": 2,
         "trainer.val_check_interval": 2,
         "trainer.check_val_every_n_epoch": None,
-        "data.init_args.val": str(assets.shards),
+        "data.init_args.val": str(assets.val),
         "data.init_args.val_batch_size": 3,
         "model.init_args.val_max_completion_length": 4,
     }

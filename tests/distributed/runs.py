@@ -148,10 +148,12 @@ class Assets:
 
     student: Path
     shards: Path
+    val: Path
 
 
 def make_assets(folder: Path) -> Assets:
-    return Assets(save_student(folder / "student"), write_shards(folder / "shards"))
+    shards, val = write_shards(folder / "shards"), write_shards(folder / "val", first=10)
+    return Assets(save_student(folder / "student"), shards, val)
 
 
 @dataclass

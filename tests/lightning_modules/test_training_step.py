@@ -26,6 +26,7 @@ from tests.lightning_modules.training import (
     sft_data,
     sft_module,
     weights,
+    write_shards,
 )
 from tests.tiny_student import load_plain, load_student, plain_logits, student_config, widen_norms
 
@@ -357,8 +358,8 @@ def test_a_step_that_is_not_finite_changes_nothing(student_folder: Path, shards:
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float64", "64-true"), ("float32", "bf16-mixed")])
-def test_other_precisions(student_folder: Path, shards: Path, dtype: str, precision: str) -> None:
-    data = grpo_data(shards, val=str(shards), val_samples=2)
+def test_other_precisions(student_folder: Path, shards: Path, tmp_path: Path, dtype: str, precision: str) -> None:
+    data = grpo_data(shards, val=str(write_shards(tmp_path, 2, first=10)))
     module = grpo_module(student_folder, student=student_config(student_folder, dtype=dtype))
     run = fit(module, data, max_steps=2, precision=precision, num_sanity_val_steps=1)
     assert all(math.isfinite(loss) for loss in run.losses)

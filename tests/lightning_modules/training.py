@@ -23,11 +23,11 @@ from lightning_modules.sft import SFTModule
 from tests.tiny_student import KINDS, make_sample, student_config
 
 
-def write_shards(folder: Path, count: int = 10, kinds: Iterable[str] = KINDS) -> Path:
-    """Samples of all combinations of streams, with short sound and few frames."""
+def write_shards(folder: Path, count: int = 10, kinds: Iterable[str] = KINDS, first: int = 0) -> Path:
+    """Samples of all combinations of streams, with short audio and few frames, numbered from `first`."""
     kinds = tuple(kinds)
     with ShardWriter(folder, image_format="png", samples_per_shard=4) as writer:
-        for i in range(count):
+        for i in range(first, first + count):
             sound = {"sound_seconds": 0.2 + 0.05 * (i % 3)}
             writer.write(make_sample(kinds[i % len(kinds)], i, frames=4, **sound))
     return folder

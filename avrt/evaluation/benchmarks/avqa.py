@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from avrt.annotations import read_avqa
+from avrt.clip_files import has_extension
 from avrt.evaluation.benchmarks.base import Benchmark, Entry
 
 
@@ -18,7 +19,7 @@ def read(path: Path) -> list[Entry]:
     return [
         Entry(
             sample=sample,
-            media={"video": f"videos/{sample.source}.mp4"},
+            media={"video": f"videos/{sample.source}{'' if has_extension(sample.source) else '.mp4'}"},
             categories={
                 "question_type": sample.question_type or "unknown",
                 "question_relation": sample.modality or "unknown",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,6 @@ from avrt.sample import LETTERS, Sample
 
 OfficialRule = Callable[[Record], bool | None]
 """A benchmark's own scoring rule, see `avrt.evaluation.official`."""
-
-_LABELLED_OPTION = re.compile(r"\s*\(?([A-Z])\s*[.):]\s*(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -223,21 +220,6 @@ def gold_by_text(answer: Any, options: Sequence[str]) -> int:
         if option.strip() == str(answer).strip():
             return index
     raise ValueError(f"the gold answer {answer!r} is none of the options {', '.join(map(repr, options))}")
-
-
-def strip_labels(options: Sequence[Any]) -> tuple[str, ...]:
-    """Options without their letters: ``["A. cat", "B. dog"]`` to ``("cat", "dog")``.
-
-    Raises:
-        ValueError: an option does not begin with its own letter.
-    """
-    texts = []
-    for letter, option in zip(LETTERS, options, strict=False):
-        match = _LABELLED_OPTION.fullmatch(str(option))
-        if match is None or match[1] != letter:
-            raise ValueError(f"option {option!r} does not begin with its letter, {letter!r}")
-        texts.append(match[2].strip())
-    return tuple(texts)
 
 
 def option_texts(choices: Any) -> tuple[str, ...]:

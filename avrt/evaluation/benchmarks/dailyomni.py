@@ -15,8 +15,8 @@ from avrt.evaluation.benchmarks.base import (
     gold_by_letter,
     read_json,
     relative_path,
-    strip_labels,
 )
+from avrt.option_labels import strip_labels
 from avrt.sample import Sample
 
 

@@ -21,8 +21,8 @@ from avrt.evaluation.benchmarks.base import (
     gold_by_letter,
     read_json,
     relative_path,
-    strip_labels,
 )
+from avrt.option_labels import strip_labels
 from avrt.sample import LETTERS, Sample
 
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio|speech)>\s*")
