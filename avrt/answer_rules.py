@@ -231,7 +231,10 @@ class OptionReader:
     def _read_new_line(self, line: str, nothing_after: bool) -> Reading:
         if bare := _BARE.fullmatch(line):
             letter = bare[1].upper()
-            return Reading(letter) if letter in self.letters else Reading(None, Reason.NOT_AN_OPTION)
+            if letter in self.letters:
+                return Reading(letter)
+            by_text = self.options.with_text(line)
+            return Reading(by_text) if len(by_text) == 1 else Reading(None, Reason.NOT_AN_OPTION)
         by_text = self.options.with_text(line)
         several = several_letters(line)
         pair = _LETTER_THEN_TEXT.fullmatch(line)
@@ -242,7 +245,10 @@ class OptionReader:
             if with_text is not NOTHING and (not listed or self.options.leading(pair["rest"])[0]):
                 return with_text
         if not by_text and several and several <= set(self.letters):
-            return Reading(several.pop()) if len(several) == 1 else SEVERAL
+            if len(several) > 1:
+                return SEVERAL
+            if not self.options.has_letters:  # "C (C)" may be a letter and a note
+                return Reading(several.pop())
         if len(by_text) > 1:
             return SEVERAL
         if by_text:
@@ -290,7 +296,8 @@ class OptionReader:
         place, end = first
         below = [self._read_line(line, nothing_after=True) for line in lines[place + 1 :]]
         verdict = _agree([*readings, *(letters_above if len(letters_above) == 1 else ()), *below])
-        return self._unless_taken_back(verdict, "\n".join([lines[place][end:], *lines[place + 1 :]]))
+        behind = self.options.mention(lines[place][end:]).extra
+        return self._unless_taken_back(verdict, "\n".join([behind, *lines[place + 1 :]]))
 
     def _announced_in(self, lines: list[str], place: int) -> Iterator[tuple[int, Reading]]:
         """What a line announces: for each announcement, where it ends in the line, and its reading."""
@@ -446,7 +453,7 @@ class OptionReader:
         if last[1] not in own:
             return CONFLICT
         before = SENTENCE_END.split(text[: last.start()])[-1]
-        if not before.strip(OPEN_CHARS) and extra.lstrip(" )].").startswith(":"):
+        if not before.strip(OPEN_CHARS) and extra.lstrip(" )].!?\"'").startswith(":"):
             return NOTHING  # "(B) cat: ...", one option looked at
         _, *later = SENTENCE_END.split(extra)
         if any(part.strip(CLOSE_CHARS) for part in later) or _weakened(extra, reason=False):

@@ -78,7 +78,7 @@ def real_sets(real_data):
     return {
         options: gold
         for options, gold in found.items()
-        if len({option.casefold() for option in options}) == len(options) > 1
+        if len({option.casefold() for option in options}) == len(options) > 1 and all(options)
     }
 
 
@@ -139,6 +139,10 @@ def test_reasons(text, letter, reason):
 @pytest.mark.parametrize(
     ("text", "options", "letter"),
     [
+        ("C", NOTES, "C"),
+        ("F", NOTES, "D"),  # no letter of an option, but a text
+        ("The answer is C (C).", NOTES, None),
+        ("The answer is A. B", ("A", "B", "C", "D"), None),
         ("D", NOTES, "D"),  # a bare letter is what was asked for
         ("Answer: D", NOTES, "D"),
         ('the answer is "D"', NOTES, None),  # the fourth option, or the second's text

@@ -24,7 +24,7 @@ from avrt.traces.tokens import token_counter
 from avrt.traces.variants import MISSING, judge
 
 STATISTICS_NAME = "statistics.json"
-FILTER_VERSION = 1
+FILTER_VERSION = 2
 """Raised whenever a change here or in the answer parser lets other samples through; written beside the shards."""
 
 
