@@ -89,7 +89,7 @@ CONDITION = re.compile(
 """Anywhere before the answer in its sentence, since a condition reaches over a comma."""
 
 DOUBT = re.compile(
-    r"\b(?:doubt\w*|might|may|maybe|perhaps|possibly|possible|could|can|tempt\w*|unsure|(?:not|un)\s?certain"
+    r"\b(?:doubt\w*|might|may|maybe|perhaps|possibly|possible|could|tempt\w*|unsure|(?:not|un)\s?certain"
     r"|at\s+first(?:\s+(?:glance|sight|look))?|initially)\b"
     r"|\b(?:one|some|someone|people|others|many|you|they)\b(?:\s+\w+){0,2}\s+(?:think|say|assume|argue|claim|believe|expect)\b"
     r"|可能|也许|不确定",
@@ -154,4 +154,6 @@ AFTER_CORRECTION = re.compile(
 
 SENTENCE_END = re.compile(r"[.!?][\"')\]⟧]{0,4}(?=\s|$)|\n|。")
 CLAUSE_END = re.compile(r"[.!?。;,:\n]|\b(?:so|thus|hence|therefore|but|however)\b", re.IGNORECASE)
+CERTAINLY = re.compile(r"\b(?:no|without\s+(?:a\s+|any\s+)?)\s*doubt\b|\bnot\s+only\b", re.IGNORECASE)
+"""Words of denial or doubt that are neither."""
 BUT = re.compile(r"\b(?:but|however|yet)\b", re.IGNORECASE)

@@ -102,7 +102,7 @@ def test_forms_over_real_options(real_sets):
 def test_a_heading_over_the_options_announces_none(real_sets, heading):
     """The real options gone through under a heading: the closing line decides; without one there is no answer."""
     read_by_letter, asked_by_letter = Counter(), Counter()
-    for options, gold in real_sets.items():
+    for options, gold in list(real_sets.items())[HEADINGS.index(heading) % 4 :: 4]:
         each = fill("{each}", options, gold, 0)
         closed = parse(f"{heading}\n{each}\nAnswer: ({LETTERS[gold]}) {options[gold]}", options, "robust")
         asked_by_letter[LETTERS[gold]] += 1
