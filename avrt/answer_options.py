@@ -40,11 +40,11 @@ NOTHING = Reading(None)
 SEVERAL = Reading(None, Reason.MULTI_LETTER)
 CONFLICT = Reading(None, Reason.LETTER_TEXT_CONFLICT)
 
-OPEN_CHARS = " \t\"'‘([{【「〔<_" + BOX_OPEN
-CLOSE_CHARS = " \t\"')]}】」〕>_.,:;!。" + BOX_CLOSE
-OPEN = rf"[\s\"'‘(\[{{【「〔<_{BOX_OPEN}]*"
-CLOSE = rf"[\s\"')\]}}】」〕>_.,:;!。{BOX_CLOSE}]*"
-BRACKETS = rf"[\"')\]}}】」〕>_{BOX_CLOSE}]*"
+OPEN_CHARS = " \t\"'‘([{【「〔<«_" + BOX_OPEN
+CLOSE_CHARS = " \t\"')]}】」〕>»_.,:;!。" + BOX_CLOSE
+OPEN = rf"[\s\"'‘(\[{{【「〔<«_{BOX_OPEN}]*"
+CLOSE = rf"[\s\"')\]}}】」〕>»_.,:;!。{BOX_CLOSE}]*"
+BRACKETS = rf"[\"')\]}}】」〕>»_{BOX_CLOSE}]*"
 NAMED = rf"(?:(?:the\s)?(?:(?:(?:my|final|correct)\s){{0,2}}answer|option|choice|letter)\s{{1,3}}{OPEN})?"
 
 _ARTICLE = re.compile(r"(?:a|[Aa]n|[Tt]he)\s+(?=\S)")
@@ -163,6 +163,8 @@ def several_letters(line: str) -> set[str]:
     """The letters of a line that is a mere list of them (``A, B``, ``(A) or (C)``, ``AB``); empty for other lines."""
     words = _WORD.findall(line)
     letters = [word.upper() for word in words if len(word) == 1]
+    if any(map(str.isdigit, line)):
+        return set()
     if len(letters) > 1 and all(len(word) == 1 or word.lower() in _LIST_WORDS for word in words):
         return set(letters)
     return set(line) if line.isascii() and line.isalpha() and line.isupper() and len(line) > 1 else set()

@@ -62,6 +62,7 @@ class OptionReader(LineReader):
         """
         if not segment.strip():
             return Reading(None, Reason.EMPTY_ANSWER if tagged else Reason.NO_ANSWER_TAG)
+        segment = wording.COURTESY.sub("", segment.rstrip())
         reading = self._read_corrected(segment)
         if reading is NOTHING:
             reading = self._read_plain(segment)
@@ -137,6 +138,8 @@ class OptionReader(LineReader):
 
     def _read_plain(self, segment: str) -> Reading:
         lines = [line.strip() for line in segment.splitlines() if line.strip(CLOSE_CHARS + OPEN_CHARS)]
+        if lines and (greeting := wording.INTERJECTION.match(lines[0])):
+            lines[0] = lines[0][greeting.end() :]
         whole = self.read_line(lines[0]) if len(lines) == 1 else NOTHING
         if whole.letter:
             return whole
@@ -149,13 +152,20 @@ class OptionReader(LineReader):
             return whole
         alone = NOTHING
         if len(lines) > 1:
-            readings = [self.read_line(line, nothing_after=True) for line in kept]
+            # A heading over a list is not over what is left when the list is taken out.
+            readings = [self._read_lone(kept, place, headed=not listed) for place in range(len(kept))]
             alone = agree(readings)
             if alone.letter:
                 first = next(place for place, reading in enumerate(readings) if reading.letter)
                 alone = self.unless_taken_back(alone, "\n".join(kept[first + 1 :]))
         verdict = agree([alone, self._read_closing_sentence("\n".join(kept))])
         return verdict if verdict is not NOTHING or not listed else SEVERAL
+
+    def _read_lone(self, lines: list[str], place: int, *, headed: bool) -> Reading:
+        """A line that may be an answer by itself, unless it is what the heading above it looks at."""
+        if headed and place and wording.EXAMINES.search(lines[place - 1][-LAST_CHARS:]):
+            return NOTHING
+        return self.read_line(lines[place], nothing_after=True)
 
     def _without_list(self, lines: list[str]) -> list[str]:
         """The lines without those that begin with every option in order; other lines may be between them."""
@@ -202,7 +212,7 @@ class OptionReader(LineReader):
             if reading is NOTHING and cue["adverbs"]:  # an option's text may begin with one
                 reading = self._read_announced(cue["adverbs"] + " " + rest, label=False)
             yield cue.end(), reading
-        for pattern in (wording.CHOICE, wording.CHINESE_CUE, wording.CONCLUSION):
+        for pattern in (wording.CHOICE, wording.OPTION_NAMED, wording.CHINESE_CUE, wording.CONCLUSION):
             for cue in pattern.finditer(line):
                 if not _blocked(_before(line, cue.start())):
                     rest = line[cue.end() : cue.end() + LAST_CHARS * 2]

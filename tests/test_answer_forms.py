@@ -11,6 +11,7 @@ from avrt.answers import Reason, parse
 from avrt.sample import LETTERS
 from tests.answer_forms import CLEAR, UNCLEAR, fill
 from tests.test_answers import read
+from tests.wild_replies import NOT_SURE, OPTIONS, SURE
 
 SETS = (
     ("dog", "cat", "bird", "horse"),
@@ -60,6 +61,12 @@ def test_a_clear_form_is_read_whichever_option_it_names(form):
 def test_an_unclear_form_names_no_option(form):
     sets = (*SETS, YES_NO)
     assert {options: found for options in sets if (found := wrong_readings(form, options, sure=False))} == {}
+
+
+@pytest.mark.parametrize(("replies", "letter"), [(SURE, "B"), (NOT_SURE, None)])
+def test_replies_of_many_kinds(replies, letter):
+    found = {reply: parse(reply, OPTIONS, "robust").letter for reply in replies}
+    assert {reply: read_as for reply, read_as in found.items() if read_as != letter} == {}
 
 
 @pytest.fixture(scope="module")
