@@ -40,11 +40,11 @@ NOTHING = Reading(None)
 SEVERAL = Reading(None, Reason.MULTI_LETTER)
 CONFLICT = Reading(None, Reason.LETTER_TEXT_CONFLICT)
 
-OPEN_CHARS = " \t\"'‘([{【「〔<_" + BOX_OPEN
-CLOSE_CHARS = " \t\"')]}】」〕>_.,:;!。" + BOX_CLOSE
-OPEN = rf"[\s\"'‘(\[{{【「〔<_{BOX_OPEN}]*"
-CLOSE = rf"[\s\"')\]}}】」〕>_.,:;!。{BOX_CLOSE}]*"
-BRACKETS = rf"[\"')\]}}】」〕>_{BOX_CLOSE}]*"
+OPEN_CHARS = " \t\"'‘([{【「〔<«_" + BOX_OPEN
+CLOSE_CHARS = " \t\"')]}】」〕>»_.,:;!。" + BOX_CLOSE
+OPEN = rf"[\s\"'‘(\[{{【「〔<«_{BOX_OPEN}]*"
+CLOSE = rf"[\s\"')\]}}】」〕>»_.,:;!。{BOX_CLOSE}]*"
+BRACKETS = rf"[\"')\]}}】」〕>»_{BOX_CLOSE}]*"
 NAMED = rf"(?:(?:the\s)?(?:(?:(?:my|final|correct)\s){{0,2}}answer|option|choice|letter)\s{{1,3}}{OPEN})?"
 
 _ARTICLE = re.compile(r"(?:a|[Aa]n|[Tt]he)\s+(?=\S)")
@@ -52,7 +52,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 _LIST_WORDS = frozenset({"and", "or", "either", "both", "option", "options"})
 _LETTER = re.compile(rf"{OPEN}(?i:{NAMED})(?P<letter>[A-Z])(?![\w'+#]|-\w){BRACKETS}")
 _TEXT_FOLLOWS = re.compile(r"\s*[.:;,)\]=–—-]{0,3}\s*")
-_LETTER_FOLLOWS = re.compile(rf"[.!\"']{{0,3}}\s*[(\[【]\s*(?i:option\s+)?([A-Z])\s*[)\]】]{BRACKETS}")
+_LETTER_FOLLOWS = re.compile(rf"[.!\"')\]]{{0,4}}\s*[(\[【]\s*(?i:option\s+)?([A-Z])\s*[)\]】]{BRACKETS}")
 # A capital standing alone; "A" and "I" are words too, unless punctuation or another letter follows.
 _LONE_CAPITAL = re.compile(r"(?<![\w'])(?:([B-HJ-Z])(?![\w'])|([AI])(?=\s*(?:$|[.,;:)\]】!?/&]|(?:or|and)\b)))")
 
@@ -81,6 +81,7 @@ class Options:
         self._names = [
             (letter, len(name), key) for letter, name, key in zip(self.letters, names, self._keys, strict=True)
         ]
+        self.has_letters = any(len(key) == 1 and key.isalpha() for key in self._keys)
         # Without their articles, for "the answer is a cat", as long as that leaves the options apart.
         bare = [_without_article(name) for name in names]
         apart = len({name.casefold() for name in bare}) == len(bare)
@@ -123,11 +124,11 @@ class Options:
 
     def _lettered(self, letter: str, extra: str, by_text: str, behind: str) -> Mention | None:
         """A mention by letter. `by_text`: options whose text the mention begins with, letter included."""
-        if letter in by_text:  # the option's text begins with its own letter
-            return self._with_letter_behind(by_text, behind)
         separator = _TEXT_FOLLOWS.match(extra)
         own, more = self.leading(extra[separator.end() :]) if separator else ("", "")
         letter_is_text = any(self._keys[LETTERS.index(other)] == letter.casefold() for other in by_text)
+        if letter in by_text and (not letter_is_text or not own):  # the option's text begins with its own letter
+            return self._with_letter_behind(by_text, behind)
         if letter in own:
             # "A dog" may be option A with its text, or the text of another.
             return Mention(SEVERAL if by_text and not letter_is_text else Reading(letter), more.lstrip(")]"), True)
@@ -162,6 +163,8 @@ def several_letters(line: str) -> set[str]:
     """The letters of a line that is a mere list of them (``A, B``, ``(A) or (C)``, ``AB``); empty for other lines."""
     words = _WORD.findall(line)
     letters = [word.upper() for word in words if len(word) == 1]
+    if any(map(str.isdigit, line)):
+        return set()
     if len(letters) > 1 and all(len(word) == 1 or word.lower() in _LIST_WORDS for word in words):
         return set(letters)
     return set(line) if line.isascii() and line.isalpha() and line.isupper() and len(line) > 1 else set()

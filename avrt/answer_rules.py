@@ -9,34 +9,15 @@ two options names none.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from avrt import answer_wording as wording
-from avrt.answer_options import (
-    CLOSE,
-    CLOSE_CHARS,
-    CONFLICT,
-    NAMED,
-    NOTHING,
-    OPEN,
-    OPEN_CHARS,
-    SEVERAL,
-    Options,
-    Reading,
-    Reason,
-    several_letters,
-)
-from avrt.answer_text import BOX_CLOSE, BOX_OPEN, CROSS, clean
+from avrt.answer_lines import LAST_CHARS, MAX_LATER, LineReader, agree, weakened
+from avrt.answer_options import CLOSE_CHARS, CONFLICT, NOTHING, OPEN, OPEN_CHARS, SEVERAL, Reading, Reason
+from avrt.answer_text import BOX_CLOSE, BOX_OPEN, CROSS
 from avrt.answer_wording import SENTENCE_END
 
-__all__ = ["OptionReader", "Reading", "Reason", "clean", "several_letters"]
-
-_BARE = re.compile(rf"{OPEN}{NAMED}([A-Za-z]){CLOSE}", re.IGNORECASE)
-_LETTER_THEN_TEXT = re.compile(
-    rf"{OPEN}{NAMED}(?P<letter>[A-Za-z])(?P<separator>\s*[)\]}}】」〕.,、:;–—-]+\s*|\s+)(?P<rest>\S.*)",
-    re.IGNORECASE,
-)
 _BRACKETED = re.compile(r"[(\[【]\s*([A-Z])\s*[)\]】]")
 # What can begin with an option's letter.
 _BEGINS = re.compile(
@@ -44,25 +25,9 @@ _BEGINS = re.compile(
 )
 _BOX = re.compile(rf"{BOX_OPEN}([^{BOX_OPEN}{BOX_CLOSE}\n]*){BOX_CLOSE}")
 _QUOTED = re.compile(r"([\"'])([^\"'\n]*)\1\s*[,}\]]")
-# What may follow an option in a sentence that announces it.
-_CLOSED = re.compile(r"\s*(?:$|[;!)\]、]|[.,。](?=[\s\"')\]]|$)|[–—-]\s|。)")
-_CLOSED_VERDICT = re.compile(r"\s*(?:[,–—]|(?:and|while|but|among|of|here|for|in|based)\b)")
-_CONJUNCTION = re.compile(
-    r"\W*(?:(?:\b(?:or|and|either|maybe|perhaps|possibly|also|then|even)\b|[/&,+])\W*){1,4}", re.IGNORECASE
-)
-# "(B) seems right": what follows the letter is a predicate, not another option's text.
-_PREDICATE = re.compile(
-    r"(?:is|was|are|isn't|seems|looks|sounds|appears|may|might|could|can|cannot|can't|would|will|should|must|has|had|does"
-    r"|doesn't|fits|matches|describes|or|and)\b",
-    re.IGNORECASE,
-)
-_LAST_CHARS = 400
-"""How far back from an announcement its sentence is looked at, and how much of the line behind it is."""
-_MAX_LATER = 40
-"""How many sentences behind an answer are searched for its being taken back."""
 
 
-class OptionReader:
+class OptionReader(LineReader):
     """Finds which of a question's options a stretch of text names.
 
     Rules, in order; the first that finds something decides:
@@ -85,9 +50,7 @@ class OptionReader:
     """
 
     def __init__(self, options: Sequence[str]) -> None:
-        self.options = Options(options)
-        self.letters = self.options.letters
-        self._lines: dict[tuple[str, bool], Reading] = {}
+        super().__init__(options)
         self._announced: dict[tuple[str, bool], Reading] = {}
         self._verdicts: dict[tuple[str, str], Reading] = {}
 
@@ -99,6 +62,7 @@ class OptionReader:
         """
         if not segment.strip():
             return Reading(None, Reason.EMPTY_ANSWER if tagged else Reason.NO_ANSWER_TAG)
+        segment = wording.COURTESY.sub("", segment.rstrip())
         reading = self._read_corrected(segment)
         if reading is NOTHING:
             reading = self._read_plain(segment)
@@ -112,7 +76,7 @@ class OptionReader:
         """
         if not reading.letter:
             return reading
-        lead = SENTENCE_END.split(before[-_LAST_CHARS:])[-1]
+        lead = SENTENCE_END.split(before[-LAST_CHARS:])[-1]
         clause = wording.CLAUSE_END.split(lead)[-1]
         if len(clause.split()) <= 6 and (
             wording.NEGATION.search(clause) or wording.DOUBT.search(clause) or wording.CONDITION.search(lead)
@@ -125,15 +89,11 @@ class OptionReader:
         marker = self._last_correction(after)
         if marker is not None:
             corrected = self._read_tail(after[marker:])
-            return corrected if corrected.letter else self._withdrawn(after[marker:], reading.letter)
+            return corrected if corrected.letter else self.withdrawn(after[marker:], reading.letter)
         also = self._read_plain(after)
         if also.letter not in (None, reading.letter):
             return SEVERAL
-        return self._unless_taken_back(reading, after)
-
-    def agree(self, one: Reading, other: Reading) -> Reading:
-        """The reading of two answers that are joined by "or" or "and"."""
-        return SEVERAL if one.letter != other.letter else other
+        return self.unless_taken_back(reading, after)
 
     # --- rule 1 ---
 
@@ -145,7 +105,7 @@ class OptionReader:
         if corrected.letter:
             return corrected
         earlier = self._read_plain(text[:marker])
-        return self._withdrawn(text[marker:], earlier.letter) if earlier.letter else earlier
+        return self.withdrawn(text[marker:], earlier.letter) if earlier.letter else earlier
 
     def _last_correction(self, text: str) -> int | None:
         """Where the last correction's marker begins."""
@@ -166,23 +126,21 @@ class OptionReader:
                 break
             rest = rest[filler.end() :]
         line, _, below = rest.partition("\n")
-        first = self._stated(line.strip()) if line.strip() else NOTHING
+        first = self.stated(line.strip()) if line.strip() else NOTHING
         if first.letter:
             also = self._read_plain(below) if below.strip() else NOTHING
             if also.letter not in (None, first.letter):
                 return SEVERAL
-            return self._unless_taken_back(first, below)
+            return self.unless_taken_back(first, below)
         return self._read_plain(tail)
-
-    def _withdrawn(self, tail: str, letter: str) -> Reading:
-        """An answer that was corrected without another clear one."""
-        return SEVERAL if self.options.others(tail, letter) else Reading(None, Reason.NO_ANSWER_TAG)
 
     # --- rules 2 to 4 ---
 
     def _read_plain(self, segment: str) -> Reading:
         lines = [line.strip() for line in segment.splitlines() if line.strip(CLOSE_CHARS + OPEN_CHARS)]
-        whole = self._read_line(lines[0]) if len(lines) == 1 else NOTHING
+        if lines and (greeting := wording.INTERJECTION.match(lines[0])):
+            lines[0] = lines[0][greeting.end() :]
+        whole = self.read_line(lines[0]) if len(lines) == 1 else NOTHING
         if whole.letter:
             return whole
         kept = self._without_list(lines)
@@ -194,17 +152,24 @@ class OptionReader:
             return whole
         alone = NOTHING
         if len(lines) > 1:
-            readings = [self._read_line(line, nothing_after=True) for line in kept]
-            alone = _agree(readings)
+            # A heading over a list is not over what is left when the list is taken out.
+            readings = [self._read_lone(kept, place, headed=not listed) for place in range(len(kept))]
+            alone = agree(readings)
             if alone.letter:
                 first = next(place for place, reading in enumerate(readings) if reading.letter)
-                alone = self._unless_taken_back(alone, "\n".join(kept[first + 1 :]))
-        verdict = _agree([alone, self._read_closing_sentence("\n".join(kept))])
+                alone = self.unless_taken_back(alone, "\n".join(kept[first + 1 :]))
+        verdict = agree([alone, self._read_closing_sentence("\n".join(kept))])
         return verdict if verdict is not NOTHING or not listed else SEVERAL
+
+    def _read_lone(self, lines: list[str], place: int, *, headed: bool) -> Reading:
+        """A line that may be an answer by itself, unless it is what the heading above it looks at."""
+        if headed and place and wording.EXAMINES.search(lines[place - 1][-LAST_CHARS:]):
+            return NOTHING
+        return self.read_line(lines[place], nothing_after=True)
 
     def _without_list(self, lines: list[str]) -> list[str]:
         """The lines without those that begin with every option in order; other lines may be between them."""
-        labels = [(place, label) for place, line in enumerate(lines) if (label := self._label(line))]
+        labels = [(place, label) for place, line in enumerate(lines) if (label := self.label(line))]
         dropped: set[int] = set()
         size = len(self.letters)
         for start in range(len(labels) - size + 1):
@@ -212,63 +177,6 @@ class OptionReader:
             if [label for _, label in run] == list(self.letters):
                 dropped.update(place for place, _ in run)
         return [line for place, line in enumerate(lines) if place not in dropped]
-
-    def _label(self, line: str) -> str | None:
-        """The letter of an option with which, and with its text, a line begins."""
-        pair = _LETTER_THEN_TEXT.match(line)
-        if not pair or pair["letter"] not in self.letters or not pair["separator"].strip():
-            return None
-        return pair["letter"] if pair["letter"] in self.options.leading(pair["rest"])[0] else None
-
-    def _read_line(self, line: str, *, nothing_after: bool = False) -> Reading:
-        """Rule 2 on one line. `nothing_after`: it is one line of many, so no words may follow the option's text."""
-        # A reply that repeats itself is read once.
-        key = (line, nothing_after)
-        if key not in self._lines:
-            self._lines[key] = self._read_new_line(line, nothing_after)
-        return self._lines[key]
-
-    def _read_new_line(self, line: str, nothing_after: bool) -> Reading:
-        if bare := _BARE.fullmatch(line):
-            letter = bare[1].upper()
-            return Reading(letter) if letter in self.letters else Reading(None, Reason.NOT_AN_OPTION)
-        by_text = self.options.with_text(line)
-        several = several_letters(line)
-        pair = _LETTER_THEN_TEXT.fullmatch(line)
-        if pair and pair["letter"].upper() in self.letters:
-            with_text = self._read_letter_and_text(pair, by_text, nothing_after)
-            # Options may be letters themselves (notes): "B. D" is B if that is its text, but "B, D" is a list.
-            listed = several and (with_text.failure or "," in pair["separator"])
-            if with_text is not NOTHING and (not listed or self.options.leading(pair["rest"])[0]):
-                return with_text
-        if not by_text and several and several <= set(self.letters):
-            return Reading(several.pop()) if len(several) == 1 else SEVERAL
-        if len(by_text) > 1:
-            return SEVERAL
-        if by_text:
-            return Reading(by_text)
-        mention = self.options.mention(line)
-        alone = mention.by_text and not mention.extra.strip(CLOSE_CHARS)
-        if mention.reading.letter and (alone or wording.REASON_FOLLOWS.match(mention.extra)):
-            # "cat (B)", "B (cat)", "B, because it meows".
-            return self._closed(mention.reading, mention.extra, verdict=False)
-        return mention.reading if mention.reading is CONFLICT and not mention.extra.strip(CLOSE_CHARS) else NOTHING
-
-    def _read_letter_and_text(self, pair: re.Match[str], by_text: str, nothing_after: bool) -> Reading:
-        """``B. cat``. `by_text`: letters of the options whose text is the whole line, letter included."""
-        letter, marked = pair["letter"].upper(), bool(pair["separator"].strip())
-        own, extra = self.options.leading(pair["rest"])
-        if letter in own:
-            # Without a mark between ("B cat") the letter may be a word ("A dog"): then nothing more may follow.
-            if extra and (nothing_after or not marked):
-                return NOTHING
-            if by_text.strip(letter) or self._names_another(extra, letter):
-                return SEVERAL
-            return NOTHING if _weakened(extra, reason=False) else self._unless_taken_back(Reading(letter), extra)
-        if not marked or by_text:
-            return NOTHING
-        sentence = _PREDICATE.match(pair["rest"]) or wording.REASON_FOLLOWS.match(pair["rest"])
-        return CONFLICT if own or not (nothing_after or sentence) else NOTHING
 
     # --- rule 3 ---
 
@@ -285,12 +193,13 @@ class OptionReader:
         if first is None:
             return NOTHING
         # Several options in lines above are the list that was chosen from; a single one is an answer.
-        found_above = [self._read_line(line, nothing_after=True) for line in above]
+        found_above = [self.read_line(line, nothing_after=True) for line in above]
         letters_above = {reading for reading in found_above if reading.letter}
         place, end = first
-        below = [self._read_line(line, nothing_after=True) for line in lines[place + 1 :]]
-        verdict = _agree([*readings, *(letters_above if len(letters_above) == 1 else ()), *below])
-        return self._unless_taken_back(verdict, "\n".join([lines[place][end:], *lines[place + 1 :]]))
+        below = [self.read_line(line, nothing_after=True) for line in lines[place + 1 :]]
+        verdict = agree([*readings, *(letters_above if len(letters_above) == 1 else ()), *below])
+        behind = self.options.mention(lines[place][end:]).extra
+        return self.unless_taken_back(verdict, "\n".join([behind, *lines[place + 1 :]]))
 
     def _announced_in(self, lines: list[str], place: int) -> Iterator[tuple[int, Reading]]:
         """What a line announces: for each announcement, where it ends in the line, and its reading."""
@@ -298,16 +207,16 @@ class OptionReader:
         for cue in wording.CUE.finditer(line):
             if _blocked(_before(line, cue.start()), cue[0]) or _not_chosen(_before(line, cue.start())):
                 continue
-            rest = line[cue.end() : cue.end() + _LAST_CHARS * 2]
+            rest = line[cue.end() : cue.end() + LAST_CHARS * 2]
             reading = self._read_announced(rest, label=cue["label"] is not None)
             if reading is NOTHING and cue["adverbs"]:  # an option's text may begin with one
                 reading = self._read_announced(cue["adverbs"] + " " + rest, label=False)
             yield cue.end(), reading
-        for pattern in (wording.CHOICE, wording.CHINESE_CUE, wording.CONCLUSION):
+        for pattern in (wording.CHOICE, wording.OPTION_NAMED, wording.CHINESE_CUE, wording.CONCLUSION):
             for cue in pattern.finditer(line):
                 if not _blocked(_before(line, cue.start())):
-                    rest = line[cue.end() : cue.end() + _LAST_CHARS * 2]
-                    reading = self._stated(rest)
+                    rest = line[cue.end() : cue.end() + LAST_CHARS * 2]
+                    reading = self.stated(rest)
                     if pattern is wording.CONCLUSION and not self._is_all(rest):
                         reading = NOTHING
                     yield cue.end(), reading
@@ -315,17 +224,17 @@ class OptionReader:
             yield verdict.end(), self._read_verdict(line, verdict)
         for box in _BOX.finditer(line):
             if not _blocked(_before(line, box.start())) and not line[box.end() :].lstrip(CLOSE_CHARS).startswith("?"):
-                yield box.end(), self._read_line(box[1].strip())
+                yield box.end(), self.read_line(box[1].strip())
         heading = line.strip(OPEN_CHARS + CLOSE_CHARS + "=")
-        ends_so = heading.lower().endswith(("answer", "is")) and len(heading) < _LAST_CHARS
+        ends_so = heading.lower().endswith(("answer", "is")) and len(heading) < LAST_CHARS
         if ends_so and place + 1 < len(lines) and wording.ANSWER_HEADING.fullmatch(heading):
-            below = lines[place + 1 : place + 1 + _MAX_LATER]
+            below = lines[place + 1 : place + 1 + MAX_LATER]
             yield len(line), NOTHING if _blocked(heading) else self._below_heading(below)
 
     def _below_heading(self, lines: list[str]) -> Reading:
         """``Answer:`` and the option on the next line; other lines must not begin with another option."""
-        reading = self._read_line(lines[0])
-        if reading.letter and any(self._label(line) not in (None, reading.letter) for line in lines[1:]):
+        reading = self.read_line(lines[0])
+        if reading.letter and any(self.label(line) not in (None, reading.letter) for line in lines[1:]):
             return NOTHING
         return reading if reading.letter else NOTHING
 
@@ -342,9 +251,9 @@ class OptionReader:
             return NOTHING
         if label and (quoted := _QUOTED.match(rest.strip())):
             rest = quoted[2]
-        reading = self._read_line(rest.strip())
+        reading = self.read_line(rest.strip())
         if not label:
-            stated = self._stated(rest)
+            stated = self.stated(rest)
             quoted_text = rest.lstrip().startswith(('"', "'")) and stated is CONFLICT
             if reading.letter and not quoted_text:
                 return reading
@@ -353,17 +262,15 @@ class OptionReader:
             return reading
         mention = self.options.mention(rest)
         if mention.by_text or wording.REASON_FOLLOWS.match(mention.extra) or wording.NOT_THE_OTHER.match(mention.extra):
-            return self._closed(mention.reading, mention.extra, verdict=False)
+            return self.closed(mention.reading, mention.extra, verdict=False)
         return (
-            SEVERAL
-            if mention.reading.letter and self._names_another(mention.extra, mention.reading.letter)
-            else NOTHING
+            SEVERAL if mention.reading.letter and self.names_another(mention.extra, mention.reading.letter) else NOTHING
         )
 
     def _read_verdict(self, line: str, verdict: re.Match[str]) -> Reading:
         """``option B is correct``: the words before the verdict must be an option and nothing else."""
         before = _before(line, verdict.start())
-        after = line[verdict.end() : verdict.end() + _LAST_CHARS]
+        after = line[verdict.end() : verdict.end() + LAST_CHARS]
         key = (before, after)
         if key not in self._verdicts:
             self._verdicts[key] = self._read_option_before(before, after)
@@ -379,31 +286,11 @@ class OptionReader:
                 letter = option.strip(OPEN_CHARS + CLOSE_CHARS)
                 if not letter or (len(letter) == 1 and not letter.isupper()):
                     continue
-                reading = self._read_line(option, nothing_after=True)
+                reading = self.read_line(option, nothing_after=True)
                 if reading.letter or reading is CONFLICT:
                     blocked = _blocked(before[: start + bound])
-                    return NOTHING if blocked else self._closed(reading, after, verdict=True)
+                    return NOTHING if blocked else self.closed(reading, after, verdict=True)
         return NOTHING
-
-    def _stated(self, rest: str) -> Reading:
-        """An option in running text, followed by the end of its sentence or by a reason."""
-        mention = self.options.mention(rest)
-        return self._closed(mention.reading, mention.extra, verdict=False)
-
-    def _closed(self, reading: Reading, extra: str, *, verdict: bool) -> Reading:
-        """`reading`, if `extra` ends its statement without a second option, a condition, doubt or a question."""
-        if reading is NOTHING:
-            return NOTHING
-        letter = reading.letter or ""
-        other = wording.NOT_THE_OTHER.match(extra)
-        if other:
-            extra = extra[other.end() :]
-        if letter and not verdict and self._names_another(extra, letter):
-            return SEVERAL
-        reason = wording.REASON_FOLLOWS.match(extra) is not None
-        if extra.strip() and not reason and not _CLOSED.match(extra) and not (verdict and _CLOSED_VERDICT.match(extra)):
-            return NOTHING
-        return NOTHING if _weakened(extra, reason=reason) else reading
 
     def _is_all(self, rest: str) -> bool:
         """Whether an option is the whole first sentence of `rest`."""
@@ -413,22 +300,6 @@ class OptionReader:
             or wording.REASON_FOLLOWS.match(extra) is not None
             or extra.lstrip()[0] in ".。"
         )
-
-    def _unless_taken_back(self, reading: Reading, later: str) -> Reading:
-        """`reading`, unless a later sentence denies it, doubts it, or offers another option."""
-        if not reading.letter or not later.strip(CLOSE_CHARS):
-            return reading
-        denied = re.compile(
-            rf"(?<!\w){reading.letter}[)\]]?\W{{1,3}}(?:is|was|seems)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not\s+(?:right|correct|the))"
-        )
-        for sentence in SENTENCE_END.split(later, maxsplit=_MAX_LATER)[:_MAX_LATER]:
-            sentence = sentence[:_LAST_CHARS]
-            if wording.TAKEN_BACK.search(sentence) or wording.UNSURE.search(sentence) or denied.search(sentence):
-                return self._withdrawn(sentence, reading.letter)
-            offers = wording.ALTERNATIVE.search(sentence) and self.options.others(sentence + ".", reading.letter)
-            if offers and not wording.NEGATION.search(sentence) and not wording.BUT.search(sentence[1:]):
-                return SEVERAL
-        return reading
 
     # --- rule 4 ---
 
@@ -446,48 +317,28 @@ class OptionReader:
         if last[1] not in own:
             return CONFLICT
         before = SENTENCE_END.split(text[: last.start()])[-1]
-        if not before.strip(OPEN_CHARS) and extra.lstrip(" )].").startswith(":"):
+        if not before.strip(OPEN_CHARS) and extra.lstrip(" )].!?\"'").startswith(":"):
             return NOTHING  # "(B) cat: ...", one option looked at
         _, *later = SENTENCE_END.split(extra)
-        if any(part.strip(CLOSE_CHARS) for part in later) or _weakened(extra, reason=False):
+        if any(part.strip(CLOSE_CHARS) for part in later) or weakened(extra, reason=False):
             return NOTHING
         if wording.NEGATION.search(before) or wording.DOUBT.search(before) or wording.CONDITION.search(before):
             return NOTHING
-        if self._names_another(before, last[1]) or self._names_another(extra, last[1]):
+        if self.names_another(before, last[1]) or self.names_another(extra, last[1]):
             return SEVERAL
         return Reading(last[1])
-
-    def _names_another(self, extra: str, letter: str) -> bool:
-        """Whether what follows option `letter` names one more: ``... (C)``, ``... or C``, ``... or dog``."""
-        joined = _CONJUNCTION.match(extra)
-        also = self.options.leading(extra[joined.end() :])[0] if joined else ""
-        reason = wording.REASON_FOLLOWS.match(extra) is not None
-        named = set() if reason else self.options.others(SENTENCE_END.split(extra, maxsplit=1)[0], letter)
-        return bool(named | (set(also) - {letter}))
-
-
-def _agree(readings: Iterable[Reading]) -> Reading:
-    """One reading out of several: a contradiction or a failure among them spoils all."""
-    found = [reading for reading in readings if reading is not NOTHING]
-    letters = {reading.letter for reading in found if reading.letter}
-    failures = [reading for reading in found if reading.failure]
-    if len(letters) > 1:
-        return SEVERAL
-    if failures:
-        return failures[0]
-    return Reading(letters.pop()) if letters else NOTHING
 
 
 def _before(line: str, end: int) -> str:
     """What of a line is looked at before an announcement."""
-    return line[max(0, end - _LAST_CHARS) : end]
+    return line[max(0, end - LAST_CHARS) : end]
 
 
 # A reply that repeats itself asks the same again and again; so do many replies of one model.
 @lru_cache(maxsize=1024)
 def _blocked(before: str, cue: str = "") -> bool:
     """Whether the words before an announcement deny or doubt it, or make it depend on a condition."""
-    sentence = wording.BUT.split(SENTENCE_END.split(before)[-1])[-1]
+    sentence = wording.CERTAINLY.sub("", wording.BUT.split(SENTENCE_END.split(before)[-1])[-1])
     clause = wording.CLAUSE_END.split(sentence)[-1] + cue
     return bool(
         wording.CONDITION.search(sentence)
@@ -505,18 +356,3 @@ def _not_chosen(before: str) -> bool:
 
 def _nothing_found(tagged: bool) -> Reason:
     return Reason.NOT_AN_OPTION if tagged else Reason.NO_ANSWER_TAG
-
-
-def _weakened(extra: str, *, reason: bool) -> bool:
-    """Whether the sentence that an option is in takes it back (``B. cat is wrong``), doubts it or asks."""
-    sentence = extra.lstrip(CLOSE_CHARS)
-    end = SENTENCE_END.search(sentence)
-    asked = (sentence[: end.start() + 1] if end else sentence).rstrip(CLOSE_CHARS).endswith("?")
-    sentence = sentence[: end.start()] if end else sentence
-    if asked or wording.UNSURE.search(sentence):
-        return True
-    if reason:
-        return False
-    return bool(
-        wording.CONDITION.search(sentence) or wording.NEGATION.search(sentence) or wording.DOUBT.search(sentence)
-    )

@@ -42,9 +42,10 @@ _MATH_BRACKET = re.compile(r"\\([()\[\]])")
 # Not before a digit: "$5" is a price.
 _DOLLARS = re.compile(r"\${1,2}[ ]?([^$\n\d\s][^$\n]{0,200})\${1,2}")
 _LINE_BREAK = re.compile(r"<br\s{0,3}/?>|</(?:p|div|li)>", re.IGNORECASE)
-_HTML = re.compile(r"</?(?:b|i|u|em|strong|p|span|code|div|li|ul|ol)>", re.IGNORECASE)
+_HTML = re.compile(r"</?(?:b|i|u|em|strong|p|span|code|div|li|ul|ol)>")  # not <B>, which may be an answer
 _BLANKS = re.compile(r"[ \t]{2,}")
-_EMPHASIS = re.compile(r"[*`]+")
+_EMPHASIS = re.compile(r"[*`]+|__+")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
 _LINE_MARKER = re.compile(r"^[ \t]*(?:(?:#{1,6}|>|[-+•▪◦●–—])[ \t]+){1,3}|^#{1,6}(?=\w)", re.MULTILINE)
 # "1. (B) dog": a number before an option's label.
 _NUMBERING = re.compile(r"^[ \t]*\d{1,2}[.)][ \t]+(?=[(\[]?[A-Z][)\].:])", re.MULTILINE)
@@ -73,7 +74,7 @@ def clean(text: str) -> str:
         text = _DOLLARS.sub(r"\1", text)
     if "<" in text:
         text = _HTML.sub("", _LINE_BREAK.sub("\n", text))
-    text = _EMPHASIS.sub("", text)
+    text = _EMPHASIS.sub("", _CONTROL.sub("", text))
     if "|" in text:
         text = _TABLE_ROW.sub(lambda row: row[1].strip().replace("|", ":"), text)
     return _BLANKS.sub(" ", _NUMBERING.sub("", _LINE_MARKER.sub("", text)))

@@ -20,8 +20,8 @@ _GAP = r"(?:\s(?:to|among|for|from|of|that|which|here|in|based|given|out)\b[^.:=
 _SAYS = r"(?:is|was|would\sbe|should\sbe|must\sbe|has\sto\sbe|will\sbe)"
 
 CUE = re.compile(
-    rf"\b(?P<noun>{_NOUNS})\b{_GAP}(?:"
-    rf"[\"']?[ \t]{{0,3}}(?P<label>[:=]|[-–—](?=\s))|[ \t]{{1,3}}{_SAYS}\b[ \t]{{0,3}}:?"
+    rf"(?<![^\W_])(?P<noun>{_NOUNS})\b{_GAP}(?:"
+    rf"[\"']?[ \t]{{0,3}}(?P<label>[:=→]|[-–—](?=\s))|[ \t]{{1,3}}{_SAYS}\b[ \t]{{0,3}}:?"
     rf"(?P<adverbs>(?:[ \t]{{0,3}}{_ADVERBS}\b,?){{0,2}}))[ \t]{{0,3}}",
     re.IGNORECASE,
 )
@@ -34,18 +34,25 @@ CHOICE = re.compile(
 )
 """``I choose ``, ``I'll go with ``, ``I think it's ``."""
 
+OPTION_NAMED = re.compile(
+    r"\b(?:it|that|this)(?:'s|\sis|\swould\sbe|\smust\sbe)\s(?=(?:the\s)?(?:option|choice)\s|[(\[][A-Z][)\]])",
+    re.IGNORECASE,
+)
+"""``it is option ``, ``it's (B)``: in music, "it is B" may be a note."""
+
 CHINESE_CUE = re.compile(
-    r"(?:(?:答案|正确选项|正解)(?:应该|应|就)?(?:是|为|选|:)|(?:故|应|我|所以|因此|答案)选择?(?!项))"
+    r"(?:(?:答案|正确选项|正解)(?:应该|应|就)?(?:是|为|选|:)|(?:故|应|我|所以|因此|答案)选择?(?!项)"
+    r"|(?:^|(?<=[,。;]))选择?(?!项)|【答案】)"
     r"[ \t]{0,3}:?[ \t]{0,3}"
 )
 """``答案是``, ``答案:``, ``故选``, ``我选择``."""
 
 CONCLUSION = re.compile(
-    r"(?:^|(?<=[.!?。\n]))[ \t]{0,3}(?:so|therefore|thus|hence|consequently|accordingly|in\sconclusion|overall"
+    r"(?:^|(?<=[.!?。\n,]))[ \t]{0,3}(?:so|therefore|thus|hence|consequently|accordingly|in\sconclusion|overall"
     r"|ultimately|finally|in\ssummary)\b,?[ \t]{1,3}",
     re.IGNORECASE,
 )
-"""``Therefore, `` at a sentence's beginning; the option must be all that follows."""
+"""``Therefore, `` at a sentence's or clause's beginning; the option must be all that follows."""
 
 VERDICT = re.compile(
     rf"\s{_SAYS}\s(?:{_ADVERBS}\s){{0,2}}(?:(?:the|my)\s)?(?:(?:final|single|only|one|most)\s){{0,2}}"
@@ -89,7 +96,7 @@ CONDITION = re.compile(
 """Anywhere before the answer in its sentence, since a condition reaches over a comma."""
 
 DOUBT = re.compile(
-    r"\b(?:doubt\w*|might|may|maybe|perhaps|possibly|possible|could|can|tempt\w*|unsure|(?:not|un)\s?certain"
+    r"\b(?:doubt\w*|might|may|maybe|perhaps|possib\w+|could|tempt\w*|unsure|(?:not|un)\s?certain"
     r"|at\s+first(?:\s+(?:glance|sight|look))?|initially)\b"
     r"|\b(?:one|some|someone|people|others|many|you|they)\b(?:\s+\w+){0,2}\s+(?:think|say|assume|argue|claim|believe|expect)\b"
     r"|可能|也许|不确定",
@@ -97,6 +104,7 @@ DOUBT = re.compile(
 )
 DOUBT_AT_FIRST = re.compile(
     r"\bat\s+first\b|\binitially\b|\bdoubt\w*"
+    r"|(?<!\bI)\s(?:would|might|could|may)\s+(?:say|think|argue|claim|guess|answer|choose|assume|expect)\b"
     r"|\b(?:one|some|someone|people|others|many)\b(?:\s+\w+){0,2}\s+(?:think|say|assume|argue|claim|believe|expect)\b",
     re.IGNORECASE,
 )
@@ -152,6 +160,22 @@ AFTER_CORRECTION = re.compile(
 )
 """Filler between a correction's first word and the option."""
 
+COURTESY = re.compile(
+    r"(?<=[.!?)\]\n])[ \t]{0,3}(?:do\syou\s(?:have|need|want)|would\syou\slike|let\sme\sknow|is\sthere\sany|feel\sfree"
+    r"|i\shope|please\slet)\b[^\n]{0,300}$",
+    re.IGNORECASE,
+)
+"""A closing sentence that says nothing of the question."""
+INTERJECTION = re.compile(r"(?:sure|certainly|of\scourse|okay|ok)[!,.:]\s{1,3}", re.IGNORECASE)
+EXAMINES = re.compile(
+    r"\b(?:consider|evaluat|analy[sz]|examin|compar|check|look|discuss|review|explor|assess|through)\w*\b.{0,60}"
+    r"\b(?:option|choice|answer)s?\b.{0,20}:$",
+    re.IGNORECASE,
+)
+"""A heading over an option that is looked at."""
+
 SENTENCE_END = re.compile(r"[.!?][\"')\]⟧]{0,4}(?=\s|$)|\n|。")
 CLAUSE_END = re.compile(r"[.!?。;,:\n]|\b(?:so|thus|hence|therefore|but|however)\b", re.IGNORECASE)
+CERTAINLY = re.compile(r"\b(?:no|without\s+(?:a\s+|any\s+)?)\s*doubt\b|\bnot\s+only\b", re.IGNORECASE)
+"""Words of denial or doubt that are neither."""
 BUT = re.compile(r"\b(?:but|however|yet)\b", re.IGNORECASE)

@@ -6,14 +6,17 @@ The one parser of the project (trace filter, rewards, evaluation). Two profiles:
     For students trained on the format, and for headline accuracy. The tags are exactly ``<think>``, ``</think>``,
     ``<answer>``, ``</answer>``, in lower case. The answer is the stripped body of the answer pair and must be an
     option's capital letter and nothing else: ``b``, ``B.`` and ``B. cat`` are wrong. The letter does not depend on the
-    rest of the format (text around the tags, a missing or broken think pair), but there must be exactly one
-    ``<answer>`` and one ``</answer>``: two pairs, or one inside the other, leave open which was meant.
+    rest of the format (text around the tags, a missing or broken think pair), nor on what the reply says elsewhere: it
+    is the accuracy term of the reward, so ``<answer>B</answer> Wait, C.`` is B, with the reason ``trailing_text``. But
+    there must be exactly one ``<answer>`` and one ``</answer>``: two pairs, or one inside the other, leave open which
+    was meant.
 
 ``robust``
     For teachers and other models. Look-alike characters are unified (NFKC); tags may be in any case and Kimi's
     ``◁think▷ ... ◁/think▷`` counts as thinking. The answer is the last complete answer pair after the thinking (a
     model may revise itself), else the text after the thinking, else the last pair within it; `avrt.answer_rules` reads
-    the option from it. Thinking itself is never searched for loose letters.
+    the option from it. An answer that is doubted, denied or taken back around its tags is none; one that is corrected
+    is what it is corrected to. Thinking itself is never searched for loose letters.
 
 Neither profile guesses: without a clear answer the letter is None.
 """
@@ -25,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from avrt.answer_lines import agree
 from avrt.answer_options import Reason, several_letters
 from avrt.answer_rules import OptionReader
 from avrt.answer_text import clean, unify
@@ -140,7 +144,8 @@ def parse(
 
     In profile ``robust`` the reply's structure matters less: with a letter the reason is ``ok``, or ``empty_think``
     after a blank thinking, or ``duplicate_tag`` where the last of several answer pairs was taken. Without one it is a
-    reason above, or ``letter_text_conflict``: a letter stands before a text that is not its option's.
+    reason above, or ``letter_text_conflict``: a letter is beside a text that is not its option's. There
+    ``no_answer_tag`` means that no option is named, or only one that the reply denies, doubts or takes back.
 
     Args:
         text: the decoded reply; special tokens may still be in it.
@@ -216,7 +221,7 @@ def _parse_robust(text: str, options: Sequence[str], cut: bool) -> ParsedAnswer:
             return ParsedAnswer(None, _missing_answer(final, unfinished), think)
     reading = reader.read(clean(pairs[-1][1]), tagged=True)
     if len(pairs) > 1 and _JOINED.fullmatch(where, pairs[-2].end(), pairs[-1].start()):
-        reading = reader.agree(reader.read(clean(pairs[-2][1]), tagged=True), reading)
+        reading = agree([reader.read(clean(pairs[-2][1]), tagged=True), reading])
     before = clean(_ANSWER_TAG.sub("\n", where[max(0, pairs[-1].start() - _BEFORE_PAIR) : pairs[-1].start()]))
     after = _THINK_CLOSE.sub("\n", _final_text(where[pairs[-1].end() :], cut))
     reading = reader.amend(reading, before, after)

@@ -37,7 +37,7 @@ from avrt.traces.variants import MISSING, judge
 
 log = logging.getLogger(__name__)
 
-FILTER_VERSION = 1
+FILTER_VERSION = 2
 """Raised whenever a change here or in the answer parser lets other samples through; written beside the shards."""
 
 
