@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from avrt.class_paths import ALLOWED_PREFIXES, enforce
+from avrt.class_paths import ALLOWED_PREFIXES
 from avrt.cli import TRAINING, main
 from avrt.config_scan import scan_file
 
@@ -163,35 +162,3 @@ def test_a_preset_trains_on_a_laptop_with_a_tiny_student(
     tags = events(run).Tags()
     assert {"loss", "val/accuracy", "throughput/tokens_per_second", "learning_rate"} <= set(tags["scalars"])
     assert "samples/validation/text_summary" in tags["tensors"]
-
-
-def test_the_commands_of_the_configuration_page_parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the files that the page shows, by the name in their first line."""
-    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
-    for language, text in blocks:
-        if language != "bash":
-            (tmp_path / text.split()[1]).write_text(text, encoding="utf-8")
-    (tmp_path / "cli_configs").symlink_to(CONFIGS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    commands = [line for language, text in blocks if language == "bash" for line in text.splitlines()]
-    assert len(commands) >= 8
-    for line in commands:
-        program, words = shlex.split(line)[:3], shlex.split(line)[3:]
-        assert program == ["python", "-m", "avrt"]
-        allowed = ALLOWED_PREFIXES
-        if "--allow-classes" in words:
-            allowed = (*allowed, words.pop())
-            assert words.pop() == "--allow-classes"
-        enforce(allowed)
-        if words[-1].startswith("--print_config") or ".help=" in words[-1]:
-            with pytest.raises(SystemExit) as end:
-                parser().parse_args(words)
-            assert end.value.code in (None, 0), line
-            continue
-        settings = parser().parse_args(words)[words[0]]
-        if "early_stop.yaml" in line:
-            assert settings.trainer.callbacks[-1].init_args.patience == 5
-            assert len(settings.trainer.callbacks) > 1
-    enforce(ALLOWED_PREFIXES)

@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from tests.documentation.pages import ROOT, commands
-from tests.documentation.sandbox import Sandbox, lay_out_benchmarks, link_project, write_replies
+from tests.documentation.sandbox import Sandbox, add_own_data, lay_out_benchmarks, link_project, write_replies
 from tests.documentation.teachers import Question, Teachers, read_questions
 from tests.programs import ForkServer
 from tests.traces.scripted_server import ScriptedServer
@@ -54,9 +54,10 @@ def new_sandbox(
 
 @pytest.fixture(scope="session")
 def packed(new_sandbox: Callable[..., Sandbox], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the shards and traces that the README's commands leave."""
+    """A folder with the shards and traces that the README's commands leave, and the reader's own data."""
     sandbox = new_sandbox(tmp_path_factory.mktemp("packed"))
     for command in commands(ROOT / "README.md"):
         if command.avrt and command.avrt[0] in ("pack", "traces"):
             sandbox.run(command.avrt)
+    add_own_data(sandbox)
     return sandbox.folder

@@ -7,7 +7,12 @@ that change sizes, places of servers and the device; never anything that decides
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
+import signal
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +20,11 @@ from typing import Any, Literal
 
 import yaml
 
+from avrt.demo.build import build_demo_clips
+from tests.callbacks.tiny_runs import write_shards
 from tests.distributed.runs import free_port
 from tests.documentation.pages import ROOT
-from tests.programs import ForkServer
+from tests.programs import ForkServer, Program
 
 SIZES = ("3B", "7B")
 STEPS = 2
@@ -36,6 +43,8 @@ class Sandbox:
         url: of a model server that knows the questions.
         strategy: ``plain`` trains in float32 as `overlays/laptop.yaml` says; ``deepspeed`` as the preset says.
         ran: command lines with the seconds that each took.
+        serving: commands that run until they are interrupted.
+        demo_url: where the demo's models answer.
     """
 
     folder: Path
@@ -43,17 +52,44 @@ class Sandbox:
     url: str
     strategy: Literal["plain", "deepspeed"] = "plain"
     ran: list[tuple[str, float]] = field(default_factory=list)
+    serving: list[Program] = field(default_factory=list)
+    demo_url: str = ""
 
     def run(self, words: list[str], status: int = 0) -> str:
         """Run ``python -m avrt`` with a command's words and the options that make it small; returns its output."""
+        if "--serve" in words:
+            return self._serve(words)
         words = [*words, *self.small(words)]
-        log = self.folder / f"output-{len(self.ran):02d}.txt"
         start = time.perf_counter()
-        program = self.server.start("avrt", words, log, MASTER_PORT=str(free_port()))
+        program = self._start(words)
         output = program.wait(400)
         self.ran.append((" ".join(words), time.perf_counter() - start))
         assert program.returncode == status, f"status {program.returncode} of {' '.join(words)}:\n{output[-4000:]}"
         return output
+
+    def _start(self, words: list[str]) -> Program:
+        log = self.folder / f"output-{len(self.ran) + len(self.serving):02d}.txt"
+        return self.server.start("avrt", words, log, MASTER_PORT=str(free_port()))
+
+    def _serve(self, words: list[str]) -> str:
+        """Start a command that runs until it is interrupted, and wait until it answers."""
+        port = free_port()
+        self.demo_url = f"http://127.0.0.1:{port}/v1"
+        self.serving.append(self._start([*words, "--port", str(port)]))
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return self.serving[-1].output
+            assert self.serving[-1].poll() is None, self.serving[-1].output
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Interrupt what is still serving, as its user would."""
+        for program in self.serving:
+            os.killpg(program.pid, signal.SIGINT)
+            program.wait(30)
+            assert program.returncode in (0, 130), program.output
 
     def small(self, words: list[str]) -> list[str]:
         """Options for behind a command's own."""
@@ -65,8 +101,11 @@ class Sandbox:
         if command == "test":
             return ["--config", self._write("test", self.evaluation_limits())]
         if command == "traces":
-            stages = [f"{stage}.base_urls=[{self.url}]" for stage in ("vision", "audio", "merge")]
-            return [word for setting in (*stages, "val_share=0.3") for word in ("--set", setting)]
+            demo = "traces_demo" in " ".join(words)
+            url = self.demo_url if demo else self.url
+            stages = [f"{stage}.base_urls=[{url}]" for stage in ("vision", "audio", "merge")]
+            size = "shards=shards/demo" if demo else "val_share=0.3"
+            return [word for setting in (*stages, size) for word in ("--set", setting)]
         if command == "plan" and "--samples" not in words:
             return ["--samples", "40127"]
         if command == "evaluate-server":
@@ -127,6 +166,20 @@ def link_project(folder: Path, student: Path) -> None:
         place = folder / "Qwen" / f"Qwen2.5-Omni-{size}"
         place.parent.mkdir(exist_ok=True)
         place.symlink_to(student)
+
+
+def add_own_data(sandbox: Sandbox) -> None:
+    """What pages call the reader's own: a question set, a set of shards; and the demo's clips, fewer than its own."""
+    folder = sandbox.folder
+    train, _ = write_shards(folder / "more")
+    train.rename(folder / "shards" / "mine")
+    files = build_demo_clips(folder / "clips", train_clips=64, val_clips=64, questions_per_clip=1)
+    (folder / "mine").mkdir()
+    (folder / "mine" / "videos").symlink_to(files.videos)
+    for source, place in ((files.val_annotations, "mine/questions.json"), (files.train_annotations, "demo.json")):
+        (folder / place).write_text(json.dumps(json.loads(source.read_text(encoding="utf-8"))[:8]), encoding="utf-8")
+    words = ["--annotations", "demo.json", "--videos", str(files.videos), "--split", "train"]
+    sandbox.run(["pack", *words, "--out", "shards/demo"])
 
 
 def lay_out_benchmarks(folder: Path, real: Path) -> None:

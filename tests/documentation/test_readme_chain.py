@@ -128,7 +128,7 @@ def load_export(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def check_export(folder: Path, run: Path) -> dict[str, torch.Tensor]:
-    """An exported folder has each of the thinker's weights once, under its published name, as in the last checkpoint."""
+    """An exported folder has each weight of the thinker once, by its published name, as in the last checkpoint."""
     from avrt.checkpoints import resolve
 
     weights = load_export(folder)
