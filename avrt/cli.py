@@ -20,6 +20,7 @@ from typing import NoReturn
 from avrt import __version__
 from avrt.class_paths import allowed_prefixes, parse_prefixes
 from avrt.config_errors import UsageError, describe
+from avrt.interrupts import INTERRUPTED
 from avrt.preset_files import with_preset_paths
 
 PROGRAM = "python -m avrt"
@@ -66,7 +67,7 @@ REQUIRED_MODULES = (
 )
 """What the project's dependencies are imported as. Without one of them the interpreter is the wrong one."""
 
-OK, FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+OK, FAILED, USAGE, PIPE_CLOSED = 0, 1, 2, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,10 +11,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from avrt.interrupts import interrupts_held_back
 from avrt.media import MAX_FRAME_PIXELS
 from avrt.media_errors import MediaError, MediaReason
 from avrt.shard_records import IMAGE_FORMATS, EncodedClip
-from avrt.silent_interrupt import interrupts_held_back
 from avrt.video_frames import PATCH
 
 START_SECONDS = 600.0
@@ -108,7 +108,7 @@ class ClipReader:
         context = multiprocessing.get_context("forkserver")
         with _start_lock:
             # The first module of these lets Ctrl-C end the fork server while it still loads the others.
-            context.set_forkserver_preload(["avrt.silent_interrupt", "avrt.media", "avrt.shard_records"])
+            context.set_forkserver_preload(["avrt.interrupts", "avrt.media", "avrt.shard_records"])
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=_serve, args=(theirs, self.settings, self.timeout_seconds), name="clip-reader", daemon=True

@@ -19,6 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from avrt.demo.build import build_demo_clips
 from avrt.demo.settings import DemoSettings
 from avrt.demo.trace_run import demo_server, free_port, traces_command
 from avrt.folder_lock import LOCK_NAME, FolderLock
+from avrt.interrupts import INTERRUPTED
 
 CACHE_VARIABLE = "AVRT_CACHE"
 
@@ -40,6 +42,9 @@ PARTS = {
     "sft": "config.json",
 }
 """What a ``demo:`` path can name, and the file that tells that it is whole."""
+
+CLEAN_UP_SECONDS = 20.0
+"""Given to a command after Ctrl-C before it is killed."""
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 LAUNCHER_PREFIXES = ("TORCHELASTIC_", "SLURM_", "OMPI_", "PMI_")
@@ -138,7 +143,9 @@ class DemoCache:
             if name not in LAUNCHER_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)
         }
         words = [sys.executable, "-m", "avrt", *arguments]
-        status = subprocess.run(words, env=environment, check=False).returncode  # noqa: S603
+        status = _run_to_the_end(words, environment)
+        if status == INTERRUPTED:
+            raise SystemExit(INTERRUPTED)  # the command has said so
         if status:
             raise ValueError(f"building the demo failed: `avrt {arguments[0]}` ended with status {status}, see above")
 
@@ -148,3 +155,18 @@ class DemoCache:
 
     def _say(self, text: str) -> None:
         self._console.print(f"demo: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _run_to_the_end(words: list[str], environment: Mapping[str, str]) -> int:
+    """Run a command, and on Ctrl-C, which reaches it too, give it time to clean up."""
+    process = subprocess.Popen(words, env=environment)  # noqa: S603
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        try:
+            if process.wait(CLEAN_UP_SECONDS) == INTERRUPTED:
+                return INTERRUPTED
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise

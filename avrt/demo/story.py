@@ -23,6 +23,7 @@ from avrt.demo.build import demo_files
 from avrt.demo.clips import SPLITS
 from avrt.demo.settings import DemoSettings
 from avrt.demo.trace_run import demo_server, free_port, serve_command, traces_command
+from avrt.interrupts import INTERRUPTED
 from avrt.masking import MODALITY_MASKS
 
 HEADINGS = {"AV": "picture and sound (AV)", "A": "sound only (A)", "V": "picture only (V)"}
@@ -167,6 +168,8 @@ class Story:
     def _run(self, arguments: list[str]) -> None:
         self._show(arguments)
         status = self.run_command(arguments)
+        if status == INTERRUPTED:
+            raise SystemExit(INTERRUPTED)  # the command has said so
         if status:
             raise ValueError(f"the demo stopped: `avrt {arguments[0]}` ended with status {status}, see above")
 

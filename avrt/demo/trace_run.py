@@ -12,6 +12,7 @@ from pathlib import Path
 
 from avrt.demo.servers import DEFAULT_PORT, HOST, server_url
 from avrt.demo.stages import config_file, shown_path
+from avrt.interrupts import interrupts_held_back
 from avrt.traces.config import STAGES
 
 START_SECONDS = 60.0
@@ -56,7 +57,8 @@ def demo_server(port: int) -> Iterator[None]:
         ValueError: it ended or did not answer in time; its own message stands on standard error.
     """
     words = [sys.executable, "-m", "avrt", *serve_command(port)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)  # noqa: S603
+    with interrupts_held_back():  # Ctrl-C is this process's business, which ends the server
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)  # noqa: S603
     try:
         deadline = time.monotonic() + START_SECONDS
         while not _listens(port):

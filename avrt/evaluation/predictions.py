@@ -53,7 +53,12 @@ def read_predictions(path: str | Path, items: Sequence[Item]) -> dict[str, Predi
         where = f"{path}: entry {number}"
         if "resps" in row:
             item_id, prediction = _sample_item(row, by_id, by_place, where), Prediction(_response(row, where))
-        elif "id" in row and isinstance(row.get("text"), str):
+        elif "id" in row and "text" in row:
+            if not isinstance(row["text"], str):
+                raise ValueError(
+                    f"{where}: `text` of {str(row['id'])!r} must be a text, is {json.dumps(row['text'])[:80]}; write "
+                    '"" for an empty reply, or leave the entry out where there was none'
+                )
             item_id, prediction = str(row["id"]), Prediction(row["text"], _finish_reason(row, where))
         else:
             raise ValueError(f"{where}: needs `id` and `text`, or `doc_id`, `doc` and `resps`")

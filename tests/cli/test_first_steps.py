@@ -101,7 +101,13 @@ def test_a_preset_is_found_where_the_working_directory_has_none(
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
     tiny, lora = ROOT / "cli_configs" / "grpo_tiny.yaml", ROOT / "cli_configs" / "overlays" / "lora.yaml"
-    words = ["--config", "cli_configs/grpo_tiny.yaml", "--config=cli_configs/overlays/lora.yaml", "--name", "cli_configs"]
+    words = [
+        "--config",
+        "cli_configs/grpo_tiny.yaml",
+        "--config=cli_configs/overlays/lora.yaml",
+        "--name",
+        "cli_configs",
+    ]
     assert with_preset_paths(words, said.append) == ["--config", str(tiny), f"--config={lora}", "--name", "cli_configs"]
     assert len(said) == 2
     assert all(str(path) in line for path, line in zip((tiny, lora), said, strict=True))

@@ -118,6 +118,7 @@ def test_our_own_samples_come_back_as_they_were(questions: QuestionSet, real_dat
         (lambda rows: rows[4].update(resps=[["E"]]), "entry 5: an earlier entry gives another reply"),
         (lambda rows: rows.__setitem__(0, {"id": "nobody", "text": "A"}), "'nobody' is no item"),
         (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0"}), "needs `id` and `text`"),
+        (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0", "text": None}), "`text` of 'd6b4OmUFt7I-0'.*is null"),
         (lambda rows: rows.clear(), "holds no predictions"),
     ],
 )

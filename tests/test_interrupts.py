@@ -1,0 +1,86 @@
+"""Ctrl-C in the first seconds: one line, status 130, and no process or half file is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.programs import environment
+
+FORK_SERVER = "multiprocessing.forkserver"
+
+
+def processes(group: int) -> dict[int, str]:
+    """The processes of a group that run, with their command lines."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group and fields[0] != "Z":
+                found[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def interrupt(words: list[str], wait: float, until: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """Start a command as a terminal does, press Ctrl-C, and return what came of it.
+
+    Args:
+        words: after ``python -m avrt``.
+        wait: seconds before Ctrl-C.
+        until: Ctrl-C comes `wait` seconds after a process with this in its command line has started.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "avrt", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=cwd,
+        start_new_session=True,
+    )
+    while until and not any(until in words for words in processes(process.pid).values()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(wait)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    deadline = time.monotonic() + 5
+    while (left := processes(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+@pytest.mark.parametrize(
+    ("wait", "until"),
+    [(0.2, ""), (0.0, FORK_SERVER), (0.3, FORK_SERVER), (1.0, FORK_SERVER)],
+)
+def test_pack(real_data: Path, tmp_path: Path, wait: float, until: str) -> None:
+    """At the start, and while the fork server starts and imports its libraries."""
+    out = tmp_path / "out"
+    videos = real_data / "avqa"
+    words = ["pack", "--annotations", str(videos / "val_qa.json"), "--videos", str(videos / "videos")]
+    done = interrupt([*words, "--out", str(out), "--workers", "2"], wait, until)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines() == ["avrt: error: interrupted"]
+    assert not [path for path in out.rglob("*") if path.suffix in (".partial", ".tar") or "lock" in path.name]
+
+
+@pytest.mark.parametrize("wait", [0.5, 3.0])
+def test_demo_s_own_commands(tmp_path: Path, wait: float) -> None:
+    """The command that runs others says it once."""
+    done = interrupt(["demo", "--out", str(tmp_path / "demo")], wait)
+    assert done.returncode in (130, -signal.SIGINT), done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("avrt: ")]
+    assert lines == ["avrt: error: interrupted"] or done.returncode < 0
+    assert "Traceback" not in done.stderr or done.returncode < 0
