@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from avrt.media_errors import MediaError, MediaReason
@@ -15,12 +16,13 @@ EXTENSIONS = (
 
 def has_extension(name: str) -> bool:
     """Whether a clip's name is a file name already."""
-    return Path(name).suffix.lower() in EXTENSIONS
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def without_extension(name: str) -> str:
     """A clip's name as it is the same for ``c1``, ``c1.mp4`` and ``c1.MKV``."""
-    return name[: -len(Path(name).suffix)] if has_extension(name) else name
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in EXTENSIONS else name
 
 
 def find_clip(folder: Path, name: str) -> Path | None:

@@ -70,7 +70,10 @@ def _next_part(stream: Iterator[Any], waiting: int) -> list[Any]:
     try:
         parcel = next(stream)
     except RuntimeError as error:
-        raise _worker_error(error) or error from error
+        known = _worker_error(error)
+        if known is None:
+            raise
+        raise known from None
     if isinstance(parcel, NoSharedMemory):
         raise DataWorkerError(
             f"shared memory is too small for the data workers: /dev/shm has {parcel.total / MB:,.0f} MB, "
@@ -87,12 +90,14 @@ def _next_part(stream: Iterator[Any], waiting: int) -> list[Any]:
 
 def _worker_error(error: RuntimeError) -> DataWorkerError | None:
     """One line for torch's message about a worker that is not there any more; None for any other error."""
+    if isinstance(error.__cause__, DataWorkerError):  # raised by the handler below while torch waited for a part
+        return error.__cause__
     text = str(error)
     if not re.match(r"DataLoader worker \(pid", text):
         return None
     killed = re.search(r"killed by signal: ([\w ]+)", text)
     code = re.search(r"exit code (\d+)", text)
-    how = f"was killed (signal: {killed[1]})" if killed else f"ended with status {code[1]}" if code else "has ended"
+    how = f"was killed (signal: {killed[1]})" if killed else f"ended with status {code[1]}" if code else "was killed"
     return DataWorkerError(
         f"a data worker {how}; the usual reason is that the machine or the job ran out of memory. Lower "
         "data.num_workers or data.prefetch, or allow more memory; data.num_workers 0 reads in the training process"
@@ -119,7 +124,10 @@ class _WorkerWatch:
         try:
             self.handler(number, frame)
         except RuntimeError as error:
-            raise _worker_error(error) or error from error
+            known = _worker_error(error)
+            if known is None:
+                raise
+            raise known from None
 
 
 class _Errors(Dataset[Any]):

@@ -15,6 +15,7 @@ import torch
 from avrt.encoding import PromptEncoder
 from avrt.media_features import normalized_patches
 from avrt.student import Student
+from tests.published_student import save_published_student
 from tests.tiny_student import KINDS, PIXELS, TRACES, load_student, make_sample, plain_inputs
 
 
@@ -103,6 +104,44 @@ def test_audio_is_where_the_mask_says(student: Student, side: str) -> None:
         assert torch.equal(prompt.input_ids, plain["input_ids"][0]), samples
         embedded = other.embed([prompt])[0]
         assert len(embedded.media_features) == len(embedded.media_positions) > 0
+
+
+@pytest.fixture(scope="module", params=["left", "right"])
+def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Student:
+    """A student in the published layout, whose processor's files say where it pads."""
+    folder = tmp_path_factory.mktemp("published")
+    return load_student(save_published_student(folder, padding_side=request.param))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_of_a_published_processor(published: Student, kind: str) -> None:
+    """Patches bitwise, features where the mask says, as many placeholders: what plain transformers would give."""
+    for samples in (700, 15_999, 37_777):
+        sample = make_sample(kind)
+        clip = sample.clip
+        assert clip is not None
+        if clip.waveform is not None:
+            waveform = torch.randn(samples, generator=torch.Generator().manual_seed(samples)) * 0.1
+            sample = replace(sample, clip=replace(clip, waveform=waveform))
+        prompt = published.encoder.encode(sample)
+        plain = plain_inputs(published, prompt)
+        pixels = plain.get("pixel_values", plain.get("pixel_values_videos"))
+        if pixels is not None:
+            assert torch.equal(normalized_patches(published.processor, prompt), pixels)
+        assert (prompt.input_features is None) == ("input_features" not in plain)
+        if prompt.input_features is not None:
+            kept = plain["input_features"][0][:, plain["feature_attention_mask"][0].bool()]
+            np.testing.assert_allclose(prompt.input_features, kept, rtol=0, atol=1e-6)
+        counts = [
+            (ids == token).sum() for ids in (prompt.input_ids, plain["input_ids"][0]) for token in _media(published)
+        ]
+        assert counts[:3] == counts[3:]
+        published.embed([prompt])
+
+
+def _media(student: Student) -> tuple[int, int, int]:
+    config = student.thinker.config
+    return config.image_token_id, config.video_token_id, config.audio_token_id
 
 
 @pytest.mark.parametrize("samples", [640, 641, 799, 800, 801, 8000, 15_999, 16_000, 160_000])

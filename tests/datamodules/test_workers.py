@@ -71,12 +71,21 @@ def test_a_killed_worker_is_one_line(number: int) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_a_worker_killed_while_the_run_waits_for_it() -> None:
+    class Killed(Items):
+        def __getitem__(self, index: int) -> Any:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(DataWorkerError, match=r"data worker was killed \(signal: Killed\).*data\.num_workers"):
+        list(read_batches(Killed(), [[0]], 1))
+
+
 def test_a_worker_that_leaves_by_itself() -> None:
     class Leaving(Items):
         def __getitem__(self, index: int) -> Any:
             os._exit(3)
 
-    with pytest.raises(DataWorkerError, match=r"data worker (ended with status 3|has ended);.*data\.num_workers"):
+    with pytest.raises(DataWorkerError, match=r"data worker (ended with status 3|was killed);.*data\.num_workers"):
         list(read_batches(Leaving(), [[0]], 1))
 
 
