@@ -116,7 +116,7 @@ def test_two_different_letters_are_invalid(data, pair):
         assert parse(reply, OPTIONS, "paper").letter is None
 
 
-TEXTS = ("cat", "dog", "Pop rock", "a man is singing", "No", "3", "A dog and a cat", "none of the above")
+TEXTS = ("cat", "dog", "Pop rock", "a man is singing", "Yes", "3", "A dog and a cat", "none of the above")
 
 
 @settings(deadline=None)

@@ -412,5 +412,8 @@ class _NotUpError(Exception):
 
 
 def _encodable(text: str) -> str:
-    """Text that UTF-8 can hold: a lone half of a surrogate pair, which JSON can spell, becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """Text that UTF-8 can hold: a lone half of a surrogate pair, which JSON can spell, becomes U+FFFD.
+
+    Not a question mark: that would turn an answer into a question.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -291,7 +291,7 @@ def test_retry_after_is_honoured() -> None:
 def test_a_lone_surrogate_becomes_text_that_can_be_stored() -> None:
     with ScriptedServer(lambda *_: Reply("a\ud800b")) as server:
         (outcome,) = call_all([server.url], ["q"])
-    assert outcome.text == "a?b"
+    assert outcome.text == "a\ufffdb"
 
 
 @pytest.mark.parametrize("status", [401, 403])
