@@ -159,17 +159,12 @@ def model_card(name: str, settings: dict[str, Any], trained: Trained) -> str:
     task = str(settings["model"]["class_path"]).rsplit(".", 1)[-1].removesuffix("Module")
     metrics = {key: value for key, value in sorted(trained.state["metrics"].items()) if "seconds" not in key}
     rows = "\n".join(f"| {key} | {value:.6g} |" for key, value in metrics.items()) or "| none logged | |"
-    front = yaml.safe_dump(
-        {
-            "library_name": "transformers",
-            "pipeline_tag": "any-to-any",
-            "base_model": student["path"],
-            "tags": ["audio-visual", "reasoning", task.lower()],
-        },
-        sort_keys=False,
-    )
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "any-to-any"}
+    if str(student["path"]).count("/") == 1 and not Path(student["path"]).exists():
+        front["base_model"] = student["path"]  # a hub id; a folder of this machine would mean nothing there
+    front["tags"] = ["audio-visual", "reasoning", task.lower()]
     return f"""---
-{front}---
+{yaml.safe_dump(front, sort_keys=False)}---
 # {name}
 
 The thinker of a Qwen2.5-Omni model after {task}, {trained.step} optimizer steps from `{student["path"]}`, trained with

@@ -25,6 +25,8 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     # transformers imports DeepSpeed when it saves a folder, and DeepSpeed then says that it found no GPU.
     logging.getLogger("DeepSpeed").addFilter(_is_no_missing_gpu)
+    # transformers complains about the published talker's token ids, in a talker that is never built.
+    logging.getLogger("transformers.configuration_utils").addFilter(_is_not_about_the_talker)
 
 
 @contextmanager
@@ -49,3 +51,8 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
 
 def _is_no_missing_gpu(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Setting accelerator to CPU")
+
+
+def _is_not_about_the_talker(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return not (message.startswith("Model config:") and "(between 0 and 8447)" in message)

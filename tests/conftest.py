@@ -54,7 +54,7 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the tiny random student of `tests.tiny_student`. Read only."""
     from tests.tiny_student import save_student
 
@@ -69,10 +69,24 @@ def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_published_student(tmp_path_factory.mktemp("published") / "Qwen2.5-Omni-tiny")
 
 
+def _chosen_folder(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue(f"{request.param}_folder")
+    return folder
+
+
+@pytest.fixture(scope="session", params=["tiny", pytest.param("published", marks=pytest.mark.slow)])
+def student_folder(request: pytest.FixtureRequest) -> Path:
+    """Folder with the tiny student; in the slow tier also the one in the published layout. Read only.
+
+    A test that holds for the tiny student's sizes or files alone takes `tiny_folder`.
+    """
+    return _chosen_folder(request)
+
+
 @pytest.fixture(scope="session", params=["tiny", "published"])
 def any_student_folder(request: pytest.FixtureRequest) -> Path:
-    """The tiny student, and the one in the published layout, one after another. Read only."""
-    return request.getfixturevalue("student_folder" if request.param == "tiny" else "published_folder")
+    """Like `student_folder`, with both in the default tier: for what depends on the layout. Read only."""
+    return _chosen_folder(request)
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ from tests.tiny_student import KINDS, PIXELS, TRACES, load_student, make_sample,
 
 
 @pytest.fixture(scope="module")
-def student(student_folder: Path) -> Student:
-    return load_student(student_folder)
+def student(any_student_folder: Path) -> Student:
+    return load_student(any_student_folder)
 
 
 @pytest.mark.parametrize("kind", KINDS)

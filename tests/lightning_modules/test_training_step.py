@@ -51,12 +51,12 @@ class Gradients(Callback):
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo"])
-def test_encoders_stay_bit_equal_and_the_rest_moves(student_folder: Path, shards: Path, kind: str) -> None:
+def test_encoders_stay_bit_equal_and_the_rest_moves(any_student_folder: Path, shards: Path, kind: str) -> None:
     watched = Gradients()
     if kind == "sft":
-        fit(sft_module(student_folder), sft_data(shards, batch_size=4), watched, max_steps=1)
+        fit(sft_module(any_student_folder), sft_data(shards, batch_size=4), watched, max_steps=1)
     else:
-        fit(grpo_module(student_folder), grpo_data(shards, batch_size=4), watched, max_steps=1)
+        fit(grpo_module(any_student_folder), grpo_data(shards, batch_size=4), watched, max_steps=1)
     before, after = watched.weights
     assert before.keys() == after.keys()
     for name in before:
@@ -148,10 +148,10 @@ def test_cutting_an_sft_step_changes_nothing(student_folder: Path, shards: Path)
         assert other_logged["loss"] == pytest.approx(logged["loss"], rel=1e-9)
 
 
-def test_sft_loss_is_cross_entropy_on_the_trace_alone(student_folder: Path, shards: Path) -> None:
+def test_sft_loss_is_cross_entropy_on_the_trace_alone(any_student_folder: Path, shards: Path) -> None:
     """Against transformers' own forward with labels on the trace only, averaged over all trace tokens of the step."""
-    run = fit(sft_module(student_folder), sft_data(shards, batch_size=2, shuffle=False), max_steps=1)
-    student, plain = load_student(student_folder), load_plain(student_folder, torch.float32)
+    run = fit(sft_module(any_student_folder), sft_data(shards, batch_size=2, shuffle=False), max_steps=1)
+    student, plain = load_student(any_student_folder), load_plain(any_student_folder, torch.float32)
     total, count = 0.0, 0
     for sample in list(ShardSet(shards))[:4]:
         prompt, target = student.encoder.encode(sample), student.encoder.encode_target(sample)
@@ -220,7 +220,7 @@ def test_iterations_on_one_window(student_folder: Path, shards: Path) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_training_scores_what_the_rollout_recorded(student_folder: Path, shards: Path, temperature: float) -> None:
+def test_training_scores_what_the_rollout_recorded(any_student_folder: Path, shards: Path, temperature: float) -> None:
     """Through the module, for every copy of every prompt: its first pass over a window, and the reference's."""
 
     class Compare(Callback):
@@ -244,7 +244,7 @@ def test_training_scores_what_the_rollout_recorded(student_folder: Path, shards:
                 self.compared += 1
 
     compare = Compare()
-    module = grpo_module(student_folder, temperature=temperature, num_iterations=2)
+    module = grpo_module(any_student_folder, temperature=temperature, num_iterations=2)
     fit(module, grpo_data(shards, batch_size=4), compare, max_steps=2)
     assert compare.compared == 2 * 4 * 3
 
