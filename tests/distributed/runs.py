@@ -130,10 +130,10 @@ class PoisonLoss(Callback):
         module.share_of_step = poisoned
 
 
-def write_shards(folder: Path, samples: int = SAMPLES) -> Path:
+def write_shards(folder: Path, samples: int = SAMPLES, first: int = 0) -> Path:
     """Samples of every combination of streams, in an order that gives most micro-batches several of them."""
     with ShardWriter(folder, samples_per_shard=16, image_format="png") as writer:
-        for i in range(samples):
+        for i in range(first, first + samples):
             sample = make_sample(KINDS[i % len(KINDS)], i, sound_seconds=0.3 + 0.1 * (i % 3))
             assert sample.clip is not None
             if sample.clip.is_image:
@@ -152,7 +152,7 @@ class Assets:
 
 
 def make_assets(folder: Path) -> Assets:
-    shards, val = write_shards(folder / "shards"), write_shards(folder / "val", first=10)
+    shards, val = write_shards(folder / "shards"), write_shards(folder / "val", first=SAMPLES)
     return Assets(save_student(folder / "student"), shards, val)
 
 
