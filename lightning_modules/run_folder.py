@@ -160,7 +160,8 @@ def _begins_anew(trainer: Any, folder: Path, checkpoint: str | None) -> bool:
     if checkpoint is None:
         # Lightning continues a job by itself that it has queued again.
         return not (SLURMEnvironment.detect() and any(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")))
-    return checkpoint != "hpc" and not Path(checkpoint).absolute().is_relative_to(folder)
+    own = (folder, *_checkpoint_folders(trainer, folder))
+    return checkpoint != "hpc" and not any(Path(checkpoint).absolute().is_relative_to(place) for place in own)
 
 
 def _set_aside(folder: Path) -> None:

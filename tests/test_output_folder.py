@@ -215,11 +215,16 @@ def test_an_old_config_with_a_dirpath(
     """It works, and says that the run has two folders; another run is kept out of the second one."""
     place = tmp_path / "shared_checkpoints"
     overlay = save_every_step(dirpath=str(place))
+    best = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}
+    best["init_args"] = {"filename": "best", "monitor": "val/accuracy", "mode": "max", "enable_version_counter": False}
+    overlay["trainer"] = {"callbacks": [best, *overlay["trainer"]["callbacks"]]}
     with caplog.at_level(logging.WARNING):
         assert sft(f"{SAVE_DIR}=one", steps=1, overlay=overlay) == 0
     assert names(place) == {"step=0000001.ckpt"}
     assert [r.getMessage() for r in caplog.records if "RunCheckpoint.dirpath" in r.getMessage()]
     assert sft(f"{SAVE_DIR}=one", "--ckpt_path=last", steps=2, overlay=overlay) == 0
+    assert not (tmp_path / "one" / "checkpoints.1").exists(), "it is the same run"
+    assert "best.ckpt" in names(tmp_path / "one" / "checkpoints")
     before = digests(place)
     for words in ([], ["--ckpt_path=last"]):
         capfd.readouterr()
