@@ -121,7 +121,8 @@ def resolve_model(stage: Stage, config: StageConfig) -> Model:
     """Put a stage's preset and settings together.
 
     Raises:
-        ValueError: an unknown preset, one that is not for this stage, no model, or no token limit.
+        ValueError: an unknown preset, one that is not for this stage, no model, no token limit, or a parameter that a
+            call cannot have.
     """
     preset = None
     if config.preset is not None:
@@ -141,6 +142,10 @@ def resolve_model(stage: Stage, config: StageConfig) -> Model:
             f"{stage}.sampling.max_tokens: must be a whole number, 1 or more, is {limit!r}; servers' own defaults may "
             "cut replies after 16 tokens"
         )
+    if sampling.get("n", 1) != 1 or sampling.get("stream"):
+        raise ValueError(f"{stage}.sampling: `n` must be 1 and `stream` false: a call has one reply, read as a whole")
+    if reserved := sorted({"model", "messages"} & set(sampling)):
+        raise ValueError(f"{stage}.sampling: must not hold {', '.join(reserved)}; set {stage}.model or prompt_file")
     return Model(name, config.revision, dict(sorted(sampling.items())), preset.suffix if preset else "")
 
 

@@ -124,7 +124,9 @@ def _merged_trace(sample: Sample, record: CallRecord | None) -> tuple[str | None
         return None, MISSING
     if record.status is not Status.OK:
         return None, record.status.value
-    parsed = parse(record.reply, sample, "paper", record.finish_reason)
+    # Thinking of the merger's own that its server took out belongs in front only where the reply has none of its own.
+    text = record.text if "<think>" in record.text else record.reply
+    parsed = parse(text, sample, "paper", record.finish_reason)
     if parsed.letter is None or parsed.reason is not Reason.OK:
         return None, parsed.reason.value
     assert parsed.think is not None

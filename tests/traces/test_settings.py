@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from avrt.config_errors import UsageError
 from avrt.sample import Sample
-from avrt.traces.config import STAGES, resolve_model
+from avrt.traces.config import STAGES, StageConfig, resolve_model
 from avrt.traces.config_file import load_config
 from avrt.traces.finalise import split_of
 from avrt.traces.presets import PRESETS
@@ -233,3 +234,12 @@ def test_tokens_are_counted_by_a_tokenizer_or_by_words(tmp_path: Path) -> None:
 def test_no_config_file_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="--config: expects a file"):
         load_config([])
+
+
+@pytest.mark.parametrize("extra", [{"n": 4}, {"stream": True}, {"messages": []}, {"model": "other"}])
+def test_a_call_has_one_reply_and_one_model(extra: dict[str, Any]) -> None:
+    """Whatever the server made of it, every call would fail or ask for something else."""
+    config = StageConfig(["http://h/v1"], model="m", sampling={"max_tokens": 5, **extra})
+    with pytest.raises(ValueError, match=rf"vision\.sampling: .*{next(iter(extra))}"):
+        resolve_model("vision", config)
+    assert resolve_model("vision", replace(config, sampling={"max_tokens": 5, "n": 1})).sampling["n"] == 1

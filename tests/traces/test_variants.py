@@ -85,6 +85,23 @@ def test_unfiltered_keeps_the_mergers_own_wrong_answer(question_shards: Path, tm
     assert traces["q003"] == "<think>hm</think>\n<answer>A</answer>"
 
 
+def test_a_merger_whose_server_takes_its_thinking_out_is_read(question_shards: Path, tmp_path: Path) -> None:
+    """The tags that were asked for are in the text then, beside the thinking in a field of its own."""
+
+    def respond(body: dict[str, Any], text: str, times: int) -> Reply:
+        reply = answer(body, text, times)
+        if len(body["messages"][0]["content"]) == 1:
+            reply.message = {"reasoning_content": "Let me merge these two."}
+        return reply
+
+    with ScriptedServer(respond) as server:
+        statistics = run_traces(make_config(question_shards, tmp_path, server.url))
+    assert statistics is not None
+    assert statistics["yield"]["kept"] == sum(kept(i) for i in range(COUNT))
+    for sample in ShardSet(tmp_path / "out" / "train"):
+        assert (sample.trace or "").startswith("<think>Heard and seen")
+
+
 def test_real_audio_flamingo_outputs_are_read(real_data: Path) -> None:
     """Untagged reasoning with the option inline; gold letters as the texts themselves state them."""
     lines = [json.loads(line) for line in (real_data / "traces" / "af3_think.jsonl").read_text().splitlines()]
