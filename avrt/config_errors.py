@@ -7,9 +7,11 @@ which key and what it should be, is in there; `distil` takes it out.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from avrt.class_paths import refusal
 
@@ -20,6 +22,8 @@ class UsageError(ValueError):
 
 _TYPE_NAMES = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
 _RESTRICTED = {"PositiveInt": "a whole number above 0"}
+
+_NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
 
 Lookup = Callable[[str], Iterable[str]]
 """Names that are accepted: given ``""`` the config's own keys, given a class path the arguments of that class, and
@@ -37,8 +41,22 @@ def describe(error: BaseException) -> str:
         target = f" -> {error.filename2}" if error.filename2 is not None else ""
         # Some libraries hand the system their names as bytes.
         name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
-        return one_line(f"{name}{target}: {error.strerror}")
+        return one_line(f"{name}{target}: {error.strerror}{_cache_hint(error.errno, str(name))}")
     return one_line(error) or type(error).__name__
+
+
+def _cache_hint(number: int | None, path: str) -> str:
+    """How to move the caches elsewhere, for a path in one of them that cannot be written."""
+    if number not in _NOT_WRITABLE:
+        return ""
+    folders = Path(path).parts
+    if ".triton" in folders:
+        return "; set TRITON_HOME to a folder that can be written and has room"
+    if "torch_extensions" in folders:
+        return "; set TORCH_EXTENSIONS_DIR, or XDG_CACHE_HOME for all caches, to a folder that can be written"
+    if ".cache" in folders or path.startswith(os.environ.get("XDG_CACHE_HOME") or "\0"):
+        return "; set XDG_CACHE_HOME to a folder that can be written and has room (or AVRT_CACHE for the demo's data)"
+    return ""
 
 
 def suggest(name: str, accepted: Iterable[str]) -> str:
@@ -178,7 +196,7 @@ def _missing_key(message: str, key: str) -> str:
     if missing:
         first = missing[1].rstrip(",")
         name = ".".join(part for part in (key, re.sub(r"^(fit|validate|test|predict)\.", "", first)) if part)
-        return f"{name}: is required and missing; give it in a --config file"
+        return f"{name}: is required and missing; give it in a --config file, such as cli_configs/grpo_tiny.yaml"
     no_value = re.search(r"argument (\S+): expected one argument", message)
     return f"{no_value[1]}: expects a value" if no_value else ""
 

@@ -61,7 +61,7 @@ def scan_file(path: Path, subcommands: Sequence[str], prefixes: Sequence[str]) -
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not a YAML text file ({error})") from error
+        raise UsageError(f"{path}: is not a YAML text file; save it as UTF-8 ({error})") from error
     scan_text(text, str(path), subcommands, prefixes)
 
 

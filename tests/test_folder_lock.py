@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from avrt.export import export
 from avrt.folder_lock import LOCK_NAME, FolderInUseError, FolderLock
 
 NO_FLOCK = (
@@ -61,6 +62,16 @@ def test_a_second_process_is_refused_with_the_folder_and_the_first_one(tmp_path:
     with FolderLock(folder, "pack", beside=beside):
         assert folder.exists() != beside
     assert list(tmp_path.rglob(f"*{LOCK_NAME}*")) == []
+
+
+def test_two_exports_to_one_folder(tmp_path: Path) -> None:
+    """The second is refused before it reads anything; an empty folder stays an empty one."""
+    with FolderLock(tmp_path / "out", "export", beside=True), pytest.raises(FolderInUseError, match="`export`"):
+        export(tmp_path / "run", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="run"):
+        export(tmp_path / "run", tmp_path / "out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 
 def test_who_waits_gets_its_turn(tmp_path: Path) -> None:

@@ -52,9 +52,20 @@ LAUNCHER_PREFIXES = ("TORCHELASTIC_", "SLURM_", "OMPI_", "PMI_")
 
 
 def cache_folder(settings: DemoSettings) -> Path:
-    """Where the demo is kept: ``demo-<version>`` in the folder ``AVRT_CACHE``, by default in ``~/.cache/avrt``."""
-    base = os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "avrt"
-    return Path(base).expanduser().resolve() / f"demo-{settings.version}"
+    """Where the demo is kept: ``demo-<version>`` in the folder ``AVRT_CACHE``.
+
+    By default that is ``avrt`` in ``XDG_CACHE_HOME``, or in ``~/.cache``.
+
+    Raises:
+        ValueError: there is no home folder to keep it in.
+    """
+    base = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "avrt"
+    try:
+        return Path(base).expanduser().resolve() / f"demo-{settings.version}"
+    except RuntimeError as error:  # a user without an entry and without HOME, as in containers
+        raise ValueError(
+            f"there is no home folder for the demo's data; set XDG_CACHE_HOME or {CACHE_VARIABLE}"
+        ) from error
 
 
 class DemoCache:

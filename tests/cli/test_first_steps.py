@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
+import sys
 import tomllib
 import venv
 from pathlib import Path
@@ -118,3 +120,51 @@ def test_a_preset_is_found_where_the_working_directory_has_none(
     for words in (["--config", "cli_configs/grpo_tiny.yaml"], ["-c", "mine/grpo_tiny.yaml"], ["--config"]):
         assert with_preset_paths(words, said.append) == words
     assert not said
+
+
+def in_read_only(folder: Path, words: list[str]) -> list[str]:
+    """A command line for which `folder` is read only."""
+    folder.chmod(0o555)
+    if os.geteuid():
+        return words
+    script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'  # permissions do not bind root
+    prefix = ["unshare", "--mount", "sh", "-c", script, str(folder)]
+    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount anything")
+    return [*prefix, *words]
+
+
+@pytest.mark.parametrize("variable", ["HOME", "XDG_CACHE_HOME"])
+def test_a_cache_that_cannot_be_written_names_the_variable_to_set(tmp_path: Path, variable: str) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    words = [sys.executable, "-m", "avrt", "traces", "--config", "cli_configs/traces_demo.yaml"]
+    done = subprocess.run(
+        in_read_only(home, words),
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k not in ("AVRT_CACHE", "XDG_CACHE_HOME")} | {variable: str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    line = one_error(done, 1)
+    assert str(home) in line
+    assert "set XDG_CACHE_HOME" in line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without an entry")
+def test_a_user_without_a_home_is_told_the_variable(tmp_path: Path) -> None:
+    """As in a container with ``--user``."""
+    code = (
+        "import os\n"
+        "from avrt.demo.prepare import cache_folder\n"
+        "from avrt.demo.settings import DemoSettings\n"
+        "settings = DemoSettings()\n"
+        "type(settings).version = 'v'\n"
+        "os.environ.pop('HOME'); os.setgroups([]); os.setgid(65533); os.setuid(65533)\n"
+        "try: cache_folder(settings)\n"
+        "except ValueError as error: print(error)\n"
+    )
+    kept = {k: v for k, v in os.environ.items() if k not in ("AVRT_CACHE", "XDG_CACHE_HOME")} | {"HOME": "/"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=kept, capture_output=True, text=True, check=False)
+    assert "XDG_CACHE_HOME" in done.stdout, done.stderr

@@ -126,5 +126,8 @@ def test_other_settings_have_another_folder(monkeypatch: pytest.MonkeyPatch, tmp
     assert cache_folder(DemoSettings(seed=1)) != cache_folder(DemoSettings(seed=2))
     assert cache_folder(DemoSettings(seed=1)) == cache_folder(DemoSettings(seed=1))
     monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder(SMALL).parent == tmp_path / "xdg" / "avrt"
+    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder(SMALL).parent == tmp_path / "home" / ".cache" / "avrt"
