@@ -27,8 +27,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision, Precision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+from torch.utils.cpp_extension import get_default_build_root
 
 from avrt.checkpoints import (
     check_complete,
@@ -197,6 +199,11 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         """
         if not self.offload_optimizer:
             return AdamW(groups, fused=True, **settings)
+        for lock in compile_locks("cpu_adam") if self.is_global_zero else ():
+            rank_zero_warn(
+                "waiting for another process that compiles DeepSpeed's optimizer; if no other run is starting, an "
+                f"earlier one was killed while it compiled: delete {lock} and start again"
+            )
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(groups, adamw_mode=True, **settings)
@@ -337,3 +344,13 @@ def safe_checkpoint_engine() -> Any:
             return load_without_code(Path(path), map_location)
 
     return SafeCheckpointEngine()
+
+
+def compile_locks(operator: str) -> list[Path]:
+    """Files by which torch lets one process at a time compile an operator.
+
+    A process that is killed leaves its file behind, and later ones wait for it silently and forever.
+    """
+    folder = os.environ.get("TORCH_EXTENSIONS_DIR")
+    root, below = (Path(folder), "") if folder else (Path(get_default_build_root()), "*/")
+    return sorted(root.glob(f"{below}{operator}/lock"))
