@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5OmniConfig, Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.encoding import Prompt
@@ -96,31 +95,9 @@ def test_saved_folder_names_no_local_attention(student: Student, tmp_path: Path)
         assert "avrt" not in file.read_text(), file.name
 
 
-def test_the_published_layout_loads(student: Student, student_folder: Path, tmp_path: Path) -> None:
-    """Published checkpoints hold talker and vocoder too: only `thinker.*` is read, from a `qwen2_5_omni` config."""
-    thinker = json.loads((student_folder / "config.json").read_text())
-    config = Qwen2_5OmniConfig(thinker_config=thinker).to_dict()
-    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen2_5OmniModel"]}))
-    weights = {f"thinker.{name}": w for name, w in load_file(student_folder / "model.safetensors").items()}
-    assert "thinker.model.layers.0.self_attn.q_proj.weight" in weights
-    assert "thinker.audio_tower.conv1.weight" in weights
-    assert "thinker.visual.patch_embed.proj.weight" in weights
-    weights["talker.codec_head.weight"] = torch.zeros(4, 4)
-    weights["token2wav.code2wav_bigvgan_model.conv_pre.bias"] = torch.zeros(4)
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    student.processor.save_pretrained(tmp_path)
-    loaded = Student.load(StudentConfig(path=str(tmp_path), dtype="float32"))
-    expected = dict(student.thinker.named_parameters())
-    assert dict(loaded.thinker.named_parameters()).keys() == expected.keys()
-    for name, parameter in loaded.thinker.named_parameters():
-        assert torch.equal(parameter, expected[name]), name
-    inputs = plain_inputs(student, student.encoder.encode(make_sample()))
-    assert torch.equal(loaded.thinker(**inputs).logits, student.thinker(**inputs).logits)
-
-
-def test_a_folder_that_lacks_weights_is_refused(student_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_lacks_weights_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     """transformers would fill the gap with random numbers and say so in a warning only."""
-    for file in student_folder.iterdir():
+    for file in tiny_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
@@ -338,7 +315,7 @@ def test_gradient_checkpointing_is_on_in_a_loaded_student(student_folder: Path) 
 def test_banned_and_end_tokens(student: Student) -> None:
     tokenizer = student.processor.tokenizer
     named = {tokenizer.convert_ids_to_tokens(i) for i in student.banned_tokens.nonzero().squeeze(1).tolist()}
-    assert named == set(MEDIA_TOKENS)
+    assert named - {None} == set(MEDIA_TOKENS), "and rows of the vocabulary that have no token"
     config = student.thinker.config
     assert student.banned_tokens[[config.image_token_id, config.video_token_id, config.audio_token_id]].all()
     assert [tokenizer.convert_ids_to_tokens(i) for i in student.eos_token_ids] == list(END_TOKENS)

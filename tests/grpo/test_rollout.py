@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -192,14 +193,16 @@ def test_greedy_tokens_are_those_of_generate(student32: Student, plain32: Any, k
         **plain_inputs(student32, prompt),
         max_new_tokens=16,
         do_sample=False,
+        repetition_penalty=1.0,  # the published generation config has another, which holds for greedy tokens too
         suppress_tokens=student32.banned_tokens.nonzero().squeeze(1).tolist(),
         eos_token_id=list(student32.eos_token_ids),
     )
     assert ours.token_ids.tolist() == theirs[0, len(prompt.input_ids) :].tolist()
 
 
-def test_samples_follow_the_distribution(student32: Student) -> None:
+def test_samples_follow_the_distribution(tiny_folder: Path) -> None:
     """20,000 first tokens of one prompt against the probabilities of the forward: chi-squared within 5 sigma."""
+    student32 = load_student(tiny_folder)  # a vocabulary of 150,000 rows would need 12 GB
     prompt = student32.encoder.encode(make_sample("video", 1))
     embedded = student32.embed([prompt])
     count = 20_000
@@ -230,7 +233,7 @@ def test_placeholders_never_come_out(student_folder: Any, temperature: float) ->
     assert len(set(media)) == len(MEDIA_TOKENS)
     _, embedded = mixed_prompts(student)
     prefer(student, media)
-    unbanned = roll_out(student, embedded, banned=torch.zeros(320, dtype=torch.bool), config=CONFIG)
+    unbanned = roll_out(student, embedded, banned=torch.zeros_like(student.banned_tokens), config=CONFIG)
     assert all(set(r.token_ids.tolist()) <= set(media) for r in flat(unbanned)), "the rigging does not work"
     config = replace(CONFIG, temperature=temperature)
     for response in flat(roll_out(student, embedded, config=config)):
@@ -254,7 +257,7 @@ def prefer(student: Student, token_ids: list[int]) -> None:
 
 def test_the_last_random_number_is_no_way_in(student32: Student) -> None:
     """Rounding in the running sum must not push a draw of almost 1 onto the banned end of the vocabulary."""
-    banned = torch.zeros(320, dtype=torch.bool)
+    banned = torch.zeros_like(student32.banned_tokens)
     banned[200:] = True
     engine = TransformersRollout(student32.language_model, CONFIG, student32.eos_token_ids, banned)
     hidden = torch.randn(64, SHAPE.hidden_size, generator=torch.Generator().manual_seed(0))
