@@ -56,11 +56,12 @@ def test_all_workers_share_a_batch() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_worker_is_one_line(number: int) -> None:
     """Wherever the main thread is when the worker dies: here it waits for something else."""
+    others = multiprocessing.active_children()
     stream = read_batches(Items(), [[i] for i in range(90)], 1)
     next(stream)
 
     def kill() -> None:
-        (worker,) = multiprocessing.active_children()
+        (worker,) = (child for child in multiprocessing.active_children() if child not in others)
         assert worker.pid is not None
         os.kill(worker.pid, number)
         time.sleep(10)
@@ -76,7 +77,7 @@ def test_a_worker_killed_while_the_run_waits_for_it() -> None:
         def __getitem__(self, index: int) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(DataWorkerError, match=r"data worker was killed \(signal: Killed\).*data\.num_workers"):
+    with pytest.raises(DataWorkerError, match=r"data worker was killed.*memory.*data\.num_workers"):
         list(read_batches(Killed(), [[0]], 1))
 
 

@@ -287,7 +287,7 @@ class PresetRun(Run):
         if self.preset.startswith("grpo"):
             lengths["max_completion_length"] = 4
             callbacks.append({"class_path": "tests.distributed.runs.RewardByLength"})
-        shards = str(self.assets.shards)
+        train, val = str(self.assets.shards), str(self.assets.val)
         return {
             "trainer": {
                 "accelerator": "cpu",
@@ -304,7 +304,7 @@ class PresetRun(Run):
                     **lengths,
                 }
             },
-            "data": {"init_args": {"train": shards, "val": shards, "val_samples": 4, "num_workers": 0}},
+            "data": {"init_args": {"train": train, "val": val, "val_samples": 4, "num_workers": 0}},
         }
 
 
