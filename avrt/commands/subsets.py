@@ -35,10 +35,13 @@ def run(args: argparse.Namespace) -> int:
     from avrt.evaluation.subsets import difficulty_subsets, read_outcomes, write_subsets
 
     if args.traces:
+        from avrt.demo.paths import resolve_demo_paths
         from avrt.evaluation.ledger_outcomes import ledger_outcomes
         from avrt.traces.config_file import load_config
 
-        vision, audio = ledger_outcomes(load_config([args.traces]))
+        config = load_config([args.traces])
+        resolve_demo_paths(config)
+        vision, audio = ledger_outcomes(config)
         sources = {"traces": str(args.traces)}
     else:
         vision, audio = (read_outcomes(path, args.benchmark) for path in (args.vision, args.audio))

@@ -9,16 +9,20 @@ from pathlib import Path
 import pytest
 
 from avrt.cli import main
+from avrt.demo.prepare import cache_folder
+from avrt.demo.settings import DemoSettings
 from avrt.evaluation.ledger_outcomes import ledger_outcomes
 from avrt.evaluation.subsets import read_ids
 from avrt.sample import LETTERS
 from avrt.shards import ShardSet
 from avrt.traces.config import StageConfig, TracesConfig
+from avrt.traces.config_file import load_config
 from avrt.traces.ledger import LedgerWriter
 from avrt.traces.planning import Planner
 from avrt.traces.records import CallRecord, Status
 from tests.traces.question_set import write_shards
 
+CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
 QUESTIONS = 8
 URL = "http://localhost:1/v1"
 
@@ -72,6 +76,19 @@ def test_from_the_ledger_of_a_trace_run(tmp_path: Path, capsys: pytest.CaptureFi
     lists = {name: [ids.index(i) for i in read_ids(tmp_path / "lists" / f"{name}.txt")] for name in ("easy", "medium")}
     assert lists == {"easy": [0], "medium": [2, 3, 4, 6]}
     assert "1 easy, 4 medium, 3 hard" in capsys.readouterr().out
+
+
+def test_the_demos_trace_run_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its config names its shards by a ``demo:`` path."""
+    monkeypatch.setenv("AVRT_CACHE", str(tmp_path))
+    write_shards(cache_folder(DemoSettings()) / "shards" / "train", QUESTIONS)
+    config = load_config([CONFIGS / "traces_demo.yaml"], [f"ledger={tmp_path / 'ledger'}"])
+    config.shards = str(cache_folder(DemoSettings()) / "shards" / "train")
+    record_answers(config, QUESTIONS)
+    file = tmp_path / "traces.yaml"
+    text = (CONFIGS / "traces_demo.yaml").read_text().replace("runs/traces_demo/ledger", str(tmp_path / "ledger"))
+    file.write_text(text)
+    assert main(["subsets", "--traces", str(file), "--out", str(tmp_path / "lists")]) == 0
 
 
 def test_an_unfinished_trace_run_is_refused(tmp_path: Path) -> None:
