@@ -54,7 +54,7 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def student_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the tiny random student of `tests.tiny_student`. Read only."""
     from tests.tiny_student import save_student
 
@@ -69,24 +69,19 @@ def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_published_student(tmp_path_factory.mktemp("published") / "Qwen2.5-Omni-tiny")
 
 
-def _chosen_folder(request: pytest.FixtureRequest) -> Path:
-    folder: Path = request.getfixturevalue(f"{request.param}_folder")
-    return folder
-
-
-@pytest.fixture(scope="session", params=["tiny", pytest.param("published", marks=pytest.mark.slow)])
-def student_folder(request: pytest.FixtureRequest) -> Path:
-    """Folder with the tiny student; in the slow tier also the one in the published layout. Read only.
-
-    A test that holds for the tiny student's sizes or files alone takes `tiny_folder`.
-    """
-    return _chosen_folder(request)
+BOTH = {"tiny": "student_folder", "published": "published_folder"}
 
 
 @pytest.fixture(scope="session", params=["tiny", "published"])
 def any_student_folder(request: pytest.FixtureRequest) -> Path:
-    """Like `student_folder`, with both in the default tier: for what depends on the layout. Read only."""
-    return _chosen_folder(request)
+    """The tiny student, then the one in the published layout: for what depends on the layout. Read only."""
+    return request.getfixturevalue(BOTH[request.param])
+
+
+@pytest.fixture(scope="session", params=["tiny", pytest.param("published", marks=pytest.mark.slow)])
+def layout_folder(request: pytest.FixtureRequest) -> Path:
+    """Like `any_student_folder`, with the published layout in the slow tier. Read only."""
+    return request.getfixturevalue(BOTH[request.param])
 
 
 @pytest.fixture(scope="session")

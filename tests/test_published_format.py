@@ -145,10 +145,10 @@ def test_rotary_settings_are_those_that_transformers_4_reads(saved: tuple[Path, 
 
 @pytest.mark.parametrize("stated", [True, False, None])
 def test_the_tie_of_head_and_embedding_is_that_of_the_weights(
-    tiny_folder: Path, tmp_path: Path, stated: bool | None
+    student_folder: Path, tmp_path: Path, stated: bool | None
 ) -> None:
     """transformers reads the flag at the thinker, vLLM at the text model, where an absent one means tied."""
-    source = shutil.copytree(tiny_folder, tmp_path / "source")
+    source = shutil.copytree(student_folder, tmp_path / "source")
     config = read_json(source / "config.json")
     config["text_config"].pop("tie_word_embeddings", None)
     if stated is not None:
@@ -161,8 +161,8 @@ def test_the_tie_of_head_and_embedding_is_that_of_the_weights(
     assert "thinker.lm_head.weight" in headers(tmp_path / "out")
 
 
-def test_a_tied_student(tiny_folder: Path, tmp_path: Path) -> None:
-    source = shutil.copytree(tiny_folder, tmp_path / "source")
+def test_a_tied_student(student_folder: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(student_folder, tmp_path / "source")
     config = read_json(source / "config.json")
     config["tie_word_embeddings"] = config["text_config"]["tie_word_embeddings"] = True
     (source / "config.json").write_text(json.dumps(config))
@@ -179,8 +179,8 @@ def test_a_tied_student(tiny_folder: Path, tmp_path: Path) -> None:
     assert torch.equal(again.lm_head.weight, student.thinker.lm_head.weight)
 
 
-def test_large_students_are_split(tiny_folder: Path, tmp_path: Path) -> None:
-    student = load_student(tiny_folder)
+def test_large_students_are_split(student_folder: Path, tmp_path: Path) -> None:
+    student = load_student(student_folder)
     write_published_format(student.thinker, student.processor, tmp_path, shard_bytes=100_000)
     files = sorted(tmp_path.glob("*.safetensors"))
     assert len(files) > 3
@@ -193,8 +193,8 @@ def test_large_students_are_split(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(tiny_folder: Path, tmp_path: Path, value: float) -> None:
-    student = load_student(tiny_folder)
+def test_weights_that_are_not_finite_are_refused(student_folder: Path, tmp_path: Path, value: float) -> None:
+    student = load_student(student_folder)
     with torch.no_grad():
         student.thinker.lm_head.weight[3, 3] = value
     with pytest.raises(ValueError, match=r"lm_head\.weight is NaN or infinite"):
@@ -220,8 +220,8 @@ def add_one(weights: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("damage", [change_name, drop_one, cut_one, add_one])
-def test_what_transformers_cannot_read_is_noticed(tiny_folder: Path, tmp_path: Path, damage: Any) -> None:
-    load_student(tiny_folder).save(tmp_path)
+def test_what_transformers_cannot_read_is_noticed(student_folder: Path, tmp_path: Path, damage: Any) -> None:
+    load_student(student_folder).save(tmp_path)
     check_readable(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     damage(weights)
@@ -230,9 +230,9 @@ def test_what_transformers_cannot_read_is_noticed(tiny_folder: Path, tmp_path: P
         check_readable(tmp_path)
 
 
-def test_a_written_folder_is_checked(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_written_folder_is_checked(student_folder: Path, tmp_path: Path) -> None:
     """A weight that the settings do not know of would be lost without a word."""
-    student: Student = load_student(tiny_folder)
+    student: Student = load_student(student_folder)
     student.thinker.model.language_model.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"unexpected_keys.*extra"):
         student.save(tmp_path)

@@ -49,10 +49,10 @@ def test_a_student_with_code_is_refused(
 
 
 def test_nothing_runs_even_where_the_first_look_misses_it(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a repository of the hub, whose files are not there before transformers reads them."""
-    folder = poison(tiny_folder, tmp_path / "student", "tokenizer_config.json", tokenizer_class="Evil")
+    folder = poison(student_folder, tmp_path / "student", "tokenizer_config.json", tokenizer_class="Evil")
     monkeypatch.setattr("avrt.student.check_no_remote_code", lambda *_: None)
     monkeypatch.setattr("avrt.remote_code.check_no_remote_code", lambda *_: None)
     monkeypatch.setattr("builtins.input", lambda *_: "y")
@@ -64,8 +64,8 @@ def test_nothing_runs_even_where_the_first_look_misses_it(
 
 
 @pytest.mark.slow
-def test_a_process_with_yes_on_its_standard_input(tiny_folder: Path, tmp_path: Path) -> None:
-    folder = poison(tiny_folder, tmp_path / "student", "tokenizer_config.json", tokenizer_class="Evil")
+def test_a_process_with_yes_on_its_standard_input(student_folder: Path, tmp_path: Path) -> None:
+    folder = poison(student_folder, tmp_path / "student", "tokenizer_config.json", tokenizer_class="Evil")
     program = (
         "import sys; from avrt.student import *\n"
         "try: Student.load(StudentConfig(path=sys.argv[1]))\n"
@@ -87,16 +87,16 @@ def test_a_process_with_yes_on_its_standard_input(tiny_folder: Path, tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_tokenizer_of_traces_with_code_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    folder = poison(tiny_folder, tmp_path / "tokenizer", "tokenizer_config.json", tokenizer_class="Evil")
+def test_a_tokenizer_of_traces_with_code_is_refused(student_folder: Path, tmp_path: Path) -> None:
+    folder = poison(student_folder, tmp_path / "tokenizer", "tokenizer_config.json", tokenizer_class="Evil")
     with pytest.raises(ValueError, match=r"^tokenizer: .*tokenizer_config\.json.*auto_map"):
         token_counter(str(folder))
     assert not (tmp_path / "ran").exists()
 
 
-def test_attention_from_the_hub_is_not_fetched(tiny_folder: Path, tmp_path: Path) -> None:
+def test_attention_from_the_hub_is_not_fetched(student_folder: Path, tmp_path: Path) -> None:
     """`attn_implementation` may name a repository of compiled code."""
-    folder = shutil.copytree(tiny_folder, tmp_path / "student")
+    folder = shutil.copytree(student_folder, tmp_path / "student")
     content = json.loads((folder / "config.json").read_text())
     for part in (content, *(content[key] for key in ("text_config", "vision_config", "audio_config"))):
         part["attn_implementation"] = part["_attn_implementation"] = "nobody/attention"
@@ -139,8 +139,8 @@ def break_settings(folder: Path) -> None:
         (break_settings, r"processor_config\.json"),
     ],
 )
-def test_damaged_folders_are_one_line(tiny_folder: Path, tmp_path: Path, damage: Any, says: str) -> None:
-    folder = shutil.copytree(tiny_folder, tmp_path / "student")
+def test_damaged_folders_are_one_line(student_folder: Path, tmp_path: Path, damage: Any, says: str) -> None:
+    folder = shutil.copytree(student_folder, tmp_path / "student")
     damage(folder)
     with pytest.raises(ValueError, match=rf"model\.init_args\.student\.path.*({says})") as caught:
         Student.load(StudentConfig(path=str(folder), dtype="float32"))

@@ -32,8 +32,8 @@ from tests.tiny_student import (
 
 
 @pytest.fixture(scope="module")
-def student(student_folder: Path) -> Student:
-    return load_student(student_folder)
+def student(layout_folder: Path) -> Student:
+    return load_student(layout_folder)
 
 
 @pytest.mark.parametrize(("published", "billions"), [(OMNI_3B, 4.7), (OMNI_7B, 8.9)], ids=["3B", "7B"])
@@ -95,9 +95,9 @@ def test_saved_folder_names_no_local_attention(student: Student, tmp_path: Path)
         assert "avrt" not in file.read_text(), file.name
 
 
-def test_a_folder_that_lacks_weights_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_lacks_weights_is_refused(student_folder: Path, tmp_path: Path) -> None:
     """transformers would fill the gap with random numbers and say so in a warning only."""
-    for file in tiny_folder.iterdir():
+    for file in student_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
@@ -181,9 +181,9 @@ def many_prompts(student: Student) -> list[Prompt]:
 
 
 @pytest.mark.parametrize("limit", [1, 28, 4096])
-def test_prompts_go_through_the_encoders_together(student_folder: Path, limit: int) -> None:
+def test_prompts_go_through_the_encoders_together(layout_folder: Path, limit: int) -> None:
     """The features of each prompt are those it gets alone, and the bound on the encoders' work holds."""
-    student = load_student(student_folder, dtype="float64", encoder_batch_tokens=limit)
+    student = load_student(layout_folder, dtype="float64", encoder_batch_tokens=limit)
     prompts = many_prompts(student)
     alone = [student.embed([prompt])[0] for prompt in prompts]
     student.encoder_runs = 0
@@ -241,9 +241,9 @@ def test_features_are_the_full_models(student: Student, kind: str) -> None:
     assert not embedded.media_features.requires_grad
 
 
-def test_positions_follow_the_frames_real_time(student_folder: Path) -> None:
+def test_positions_follow_the_frames_real_time(layout_folder: Path) -> None:
     """8 frames over 10 s: 0.8 fps, 4 pairs 2.5 s apart, 25 positions a second: 0, 62, 125 and 187 behind the start."""
-    student = load_student(student_folder, min_pixels=56 * 84, max_pixels=56 * 84)
+    student = load_student(layout_folder, min_pixels=56 * 84, max_pixels=56 * 84)
     prompt = student.encoder.encode(make_sample("audio_video", height=56, width=84))
     assert prompt.second_per_grid == 2.5
     positions = student.position_ids(prompt)
@@ -282,8 +282,8 @@ def test_a_lost_placeholder_is_an_error_that_names_the_sample(student: Student) 
 # ---- the rest -------------------------------------------------------------------------------------------------------
 
 
-def test_reference_is_a_frozen_copy(student_folder: Path) -> None:
-    student = load_student(student_folder)
+def test_reference_is_a_frozen_copy(layout_folder: Path) -> None:
+    student = load_student(layout_folder)
     reference = student.reference()
     embedded = student.embed([student.encoder.encode(make_sample())])
     responses = [random_responses([5], 300)]
@@ -299,9 +299,9 @@ def test_reference_is_a_frozen_copy(student_folder: Path) -> None:
         assert not any(p.requires_grad for p in module.parameters())
 
 
-def test_gradient_checkpointing_is_on_in_a_loaded_student(student_folder: Path) -> None:
+def test_gradient_checkpointing_is_on_in_a_loaded_student(layout_folder: Path) -> None:
     """A loaded model is in evaluation mode, in which transformers ignores checkpointing, and Lightning leaves it so."""
-    student = load_student(student_folder, gradient_checkpointing=True)
+    student = load_student(layout_folder, gradient_checkpointing=True)
     assert student.language_model.text_model.training
     assert not student.thinker.model.visual.training
     assert not student.thinker.model.audio_tower.training
@@ -331,9 +331,9 @@ def test_decode_leaves_special_tokens_out(student: Student) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_end_to_end(student_folder: Path, kind: str) -> None:
+def test_bfloat16_end_to_end(layout_folder: Path, kind: str) -> None:
     """Embedding, rollout, scoring and backward in bfloat16, near the float32 numbers of the same weights."""
-    half = load_student(student_folder, dtype="bfloat16")
+    half = load_student(layout_folder, dtype="bfloat16")
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     embedded = half.embed([half.encoder.encode(make_sample(kind))])
     engine = TransformersRollout(
@@ -348,7 +348,7 @@ def test_bfloat16_end_to_end(student_folder: Path, kind: str) -> None:
     assert grad is not None
     assert grad.isfinite().all()
     assert all(p.grad is None for p in half.thinker.model.visual.parameters())
-    whole = load_student(student_folder, dtype="float32")
+    whole = load_student(layout_folder, dtype="float32")
     with torch.no_grad():
         for target, source in zip(whole.parameters(), half.parameters(), strict=True):
             target.copy_(source)
@@ -363,8 +363,8 @@ def test_bfloat16_end_to_end(student_folder: Path, kind: str) -> None:
         torch.testing.assert_close(response.logprobs, scores.logprobs[i][scores.mask[i]].detach(), rtol=0, atol=0.05)
 
 
-def test_freeze_encoders_alone(student_folder: Path) -> None:
-    thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(student_folder)
+def test_freeze_encoders_alone(layout_folder: Path) -> None:
+    thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(layout_folder)
     thinker.requires_grad_(True)
     freeze_encoders(thinker)
     trainable = {name.split(".")[1] for name, p in thinker.model.named_parameters(prefix="model") if p.requires_grad}

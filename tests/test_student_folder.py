@@ -143,9 +143,9 @@ def test_a_link_to_an_export_stays_a_link(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
 
-def test_no_room_is_one_error_that_names_the_file(tiny_folder: Path, tmp_path: Path) -> None:
+def test_no_room_is_one_error_that_names_the_file(student_folder: Path, tmp_path: Path) -> None:
     """The limit on a file's size fails as a full disk does, in the writer of the weights."""
-    student = load_student(tiny_folder)
+    student = load_student(student_folder)
     write_student_folder(tmp_path / "student", student.save)
     limit, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))

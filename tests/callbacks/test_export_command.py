@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import pytest
 import torch
 import yaml
 
 from avrt.export import export
 from tests.callbacks.tiny_runs import sft, trainer
-from tests.published_student import SHARDS
 from tests.tiny_student import load_plain, student_config
 
 
@@ -30,11 +28,8 @@ def trained_and_exported(
     return folder / "exported", module.student.thinker.state_dict()
 
 
-@pytest.mark.parametrize("layout", ["tiny", pytest.param("published", marks=pytest.mark.slow)])
-def test_two_stages(layout: str, request: pytest.FixtureRequest, shards: tuple[Path, Path], tmp_path: Path) -> None:
-    start: Path = request.getfixturevalue(f"{layout}_folder")
-    assert layout == "tiny" or len(list(start.glob("*.safetensors"))) == SHARDS
-    first, _ = trained_and_exported(start, shards, tmp_path / "first")
+def test_two_stages(layout_folder: Path, shards: tuple[Path, Path], tmp_path: Path) -> None:
+    first, _ = trained_and_exported(layout_folder, shards, tmp_path / "first")
     second, trained = trained_and_exported(first, shards, tmp_path / "second")
     found = load_plain(second, torch.float32).state_dict()
     assert found.keys() == trained.keys()

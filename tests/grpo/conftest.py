@@ -13,28 +13,28 @@ from tests.tiny_student import load_plain, load_student, widen_norms
 
 
 @pytest.fixture(scope="session")
-def student64(student_folder: Path) -> Student:
+def student64(layout_folder: Path) -> Student:
     """The tiny student in float64, norms included. Tests must leave its weights alone."""
-    student = load_student(student_folder, dtype="float64")
+    student = load_student(layout_folder, dtype="float64")
     widen_norms(student.thinker.model.language_model)
     return student
 
 
 @pytest.fixture(scope="session")
-def student32(student_folder: Path) -> Student:
+def student32(layout_folder: Path) -> Student:
     """The tiny student in float32. Tests must leave its weights alone."""
-    return load_student(student_folder, dtype="float32")
+    return load_student(layout_folder, dtype="float32")
 
 
 @pytest.fixture(scope="session")
-def plain64(student_folder: Path) -> Any:
+def plain64(layout_folder: Path) -> Any:
     """The same weights as plain transformers loads them, float64, norms included."""
-    model = load_plain(student_folder, torch.float64)
+    model = load_plain(layout_folder, torch.float64)
     widen_norms(model.model.language_model)
     return model
 
 
 @pytest.fixture(scope="session")
-def plain32(student_folder: Path) -> Any:
+def plain32(layout_folder: Path) -> Any:
     """The same weights as plain transformers loads them, float32."""
-    return load_plain(student_folder, torch.float32)
+    return load_plain(layout_folder, torch.float32)

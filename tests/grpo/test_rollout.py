@@ -73,9 +73,9 @@ def test_recorded_logprobs_are_the_training_forwards(student32: Student, plain32
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_bfloat16_samples_what_it_scores(student_folder: Any, autocast: bool) -> None:
+def test_bfloat16_samples_what_it_scores(layout_folder: Any, autocast: bool) -> None:
     """With attention scores in the hundreds, as trained models have them: rounded, they would move every token."""
-    student = load_student(student_folder)
+    student = load_student(layout_folder)
     with torch.no_grad():
         for layer in student.thinker.model.language_model.layers:
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
@@ -200,9 +200,9 @@ def test_greedy_tokens_are_those_of_generate(student32: Student, plain32: Any, k
     assert ours.token_ids.tolist() == theirs[0, len(prompt.input_ids) :].tolist()
 
 
-def test_samples_follow_the_distribution(tiny_folder: Path) -> None:
+def test_samples_follow_the_distribution(student_folder: Path) -> None:
     """20,000 first tokens of one prompt against the probabilities of the forward: chi-squared within 5 sigma."""
-    student32 = load_student(tiny_folder)  # a vocabulary of 150,000 rows would need 12 GB
+    student32 = load_student(student_folder)  # a vocabulary of 150,000 rows would need 12 GB
     prompt = student32.encoder.encode(make_sample("video", 1))
     embedded = student32.embed([prompt])
     count = 20_000
@@ -225,9 +225,9 @@ def test_samples_follow_the_distribution(tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0, 3.0])
-def test_placeholders_never_come_out(student_folder: Any, temperature: float) -> None:
+def test_placeholders_never_come_out(layout_folder: Any, temperature: float) -> None:
     """The head is rigged to want nothing but media tokens and rows of the vocabulary that no token has."""
-    student = load_student(student_folder)
+    student = load_student(layout_folder)
     tokenizer = student.processor.tokenizer
     media = tokenizer.convert_tokens_to_ids(list(MEDIA_TOKENS))
     assert len(set(media)) == len(MEDIA_TOKENS)

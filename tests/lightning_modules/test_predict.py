@@ -14,11 +14,11 @@ from tests.lightning_modules.training import grpo_data, grpo_module, sft_data, s
 
 
 @pytest.mark.parametrize("kind", ["sft", "grpo"])
-def test_answers_are_written(student_folder: Path, shards: Path, tmp_path: Path, kind: str) -> None:
+def test_answers_are_written(layout_folder: Path, shards: Path, tmp_path: Path, kind: str) -> None:
     make_module, make_data = (sft_module, sft_data) if kind == "sft" else (grpo_module, grpo_data)
     data = make_data(shards, val=str(shards), val_samples=5, val_batch_size=2)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
-    batches = trainer.predict(make_module(student_folder), datamodule=data)
+    batches = trainer.predict(make_module(layout_folder), datamodule=data)
     lines = [json.loads(line) for line in (tmp_path / PREDICTIONS_NAME).read_text("utf-8").splitlines()]
     samples = [ShardSet(shards)[i] for i in range(5)]
     assert [line["id"] for line in lines] == [sample.id for sample in samples]

@@ -84,10 +84,10 @@ def test_resumed_run(student_folder: Path, shards: Path, tmp_path: Path, make: M
 
 @pytest.mark.parametrize("make", [grpo, sft])
 @pytest.mark.parametrize("stop", [1, 2])
-def test_resumed_run_with_epochs(student_folder: Path, shards: Path, tmp_path: Path, make: Make, stop: int) -> None:
+def test_resumed_run_with_epochs(layout_folder: Path, shards: Path, tmp_path: Path, make: Make, stop: int) -> None:
     """The length given in epochs instead of steps."""
     runs = stop_and_resume(
-        lambda: make(student_folder, shards, batch_size=2),
+        lambda: make(layout_folder, shards, batch_size=2),
         tmp_path / "stop.ckpt",
         stop,
         max_steps=-1,
