@@ -111,7 +111,7 @@ def test_workers_change_nothing(student_folder: Path, shards: Path, tmp_path: Pa
 
 def test_lightnings_own_checkpoints(student_folder: Path, shards: Path, tmp_path: Path) -> None:
     """Those of `ModelCheckpoint` every step, and those it writes after validation."""
-    settings = {"batch_size": 2, "val": str(shards), "val_samples": 1}
+    settings = {"batch_size": 2, "val": str(write_shards(tmp_path / "val", 1, first=20))}
     module, data = grpo(student_folder, shards, **settings)
     saver = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
     whole = fit(module, data, saver, VowelReward(), max_steps=4, enable_checkpointing=True)
