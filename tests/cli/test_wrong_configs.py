@@ -88,7 +88,9 @@ def test_a_wrong_word_is_one_line_that_names_the_option(run: Runner, config: dic
 
 def test_a_run_without_config_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit"]) == 2
-    assert capsys.readouterr().err == "avrt: error: data: is required and missing; give it in a --config file\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("avrt: error: data: ")
+    assert "--config" in line
 
 
 def test_a_refusal_that_was_caused_by_another_error_is_still_one_line(run: Runner, config: dict) -> None:
