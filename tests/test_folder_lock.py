@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,16 +89,21 @@ def test_who_waits_gets_its_turn(tmp_path: Path) -> None:
     assert str(process.pid) in message
 
 
-def test_a_lock_that_was_removed_while_another_process_opened_it_is_none(tmp_path: Path) -> None:
-    """The second process has opened the file before the first removed it: it would lock a file that nobody sees."""
-    with FolderLock(tmp_path, "pack"):
-        stale = os.open(tmp_path / LOCK_NAME, os.O_RDWR)
-    fcntl.flock(stale, fcntl.LOCK_EX)
-    try:
-        with FolderLock(tmp_path, "pack"), pytest.raises(FolderInUseError), FolderLock(tmp_path, "pack"):
-            pass
-    finally:
-        os.close(stale)
+def test_a_file_that_its_holder_removes_after_it_was_opened_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lock would be on a file that nobody else sees."""
+    real, calls = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not calls:
+            (tmp_path / LOCK_NAME).unlink()
+        calls.append(descriptor)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with FolderLock(tmp_path, "pack"), pytest.raises(FolderInUseError), FolderLock(tmp_path, "pack"):
+        pass
 
 
 @pytest.mark.usefixtures("no_flock")
