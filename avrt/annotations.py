@@ -203,7 +203,7 @@ def _answer_index(answer: Any, options: tuple[str, ...], given: tuple[str, ...])
             if len(matches) == 1:
                 return matches[0]
             if matches:
-                raise ValueError(f"the gold answer {answer!r} stands more than once among the options {listing}")
+                raise ValueError(f"the gold answer {answer!r} is more than once among the options {listing}")
         if by_letter is not None:
             return by_letter
         if re.fullmatch(r"[A-Z](\s*[,;/&]\s*[A-Z])+", text):

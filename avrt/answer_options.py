@@ -154,7 +154,7 @@ class Options:
         return any(key.startswith(phrase) and not key[len(phrase) :][:1].isalnum() for key in self._keys)
 
     def others(self, text: str, letter: str) -> set[str]:
-        """Options other than `letter` whose letter stands alone in `text`."""
+        """Options other than `letter` whose letter is alone in `text`."""
         named = {capital[1] or capital[2] for capital in _LONE_CAPITAL.finditer(text)}
         return (named & set(self.letters)) - {letter}
 

@@ -62,7 +62,7 @@ VERDICT = re.compile(
     r"(?:\s(?:answer|option|choice|one|fit|match|description|explanation|response))?\b",
     re.IGNORECASE,
 )
-"""`` is the correct answer``: what stands before it is the option."""
+"""`` is the correct answer``: what is before it is the option."""
 
 BETWEEN_CLAUSES = re.compile(
     r"[,;:]\s|\b(?:so|thus|hence|therefore|that|but|and|because|think|believe|say|conclude|only)\s", re.IGNORECASE

@@ -11,7 +11,7 @@ EXTENSIONS = (
     *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
     *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac"),
 )
-"""Of the files that can be a clip, in the order in which they are looked for. Case does not matter."""
+"""Of the files that can be a clip, in the order in which they are looked for, each in lower and upper case."""
 
 
 def has_extension(name: str) -> bool:
@@ -28,11 +28,14 @@ def without_extension(name: str) -> str:
 def find_clip(folder: Path, name: str) -> Path | None:
     """The file of a clip, or None.
 
-    A name that ends in a known extension is taken as it is if there is such a file; then extensions are added to it,
-    ``.mp4`` first.
+    A name that ends in a known extension is taken as it is if there is such a file, or one with the extension in the
+    other case; then extensions are added to it, ``.mp4`` first.
     """
-    if has_extension(name) and (folder / name).exists():
-        return folder / name
+    if has_extension(name):
+        stem, extension = os.path.splitext(name)
+        for written in (extension, extension.lower(), extension.upper()):
+            if (folder / f"{stem}{written}").exists():
+                return folder / f"{stem}{written}"
     for extension in EXTENSIONS:
         for written in (extension, extension.upper()):
             path = folder / f"{name}{written}"
@@ -50,8 +53,8 @@ def clip_file(folder: Path, name: str) -> Path:
     path = find_clip(folder, name)
     if path is None:
         tried = folder / (name if has_extension(name) else f"{name}.mp4")
-        detail = (
-            f"there is no file {tried}, nor one of that name with another extension ({', '.join(EXTENSIONS[1:4])}, ...)"
-        )
+        detail = f"there is no file {tried}"
+        if not has_extension(name):
+            detail += f", nor one of that name with another extension ({', '.join(EXTENSIONS[1:4])}, ...)"
         raise MediaError(tried, MediaReason.MISSING_FILE, detail)
     return path

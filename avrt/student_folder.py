@@ -1,7 +1,8 @@
 """Folders of exported students on disk: whole or absent, and the only folders that an export may replace.
 
-A marker lists the files of a finished folder. It says that this project wrote the folder, so that a later run may
-replace it; a folder without one, or with a file that the marker does not list, belongs to someone else.
+A marker lists the files of a finished folder with their sizes. It says that this project wrote the folder, so that a
+later run may replace it; a folder without one, with a file that the marker does not list, or with one of another size
+(edited, or copied over the export's) belongs to someone else.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def check_replaceable(folder: Path, source: str | None = None) -> None:
             continue
         if not path.is_dir() or not (path / MARKER).is_file():
             raise ValueError(
-                f"{path} exists and was not exported by this project (it has no {MARKER}); move it away or choose "
-                "another folder"
+                f"{path} exists and was not exported by this version of the project (it has no {MARKER}); move it away "
+                "or choose another folder"
             )
     if folder.is_dir():
         listed = _read_marker(folder)
@@ -98,6 +99,13 @@ def check_replaceable(folder: Path, source: str | None = None) -> None:
             raise ValueError(
                 f"{folder} cannot be replaced: the export did not write {extra[0]}; move the file away or choose "
                 "another folder"
+            )
+        sizes = {name: (folder / name).stat().st_size for name in listed if (folder / name).is_file()}
+        changed = [name for name, size in sizes.items() if size != listed[name]]
+        if changed:
+            raise ValueError(
+                f"{folder} cannot be replaced: {changed[0]} was changed after the export; move the folder away or "
+                "choose another one"
             )
 
 

@@ -366,7 +366,7 @@ class StudentModule(LightningModule):
         return self.skipped_steps + 1, self._skipped_in_a_row + 1
 
     def _finish_step(self) -> None:
-        """Take down what the optimizer step did; say whose fault it was when the step was skipped.
+        """Record what the optimizer step did; name the samples when it was skipped.
 
         Raises:
             ValueError: too many steps in a row were skipped. All devices agree, since the norm is over all of them.

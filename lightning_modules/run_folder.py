@@ -79,6 +79,15 @@ def _find(trainer: Any, command: str, keyword: str) -> str | None:
     _check_other_versions(folder)
     if command != "fit":
         raise ValueError(f"--ckpt_path last: there is no checkpoint in {folders[0]}; set it to a path, or leave it out")
+    earlier = [path for place in folder.glob("checkpoints.*") if (path := newest(place).path) is not None]
+    if earlier and trainer.is_global_zero:
+        # Those of a run that ended before its first checkpoint may well be meant, but a queued job must start again.
+        log.warning(
+            "--ckpt_path last: %s holds no checkpoint, so the run begins at step 0; those of an earlier run were set "
+            "aside: to continue that run, set --ckpt_path to %s",
+            folders[0],
+            max(earlier, key=lambda path: path.stat().st_mtime_ns),
+        )
     return None
 
 
@@ -126,7 +135,7 @@ def _check_checkpoint_folders(trainer: Any, folder: Path, ckpt_path: str | None)
             raise ValueError(f"trainer.callbacks: two RunCheckpoint write to {place}; give one of them another dirpath")
         if isinstance(saver, RunCheckpoint):
             named.add(place)
-        if place.is_relative_to(folder) or not saver.save_top_k:
+        if _is_in(place, folder) or not saver.save_top_k:
             continue
         key = f"trainer.callbacks: {type(saver).__name__}.dirpath"
         fresh = ckpt_path is None or not (folder / SETTINGS).is_file()
@@ -161,7 +170,12 @@ def _begins_anew(trainer: Any, folder: Path, checkpoint: str | None) -> bool:
         # Lightning continues a job by itself that it has queued again.
         return not (SLURMEnvironment.detect() and any(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")))
     own = (folder, *_checkpoint_folders(trainer, folder))
-    return checkpoint != "hpc" and not any(Path(checkpoint).absolute().is_relative_to(place) for place in own)
+    return checkpoint != "hpc" and not any(_is_in(Path(checkpoint), place) for place in own)
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, whichever way it is written: with ``..``, or through a link."""
+    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _set_aside(folder: Path) -> None:

@@ -19,6 +19,8 @@ from avrt.media_errors import MediaError, MediaReason
         ("c1.mkv", "c1"),
         ("c1.webm", "c1.webm"),
         ("c1.MOV", "c1"),
+        ("c1.MP4", "c1.mp4"),
+        ("c1.mp4", "c1.MP4"),
         ("a.b.mp4", "a.b"),
         ("c1.mp4.mp4", "c1.mp4"),  # a clip that was named so
         ("-x 1.avi", "-x 1"),

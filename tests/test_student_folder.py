@@ -114,6 +114,19 @@ def test_only_an_export_is_replaced(tmp_path: Path) -> None:
     assert (folder / "deep" / "config.json").exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_was_edited_or_copied_over_an_export_is_not_lost(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "student"
+    write_version(folder, 1)
+    (folder / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name} was changed"):
+        write_version(folder, 2)
+    assert (folder / name).read_text() == "mine"
+    (folder / name).unlink()  # a part of an export alone is nobody's
+    write_version(folder, 2)
+    assert version_of(folder) == 2
+
+
 @pytest.mark.parametrize("name", ["student", "student.partial", "student.old.partial"])
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
 def test_what_others_wrote_is_refused(tmp_path: Path, name: str, kind: str) -> None:
@@ -129,7 +142,7 @@ def test_what_others_wrote_is_refused(tmp_path: Path, name: str, kind: str) -> N
         (tmp_path / name).symlink_to(precious)
     before = sorted(path for path in tmp_path.rglob("*"))
     for act in (check_replaceable, lambda folder: write_version(folder, 1)):
-        with pytest.raises(ValueError, match=r"was not exported by this project"):
+        with pytest.raises(ValueError, match=r"was not exported by this version"):
             act(tmp_path / "student")
     assert sorted(path for path in tmp_path.rglob("*")) == before
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from avrt.atomic import PARTIAL_SUFFIX
 from avrt.manifest import MANIFEST_NAME, read_manifest
+from avrt.traces.statistics import SPLITS
 
 STATISTICS_NAME = "statistics.json"
 SETTINGS_KEY = "traces"
@@ -71,11 +72,12 @@ def is_written(out: Path, split: str, fingerprint: str) -> bool:
 
 
 def remove_outdated(out: Path, splits: Collection[str], fingerprint: str) -> None:
-    """Remove what belongs to another output, or is unfinished.
+    """Remove the sets of this folder's splits that belong to another output, or are unfinished.
 
+    A folder whose name is not the split of its samples (a copy such as ``train_before``) is somebody's own.
     The statistics go first and then all manifests, so that no moment leaves complete sets of two outputs side by side.
     """
-    folders = [path for path in sorted(out.glob("*")) if _is_trace_folder(path) and any(path.iterdir())]
+    folders = [path for path in sorted(out.glob("*")) if _is_trace_folder(path) and _is_of_its_split(path, splits)]
     outdated = [path for path in folders if path.name not in splits or not is_written(out, path.name, fingerprint)]
     if outdated:
         (out / STATISTICS_NAME).unlink(missing_ok=True)
@@ -96,6 +98,13 @@ def _is_trace_folder(folder: Path) -> bool:
     if not all(name in _MANIFESTS or _SHARD.fullmatch(name) for name in names):
         return False
     return MANIFEST_NAME not in names or SETTINGS_KEY in read_manifest(folder).settings
+
+
+def _is_of_its_split(folder: Path, splits: Collection[str]) -> bool:
+    """Whether a trace folder that is not empty is one that a trace run has made, or will write to."""
+    if folder.name not in splits and (folder / MANIFEST_NAME).exists():
+        return list(read_manifest(folder).splits) == [folder.name]
+    return folder.name in {*splits, *SPLITS} and any(folder.iterdir())
 
 
 def _fingerprint(folder: Path) -> str | None:

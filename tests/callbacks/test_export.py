@@ -90,7 +90,7 @@ def test_a_folder_that_cannot_be_replaced_is_refused_before_training(
     (tmp_path / "run" / "student" / "thesis.tex").touch()
     module, data = sft(untrained, shards)
     run = trainer(tmp_path / "run", [ExportStudent()])
-    with pytest.raises(ValueError, match="was not exported by this project"):
+    with pytest.raises(ValueError, match="was not exported by this version"):
         run.fit(module, datamodule=data)
     assert run.global_step == 0
     assert (tmp_path / "run" / "student" / "thesis.tex").exists()

@@ -204,6 +204,20 @@ def test_other_files_in_the_way_are_refused_and_kept(finished: TracesConfig, tmp
     assert (tmp_path / "out" / "media" / "notes.txt").exists()
 
 
+def test_a_copy_of_a_split_is_left_alone(finished: TracesConfig, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write(finished, output=str(out))
+    shutil.copytree(out / "train", out / "train_before")
+    (out / "tars").mkdir()
+    shutil.copy(out / "train" / "traces-000000.tar", out / "tars")
+    before = files(out / "train_before")
+    write(finished, output=str(out), split_seed=5)
+    assert files(out / "train_before") == before
+    assert [path.name for path in (out / "tars").iterdir()] == ["traces-000000.tar"]
+    write(finished, output=str(out), val_share=0.0)
+    assert not (out / "val").exists(), "a split that the run has no more goes"
+
+
 def test_the_input_is_never_overwritten(finished: TracesConfig, tmp_path: Path) -> None:
     """Traces are made of traces, say with another merger; the obvious output is the folder above the input."""
     write(finished, output=str(tmp_path / "out"))
