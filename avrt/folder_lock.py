@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,7 +44,7 @@ class FolderLock:
     Children that are forked inside the block share the lock. In a run of several processes, one of them takes it.
 
     Args:
-        folder: made if absent.
+        folder: made if absent; removed at the end if it was made here and nothing else is in it.
         what: the command that writes, for the message of the other process.
         beside: lock a file next to the folder, for a folder that must be empty or is replaced as a whole.
         name: ends the lock file's name; more than one lock in a folder need different ones.
@@ -72,9 +73,10 @@ class FolderLock:
         self._wait = wait
         self._descriptor = -1
         self._held = self.path
+        self._is_new = False
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._is_new = not self.path.parent.exists()
         waiting = False
         while (holder := self._take()) is not None:
             if self._wait is None:
@@ -92,11 +94,15 @@ class FolderLock:
     ) -> None:
         # While the lock is held, so that nobody else's file is removed.
         self._held.unlink(missing_ok=True)
+        if self._is_new:
+            with suppress(OSError):  # something is in it
+                self.path.parent.rmdir()
         os.close(self._descriptor)
 
     def _take(self) -> str | None:
         """Take the lock, or return who holds it."""
         while True:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

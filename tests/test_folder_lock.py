@@ -149,3 +149,15 @@ def test_other_failures_name_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.raises(OSError, match=str(tmp_path)), FolderLock(tmp_path, "pack"):
         pass
+
+
+def test_a_folder_that_was_made_for_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
+    with FolderLock(tmp_path / "new", "pack"):
+        pass
+    assert not (tmp_path / "new").exists()
+    with FolderLock(tmp_path / "used", "pack"):
+        (tmp_path / "used" / "file").touch()
+    (tmp_path / "mine").mkdir()
+    with FolderLock(tmp_path / "mine", "pack"):
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "mine", "used"]

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from avrt.folder_lock import FolderLock
+from avrt.folder_lock import LOCK_NAME, FolderLock
 from avrt.shards import ShardSet
 from avrt.traces.client import StageError
 from avrt.traces.config import STAGES, Stage, TracesConfig, api_key, check_config
@@ -59,8 +59,9 @@ def run_traces(
     with ExitStack() as stack:
         stack.enter_context(FolderLock(config.ledger, "traces"))
         if WRITE in steps:
-            # Two runs with ledgers of their own may name one output.
-            stack.enter_context(FolderLock(config.output, "traces", beside=True))
+            # Two runs with ledgers of their own may name one output. The lock is inside it, since the folder above a
+            # mounted output may be read-only, and has a name of its own, since the output may be the ledger's folder.
+            stack.enter_context(FolderLock(config.output, "traces", name=f".output{LOCK_NAME}"))
         planner = Planner(config, ShardSet(config.shards, split=config.split))
         if workers > 1 and calling:
             from avrt.traces.distributed import ray_session

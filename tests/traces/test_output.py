@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from avrt.cli import main
-from avrt.folder_lock import FolderInUseError, FolderLock
+from avrt.folder_lock import LOCK_NAME, FolderInUseError, FolderLock
 from avrt.shards import ShardSet, read_manifest
 from avrt.traces import finalise as finalise_module
 from avrt.traces import output as output_module
@@ -104,8 +105,8 @@ def test_stopped_between_any_two_steps_it_is_unfinished_and_then_the_same(
     def counted(name: str, real_step: Any) -> Any:
         def step(*args: Any, **kwargs: Any) -> Any:
             nonlocal steps
-            if name == "unlink" and not args[0].is_relative_to(out):
-                return real_step(*args, **kwargs)  # a lock
+            if name == "unlink" and args[0].name.endswith(LOCK_NAME):
+                return real_step(*args, **kwargs)
             if steps == stop_at:
                 raise Killed(name)
             steps += 1
@@ -280,12 +281,34 @@ def test_inspect_and_readers_tell_what_the_folder_holds(
 def test_two_runs_with_one_output_do_not_write_at_once(finished: TracesConfig, tmp_path: Path) -> None:
     """Whatever their ledgers; the second is refused before it calls anybody."""
     out = tmp_path / "out"
-    with FolderLock(out, "traces", beside=True), pytest.raises(FolderInUseError, match=rf"{out}: another `traces`"):
+    run_lock = FolderLock(out, "traces", name=f".output{LOCK_NAME}")
+    with run_lock, pytest.raises(FolderInUseError, match=rf"{out}: another `traces`"):
         run_traces(replace(finished, output=str(out), ledger=str(tmp_path / "other")))
     with FolderLock(finished.ledger, "traces"), pytest.raises(FolderInUseError, match=r"ledger: another `traces`"):
         run_traces(replace(finished, output=str(out)))
     write(finished, output=str(out))
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+    assert not list(tmp_path.rglob(".*"))
+    # The ledger may lie in the output's own folder.
+    shutil.copytree(finished.ledger, tmp_path / "both")
+    write(finished, output=str(tmp_path / "both"), ledger=str(tmp_path / "both"))
+
+
+def test_the_folder_above_the_output_need_not_be_writable(
+    finished: TracesConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume that is mounted into a container."""
+    out = tmp_path / "volume"
+    out.mkdir()
+    real = os.open
+
+    def refuse(path: Any, *args: Any, **kwargs: Any) -> int:
+        if args and args[0] & os.O_CREAT and Path(path).parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    write(finished, output=str(out))
+    assert (out / "statistics.json").exists()
 
 
 def test_the_planner_reads_what_was_written(finished: TracesConfig) -> None:
