@@ -28,19 +28,17 @@ def without_extension(name: str) -> str:
 def find_clip(folder: Path, name: str) -> Path | None:
     """The file of a clip, or None.
 
-    A name that ends in a known extension is taken as it is if there is such a file, or one with the extension in the
-    other case; then extensions are added to it, ``.mp4`` first.
+    A name that ends in a known extension is taken as it is if there is such a file; then extensions are added to it,
+    ``.mp4`` first, and last they take the place of its own.
     """
-    if has_extension(name):
-        stem, extension = os.path.splitext(name)
-        for written in (extension, extension.lower(), extension.upper()):
-            if (folder / f"{stem}{written}").exists():
-                return folder / f"{stem}{written}"
-    for extension in EXTENSIONS:
-        for written in (extension, extension.upper()):
-            path = folder / f"{name}{written}"
-            if path.exists():
-                return path
+    if has_extension(name) and (folder / name).exists():
+        return folder / name
+    for stem in dict.fromkeys((name, without_extension(name))):
+        for extension in EXTENSIONS:
+            for written in (extension, extension.upper()):
+                path = folder / f"{stem}{written}"
+                if path.exists():
+                    return path
     return None
 
 
