@@ -38,10 +38,10 @@ def poison(source: Path, folder: Path, name: str, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_a_student_with_code_is_refused(
-    any_student_folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    layout_folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"tokenizer_class": "Evil", "processor_class": "Evil"} if name == "tokenizer_config.json" else {}
-    folder = poison(any_student_folder, tmp_path / "student", name, **changes)
+    folder = poison(layout_folder, tmp_path / "student", name, **changes)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     with pytest.raises(ValueError, match=rf"model\.init_args\.student\.path.*{name}.*auto_map"):
         Student.load(StudentConfig(path=str(folder), dtype="float32"))

@@ -54,25 +54,25 @@ def write_without_end(folder: Path, version: int, can_exchange: bool) -> None:
 
 @pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "without exchange"])
 def test_kills_leave_a_whole_student(tmp_path: Path, can_exchange: bool) -> None:
-    """A process that exports without end is killed at 40 moments. Where two names cannot be exchanged (some network
+    """A process that exports without end is killed at 20 moments. Where two names cannot be exchanged (some network
     file systems), the older student may lie beside, and the next export puts it back."""
     folder = tmp_path / "student"
     write_version(folder, 0)
     seen, version, partials = set(), 0, 0
-    for kill in range(40):
+    for kill in range(20):
         process = multiprocessing.get_context("fork").Process(
             target=write_without_end, args=(folder, version, can_exchange)
         )
         process.start()
-        time.sleep(0.002 + 0.003 * kill)
+        time.sleep(0.002 + 0.006 * kill)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
         partials += (tmp_path / "student.partial").exists()
         version = version_of(folder if can_exchange or folder.exists() else tmp_path / "student.old.partial")
         seen.add(version)
-    assert len(seen) > 3, "replaced between kills"
-    assert partials > 3, "killed while it wrote"
+    assert len(seen) > 2, "replaced between kills"
+    assert partials > 2, "killed while it wrote"
     write_version(folder, version + 1)
     assert version_of(folder) == version + 1
     assert [path.name for path in tmp_path.iterdir()] == ["student"]

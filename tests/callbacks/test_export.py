@@ -45,10 +45,10 @@ def test_the_folder_holds_what_was_learned(any_student_folder: Path, shards: tup
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith("student")] == ["student"]
 
 
-def test_adapters_are_folded_in(any_student_folder: Path, shards: tuple[Path, Path], tmp_path: Path) -> None:
-    module, data = sft(any_student_folder, shards, lora=LoRAConfig(rank=4, alpha=8))
+def test_adapters_are_folded_in(layout_folder: Path, shards: tuple[Path, Path], tmp_path: Path) -> None:
+    module, data = sft(layout_folder, shards, lora=LoRAConfig(rank=4, alpha=8))
     trainer(tmp_path / "run", [ExportStudent()]).fit(module, datamodule=data)
-    names = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(any_student_folder).state_dict().keys()
+    names = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(layout_folder).state_dict().keys()
     plain, info = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
         tmp_path / "run" / "student", dtype=torch.float32, output_loading_info=True
     )
@@ -56,7 +56,7 @@ def test_adapters_are_folded_in(any_student_folder: Path, shards: tuple[Path, Pa
     assert plain.state_dict().keys() == names
     learned = module.student.thinker.state_dict()
     assert all(torch.equal(weight, learned[name]) for name, weight in plain.state_dict().items())
-    before = Student.load(student_config(any_student_folder)).thinker.state_dict()
+    before = Student.load(student_config(layout_folder)).thinker.state_dict()
     name = "model.language_model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(learned[name], before[name])
 

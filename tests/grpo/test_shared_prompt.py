@@ -82,8 +82,8 @@ def plain_scores(
 
 
 @pytest.fixture(scope="module")
-def checkpointed(student_folder: Path) -> Student:
-    student = load_student(student_folder, dtype="float64", gradient_checkpointing=True)
+def checkpointed(layout_folder: Path) -> Student:
+    student = load_student(layout_folder, dtype="float64", gradient_checkpointing=True)
     widen_norms(student.thinker.model.language_model)
     return student
 
@@ -115,7 +115,7 @@ def test_prompts_of_all_streams_in_one_batch(
 ) -> None:
     student = checkpointed if checkpointing else student64
     prompts = [student.encoder.encode(sample) for sample in mixed_samples()]
-    assert len({len(prompt.input_ids) for prompt in prompts}) == len(prompts)
+    assert len({len(prompt.input_ids) for prompt in prompts}) > 2
     responses = groups(student, [3, 1, 4, 2])
     layers = student.thinker.model.language_model.layers
     calls = []
@@ -173,14 +173,14 @@ def test_settings_change_nothing(student64: Student, settings: dict[str, Any], t
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
 def test_flex_attention_changes_nothing(
-    student64: Student, student_folder: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
+    student64: Student, layout_folder: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
 ) -> None:
     """All of the row in one FlexAttention call: the same scores and gradients.
 
     torch refuses a gradient on the CPU, though what it runs there without compiling is plain arithmetic that has one.
     """
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
-    flex = load_student(student_folder, dtype="float64", attention_kernel="flex", gradient_checkpointing=checkpointing)
+    flex = load_student(layout_folder, dtype="float64", attention_kernel="flex", gradient_checkpointing=checkpointing)
     widen_norms(flex.thinker.model.language_model)
     prompts = student64.embed([student64.encoder.encode(sample) for sample in mixed_samples()])
     responses = groups(student64, [3, 1, 4, 2])
