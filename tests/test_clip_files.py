@@ -24,7 +24,6 @@ from avrt.media_errors import MediaError, MediaReason
         ("a.b.mp4", "a.b"),
         ("c1.mp4.mp4", "c1.mp4"),  # a clip that was named so
         ("-x 1.avi", "-x 1"),
-        ("c1.MP4", "c1.mp4"),
         ("c1.mkv", "c1.mp4"),  # converted since
     ],
 )
