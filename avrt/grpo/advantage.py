@@ -10,6 +10,9 @@ from torch import Tensor
 ADVANTAGE_EPSILON = 1e-4
 """Added to the group's standard deviation; the field's value."""
 
+LARGE_REWARD = 1e15
+"""Squares of larger rewards come near float32's limit; their statistics are computed in float64."""
+
 SCALES = ("group", "batch", "none")
 """What advantages are divided by: see `group_advantages`."""
 
@@ -49,7 +52,9 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
         )
     if rewards.ndim != 1 or rewards.shape[0] % num_generations:
         raise ValueError(f"rewards of shape {tuple(rewards.shape)} do not split into groups of {num_generations}")
-    dtype, rewards = rewards.dtype, rewards.double()  # squares of large rewards are infinite in float32
+    dtype = rewards.dtype
+    if rewards.nan_to_num().abs().max() > LARGE_REWARD:
+        rewards = rewards.double()
     grouped = rewards.view(-1, num_generations)
     centered = grouped - grouped.nanmean(dim=1, keepdim=True)
     group_std = _nanstd(grouped)
