@@ -41,9 +41,11 @@ def new_sandbox(
 ) -> Callable[..., Sandbox]:
     """Makes a sandbox with real clips and questions, and nothing that a command has to make."""
 
-    def make(folder: Path, strategy: Literal["plain", "deepspeed"] = "plain") -> Sandbox:
+    def make(
+        folder: Path, strategy: Literal["plain", "deepspeed"] = "plain", student: Path = published_folder
+    ) -> Sandbox:
         folder.mkdir(parents=True, exist_ok=True)
-        link_project(folder, published_folder)
+        link_project(folder, student)
         (folder / "avqa").symlink_to(real_data / "avqa")
         lay_out_benchmarks(folder, real_data)
         write_replies(folder / "replies.jsonl", folder / "data" / "mmau" / "mmau-test-mini.json")

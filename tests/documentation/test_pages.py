@@ -1,6 +1,7 @@
 """Every command of the pages in `docs/`, page by page and in the page's order.
 
-Each page starts from a folder in which the README's data commands (`pack` and `traces`) have been run.
+Each page starts from a folder in which the README's data commands (`pack` and `traces`) have been run. The students are
+those of `tests.tiny_student`, which take less time than the published layout of the README's test.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ DOCS = [page for page in PAGES if page.parent.name == "docs" and any(command.avr
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
 def test_a_page_in_its_own_order(
-    page: Path, packed: Path, published_folder: Path, new_sandbox: Callable[..., Sandbox], tmp_path: Path
+    page: Path, packed: Path, student_folder: Path, new_sandbox: Callable[..., Sandbox], tmp_path: Path
 ) -> None:
-    sandbox = new_sandbox(tmp_path)
+    sandbox = new_sandbox(tmp_path, student=student_folder)
     for name in ("shards", "ledgers", "mine"):
         shutil.copytree(packed / name, tmp_path / name, symlinks=True)
-    link_exports(tmp_path, commands(page), published_folder)
+    link_exports(tmp_path, commands(page), student_folder)
     for name, text in shown_files(page).items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     for command in commands(page):
