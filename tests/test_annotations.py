@@ -153,8 +153,8 @@ def test_text_answers(tmp_path, answer, options, index):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answer": 4}, "no index of the 4 options"),
-        ({"answer": -1}, "no index of the 4 options"),
+        ({"answer": 4}, "not an index of the 4 options"),
+        ({"answer": -1}, "not an index of the 4 options"),
         ({"answer": 4}, "begin at 0"),
         ({"answer": "1", "multi_choice": ["a", "b"]}, "index from 0 as a number"),
         ({"answer": "A,B"}, "names several options"),
