@@ -188,7 +188,9 @@ def _answer_index(answer: Any, options: tuple[str, ...], given: tuple[str, ...])
     listing = ", ".join(repr(option) for option in options)
     if isinstance(answer, int) and not isinstance(answer, bool):
         if not 0 <= answer < len(options):
-            raise ValueError(f"the gold answer {answer} is not an index of the {len(options)} options; indices begin at 0")
+            raise ValueError(
+                f"the gold answer {answer} is not an index of the {len(options)} options; indices begin at 0"
+            )
         return answer
     if isinstance(answer, str):
         text = answer.strip()
