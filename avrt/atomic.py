@@ -48,6 +48,15 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def sync_file(file: Path) -> None:
+    """Have a file that someone else wrote on disk before it counts."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder survive a power cut, where its file system can.
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from avrt.atomic import PARTIAL_SUFFIX, sync_folder, write_atomic
+from avrt.atomic import PARTIAL_SUFFIX, sync_file, sync_folder, write_atomic
 
 MARKER = "complete.json"
 """Lists the files of a checkpoint folder with their sizes; its presence says that the folder is complete."""
@@ -57,11 +57,7 @@ def finish_folder(path: Path) -> None:
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     files = sorted(p for p in partial.rglob("*") if p.is_file())
     for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_file(file)
     sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
     write_atomic(partial / MARKER, json.dumps({"format": 1, "files": sizes}, indent=1).encode())
     if not path.exists():

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from avrt.atomic import PARTIAL_SUFFIX, sync_folder, write_atomic
+from avrt.atomic import PARTIAL_SUFFIX, sync_file, sync_folder, write_atomic
 from avrt.checkpoints import exchange
 
 MARKER = "avrt_student.json"
@@ -46,7 +46,7 @@ def write_student_folder(folder: Path, write: Callable[[Path], None], source: st
         write(partial)
         files = [path for path in sorted(partial.rglob("*")) if path.is_file() and path.name != MARKER]
         for file in files:
-            _sync(file)
+            sync_file(file)
         _write_marker(partial, {str(file.relative_to(partial)): file.stat().st_size for file in files})
     except OSError as error:
         _remove(partial)
@@ -145,11 +145,3 @@ def _remove(folder: Path) -> None:
             path.unlink()
     (folder / MARKER).unlink(missing_ok=True)
     folder.rmdir()
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
