@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from avrt import __version__
-from avrt.class_paths import allowed_prefixes, parse_prefixes
-from avrt.config_errors import UsageError, describe
+from avrt.config.class_paths import allowed_prefixes, parse_prefixes
+from avrt.config.errors import UsageError, describe
+from avrt.config.preset_files import with_preset_paths
 from avrt.interrupts import INTERRUPTED
-from avrt.preset_files import with_preset_paths
 
 PROGRAM = "python -m avrt"
 
@@ -180,7 +180,7 @@ def _take_allowed_classes(words: list[str]) -> tuple[list[str], tuple[str, ...]]
 
 
 def _train(name: str, arguments: list[str], extra_prefixes: Sequence[str]) -> int:
-    from avrt.config_scan import scan_arguments
+    from avrt.config.scan import scan_arguments
 
     try:
         prefixes = allowed_prefixes(extra_prefixes)
@@ -188,7 +188,7 @@ def _train(name: str, arguments: list[str], extra_prefixes: Sequence[str]) -> in
         raise UsageError(str(error)) from error
     scan_arguments(arguments, tuple(TRAINING), prefixes)
 
-    from avrt.lightning_cli import run
+    from lightning_modules.cli import run
 
     run(name, arguments, prefixes)
     return OK

@@ -18,9 +18,9 @@ import av
 import numpy as np
 import torch
 
-from avrt.media import read_clip
+from avrt.data.shards import ShardSet, ShardWriter
+from avrt.media.reader import read_clip
 from avrt.sample import Sample
-from avrt.shards import ShardSet, ShardWriter
 from benchmarks.measure import alternate, paired_ratio, parser, save, show
 
 MAX_PIXELS = 768 * 28 * 28

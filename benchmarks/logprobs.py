@@ -12,7 +12,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
-from avrt.grpo.scoring import score_responses
+from avrt.model.token_logprobs import score_responses
 from benchmarks.measure import alternate, in_fresh_process, paired_ratio, parser, peak_memory_above, save, show
 from benchmarks.models import Shape, language_model, random_ids, text_only_model, text_prompt
 

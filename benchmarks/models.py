@@ -14,8 +14,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2_5_omni.configuration_qwen2_5_omni import Qwen2_5OmniTextConfig
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
 
-from avrt.grpo.prefix import ATTENTION_NAME
-from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel
+from avrt.model.shared_prompt import ATTENTION_NAME
+from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avrt.encoding import Prompt
 from avrt.grpo.advantage import group_advantages
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
-from avrt.media_features import normalized_patches
+from avrt.model.encoders import normalized_patches
+from avrt.model.encoding import Prompt
+from avrt.model.student import Student, StudentConfig
 from avrt.sample import Clip, Sample
-from avrt.student import Student, StudentConfig
 
 
 def audio_visual_prompts(folder: Path, count: int, frame_size: int) -> list[Prompt]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from avrt.grpo.rollout import SamplingConfig, TransformersRollout
+from avrt.rollout.builtin import SamplingConfig, TransformersRollout
 from benchmarks.measure import Timing, alternate, paired_ratio, parser, save, show
 from benchmarks.models import Shape, language_model, random_ids, text_only_model, text_prompt
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avrt.grpo.scoring import score_responses
+from avrt.model.token_logprobs import score_responses
 from benchmarks import students
 from benchmarks.measure import Timing, alternate, parser, peak_memory_above, save, show
 from benchmarks.models import Shape, language_model, random_ids, text_prompt

@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import Dataset
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
-from avrt.encoding import Prompt
+from avrt.model.encoding import Prompt
+from avrt.model.student import Student, StudentConfig
+from avrt.model.tiny import TinyShape, build_tiny_thinker, tiny_config, tiny_processor
 from avrt.rewards import RewardCallback
 from avrt.sample import Completion, Sample
-from avrt.student import Student, StudentConfig
-from avrt.tiny import TinyShape, build_tiny_thinker, tiny_config, tiny_processor
 from benchmarks.models import Shape, text_only_model
 from datamodules.streaming import Item, MicroBatch, WindowLoader
 from lightning_modules.grpo import GRPOModule

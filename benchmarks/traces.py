@@ -20,9 +20,10 @@ from pathlib import Path
 
 import torch
 
+from avrt.data.shards import ShardSet, ShardWriter
 from avrt.sample import Clip, Sample
-from avrt.shards import ShardSet, ShardWriter
-from avrt.traces.config import StageConfig, TracesConfig
+from avrt.servers.config import StageConfig
+from avrt.traces.config import TracesConfig
 from avrt.traces.planning import Planner
 from avrt.traces.stages import run_stage
 

@@ -7,15 +7,15 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from avrt.clip_files import without_extension
-from avrt.encoding import PromptEncoder
-from avrt.evaluation.records import Modalities
-from avrt.shards import ShardError, ShardSet
+from avrt.data.shards import ShardError, ShardSet
+from avrt.media.clip_files import without_extension
+from avrt.media.masking import Modalities
+from avrt.model.encoding import PromptEncoder
 from datamodules.streaming import EncodedDataset, EvaluationLoader, WindowLoader, shard_across_devices
 
 
 class ShardDataModule(LightningDataModule):
-    """Training and validation samples from shards (see `avrt.shards`).
+    """Training and validation samples from shards (see `avrt.data.shards`).
 
     How a sample is encoded belongs to the student, so the encoder comes from the module that is being trained.
 

@@ -9,11 +9,12 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
-from avrt.encoding import PromptEncoder
 from avrt.evaluation.benchmarks import Item
 from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, QuestionSet, open_question_sets
-from avrt.evaluation.records import Modalities, Record
+from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_log import batches_left
+from avrt.media.masking import Modalities
+from avrt.model.encoding import PromptEncoder
 from datamodules import streaming
 from datamodules.workers import read_batches
 

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from avrt.encoding import Prompt, PromptEncoder
-from avrt.masking import mask_clip
+from avrt.media.masking import mask_clip
+from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.sample import Sample
 from datamodules.workers import read_batches
 
 
 class SampleSource(Protocol):
-    """Random access to samples, such as `avrt.shards.ShardSet`."""
+    """Random access to samples, such as `avrt.data.shards.ShardSet`."""
 
     def __len__(self) -> int: ...
 

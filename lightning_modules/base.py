@@ -17,16 +17,16 @@ from torch import Tensor
 from torch.optim import AdamW
 from torchmetrics import MeanMetric
 
-from avrt.answers import is_formatted, parse
-from avrt.atomic import write_atomic
-from avrt.checkpoints import newest
-from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
-from avrt.grpo.rollout import Response, RolloutEngine, SamplingConfig, TransformersRollout
-from avrt.lora import LoRAConfig, add_lora
-from avrt.run_length import run_length
+from avrt.config.run_length import run_length
+from avrt.files.atomic import write_atomic
+from avrt.model.checkpoints import newest
+from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
+from avrt.model.lora import LoRAConfig, add_lora
+from avrt.model.student import Student, StudentConfig
+from avrt.model.trained_weights import check_saved_weights, frozen_fingerprint, weights_are_finite, without_frozen
+from avrt.rollout.builtin import Response, RolloutEngine, SamplingConfig, TransformersRollout
 from avrt.sample import Completion, Sample
-from avrt.student import Student, StudentConfig
-from avrt.trained_weights import check_saved_weights, frozen_fingerprint, weights_are_finite, without_frozen
+from avrt.text.answers import is_formatted, parse
 from datamodules.streaming import Item, MicroBatch
 from lightning_modules.checkpoint_io import SafeCheckpointIO
 from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups, rate_factor
@@ -294,7 +294,7 @@ class StudentModule(LightningModule):
             schedule["base_lrs"] = [self.optimizer_config.learning_rate] * len(schedule["base_lrs"])
 
     def check_saved_weights(self, saved: Iterable[str]) -> None:
-        """See `avrt.trained_weights.check_saved_weights`."""
+        """See `avrt.model.trained_weights.check_saved_weights`."""
         check_saved_weights(saved, self)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

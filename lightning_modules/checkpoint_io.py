@@ -1,4 +1,4 @@
-"""How plain (single-file) checkpoints are written and read; see `avrt.checkpoints`."""
+"""How plain (single-file) checkpoints are written and read; see `avrt.model.checkpoints`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from avrt.atomic import atomic_file
-from avrt.checkpoints import check_complete, check_no_instantiator, load_without_code, remove, save_tensors
+from avrt.files.atomic import atomic_file
+from avrt.model.checkpoints import check_complete, check_no_instantiator, load_without_code, remove, save_tensors
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

@@ -14,15 +14,18 @@ from torch import nn
 
 from avrt.evaluation.benchmarks import new_record
 from avrt.evaluation.question_sets import MediaConfig, QuestionSet, prompt_settings
-from avrt.evaluation.records import Profile, Record, RecordWriter, RunInfo
+from avrt.evaluation.records.log import RecordWriter
+from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.run_log import RunState, begin_run, finish_run, say_missing
 from avrt.evaluation.running import RunningScores
 from avrt.evaluation.score_table import score_console
 from avrt.evaluation.scoring import score_record
-from avrt.lora import LoRAConfig
-from avrt.prompts import build_messages
+from avrt.model.lora import LoRAConfig
+from avrt.model.student import StudentConfig
 from avrt.sample import Sample
-from avrt.student import StudentConfig
+from avrt.text.answers import Profile
+from avrt.text.prompts import build_messages
 from datamodules.benchmark import QuestionBatch
 from lightning_modules.base import StudentModule
 from lightning_modules.optimization import OptimizerConfig

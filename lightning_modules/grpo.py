@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from avrt.answers import Reason, parse
 from avrt.grpo.advantage import SCALES, GroupStatistics, group_advantages
-from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
-from avrt.grpo.rollout import Response, SamplingConfig
-from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, Scores, score_responses
-from avrt.lora import LoRAConfig
+from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
+from avrt.model.lora import LoRAConfig
+from avrt.model.student import StudentConfig
+from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, Scores, score_responses
 from avrt.rewards import RewardCallback, RewardTable, collect_rewards, describe_rewards, score_all
+from avrt.rollout.builtin import Response, SamplingConfig
 from avrt.sample import Completion
-from avrt.student import StudentConfig
+from avrt.text.answers import Reason, parse
 from datamodules.streaming import MicroBatch, Window
 from lightning_modules.base import MAX_SKIPPED_STEPS, StudentModule
 from lightning_modules.optimization import OptimizerConfig

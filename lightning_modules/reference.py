@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor
 
-from avrt.grpo.scoring import LanguageModel
-from avrt.lora import adapters_off
+from avrt.model.lora import adapters_off
+from avrt.model.token_logprobs import LanguageModel
 
 
 class ReferencePolicy(abc.ABC):

@@ -13,9 +13,9 @@ from typing import Any
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-from avrt.callbacks.checkpoint import RunCheckpoint, run_folder
-from avrt.checkpoints import SUFFIX, complete_checkpoints, newest, step_of, what_is_missing
-from avrt.folder_lock import FolderLock
+from avrt.files.folder_lock import FolderLock
+from avrt.model.checkpoints import SUFFIX, complete_checkpoints, newest, step_of, what_is_missing
+from lightning_modules.callbacks.checkpoint import RunCheckpoint, run_folder
 
 SETTINGS = "config.yaml"
 """The settings that `fit` saves in its run's folder; there from the first start on."""
@@ -105,8 +105,8 @@ def _say_if_not_saved(trainer: Any) -> None:
     chosen = [s for s in _savers(trainer) if isinstance(s, RunCheckpoint) or s.filename or s.dirpath or s.monitor]
     if trainer.is_global_zero and not chosen:
         log.warning(
-            "trainer.callbacks: has no avrt.callbacks.RunCheckpoint, so nothing is saved before %s; a second file's "
-            "`callbacks:` replaces the first's list, `callbacks+:` adds to it",
+            "trainer.callbacks: has no lightning_modules.callbacks.RunCheckpoint, so nothing is saved before %s; a "
+            "second file's `callbacks:` replaces the first's list, `callbacks+:` adds to it",
             "the end of an epoch" if _savers(trainer) else "the end of the run, and then only by other callbacks",
         )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from avrt.grpo.logprobs import DEFAULT_CHUNK_ROWS
-from avrt.grpo.scoring import score_responses
-from avrt.lora import LoRAConfig
-from avrt.student import StudentConfig
+from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
+from avrt.model.lora import LoRAConfig
+from avrt.model.student import StudentConfig
+from avrt.model.token_logprobs import score_responses
 from datamodules.streaming import MicroBatch, Window
 from lightning_modules.base import MAX_SKIPPED_STEPS, StudentModule
 from lightning_modules.optimization import OptimizerConfig

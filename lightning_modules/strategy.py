@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.cpp_extension import get_default_build_root
 
-from avrt.checkpoints import (
+from avrt.model.checkpoints import (
     check_complete,
     check_no_instantiator,
     finish_folder,

@@ -25,7 +25,7 @@ set -uo pipefail
 configs=(--config "$1" --config cli_configs/overlays/slurm.yaml)
 for file in "${@:2}"; do configs+=(--config "$file"); done
 
-# A run that has saved itself leaves the file `preempted` here, see avrt/callbacks/preemption.py. srun's own status can
+# A run that has saved itself leaves the file `preempted` here, see lightning_modules/callbacks/preemption.py. srun's own status can
 # be that of a process which it killed for ending a moment later than the first.
 export AVRT_STATUS_DIR=".slurm-status-${SLURM_JOB_ID}"
 rm -rf "$AVRT_STATUS_DIR"

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from avrt.model.student import Student
     from tests.programs import ForkServer
 
 # pytest runs a process per core, and some tests start more: thread pools as wide as the machine would only make them
 # wait for each other. Set before anything imports torch, and inherited by what tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-TOGETHER = ("tests/distributed/", "tests/callbacks/test_preemption.py")
+TOGETHER = ("tests/distributed/", "tests/lightning_modules/callbacks/test_preemption.py")
 """Files whose tests look at the same runs, or start programs from the same server."""
 
 
@@ -91,3 +92,51 @@ def fork_server() -> Iterator[ForkServer]:
 
     with ForkServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def student64(layout_folder: Path) -> Student:
+    """The tiny student in float64, norms included. Tests must leave its weights alone."""
+    from tests.tiny_student import load_student, widen_norms
+
+    student = load_student(layout_folder, dtype="float64")
+    widen_norms(student.thinker.model.language_model)
+    return student
+
+
+@pytest.fixture(scope="session")
+def student32(layout_folder: Path) -> Student:
+    """The tiny student in float32. Tests must leave its weights alone."""
+    from tests.tiny_student import load_student
+
+    return load_student(layout_folder, dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def plain64(layout_folder: Path) -> Any:
+    """The same weights as plain transformers loads them, float64, norms included."""
+    import torch
+
+    from tests.tiny_student import load_plain, widen_norms
+
+    model = load_plain(layout_folder, torch.float64)
+    widen_norms(model.model.language_model)
+    return model
+
+
+@pytest.fixture(scope="session")
+def plain32(layout_folder: Path) -> Any:
+    """The same weights as plain transformers loads them, float32."""
+    import torch
+
+    from tests.tiny_student import load_plain
+
+    return load_plain(layout_folder, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def question_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 questions about 20 clips."""
+    from tests.traces.question_set import write_shards
+
+    return write_shards(tmp_path_factory.mktemp("questions") / "shards", 40)

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 PRELOADED = (
-    "avrt.lightning_cli",
-    "avrt.callbacks.checkpoint",
-    "avrt.callbacks.preemption",
+    "lightning_modules.cli",
+    "lightning_modules.callbacks.checkpoint",
+    "lightning_modules.callbacks.preemption",
     "avrt.rewards",
     "datamodules.grpo",
     "datamodules.sft",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from avrt.media import MediaError, MediaReason, read_clip
+from avrt.media.reader import MediaError, MediaReason, read_clip
 from tests.media_files import number_of
 
 

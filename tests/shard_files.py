@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
+from avrt.data.shards import ShardWriter
 from avrt.sample import Clip, Sample
-from avrt.shards import ShardWriter
 
 
 def make_clip(seed: int = 0, frames: int = 3, seconds: float = 0.5) -> Clip:

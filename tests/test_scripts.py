@@ -1,7 +1,7 @@
 """The scripts pass a signal on, and tell a run that has saved itself from one that has failed.
 
 There is no Slurm here: programs of the same names stand in for `srun` and `scontrol`. torchrun is the real one. What
-the run itself does with the signal is tested in tests/callbacks/test_preemption.py.
+the run itself does with the signal is tested in tests/lightning_modules/callbacks/test_preemption.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from avrt.checkpoints import complete_checkpoints
+from avrt.model.checkpoints import complete_checkpoints
 from tests.distributed.runs import Run, free_port, make_assets
 from tests.programs import environment
 
@@ -104,7 +104,7 @@ def test_torchrun_saves_and_goes_on(tmp_path: Path, target: str) -> None:
     # The overlay brings the callback that saves; `num_nodes` and `devices` come from the script.
     settings = yaml.safe_load(Path(config).read_text())
     settings["trainer"] |= {"max_epochs": 500, "enable_checkpointing": True}
-    settings["trainer"]["callbacks"].append({"class_path": "avrt.callbacks.RunCheckpoint"})
+    settings["trainer"]["callbacks"].append({"class_path": "lightning_modules.callbacks.RunCheckpoint"})
     Path(config).write_text(yaml.safe_dump(settings))
     variables = environment() | {
         "PATH": f"{bin_folder}:{os.environ['PATH']}",

@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
-from avrt.encoding import Prompt
-from avrt.prompts import TINY
+from avrt.model.encoding import Prompt
+from avrt.model.student import Student, StudentConfig
+from avrt.model.tiny import TinyShape, save_tiny_student
 from avrt.sample import SAMPLING_RATE, Clip, Sample
-from avrt.student import Student, StudentConfig
-from avrt.tiny import TinyShape, save_tiny_student
+from avrt.text.prompts import TINY
 
 SHAPE = TinyShape(
     hidden_size=64,

@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     import sys
     from pathlib import Path
 
-    from avrt.atomic import write_atomic
     from avrt.evaluation.comparison import compare
+    from avrt.files.atomic import write_atomic
 
     if args.resamples < 100:
         raise ValueError(f"--resamples must be at least 100, is {args.resamples}")

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from avrt.demo.settings import DemoSettings
-    from avrt.folder_lock import FolderLock
+    from avrt.files.folder_lock import FolderLock
 
     if args.port is not None and not args.serve:
         raise ValueError("--port: belongs to --serve")
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from avrt.atomic import write_atomic
     from avrt.cli import main  # the roof itself: the demo types commands like a user
     from avrt.demo.story import Story, print_result
+    from avrt.files.atomic import write_atomic
 
     json_path = None if args.json is None else Path(args.json)
     if json_path is not None:

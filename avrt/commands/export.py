@@ -21,8 +21,8 @@ def run(args: argparse.Namespace) -> int:
     """Export, and say what was exported."""
     from rich.console import Console
 
-    from avrt.export import export
-    from avrt.third_party_noise import quiet
+    from avrt.config.third_party_noise import quiet
+    from avrt.model.export import export
 
     quiet()
     checkpoint = export(args.run, args.out, args.config, args.student)

@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from avrt.inspection import print_summary, summarize, write_sample
-    from avrt.manifest import MANIFEST_NAME, folders_of_sets
-    from avrt.shards import ShardSet
+    from avrt.data.inspection import print_summary, summarize, write_sample
+    from avrt.data.manifest import MANIFEST_NAME, folders_of_sets
+    from avrt.data.shards import ShardSet
 
     console = Console()
     folders: list[str | Path] = []

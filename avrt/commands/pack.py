@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from avrt.annotations import read_avqa
-    from avrt.media import MAX_FRAME_PIXELS
-    from avrt.packing import LEFT_OUT_NAME, pack
+    from avrt.data.annotations import read_avqa
+    from avrt.data.packing import LEFT_OUT_NAME, pack
+    from avrt.media.reader import MAX_FRAME_PIXELS
 
     samples = read_avqa(args.annotations, split=args.split)
     report = pack(

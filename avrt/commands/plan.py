@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from avrt.config_errors import UsageError, describe
+    from avrt.config.errors import UsageError, describe
     from avrt.planning.cost import Hardware
     from avrt.planning.plan import make_plan, print_plan
     from avrt.planning.settings import read_settings

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the lists and print their sizes."""
-    from avrt.config_errors import UsageError
+    from avrt.config.errors import UsageError
 
     given = [name for name in ("traces", "vision", "audio") if getattr(args, name) is not None]
     if given not in (["traces"], ["vision", "audio"]):

@@ -13,9 +13,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from avrt.atomic import atomic_file, write_atomic
 from avrt.demo.clips import RENDERER_VERSION, ClipContent, render_clip
 from avrt.demo.questions import DemoQuestion, plan_clips, plan_questions
+from avrt.files.atomic import atomic_file, write_atomic
 
 
 @dataclass(frozen=True)

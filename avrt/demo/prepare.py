@@ -29,7 +29,7 @@ from avrt.demo import stages
 from avrt.demo.build import build_demo_clips
 from avrt.demo.settings import DemoSettings
 from avrt.demo.trace_run import demo_server, free_port, traces_command
-from avrt.folder_lock import LOCK_NAME, FolderLock
+from avrt.files.folder_lock import LOCK_NAME, FolderLock
 from avrt.interrupts import INTERRUPTED
 
 CACHE_VARIABLE = "AVRT_CACHE"

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 
 from avrt.demo.clips import PICTURES, SOUNDS, SPLITS, ClipContent
-from avrt.prompts import format_target
 from avrt.sample import LETTERS
+from avrt.text.prompts import format_target
 
 BLOCK_SIZE = len(PICTURES) * len(SOUNDS)
 """Clips per block; the number of clips of a split is a multiple of it."""

@@ -17,7 +17,7 @@ SOURCES = (
     "demo/student.py",
     "demo/teachers.py",
     "demo/tokenizer.py",
-    "tiny.py",
+    "model/tiny.py",
 )
 PRESETS = ("traces_demo.yaml", "sft_tiny.yaml")
 """The files, under ``avrt/`` and ``cli_configs/``, that decide what is built."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from avrt.config.preset_files import preset_folder
 from avrt.demo.build import DemoFiles
-from avrt.preset_files import preset_folder
 
 PACK_OPTIONS = ("--max-pixels", "3136", "--max-audio-seconds", "2")
 """Frames are stored at the size at which the tiny student sees them: 56 x 56 pixels, four visual tokens."""

@@ -24,7 +24,7 @@ from avrt.demo.clips import SPLITS
 from avrt.demo.settings import DemoSettings
 from avrt.demo.trace_run import demo_server, free_port, serve_command, traces_command
 from avrt.interrupts import INTERRUPTED
-from avrt.masking import MODALITY_MASKS
+from avrt.media.masking import MODALITY_MASKS
 
 HEADINGS = {"AV": "picture and sound (AV)", "A": "sound only (A)", "V": "picture only (V)"}
 
@@ -136,7 +136,7 @@ class Story:
     def evaluate(self, stage: str, student: Path) -> dict[str, float]:
         """Accuracy on the held-out questions with both streams, and with either one masked."""
         self._heading(f"What the {stage} student answers right with picture and sound, with sound, with picture")
-        accuracy = {}
+        accuracy: dict[str, float] = {}
         for modalities in MODALITY_MASKS:
             out = self.evaluation(stage, modalities)
             self._run(stages.evaluate_command(modalities, shards=self.shards, student=student, out=out))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from avrt.atomic import PARTIAL_SUFFIX, sync_folder
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
 from avrt.demo.tokenizer import build_tiny_tokenizer
-from avrt.tiny import save_tiny_student
+from avrt.files.atomic import PARTIAL_SUFFIX, sync_folder
+from avrt.model.tiny import save_tiny_student
 
 CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
 """The words that the conversation format adds."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from avrt.evaluation.benchmarks.base import Item
-from avrt.media import MAX_FRAME_PIXELS, MediaError, MediaReason, read_audio, read_clip, read_image
+from avrt.media.reader import MAX_FRAME_PIXELS, MediaError, MediaReason, read_audio, read_clip, read_image
 from avrt.sample import Clip, Sample
 
 UNREADABLE_MEDIA = "unreadable_media"

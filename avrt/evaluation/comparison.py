@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from avrt.evaluation.records import Record
+from avrt.evaluation.records.record import Record
 from avrt.evaluation.scoring import BenchmarkRun, official_score, score_run, share_score
 from avrt.evaluation.statistics import (
     RESAMPLES,

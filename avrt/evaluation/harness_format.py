@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from avrt.atomic import write_atomic
 from avrt.evaluation.question_sets import prompt_template
-from avrt.evaluation.records import RUN_FILE, Record
+from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.run_info import RUN_FILE
 from avrt.evaluation.scoring import BenchmarkRun
-from avrt.prompts import question_text
+from avrt.files.atomic import write_atomic
 from avrt.sample import LETTERS, Sample
+from avrt.text.prompts import question_text
 
 FILTER = "none"
 

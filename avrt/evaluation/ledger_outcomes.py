@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from avrt.shards import ShardSet
+from avrt.data.shards import ShardSet
 from avrt.traces.config import TracesConfig
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.planning import TEACHERS, Planner

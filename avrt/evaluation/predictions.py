@@ -15,8 +15,11 @@ from typing import Any
 from avrt.evaluation.benchmarks import Item, new_record
 from avrt.evaluation.benchmarks.base import read_json
 from avrt.evaluation.question_sets import QuestionSet
-from avrt.evaluation.records import AnswerFormat, Profile, Record, RecordWriter
+from avrt.evaluation.records.log import RecordWriter
+from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_log import begin_run
+from avrt.text.answers import Profile
+from avrt.text.prompts import AnswerFormat
 
 NO_PREDICTION = "no_prediction"
 """`Record.failure` of an item that the file says nothing about; it counts as wrong, like every item without a reply."""

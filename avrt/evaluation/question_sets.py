@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from avrt import __version__
+from avrt.data.shards import ShardSet
+from avrt.data.tar_index import ShardError
 from avrt.evaluation.benchmarks import (
     BENCHMARKS,
     Benchmark,
@@ -27,15 +29,15 @@ from avrt.evaluation.benchmarks import (
 )
 from avrt.evaluation.benchmarks.avqa import question_set
 from avrt.evaluation.clips import UNREADABLE_MEDIA, read_sample
-from avrt.evaluation.records import AnswerFormat, Modalities, Profile, Record, RunInfo
+from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.scoring import profile_for
 from avrt.evaluation.subsets import read_ids
-from avrt.masking import mask_clip
-from avrt.media import MediaError
-from avrt.prompts import PromptTemplate
+from avrt.media.masking import Modalities, mask_clip
+from avrt.media.reader import MediaError
 from avrt.sample import Sample
-from avrt.shards import ShardSet
-from avrt.tar_index import ShardError
+from avrt.text.answers import Profile
+from avrt.text.prompts import AnswerFormat, PromptTemplate
 
 ALL = "all"
 """In `QuestionsConfig.benchmarks`: every benchmark whose data is present."""

@@ -11,7 +11,9 @@ from rich.console import Console
 from avrt.evaluation.benchmarks import MISSING_MEDIA, Item, missing_media_record
 from avrt.evaluation.harness_format import write_harness_files
 from avrt.evaluation.question_sets import QuestionSet
-from avrt.evaluation.records import Record, RecordWriter, RunInfo, read_records, record_files
+from avrt.evaluation.records.log import RecordWriter, read_records, record_files
+from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.score_table import print_scores
 from avrt.evaluation.scoring import BenchmarkRun, score_run, write_scores
 

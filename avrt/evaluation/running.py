@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
-from avrt.evaluation.records import Record
+from avrt.evaluation.records.record import Record
 
 
 class RunningScores(MetricCollection):

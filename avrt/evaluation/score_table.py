@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avrt.evaluation.records import RECORDS_FILE
+from avrt.evaluation.records.log import RECORDS_FILE
 from avrt.evaluation.scoring import BenchmarkRun
 
 PIPE_WIDTH = 120

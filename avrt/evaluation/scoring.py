@@ -1,8 +1,8 @@
 """From raw replies to every number of a run.
 
-The strict score reads a reply with `avrt.answers`, the project's one parser, in the run's profile. An item is right if
-the option that was clearly chosen has the gold option's text; everything else is wrong, and every item counts. The
-benchmark's own rule (`avrt.evaluation.official`) is scored beside it.
+The strict score reads a reply with `avrt.text.answers`, the project's one parser, in the run's profile. An item is
+right if the option that was clearly chosen has the gold option's text; everything else is wrong, and every item counts.
+The benchmark's own rule (`avrt.evaluation.benchmarks.official`) is scored beside it.
 
 ``metrics.json`` follows from the raw part of the records alone, byte for byte: no times, no order of files.
 """
@@ -18,22 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avrt import answers
-from avrt.atomic import write_atomic
 from avrt.evaluation.benchmarks import BENCHMARKS
-from avrt.evaluation.records import (
-    METRICS_FILE,
-    AnswerFormat,
-    ErrorType,
-    Profile,
-    Record,
-    RunInfo,
-    benchmark_folders,
-    read_records,
-    write_records,
-)
+from avrt.evaluation.records.log import METRICS_FILE, read_records, write_records
+from avrt.evaluation.records.record import ErrorType, Record
+from avrt.evaluation.records.run_info import RunInfo, benchmark_folders
 from avrt.evaluation.statistics import wilson_interval
+from avrt.files.atomic import write_atomic
 from avrt.sample import LETTERS
+from avrt.text import answers
+from avrt.text.answers import Profile
+from avrt.text.prompts import AnswerFormat
 
 CONFIDENCE = 0.95
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from avrt.dataclass_configs import read_dataclass
+from avrt.config.dataclass_options import read_dataclass
 from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig
-from avrt.evaluation.records import AnswerFormat, Modalities, Profile
-from avrt.prompts import PromptTemplate
-from avrt.traces.config import StageConfig, check_stage
+from avrt.media.masking import Modalities
+from avrt.servers.config import StageConfig, check_stage
+from avrt.text.answers import Profile
+from avrt.text.prompts import AnswerFormat, PromptTemplate
 
 SERVER = "server"
 """Key of the server's settings."""

@@ -22,18 +22,19 @@ from torchvision.io import encode_jpeg
 
 from avrt.evaluation.benchmarks import Item, new_record
 from avrt.evaluation.question_sets import QuestionSet, open_question_sets, prompt_settings
-from avrt.evaluation.records import Record, RecordWriter
+from avrt.evaluation.records.log import RecordWriter
+from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_log import begin_run, finish_run, say_missing
 from avrt.evaluation.running import RunningScores
 from avrt.evaluation.score_table import score_console
 from avrt.evaluation.scoring import BenchmarkRun, score_record
 from avrt.evaluation.server_config import SERVER, ServerRunConfig
-from avrt.prompts import question_text
 from avrt.sample import SAMPLING_RATE, Clip
-from avrt.traces.client import ServerPool, StageError
-from avrt.traces.config import Model, api_key, resolve_model
-from avrt.traces.records import Status
-from avrt.traces.replies import Outcome
+from avrt.servers.client import ServerPool, StageError
+from avrt.servers.config import Model, api_key, resolve_model
+from avrt.servers.replies import Outcome
+from avrt.servers.status import Status
+from avrt.text.prompts import question_text
 from avrt.traces.stage_report import StageReport
 
 log = logging.getLogger(__name__)

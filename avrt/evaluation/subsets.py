@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from avrt.atomic import write_atomic
-from avrt.evaluation.records import RECORDS_FILE, RUN_FILE, benchmark_folders
+from avrt.evaluation.records.log import RECORDS_FILE
+from avrt.evaluation.records.run_info import RUN_FILE, benchmark_folders
 from avrt.evaluation.scoring import score_run
+from avrt.files.atomic import write_atomic
 
 DIFFICULTIES = ("easy", "medium", "hard")
 

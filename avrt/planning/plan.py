@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from avrt.class_paths import STRATEGY
+from avrt.config.class_paths import STRATEGY
 from avrt.planning.cost import Hardware, StepCost, step_cost
 from avrt.planning.memory import DeviceMemory, HostMemory, device_memory, host_memory
 from avrt.planning.settings import RunSettings

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from avrt.config_errors import UsageError
+from avrt.config.errors import UsageError
+from avrt.config.run_length import run_length
 from avrt.demo.paths import DEMO_PREFIX
-from avrt.lora import LoRAConfig
-from avrt.run_length import run_length
+from avrt.model.lora import LoRAConfig
 
 FRAMES = 8
 MAX_AUDIO_SECONDS = 10.0
@@ -163,16 +163,16 @@ def parse(configs: Sequence[str]) -> dict[str, Any]:
     Raises:
         UsageError: a config file is wrong, or of something else than a training run.
     """
-    from avrt.class_paths import allowed_prefixes, enforce
     from avrt.cli import TRAINING
-    from avrt.config_scan import scan_arguments
+    from avrt.config.class_paths import allowed_prefixes, enforce
+    from avrt.config.scan import scan_arguments
 
     words = [word for config in configs for word in ("--config", config)]
     prefixes = allowed_prefixes()
     scan_arguments(words, tuple(TRAINING), prefixes)
     _check_training(configs)
 
-    from avrt.lightning_cli import read_settings
+    from lightning_modules.cli import read_settings
 
     enforce(prefixes)
     return read_settings("fit", words).as_dict()
@@ -268,8 +268,8 @@ def _total_steps(config: dict[str, Any], prompts_per_step: int, num_iterations: 
 
 def count_samples(train: str | list[str], split: str | None = None) -> int | None:
     """Samples in shards that are on this machine, or None."""
-    from avrt.manifest import MANIFEST_NAME, read_manifest
-    from avrt.shards import ShardSet
+    from avrt.data.manifest import MANIFEST_NAME, read_manifest
+    from avrt.data.shards import ShardSet
 
     places = [_shards_folder(place) for place in ([train] if isinstance(train, str) else train)]
     if not all(Path(place).exists() or glob.glob(place) for place in places):

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
-from avrt.config_errors import UsageError
+from avrt.config.errors import UsageError
 
-PUBLISHED = Path(__file__).resolve().parents[1] / "published"
+PUBLISHED = Path(__file__).resolve().parent / "published"
 """Configurations of the published students' thinkers, for planning without the hub."""
 
 SIZES = ("3b", "7b")

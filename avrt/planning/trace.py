@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
-from avrt.grpo.prefix import ATTENTION_NAME
-from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, Scores, score_responses
-from avrt.lora import LoRAConfig, inject
+from avrt.model.lora import LoRAConfig, inject
+from avrt.model.shared_prompt import ATTENTION_NAME
+from avrt.model.student import freeze_encoders
+from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, Scores, score_responses
 from avrt.planning.settings import TEXT_TOKENS, RunSettings
-from avrt.student import freeze_encoders
 
 
 @dataclass(frozen=True)

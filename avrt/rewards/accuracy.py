@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from avrt.answers import parse
 from avrt.rewards.base import RewardCallback
 from avrt.sample import Completion
+from avrt.text.answers import parse
 
 
 class AccuracyReward(RewardCallback):
     """1 if the reply's answer, stripped, is the gold letter, else 0.
 
-    It needs one complete answer pair and does not look at the rest of the format: profile ``paper`` of `avrt.answers`.
+    It needs one complete answer pair and does not look at the rest of the format: profile ``paper`` of
+    `avrt.text.answers`.
     """
 
     name = "accuracy"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from avrt.answers import is_formatted
 from avrt.rewards.base import RewardCallback
 from avrt.sample import Completion
+from avrt.text.answers import is_formatted
 
 
 class FormatReward(RewardCallback):

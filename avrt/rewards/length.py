@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from avrt.answers import count_think_words, first_think
 from avrt.rewards.base import RewardCallback
 from avrt.sample import Completion
+from avrt.text.answers import count_think_words, first_think
 
 
 class LengthReward(RewardCallback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from avrt.dataclass_configs import read_dataclass
+from avrt.config.dataclass_options import read_dataclass
 from avrt.traces.config import TracesConfig, check_config
 
 

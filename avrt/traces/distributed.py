@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from avrt.shards import ShardSet
-from avrt.traces.config import Stage, StageConfig, TracesConfig
+from avrt.data.shards import ShardSet
+from avrt.servers.config import Stage, StageConfig
+from avrt.traces.config import TracesConfig
 from avrt.traces.planning import PlannedCall, Planner
 from avrt.traces.stage_report import StageReport
 from avrt.traces.stages import run_stage

@@ -15,11 +15,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from avrt.answers import answer_body
-from avrt.atomic import write_atomic
-from avrt.manifest import Manifest, ShardSummary, write_manifest
-from avrt.shard_writer import OpenShard
-from avrt.traces.config import STAGES, Stage, TracesConfig
+from avrt.data.manifest import Manifest, ShardSummary, write_manifest
+from avrt.data.writer import OpenShard
+from avrt.files.atomic import write_atomic
+from avrt.servers.config import Stage
+from avrt.text.answers import answer_body
+from avrt.traces.config import STAGES, TracesConfig
 from avrt.traces.ledger import LedgerError, LedgerIndex
 from avrt.traces.output import (
     SETTINGS_KEY,

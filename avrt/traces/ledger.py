@@ -14,9 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from avrt.atomic import sync_folder
-from avrt.folder_lock import LOCK_NAME, FolderLock
-from avrt.traces.records import CallRecord, Status, decode_record, encode_record
+from avrt.files.atomic import sync_folder
+from avrt.files.folder_lock import LOCK_NAME, FolderLock
+from avrt.servers.status import Status
+from avrt.traces.records import CallRecord, decode_record, encode_record
 
 SUFFIX = ".jsonl"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import soundfile
 
-from avrt.atomic import atomic_file
-from avrt.shard_records import SOUND_MEMBER, EncodedClip
-from avrt.traces.config import Stage
+from avrt.data.records import SOUND_MEMBER, EncodedClip
+from avrt.files.atomic import atomic_file
+from avrt.servers.config import Stage
 
 _MIME = {"jpg": "image/jpeg", "png": "image/png"}
 

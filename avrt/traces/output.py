@@ -16,8 +16,8 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from avrt.atomic import PARTIAL_SUFFIX
-from avrt.manifest import MANIFEST_NAME, read_manifest
+from avrt.data.manifest import MANIFEST_NAME, read_manifest
+from avrt.files.atomic import PARTIAL_SUFFIX
 from avrt.traces.statistics import SPLITS
 
 STATISTICS_NAME = "statistics.json"

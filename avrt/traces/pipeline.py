@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from avrt.folder_lock import LOCK_NAME, FolderLock
-from avrt.shards import ShardSet
-from avrt.traces.client import StageError
-from avrt.traces.config import STAGES, Stage, TracesConfig, api_key, check_config
+from avrt.data.shards import ShardSet
+from avrt.files.folder_lock import LOCK_NAME, FolderLock
+from avrt.servers.client import StageError
+from avrt.servers.config import Stage, api_key
+from avrt.traces.config import STAGES, TracesConfig, check_config
 from avrt.traces.finalise import finalise
 from avrt.traces.output import check_output
 from avrt.traces.planning import Planner

@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from avrt.answers import ParsedAnswer, parse
+from avrt.data.records import to_sample
+from avrt.data.shards import ShardSet
 from avrt.sample import Sample
-from avrt.shard_records import to_sample
-from avrt.shards import ShardSet
-from avrt.traces.config import STAGES, Model, Stage, TracesConfig, resolve_model
+from avrt.servers.config import Model, Stage, resolve_model
+from avrt.servers.status import Status
+from avrt.text.answers import ParsedAnswer, parse
+from avrt.traces.config import STAGES, TracesConfig
 from avrt.traces.keys import call_key, media_hash
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.messages import sent_members
 from avrt.traces.prompts import fill_prompt, load_prompt, trace_for_merger
-from avrt.traces.records import CallRecord, Status
+from avrt.traces.records import CallRecord
 
 TEACHERS: tuple[Stage, Stage] = ("vision", "audio")
 

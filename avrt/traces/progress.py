@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from avrt.traces.records import Status
+from avrt.servers.status import Status
 from avrt.traces.stage_report import StageReport
 
 SHOW_SECONDS = 0.1

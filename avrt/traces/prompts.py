@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from avrt.answers import strip_special_tokens
 from avrt.sample import Sample
-from avrt.traces.config import Stage
+from avrt.servers.config import Stage
+from avrt.text.answers import strip_special_tokens
 
 VISION_PROMPT = """\
 These are {frames} frames of one video clip, in order and evenly spaced over its length. You cannot hear its sound.

@@ -7,7 +7,8 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from avrt.traces.records import CallRecord, Status
+from avrt.servers.status import Status
+from avrt.traces.records import CallRecord
 
 SHOWN_ERRORS = 3
 """Different errors that a message names, the commonest first."""

@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from avrt.servers.client import ServerPool, StageError
+from avrt.servers.config import Stage, StageConfig, api_key
+from avrt.servers.status import Status
 from avrt.traces.backlog import Backlog, open_backlog
-from avrt.traces.client import ServerPool, StageError
-from avrt.traces.config import Stage, StageConfig, TracesConfig, api_key
+from avrt.traces.config import TracesConfig
 from avrt.traces.ledger import LedgerIndex, LedgerWriter
 from avrt.traces.messages import build_content, build_file_content
 from avrt.traces.planning import PlannedCall, Planner
 from avrt.traces.progress import StageProgress
-from avrt.traces.records import CallRecord, Status
+from avrt.traces.records import CallRecord
 from avrt.traces.stage_report import StageReport
 
 ENOUGH_TO_JUDGE = 100

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from avrt.answers import answer_body, first_think, is_formatted
+from avrt.text.answers import answer_body, first_think, is_formatted
 from avrt.traces.config import TracesConfig
 
 SPLITS = ("train", "val")

@@ -27,7 +27,7 @@ def token_counter(folder: str | None) -> tuple[Callable[[str], int], str]:
         raise ValueError(f"tokenizer: {folder} is no folder; give a tokenizer saved by transformers, or null")
     from transformers import AutoTokenizer
 
-    from avrt.remote_code import check_no_remote_code
+    from avrt.config.remote_code import check_no_remote_code
 
     try:
         check_no_remote_code(path)

@@ -21,12 +21,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from avrt.answers import Reason, parse, strip_special_tokens
-from avrt.prompts import format_target
 from avrt.sample import Sample
-from avrt.traces.config import Stage, Variant
+from avrt.servers.config import Stage
+from avrt.servers.status import Status
+from avrt.text.answers import Reason, parse, strip_special_tokens
+from avrt.text.prompts import format_target
+from avrt.traces.config import Variant
 from avrt.traces.planning import TEACHERS, TeacherReply
-from avrt.traces.records import CallRecord, Status
+from avrt.traces.records import CallRecord
 
 NO_STREAM = "no_stream"
 """A sample without the picture or sound that a teacher needs."""
@@ -52,8 +54,8 @@ class Verdict:
     Attributes:
         trace: the target text; None if the sample is left out.
         reason: ``kept``, or why it is left out.
-        outcomes: how each stage's call ended, by stage: ``right``, ``wrong``, a reason of `avrt.answers`, a status of
-            the ledger, ``missing``, ``no_stream``, or ``not_needed`` for a merge that the filter saved.
+        outcomes: how each stage's call ended, by stage: ``right``, ``wrong``, a reason of `avrt.text.answers`, a status
+            of the ledger, ``missing``, ``no_stream``, or ``not_needed`` for a merge that the filter saved.
     """
 
     trace: str | None

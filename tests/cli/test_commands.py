@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from avrt.cli import COMMANDS, GROUPS, TRAINING, help_text, main
-from avrt.config_errors import describe
+from avrt.config.errors import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"av", "deepspeed", "jsonargparse", "lightning", "numpy", "rich", "torch", "transformers", "webdataset", "yaml"}
@@ -42,7 +42,7 @@ def test_a_command_s_help_imports_nothing_heavy(name: str) -> None:
     code = f"""
 import sys
 from avrt.cli import main
-from avrt.config_errors import describe
+from avrt.config.errors import describe
 try:
     main([{name!r}, "--help"])
 except SystemExit as exit:

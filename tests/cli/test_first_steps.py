@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from avrt.cli import COMMANDS, REQUIRED_MODULES, TRAINING
-from avrt.preset_files import with_preset_paths
+from avrt.config.preset_files import with_preset_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from avrt.encoding import Prompt
+from avrt.model.encoding import Prompt
 from avrt.sample import Clip, Sample
 from datamodules.handover import ALIGNMENT, Parcel, pack, unpack
 from datamodules.streaming import Item

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
+from avrt.data.shards import ShardWriter
 from avrt.sample import Sample
-from avrt.shards import ShardWriter
 from datamodules.grpo import GRPODataModule
 from lightning_modules.grpo import GRPOModule
 from tests.lightning_modules.training import Constant, grpo_data, grpo_module, write_shards

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from avrt.config_errors import describe
-from avrt.encoding import Prompt
+from avrt.config.errors import describe
+from avrt.data.shards import FaultReason, ShardError, ShardSet, ShardWriter
+from avrt.model.encoding import Prompt
 from avrt.rewards import AccuracyReward
 from avrt.sample import Sample
-from avrt.shards import FaultReason, ShardError, ShardSet, ShardWriter
 from datamodules.streaming import (
     EncodedDataset,
     EvaluationLoader,

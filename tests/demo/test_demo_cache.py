@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from avrt.data.shards import ShardSet
 from avrt.demo.paths import find_demo_paths, resolve_demo_paths
 from avrt.demo.prepare import CACHE_VARIABLE, DemoCache, cache_folder
 from avrt.demo.settings import DemoSettings
-from avrt.prompts import TINY
-from avrt.shards import ShardSet
-from avrt.student import Student, StudentConfig
+from avrt.model.student import Student, StudentConfig
+from avrt.text.prompts import TINY
 
 SMALL = DemoSettings(train_clips=64, val_clips=64, questions_per_clip=1)
 

@@ -10,7 +10,7 @@ import torch
 from avrt.demo.build import DemoFiles
 from avrt.demo.clips import PICTURES, SOUNDS
 from avrt.demo.teachers import AudioTeacher, VisionTeacher
-from avrt.media import read_clip
+from avrt.media.reader import read_clip
 from avrt.sample import SAMPLING_RATE
 
 

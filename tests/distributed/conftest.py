@@ -13,8 +13,10 @@ from tests.distributed.runs import Assets, PresetRun, Run, make_assets, run_all
 from tests.programs import ForkServer
 from tests.tiny_student import SIZES, save_student
 
-CHECKPOINTS = [{"class_path": "avrt.callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_steps": 2, "keep": 2}}]
-EXPORT = {"class_path": "avrt.callbacks.export.ExportStudent"}
+CHECKPOINTS = [
+    {"class_path": "lightning_modules.callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_steps": 2, "keep": 2}}
+]
+EXPORT = {"class_path": "lightning_modules.callbacks.export.ExportStudent"}
 SMOOTH = {"model.init_args.optimizer.eps": 1e-4}
 """Adam divides a gradient by its own size, rounding noise included; this epsilon leaves noise small."""
 

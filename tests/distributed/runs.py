@@ -23,8 +23,8 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 
+from avrt.data.writer import ShardWriter
 from avrt.rewards import RewardCallback
-from avrt.shard_writer import ShardWriter
 from tests.programs import TIMEOUT, ForkServer, Program
 from tests.tiny_student import KINDS, PIXELS, make_sample, save_student
 

@@ -13,10 +13,10 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from avrt.checkpoints import resolve
 from avrt.cli import main
-from avrt.export import export, read_trained
-from avrt.grpo.scoring import score_responses
+from avrt.model.checkpoints import resolve
+from avrt.model.export import export, read_trained
+from avrt.model.token_logprobs import score_responses
 from avrt.planning.shapes import load_config
 from tests.distributed.runs import Assets, Run
 from tests.tiny_student import load_plain, load_student, make_sample, plain_logits, random_responses, save_student

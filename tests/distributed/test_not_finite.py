@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avrt.checkpoints import complete_checkpoints
+from avrt.model.checkpoints import complete_checkpoints
 from tests.distributed.runs import Assets, Run
 from tests.programs import ForkServer
 
@@ -42,8 +42,8 @@ def test_too_many_in_a_row_end_the_run_everywhere(
     """One process's loss is never a number again: all end with an error, and nothing is exported."""
     callbacks = [
         {"class_path": "tests.distributed.runs.PoisonLoss", "init_args": {"step": 2, "rank": 1, "from_then_on": True}},
-        {"class_path": "avrt.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1, "keep": 2}},
-        {"class_path": "avrt.callbacks.export.ExportStudent"},
+        {"class_path": "lightning_modules.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1, "keep": 2}},
+        {"class_path": "lightning_modules.callbacks.export.ExportStudent"},
     ]
     limit = {"model.init_args.max_skipped_steps": 4}
     settings = {"devices": 2, "strategy": strategy, "batch_size": 2, "steps": 40, "callbacks": callbacks}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from avrt.class_paths import ALLOWED_PREFIXES, enforce
+from avrt.config.class_paths import ALLOWED_PREFIXES, enforce
 from avrt.planning.plan import make_plan
 from avrt.planning.settings import read_settings
 from tests.distributed.runs import Run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from avrt.checkpoints import complete_checkpoints, load_without_code
+from avrt.model.checkpoints import complete_checkpoints, load_without_code
 from tests.distributed.conftest import PRESETS
 from tests.distributed.runs import CONFIGS, Run
 
@@ -49,6 +49,6 @@ def test_adapters_alone_are_saved(run: Run) -> None:
 
 
 def test_every_overlay_is_run() -> None:
-    """`laptop.yaml` is in tests/test_configs.py: it takes DeepSpeed away."""
+    """`laptop.yaml` is in tests/config/test_configs.py: it takes DeepSpeed away."""
     overlays = {path.stem for path in Path(CONFIGS / "overlays").glob("*.yaml")}
     assert {name.split()[1] for name in PRESETS if " " in name} == overlays - {"laptop"}

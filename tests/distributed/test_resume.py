@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avrt.checkpoints import complete_checkpoints, load_without_code
+from avrt.model.checkpoints import complete_checkpoints, load_without_code
 from tests.distributed.conftest import STOPS
 from tests.distributed.runs import Assets, Run
 from tests.programs import ForkServer
@@ -46,7 +46,7 @@ def test_the_newest_are_kept_over_any_number_of_resumes(
     fork_server: ForkServer, assets: Assets, tmp_path: Path
 ) -> None:
     """Folders of DeepSpeed too; and one that is incomplete is passed over, and goes in the end."""
-    saver = {"class_path": "avrt.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1, "keep": 2}}
+    saver = {"class_path": "lightning_modules.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1, "keep": 2}}
     run = Run(tmp_path / "run", assets, strategy="deepspeed", batch_size=2, callbacks=[saver])
     folder = run.folder / "checkpoints"
     listed = []

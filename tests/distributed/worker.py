@@ -12,8 +12,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from avrt.class_paths import allowed_prefixes
-from avrt.lightning_cli import run
+from avrt.config.class_paths import allowed_prefixes
+from lightning_modules.cli import run
 
 
 def main(jobs: Path) -> int:

@@ -12,7 +12,7 @@ from tests.documentation.pages import ROOT, commands
 from tests.documentation.sandbox import Sandbox, add_own_data, lay_out_benchmarks, link_project, write_replies
 from tests.documentation.teachers import Question, Teachers, read_questions
 from tests.programs import ForkServer
-from tests.traces.scripted_server import ScriptedServer
+from tests.servers.scripted_server import ScriptedServer
 
 OFFERED = (
     "moonshotai/Kimi-VL-A3B-Thinking-2506",

@@ -20,9 +20,9 @@ from typing import Any, Literal
 import yaml
 
 from avrt.demo.build import build_demo_clips
-from tests.callbacks.tiny_runs import write_shards
 from tests.distributed.runs import free_port
 from tests.documentation.pages import ROOT
+from tests.lightning_modules.callbacks.tiny_runs import write_shards
 from tests.programs import ForkServer, Program
 
 SIZES = ("3B", "7B")

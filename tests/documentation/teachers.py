@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.traces.scripted_server import Reply
+from tests.servers.scripted_server import Reply
 
 VISION_EVERY, AUDIO_EVERY = 5, 7
 """One in so many questions is answered wrong."""
@@ -47,7 +47,7 @@ def read_questions(*files: Path) -> list[Question]:
 
 
 class Teachers:
-    """The answers of `tests.traces.scripted_server.ScriptedServer`."""
+    """The answers of `tests.servers.scripted_server.ScriptedServer`."""
 
     def __init__(self, questions: list[Question]) -> None:
         self.questions = questions

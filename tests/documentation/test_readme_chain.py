@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from avrt.export import read_trained
+from avrt.model.export import read_trained
 from tests.documentation.pages import ROOT, commands, shown_files
 from tests.documentation.sandbox import STEPS, Sandbox
 from tests.documentation.teachers import Question
@@ -94,7 +94,7 @@ def yaml_blocks() -> list[str]:
 
 def check_traces(folder: Path, questions: list[Question]) -> None:
     """What is kept is what both teachers were right about; the two splits share no clip."""
-    from avrt.shards import ShardSet
+    from avrt.data.shards import ShardSet
 
     splits = {name: ShardSet(folder / "shards" / "avrt20k" / name) for name in ("train", "val")}
     samples = {name: [shards[i] for i in range(len(shards))] for name, shards in splits.items()}
@@ -129,7 +129,7 @@ def load_export(folder: Path) -> dict[str, torch.Tensor]:
 
 def check_export(folder: Path, run: Path) -> dict[str, torch.Tensor]:
     """An exported folder has each weight of the thinker once, by its published name, as in the last checkpoint."""
-    from avrt.checkpoints import resolve
+    from avrt.model.checkpoints import resolve
 
     weights = load_export(folder)
     trained = read_trained(resolve(run))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from avrt.evaluation.records import Record, RecordWriter, RunInfo
+from avrt.evaluation.records.log import RecordWriter
+from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.run_info import RunInfo
 
 RunMaker = Callable[..., Path]
 

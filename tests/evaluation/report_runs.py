@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from avrt.evaluation.records import Record, RecordWriter, RunInfo
+from avrt.evaluation.records.log import RecordWriter
+from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.run_info import RunInfo
 from tests.media_files import as_int16, numbered_frame, tone, write_video
 
 ANIMALS = ("cat", "dog", "owl", "cow")

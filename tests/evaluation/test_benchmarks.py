@@ -22,9 +22,9 @@ from avrt.evaluation.benchmarks import (
 from avrt.evaluation.benchmarks.avqa import question_set
 from avrt.evaluation.benchmarks.base import relative_path
 from avrt.evaluation.clips import read_sample
-from avrt.evaluation.records import Record
+from avrt.evaluation.records.record import Record
 from avrt.evaluation.tables import COLUMNS
-from avrt.option_labels import strip_labels
+from avrt.text.option_labels import strip_labels
 
 ANNOTATIONS = {
     "avqa": ("avqa_train_qa.sample.json", 6),

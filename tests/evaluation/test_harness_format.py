@@ -13,7 +13,7 @@ import pytest
 from avrt.evaluation.harness_format import write_harness_files
 from avrt.evaluation.question_sets import prompt_settings
 from avrt.evaluation.scoring import score_run
-from avrt.prompts import PromptTemplate
+from avrt.text.prompts import PromptTemplate
 from tests.evaluation.conftest import RunMaker, reply
 from tests.evaluation.test_scoring import run_score
 

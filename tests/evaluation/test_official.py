@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avrt.evaluation.benchmarks import BENCHMARKS, new_record
-from avrt.evaluation.official import omnibench_letter
-from avrt.evaluation.records import Record
+from avrt.evaluation.benchmarks.official import omnibench_letter
+from avrt.evaluation.records.record import Record
 from avrt.evaluation.scoring import is_gold, score_record
 from tests.evaluation.conftest import make_records, reply
 from tests.evaluation.test_benchmarks import load

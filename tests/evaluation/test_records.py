@@ -16,18 +16,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avrt.evaluation.records import (
-    DERIVED_FIELDS,
+from avrt.evaluation.records.log import (
     RECORDS_FILE,
-    Record,
     RecordWriter,
-    RunInfo,
-    benchmark_folders,
     done_ids,
     merge_records,
     read_records,
     write_records,
 )
+from avrt.evaluation.records.record import DERIVED_FIELDS, Record
+from avrt.evaluation.records.run_info import RunInfo, benchmark_folders
 from tests.evaluation.conftest import make_records
 
 INFO = RunInfo(run="r", benchmark="omnibench", model="m", items=3, dataset_fingerprint="f")
@@ -107,7 +105,7 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_in_another_process_is_refused(tmp_path: Path) -> None:
-    code = "import sys; from avrt.evaluation.records import RecordWriter; RecordWriter(sys.argv[1])"
+    code = "import sys; from avrt.evaluation.records.log import RecordWriter; RecordWriter(sys.argv[1])"
     with RecordWriter(tmp_path):
         result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert result.returncode != 0

@@ -17,13 +17,13 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from avrt.commands import report as command
-from avrt.evaluation.report import CHUNK_ITEMS, embed_json, write_report
-from avrt.evaluation.report_media import ClipExporter, clip_key
-from avrt.evaluation.report_summary import chance_level
+from avrt.data.shards import ShardWriter, encode_clip
+from avrt.evaluation.report.media import ClipExporter, clip_key
+from avrt.evaluation.report.page import CHUNK_ITEMS, embed_json, write_report
+from avrt.evaluation.report.summary import chance_level
 from avrt.evaluation.scoring import score_run
-from avrt.media import read_clip
+from avrt.media.reader import read_clip
 from avrt.sample import Sample
-from avrt.shards import ShardWriter, encode_clip
 from tests.evaluation.report_runs import make_records, make_replies, write_clip, write_run
 from tests.media_files import number_of
 

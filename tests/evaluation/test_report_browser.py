@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from avrt.evaluation.comparison import flips
-from avrt.evaluation.records import Record
-from avrt.evaluation.report import write_report
+from avrt.evaluation.records.record import Record
+from avrt.evaluation.report.page import write_report
 from avrt.evaluation.scoring import score_run
 from tests.evaluation.chromium import Browser, find_chromium
 from tests.evaluation.report_runs import make_records, make_replies, write_clip, write_run

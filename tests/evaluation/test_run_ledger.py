@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 from avrt.cli import main
+from avrt.data.shards import ShardSet
 from avrt.demo.prepare import cache_folder
 from avrt.demo.settings import DemoSettings
 from avrt.evaluation.ledger_outcomes import ledger_outcomes
 from avrt.evaluation.subsets import read_ids
 from avrt.sample import LETTERS
-from avrt.shards import ShardSet
-from avrt.traces.config import StageConfig, TracesConfig
+from avrt.servers.config import StageConfig
+from avrt.servers.status import Status
+from avrt.traces.config import TracesConfig
 from avrt.traces.config_file import load_config
 from avrt.traces.ledger import LedgerWriter
 from avrt.traces.planning import Planner
-from avrt.traces.records import CallRecord, Status
+from avrt.traces.records import CallRecord
 from tests.traces.question_set import write_shards
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"

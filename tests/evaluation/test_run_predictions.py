@@ -11,7 +11,8 @@ import pytest
 
 from avrt.cli import main
 from avrt.evaluation.question_sets import QuestionsConfig, QuestionSet, open_question_sets
-from avrt.evaluation.records import RunInfo, read_records
+from avrt.evaluation.records.log import read_records
+from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.scoring import score_run
 
 

@@ -20,12 +20,13 @@ from PIL import Image
 
 from avrt.cli import main
 from avrt.evaluation.question_sets import MediaConfig
-from avrt.evaluation.records import RunInfo, read_records
+from avrt.evaluation.records.log import read_records
+from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.server_config import load_server_config
 from avrt.evaluation.server_runner import media_parts
 from avrt.sample import SAMPLING_RATE
+from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.tiny_student import random_clip
-from tests.traces.scripted_server import Reply, ScriptedServer
 
 Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, Any]]]
 CONFIG = Path(__file__).resolve().parents[2] / "cli_configs" / "eval_server.yaml"

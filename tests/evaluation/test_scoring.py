@@ -13,15 +13,15 @@ from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.classification import BinaryAccuracy
 
 from avrt.commands import score as score_command
-from avrt.evaluation.records import (
+from avrt.evaluation.records.log import (
     METRICS_FILE,
     RECORDS_FILE,
     RecordWriter,
-    RunInfo,
     merge_records,
     read_records,
     write_records,
 )
+from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.running import RunningScores
 from avrt.evaluation.scoring import profile_for, score_record, score_run, summarize, write_scores
 from tests.evaluation.conftest import RunMaker, make_records, reply

@@ -8,10 +8,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
-from avrt.grpo.prefix import ATTENTION_NAME
-from avrt.grpo.rollout import SamplingConfig, TransformersRollout, attention_scores
-from avrt.grpo.scoring import EmbeddedPrompt, LanguageModel, score_responses
-from avrt.student import freeze_encoders
+from avrt.model.shared_prompt import ATTENTION_NAME
+from avrt.model.student import freeze_encoders
+from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, score_responses
+from avrt.rollout.builtin import SamplingConfig, TransformersRollout, attention_scores
 from tests.published_shapes import OMNI_7B
 
 PROMPT, MEDIA, GROUP = 3072, 2500, 4

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from avrt.cli import main
-from avrt.evaluation.records import Record, read_records, record_files
+from avrt.evaluation.records.log import read_records, record_files
+from avrt.evaluation.records.record import Record
 from tests.programs import environment
 
 CONFIG = Path(__file__).resolve().parents[2] / "cli_configs" / "eval_demo.yaml"

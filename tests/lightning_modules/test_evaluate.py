@@ -17,16 +17,17 @@ import yaml
 from PIL import Image
 
 from avrt.cli import main
+from avrt.data.shards import ShardSet, ShardWriter
 from avrt.evaluation.benchmarks import BENCHMARKS
-from avrt.evaluation.records import RecordWriter, RunInfo, read_records
+from avrt.evaluation.records.log import RecordWriter, read_records
+from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.tables import COLUMNS
-from avrt.media import read_clip
-from avrt.shards import ShardSet, ShardWriter
+from avrt.media.reader import read_clip
 from datamodules.benchmark import BenchmarkDataModule
 from lightning_modules.evaluate import weights_fingerprint
 from lightning_modules.sft import SFTModule
-from tests.callbacks.tiny_runs import events, scalars
 from tests.distributed.runs import write_shards
+from tests.lightning_modules.callbacks.tiny_runs import events, scalars
 from tests.lightning_modules.evaluations import arguments, evaluate, kill_when, lines, logged_ids, replies, run_to_end
 from tests.tiny_student import student_config
 
@@ -331,7 +332,7 @@ def test_a_masked_stream_stays_in_the_prompt(trained: Path, real_root: Path, tmp
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_an_evaluation_preset_parses_and_says_what_it_is_for(path: Path) -> None:
-    from avrt import lightning_cli
+    from lightning_modules import cli as lightning_cli
 
     text = path.read_text(encoding="utf-8")
     settings = lightning_cli.parser().parse_args(["test", "--config", str(path)]).test

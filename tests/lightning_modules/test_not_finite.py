@@ -9,9 +9,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from avrt.callbacks import RunCheckpoint
-from avrt.callbacks.export import ExportStudent
-from avrt.checkpoints import complete_checkpoints, load_without_code
+from avrt.model.checkpoints import complete_checkpoints, load_without_code
+from lightning_modules.callbacks import RunCheckpoint
+from lightning_modules.callbacks.export import ExportStudent
 from tests.lightning_modules.training import fit, grpo_data, grpo_module, optimizer, sft_data, sft_module
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Trainer
 
-from avrt.shards import ShardSet
+from avrt.data.shards import ShardSet
 from lightning_modules.base import PREDICTIONS_NAME
 from tests.lightning_modules.training import grpo_data, grpo_module, sft_data, sft_module
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from avrt.callbacks import Throughput
 from avrt.rewards import FormatReward, LengthReward, RewardCallback, describe_rewards
 from datamodules.base import ShardDataModule
 from lightning_modules.base import StudentModule
+from lightning_modules.callbacks import Throughput
 from tests.lightning_modules.training import (
     Recorder,
     StopAfter,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from avrt.callbacks import RunCheckpoint
+from lightning_modules.callbacks import RunCheckpoint
 from lightning_modules.run_folder import opened
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from avrt.grpo.rollout import RolloutEngine, SamplingConfig, TransformersRollout
-from avrt.grpo.scoring import LanguageModel
+from avrt.model.token_logprobs import LanguageModel
+from avrt.rollout.builtin import RolloutEngine, SamplingConfig, TransformersRollout
 from lightning_modules.grpo import GRPOModule
 from tests.lightning_modules.training import fit, grpo_data, grpo_module, optimizer, write_shards
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from avrt.grpo.scoring import score_responses
-from avrt.shards import ShardSet
+from avrt.data.shards import ShardSet
+from avrt.model.token_logprobs import score_responses
 from datamodules.streaming import MicroBatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.sft import SFTModule

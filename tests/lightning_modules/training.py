@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from avrt.answers import parse
+from avrt.data.shards import ShardWriter
 from avrt.rewards import RewardCallback
 from avrt.sample import Completion, Sample
-from avrt.shards import ShardWriter
+from avrt.text.answers import parse
 from datamodules.base import ShardDataModule
 from datamodules.grpo import GRPODataModule
 from datamodules.sft import SFTDataModule

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avrt.prompts import format_target
 from avrt.rewards import AccuracyReward
 from avrt.sample import Completion, Sample
+from avrt.text.prompts import format_target
 
 SAMPLE = Sample(id="s", question="?", options=("cat", "dog", "rain", "B"), answer=1)
 

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from avrt.class_paths import allowed_prefixes, enforce
+from avrt.config.class_paths import allowed_prefixes, enforce
 from avrt.rewards import (
     AccuracyReward,
     FormatReward,

@@ -17,8 +17,8 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
+from avrt.model.student import Student
 from avrt.sample import SAMPLING_RATE, Clip
-from avrt.student import Student
 from tests.tiny_student import PIXELS, SHAPE, load_plain, load_student, random_clip, save_student
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

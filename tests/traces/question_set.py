@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from avrt.data.shards import ShardWriter
 from avrt.sample import Clip, Sample
-from avrt.shards import ShardWriter
-from avrt.traces.config import StageConfig, TracesConfig
-from tests.traces.scripted_server import Reply
+from avrt.servers.config import StageConfig
+from avrt.traces.config import TracesConfig
+from tests.servers.scripted_server import Reply
 
 OPTIONS = ("red fox", "grey owl", "brown bear", "white hare")
 LETTERS = "ABCD"

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from avrt.cli import main
+from avrt.data.shards import ShardSet, ShardWriter
 from avrt.demo.clips import PICTURES, SOUNDS
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
 from avrt.demo.servers import (
@@ -29,9 +30,8 @@ from avrt.demo.servers import (
     server_url,
 )
 from avrt.demo.trace_run import demo_server, free_port, traces_command
-from avrt.media import read_clip
+from avrt.media.reader import read_clip
 from avrt.sample import Sample
-from avrt.shards import ShardSet, ShardWriter
 from avrt.traces.config import STAGES
 from avrt.traces.config_file import load_config
 from avrt.traces.messages import build_content

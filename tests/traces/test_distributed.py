@@ -9,8 +9,8 @@ import pytest
 
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.pipeline import run_traces
+from tests.servers.scripted_server import ScriptedServer
 from tests.traces.question_set import answer, make_config
-from tests.traces.scripted_server import ScriptedServer
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from avrt.folder_lock import FolderInUseError, FolderLock
+from avrt.files.folder_lock import FolderInUseError, FolderLock
+from avrt.servers.status import Status
 from avrt.traces.ledger import LedgerError, LedgerIndex, LedgerWriter
-from avrt.traces.records import CallRecord, Status, decode_record, encode_record
+from avrt.traces.records import CallRecord, decode_record, encode_record
 
 
 def record(key: str, status: Status = Status.OK, text: str = "x") -> CallRecord:
@@ -117,7 +118,7 @@ def test_a_second_writer_is_refused_at_once(tmp_path: Path) -> None:
     """Another process holds the lock; the refusal must not wait for it."""
     code = (
         "import asyncio, sys, time\n"
-        "from avrt.folder_lock import FolderLock\n"
+        "from avrt.files.folder_lock import FolderLock\n"
         "from avrt.traces.ledger import LedgerWriter\n"
         "from pathlib import Path\n"
         "async def main():\n"

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 
 from avrt.cli import main
-from avrt.folder_lock import LOCK_NAME, FolderInUseError, FolderLock
-from avrt.shards import ShardSet, read_manifest
+from avrt.data.shards import ShardSet, read_manifest
+from avrt.files.folder_lock import LOCK_NAME, FolderInUseError, FolderLock
 from avrt.traces import finalise as finalise_module
 from avrt.traces import output as output_module
 from avrt.traces.config import TracesConfig
 from avrt.traces.pipeline import run_traces
 from avrt.traces.planning import Planner
+from tests.servers.scripted_server import ScriptedServer
 from tests.shard_files import write_set
 from tests.traces.question_set import answer, make_config, write_shards
-from tests.traces.scripted_server import ScriptedServer
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +252,7 @@ def test_one_clip_alone_cannot_be_split(tmp_path: Path) -> None:
 
 
 def test_a_split_of_the_input_that_loses_all_samples_is_an_error(tmp_path: Path) -> None:
-    from avrt.shards import ShardWriter
+    from avrt.data.shards import ShardWriter
 
     source = ShardSet(write_shards(tmp_path / "all", 8))
     with ShardWriter(tmp_path / "shards", samples_per_shard=16, image_format="png") as writer:

@@ -18,14 +18,15 @@ from typing import Any
 
 import pytest
 
-from avrt.answers import is_formatted, parse
-from avrt.folder_lock import FolderInUseError, FolderLock
-from avrt.shards import ShardSet, read_manifest
+from avrt.data.shards import ShardSet, read_manifest
+from avrt.files.folder_lock import FolderInUseError, FolderLock
+from avrt.servers.status import Status
+from avrt.text.answers import is_formatted, parse
 from avrt.traces.ledger import LedgerError, LedgerIndex
 from avrt.traces.pipeline import run_traces
-from avrt.traces.records import Status, decode_record
+from avrt.traces.records import decode_record
+from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
-from tests.traces.scripted_server import Reply, ScriptedServer
 
 COUNT = 40
 

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from avrt.config_errors import UsageError
+from avrt.config.errors import UsageError
 from avrt.sample import Sample
-from avrt.traces.config import STAGES, StageConfig, resolve_model
+from avrt.servers.config import StageConfig, resolve_model
+from avrt.servers.presets import PRESETS
+from avrt.traces.config import STAGES
 from avrt.traces.config_file import load_config
 from avrt.traces.finalise import split_of
-from avrt.traces.presets import PRESETS
 from avrt.traces.prompts import DEFAULT_PROMPTS, fill_prompt, load_prompt
 from avrt.traces.statistics import mean_and_deviation
 from avrt.traces.tokens import token_counter
+from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer
-from tests.traces.scripted_server import Reply, ScriptedServer
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
 AVQA = CONFIGS / "traces_avqa.yaml"

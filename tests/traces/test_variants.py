@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from avrt.answers import first_think, is_formatted
+from avrt.data.shards import ShardSet
 from avrt.sample import Sample
-from avrt.shards import ShardSet
-from avrt.traces.config import StageConfig
+from avrt.servers.config import StageConfig
+from avrt.servers.status import Status
+from avrt.text.answers import first_think, is_formatted
 from avrt.traces.pipeline import run_traces
 from avrt.traces.planning import read_teacher
 from avrt.traces.prompts import trace_for_merger
-from avrt.traces.records import CallRecord, Status
+from avrt.traces.records import CallRecord
 from avrt.traces.variants import FILLER, teacher_target
+from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
-from tests.traces.scripted_server import Reply, ScriptedServer
 
 COUNT = 40
 

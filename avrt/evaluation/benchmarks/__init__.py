@@ -16,7 +16,7 @@ from pathlib import Path
 
 from avrt.evaluation.benchmarks import avqa, dailyomni, mmar, mmau, omnibench, rivabench, videomme
 from avrt.evaluation.benchmarks.base import Benchmark, Item
-from avrt.evaluation.records import Record
+from avrt.evaluation.records.record import Record
 
 __all__ = [
     "BENCHMARKS",

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from avrt.annotations import read_avqa
-from avrt.clip_files import has_extension
+from avrt.data.annotations import read_avqa
 from avrt.evaluation.benchmarks.base import Benchmark, Entry
+from avrt.media.clip_files import has_extension
 
 
 def read(path: Path) -> list[Entry]:
-    """Read the annotations through `avrt.annotations`, which training uses too."""
+    """Read the annotations through `avrt.data.annotations`, which training uses too."""
     return [
         Entry(
             sample=sample,

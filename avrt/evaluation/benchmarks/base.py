@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from avrt.evaluation.records import Record
+from avrt.evaluation.records.record import Record
 from avrt.sample import LETTERS, Sample
 
 OfficialRule = Callable[[Record], bool | None]
-"""A benchmark's own scoring rule, see `avrt.evaluation.official`."""
+"""A benchmark's own scoring rule, see `avrt.evaluation.benchmarks.official`."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation import official
+from avrt.evaluation.benchmarks import official
 from avrt.evaluation.benchmarks.base import (
     Benchmark,
     Entry,
@@ -16,8 +16,8 @@ from avrt.evaluation.benchmarks.base import (
     read_json,
     relative_path,
 )
-from avrt.option_labels import strip_labels
 from avrt.sample import Sample
+from avrt.text.option_labels import strip_labels
 
 
 def read(path: Path) -> list[Entry]:

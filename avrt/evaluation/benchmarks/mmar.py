@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation import official
+from avrt.evaluation.benchmarks import official
 from avrt.evaluation.benchmarks.base import (
     Benchmark,
     Entry,

@@ -22,8 +22,8 @@ from avrt.evaluation.benchmarks.base import (
     read_json,
     relative_path,
 )
-from avrt.option_labels import strip_labels
 from avrt.sample import LETTERS, Sample
+from avrt.text.option_labels import strip_labels
 
 _PLACEHOLDER = re.compile(r"<(?:image|video|audio|speech)>\s*")
 _OPTION_LINE = re.compile(r"\(?([A-Z])\s*[.):]\s*\S")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation import official
+from avrt.evaluation.benchmarks import official
 from avrt.evaluation.benchmarks.base import (
     Benchmark,
     Entry,
@@ -20,8 +20,8 @@ from avrt.evaluation.benchmarks.base import (
     read_json,
     relative_path,
 )
-from avrt.option_labels import strip_labels
 from avrt.sample import Sample
+from avrt.text.option_labels import strip_labels
 
 
 def read(path: Path) -> list[Entry]:

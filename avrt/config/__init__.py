@@ -1,0 +1,1 @@
+"""Configuration files: class paths, errors and data classes."""

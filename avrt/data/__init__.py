@@ -1,0 +1,1 @@
+"""Shards: packing, reading, annotations and manifests."""

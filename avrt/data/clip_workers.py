@@ -1,0 +1,183 @@
+"""Reading clips in a process of its own: a codec that hangs or crashes costs one clip, not the run."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import signal
+import threading
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from avrt.data.records import IMAGE_FORMATS, EncodedClip
+from avrt.interrupts import interrupts_held_back
+from avrt.media.errors import MediaError, MediaReason
+from avrt.media.reader import MAX_FRAME_PIXELS
+from avrt.media.video import PATCH
+
+START_SECONDS = 600.0
+"""Importing the media libraries takes seconds, on a busy network drive minutes."""
+
+ORPHAN_SECONDS = 30
+"""A reader that hangs after its parent was killed ends itself this long after its time is up."""
+
+_start_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """How clips are read and encoded, see `avrt.media.reader.read_clip` and `avrt.data.records.encode_clip`."""
+
+    num_frames: int = 8
+    max_audio_seconds: float = 10.0
+    max_pixels: int = MAX_FRAME_PIXELS
+    require_video: bool = True
+    require_audio: bool = True
+    image_format: str = "jpg"
+    jpeg_quality: int = 95
+
+    def __post_init__(self) -> None:
+        # Found out by a reading process, a wrong setting would count as a fault of every clip.
+        if self.num_frames < 1:
+            raise ValueError(f"num_frames: must be at least 1, is {self.num_frames}")
+        if not 0 < self.max_audio_seconds < math.inf:
+            raise ValueError(f"max_audio_seconds: must be positive and finite, is {self.max_audio_seconds:g}")
+        if self.max_pixels < PATCH * PATCH:
+            raise ValueError(f"max_pixels: must be at least {PATCH * PATCH} (one vision token), is {self.max_pixels}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality: must be 1 to 100, is {self.jpeg_quality}")
+        if self.image_format not in IMAGE_FORMATS:
+            raise ValueError(f"image_format: must be one of {', '.join(IMAGE_FORMATS)}, is {self.image_format!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return asdict(self)
+
+
+class ClipReader:
+    """Reads and encodes clips in a child process, one at a time; starts another child when one is lost.
+
+    Args:
+        settings: how to read and encode.
+        timeout_seconds: longest time for one clip.
+    """
+
+    def __init__(self, settings: ClipSettings, *, timeout_seconds: float) -> None:
+        self.settings = settings
+        self.timeout_seconds = timeout_seconds
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._connection: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, or None when there is no child."""
+        return None if self._process is None else self._process.pid
+
+    def read(self, path: Path) -> EncodedClip:
+        """Read and encode one clip.
+
+        Raises:
+            MediaError: the clip cannot be used; ``timeout`` and ``decoder_crash`` are found here.
+            RuntimeError: the child process does not start.
+        """
+        if self._process is None or not self._process.is_alive():
+            self.start()
+        connection = self._connection
+        assert connection is not None
+        try:
+            connection.send(path)
+            if not connection.poll(self.timeout_seconds):
+                self.close()
+                raise MediaError(path, MediaReason.TIMEOUT, f"not read within {self.timeout_seconds:g} s")
+            result: EncodedClip | MediaError = connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            how = self._how_it_ended()
+            self.close()
+            raise MediaError(path, MediaReason.DECODER_CRASH, f"the process that read it {how}") from error
+        if isinstance(result, MediaError):
+            raise result
+        return result
+
+    def start(self) -> None:
+        """Start the child and wait until it is ready; what was left of an earlier one is cleared away."""
+        self.close()
+        # Forking this process would copy its threads' locks in whatever state they are; the fork server has no
+        # threads, and has the libraries loaded, so that a new child is ready at once.
+        context = multiprocessing.get_context("forkserver")
+        with _start_lock:
+            # The first module of these lets Ctrl-C end the fork server while it still loads the others.
+            context.set_forkserver_preload(["avrt.interrupts", "avrt.media.reader", "avrt.data.records"])
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_serve, args=(theirs, self.settings, self.timeout_seconds), name="clip-reader", daemon=True
+            )
+            with interrupts_held_back():
+                process.start()
+        theirs.close()
+        self._process, self._connection = process, ours
+        try:
+            ready = ours.poll(START_SECONDS) and ours.recv()
+        except EOFError:
+            ready = False
+        if not ready:
+            how = self._how_it_ended()
+            self.close()
+            raise RuntimeError(f"the process that reads clips did not start: it {how}")
+
+    def close(self) -> None:
+        """End the child, at once."""
+        process, connection = self._process, self._connection
+        self._process = self._connection = None
+        if process is not None:
+            process.kill()
+            process.join()
+            process.close()
+        if connection is not None:
+            connection.close()
+
+    def _how_it_ended(self) -> str:
+        assert self._process is not None
+        self._process.join(1)
+        code = self._process.exitcode
+        if code is None:
+            return "closed its pipe"
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+
+
+def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: float) -> None:
+    """The child: reads the paths it is sent until the parent is gone."""
+    import torch
+
+    from avrt.data.records import encode_clip
+    from avrt.media.reader import read_clip
+
+    # One process per core already: more threads would only get in each other's way.
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group; ending the children is the parent's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    try:
+        connection.send(True)
+        while True:
+            path = connection.recv()
+            signal.alarm(math.ceil(timeout_seconds) + ORPHAN_SECONDS)
+            try:
+                clip = read_clip(
+                    path,
+                    num_frames=settings.num_frames,
+                    max_audio_seconds=settings.max_audio_seconds,
+                    max_pixels=settings.max_pixels,
+                    require_video=settings.require_video,
+                    require_audio=settings.require_audio,
+                )
+                result: EncodedClip | MediaError = encode_clip(
+                    clip, image_format=settings.image_format, jpeg_quality=settings.jpeg_quality
+                )
+            except MediaError as error:
+                result = error
+            signal.alarm(0)
+            connection.send(result)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return

@@ -1,0 +1,133 @@
+"""What packing has to do and what it has done: groups of questions, and the records in ``.pack/`` of finished ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from avrt.data.annotations import check_key
+from avrt.data.manifest import ShardSummary
+from avrt.data.records import SAMPLE_FIELDS
+from avrt.files.atomic import PARTIAL_SUFFIX, write_atomic
+from avrt.media.clip_files import find_clip
+from avrt.sample import Sample
+
+RECORDS_FOLDER = ".pack"
+SETTINGS_NAME = "settings.json"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A question that is in no shard, and why; `reason` is one of `avrt.media.reader.MediaReason`."""
+
+    id: str
+    source: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """The questions of one shard; `inputs` is a fingerprint of them and their clips."""
+
+    index: int
+    samples: tuple[Sample, ...]
+    inputs: str
+
+    @property
+    def shard_name(self) -> str:
+        return f"shard-{self.index:06d}.tar"
+
+    @property
+    def record_name(self) -> str:
+        return f"shard-{self.index:06d}.json"
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """What came of a group: its shard, or None if no question had a usable clip."""
+
+    inputs: str
+    shard: ShardSummary | None
+    left_out: tuple[LeftOut, ...]
+
+
+def check_samples(samples: Sequence[Sample]) -> None:
+    """Raise ValueError for ids that cannot be keys or occur twice, and sources that are no plain names."""
+    if not samples:
+        raise ValueError("samples: there are none to pack")
+    seen: set[str] = set()
+    for sample in samples:
+        if check_key(sample.id) in seen:
+            raise ValueError(f"sample {sample.id!r} occurs twice; every question needs an id of its own")
+        seen.add(sample.id)
+        if not sample.source or Path(sample.source).name != sample.source:
+            raise ValueError(f"sample {sample.id!r}: `source` must be a plain file name, is {sample.source!r}")
+
+
+def prepare(out_dir: Path, settings: dict[str, Any]) -> Path:
+    """Make the folders, and see that what is there was made with the same settings. Returns the records' folder."""
+    records = out_dir / RECORDS_FOLDER
+    settings_path = records / SETTINGS_NAME
+    if settings_path.exists():
+        known = json.loads(settings_path.read_bytes())
+        changed = sorted(name for name in settings.keys() | known.keys() if settings.get(name) != known.get(name))
+        if changed:
+            listing = ", ".join(f"{name} {known.get(name)!r} (now {settings.get(name)!r})" for name in changed)
+            raise ValueError(f"{out_dir}: was begun with other settings: {listing}; keep them or choose another folder")
+    elif out_dir.exists() and any(out_dir.glob("*.tar")):
+        raise ValueError(f"{out_dir}: already holds shards that were not packed here; choose another folder")
+    else:
+        records.mkdir(parents=True, exist_ok=True)
+        write_atomic(settings_path, json.dumps(settings, sort_keys=True).encode())
+    return records
+
+
+def make_groups(samples: Sequence[Sample], videos_dir: Path, samples_per_shard: int) -> list[Group]:
+    """Cut the questions into groups, and take the fingerprint of each."""
+    groups = []
+    for index, begin in enumerate(range(0, len(samples), samples_per_shard)):
+        members = tuple(samples[begin : begin + samples_per_shard])
+        digest = hashlib.sha256()
+        for sample in members:
+            fields = {name: getattr(sample, name) for name in SAMPLE_FIELDS}
+            path = find_clip(videos_dir, sample.source)
+            status = None if path is None else path.stat()
+            state = None if status is None else [status.st_size, status.st_mtime_ns]
+            digest.update(json.dumps([fields, state], sort_keys=True).encode())
+        groups.append(Group(index, members, digest.hexdigest()))
+    return groups
+
+
+def finished_result(group: Group, out_dir: Path, records: Path) -> GroupResult | None:
+    """The result of a group that an earlier run finished from the same input, or None."""
+    path = records / group.record_name
+    if not path.exists():
+        return None
+    content = json.loads(path.read_bytes())
+    if content["inputs"] != group.inputs:
+        return None
+    shard = None if content["shard"] is None else ShardSummary(**content["shard"])
+    if shard is not None:
+        tar = out_dir / shard.name
+        if not tar.exists() or tar.stat().st_size != shard.bytes:
+            return None
+    return GroupResult(group.inputs, shard, tuple(LeftOut(**entry) for entry in content["left_out"]))
+
+
+def write_record(group: Group, result: GroupResult, records: Path) -> None:
+    """Note that a group is finished."""
+    write_atomic(records / group.record_name, json.dumps(asdict(result), sort_keys=True).encode())
+
+
+def find_leftovers(groups: Sequence[Group], out_dir: Path, records: Path) -> list[Path]:
+    """Files of killed runs, and of groups that the set no longer has."""
+    shards = {group.shard_name for group in groups}
+    known = {group.record_name for group in groups} | {SETTINGS_NAME}
+    partial = [*out_dir.glob(f"*{PARTIAL_SUFFIX}"), *records.glob(f"*{PARTIAL_SUFFIX}")]
+    extra = [path for path in out_dir.glob("shard-*.tar") if path.name not in shards]
+    return partial + extra + [path for path in records.glob("*.json") if path.name not in known]

@@ -1,0 +1,101 @@
+"""One item of an evaluation run, and its JSON line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from avrt.evaluation.records.json_fields import from_dict
+
+DERIVED_FIELDS = ("answer", "reason", "correct_strict", "correct_official", "error_type")
+"""The fields of a `Record` that scoring fills in; None until then."""
+
+ErrorType = Literal["none", "instruction_format", "logic", "no_reply"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One item of one run. Keys of the JSON line stand in the order of the fields.
+
+    Attributes:
+        id: the item's id, unique in its benchmark.
+        benchmark: as in `RunInfo`.
+        index: place of the item in the benchmark's own order, from 0.
+        question: the question's text.
+        options: the options' texts without letters.
+        gold: letter of the right option.
+        official_gold: what the benchmark's own scorer compares with, where that is not `gold` (an option's text).
+        categories: the benchmark's categories that the item is broken down by, name to value.
+        media: where to find what the model saw and heard: paths relative to `RunInfo.data_root` under ``video``,
+            ``audio``, ``image``; or ``shard`` (a tar file) and ``key`` (its sample).
+        text: the reply as decoded, untouched; empty where there is none.
+        finish_reason: ``stop`` or ``length``; ``missing`` where nothing was generated.
+        failure: why there is no reply (``missing_media``, ``server_error``, ...), else None. Such an item counts as
+            wrong, with this as its reason, and is tried again when the run is resumed.
+        failure_detail: one line for the reader: which file, which error.
+        prompt_tokens, completion_tokens: lengths in tokens, None where unknown.
+        latency_seconds: time that the reply took, None where unknown. Never part of the metrics.
+        answer: the letter that the strict parser read, or None.
+        reason: the parser's reason code (`avrt.text.answers.Reason`), or `failure`.
+        correct_strict: right by this project's rule.
+        correct_official: right by the benchmark's own rule; None where that rule leaves the item out of its
+            denominator.
+        error_type: ``none`` (right), ``instruction_format`` (no clear answer), ``logic`` (a clear wrong one), or
+            ``no_reply`` (`failure`: the model was not asked or could not be, which is no fault of its format).
+    """
+
+    id: str
+    benchmark: str
+    index: int
+    question: str
+    options: tuple[str, ...]
+    gold: str
+    official_gold: str | None = None
+    categories: dict[str, str] = field(default_factory=dict)
+    media: dict[str, str] = field(default_factory=dict)
+    text: str = ""
+    finish_reason: str = "stop"
+    failure: str | None = None
+    failure_detail: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    latency_seconds: float | None = None
+    answer: str | None = None
+    reason: str | None = None
+    correct_strict: bool | None = None
+    correct_official: bool | None = None
+    error_type: ErrorType | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(self.options))
+
+    @property
+    def scored(self) -> bool:
+        """Whether the derived fields are filled in."""
+        return self.correct_strict is not None
+
+    def raw(self) -> Record:
+        """The record without its derived part."""
+        cleared: dict[str, Any] = dict.fromkeys(DERIVED_FIELDS)
+        return dataclasses.replace(self, **cleared)
+
+    def to_json(self) -> str:
+        """One line of JSON, without the line break; the same record always gives the same text."""
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        # ASCII only: a lone surrogate in a reply could not be encoded, and U+2028 would look like a line break.
+        return json.dumps(values, ensure_ascii=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes, where: str = "record") -> Self:
+        """Read one line.
+
+        Raises:
+            ValueError: no JSON object, or unknown or missing keys; `where` (file and line) is named.
+        """
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: is no valid JSON: {error}") from error
+        return from_dict(cls, values, where)

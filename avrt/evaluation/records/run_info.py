@@ -1,0 +1,133 @@
+"""What was run on one benchmark: ``run.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, get_args
+
+from avrt.evaluation.records.json_fields import from_dict
+from avrt.files.atomic import write_atomic
+from avrt.media.masking import Modalities
+from avrt.text.answers import Profile
+from avrt.text.prompts import AnswerFormat
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What was run on one benchmark; the same for every record of the folder.
+
+    Attributes:
+        run: name of the run, for tables.
+        benchmark: name of the benchmark, see `avrt.evaluation.benchmarks.BENCHMARKS`.
+        model: what answered: a checkpoint, a folder, a hub id or a server's model name.
+        items: number of items that the run covers: the denominator of every accuracy.
+        dataset_fingerprint: sha256 over the covered items, see `avrt.evaluation.benchmarks.fingerprint`.
+        modalities: which streams were shown: ``AV``; ``A`` (frames blanked); ``V`` (sound silenced).
+        answer_format: what the prompt asked for: ``tags`` (think and answer tags) or ``letter``.
+        profile: how replies are read, see `avrt.text.answers`: ``paper`` or ``robust``.
+        subset: name of the id file that the items were limited to, or None for the whole benchmark.
+        data_root: folder that the records' media paths are relative to.
+        decoding: decoding and media settings (max_completion_length, temperature, num_frames, ...).
+        prompt: what else decides the prompts (wording, chat template, shards that the clips come from); empty for
+            replies made elsewhere, None in folders of versions that did not record it.
+        weights: tells two students apart that have the same `model` path; empty where the weights are not at hand.
+        avrt_version: version of this project that made the replies.
+    """
+
+    run: str
+    benchmark: str
+    model: str
+    items: int
+    dataset_fingerprint: str
+    modalities: Modalities = "AV"
+    answer_format: AnswerFormat = "tags"
+    profile: Profile = "paper"
+    subset: str | None = None
+    data_root: str = ""
+    decoding: dict[str, Any] = field(default_factory=dict)
+    prompt: dict[str, Any] | None = None
+    weights: str = ""
+    avrt_version: str = ""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("modalities", Modalities), ("answer_format", AnswerFormat), ("profile", Profile)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"`{name}` must be one of {', '.join(get_args(allowed))}, is {getattr(self, name)!r}")
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Self:
+        """Read ``run.json`` of one benchmark's folder.
+
+        Raises:
+            ValueError: it is missing, is no JSON, or has unknown or missing keys.
+        """
+        path = Path(folder) / RUN_FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ValueError(f"{folder}: is no run of a benchmark (it has no {RUN_FILE})") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: is no valid JSON: {error}") from error
+        return from_dict(cls, values, str(path))
+
+    def write(self, folder: str | Path) -> None:
+        """Write ``run.json``; for a run that is resumed, check that it is still the same run.
+
+        Raises:
+            ValueError: the folder holds a run with other settings: its records would mean something else. The run's
+                name and the place of the data may differ.
+        """
+        folder = Path(folder)
+        if (folder / RUN_FILE).exists():
+            old = RunInfo.read(folder)
+            if old.prompt is None and self.prompt is not None:
+                raise ValueError(
+                    f"{folder}: its {RUN_FILE} has no `prompt` (an earlier version of AVRT began it), so "
+                    "it is unknown whether this run has the same one; use another run folder to ask again "
+                    "(score, compare and report read this one as it is)"
+                )
+            before, now = _settings(old), _settings(self)
+            for name in [*now, *(set(before) - set(now))]:
+                if before.get(name) != now.get(name):
+                    raise ValueError(
+                        f"{folder}: holds a run with `{name}` {_shown(before.get(name))}, this one has "
+                        f"{_shown(now.get(name))}; use another run folder, or remove that one"
+                    )
+            if old == self:
+                return  # so that the file's date tells when the run began
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / RUN_FILE, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
+
+
+def _settings(info: RunInfo) -> dict[str, Any]:
+    """All that must be the same in a run that is resumed, by name; `decoding` and `prompt` setting by setting."""
+    values = {item.name: getattr(info, item.name) for item in dataclasses.fields(info)}
+    nested = {name: values.pop(name) or {} for name in ("decoding", "prompt")}
+    flat = {f"{name}.{key}": value for name, settings in nested.items() for key, value in settings.items()}
+    return {name: value for name, value in values.items() if name not in ("run", "data_root")} | flat
+
+
+def _shown(value: Any) -> str:
+    """A value on one line, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def benchmark_folders(run: str | Path) -> list[Path]:
+    """The benchmarks' folders of a run, by name; a benchmark's own folder stands for itself.
+
+    Raises:
+        ValueError: there is none.
+    """
+    run = Path(run)
+    if (run / RUN_FILE).is_file():
+        return [run]
+    folders = sorted(path.parent for path in run.glob(f"*/{RUN_FILE}"))
+    if not folders:
+        raise ValueError(f"{run}: is no evaluation run (no <benchmark>/{RUN_FILE} in it)")
+    return folders

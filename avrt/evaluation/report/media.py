@@ -1,0 +1,256 @@
+"""Frames and sound of an evaluation's clips as small files beside the report's page.
+
+A clip ``K`` becomes ``media/K/frame00.jpg`` ..., ``media/K/sound.flac`` and ``media/K/clip.json``, which is written
+last: with it the clip is complete, and a second run over the same folder leaves it alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+
+from avrt.data.records import SOUND_MEMBER, EncodedClip, decode_clip, encode_clip
+from avrt.data.shards import ShardSet
+from avrt.data.tar_index import ShardError
+from avrt.evaluation.benchmarks import BENCHMARKS, Item
+from avrt.evaluation.clips import read_sample
+from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.run_info import RunInfo
+from avrt.files.atomic import write_atomic
+from avrt.media.reader import MediaError, MediaReason
+from avrt.media.video import fit
+from avrt.sample import LETTERS, SAMPLING_RATE, Sample
+
+MEDIA_FOLDER = "media"
+CLIP_FILE = "clip.json"
+THUMBNAIL_PIXELS = 384 * 216
+JPEG_QUALITY = 80
+_KEY = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """What the page shows of one clip; paths are relative to the page.
+
+    Attributes:
+        frames: thumbnails, in the order of time.
+        times: time of each frame in seconds.
+        sound: sound file, or None.
+        sound_seconds: length of the sound, which is no more of the source than the model was given.
+        seconds: length of the source.
+        width, height: display size of the source in pixels, 0 without frames.
+        is_image: the one frame is a still picture.
+        problem: why there is nothing to show, else None.
+    """
+
+    frames: tuple[str, ...] = ()
+    times: tuple[float, ...] = ()
+    sound: str | None = None
+    sound_seconds: float = 0.0
+    seconds: float = 0.0
+    width: int = 0
+    height: int = 0
+    is_image: bool = False
+    problem: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values, without what is empty."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+
+def clip_key(record: Record) -> str:
+    """The name of the clip's folder: the same for items that share a clip."""
+    named = json.dumps([record.benchmark, sorted(record.media.items())])
+    return hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+class ClipExporter:
+    """Writes thumbnails and sound of clips, each clip once, and remembers what it could not read.
+
+    Args:
+        out: the report's folder.
+        data: folder of the benchmarks' data, for when it is not where the run found it; None for that place.
+    """
+
+    def __init__(self, out: str | Path, data: str | Path | None = None) -> None:
+        self.out = Path(out)
+        self.data = None if data is None else Path(data)
+        self._shards: dict[Path, tuple[ShardSet, dict[str, int]]] = {}
+        self._lock = Lock()
+
+    def export(
+        self,
+        items: Iterable[tuple[RunInfo, Record]],
+        *,
+        workers: int | None = None,
+        on_clip: Callable[[], None] | None = None,
+    ) -> dict[str, ShownClip]:
+        """Write the clips of all items.
+
+        Args:
+            items: records, each with the run that says where its data lie and how much of it was shown.
+            workers: threads (decoding runs outside Python's lock); one per core by default.
+            on_clip: called after each clip, for a progress bar.
+
+        Returns:
+            What there is to show, by `clip_key`.
+        """
+        clips: dict[str, tuple[RunInfo, Record]] = {}
+        for info, record in items:
+            clips.setdefault(clip_key(record), (info, record))
+        with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+            shown = {}
+            results = pool.map(lambda entry: self.export_clip(*entry), clips.values())
+            for key, clip in zip(clips, results, strict=True):
+                shown[key] = clip
+                if on_clip is not None:
+                    on_clip()
+        return shown
+
+    def export_clip(self, info: RunInfo, record: Record) -> ShownClip:
+        """Write one clip's files, unless they are there already."""
+        if not record.media:
+            return ShownClip(problem="the record names no media")
+        folder = self.out / MEDIA_FOLDER / clip_key(record)
+        try:
+            root, sources = self._find(info, record)
+        except (FileNotFoundError, ValueError) as error:
+            return ShownClip(problem=str(error))
+        made_from = {
+            "sources": {kind: path.stat().st_size for kind, path in sorted(sources.items())},
+            "thumbnail_pixels": THUMBNAIL_PIXELS,
+            "jpeg_quality": JPEG_QUALITY,
+            **_settings(info),
+        }
+        known = _read_made(folder, made_from)
+        if known is not None:
+            return known
+        try:
+            encoded = self._encode(info, record, root, sources)
+        except (MediaError, ShardError) as error:
+            return ShownClip(problem=f"{error.reason}: {error.detail}")
+        folder.mkdir(parents=True, exist_ok=True)
+        shown = _write_members(folder, encoded)
+        description = {"made_from": made_from, "shown": asdict(shown)}
+        write_atomic(folder / CLIP_FILE, (json.dumps(description, indent=1) + "\n").encode())
+        return shown
+
+    def remove_others(self, keys: Iterable[str]) -> None:
+        """Remove clips of an earlier report in the same folder that this one does not show."""
+        kept = set(keys)
+        for folder in (self.out / MEDIA_FOLDER).glob("*"):
+            if folder.name not in kept and _KEY.fullmatch(folder.name) and (folder / CLIP_FILE).is_file():
+                shutil.rmtree(folder)
+
+    def _find(self, info: RunInfo, record: Record) -> tuple[Path, dict[str, Path]]:
+        """The folder that a record's media paths are relative to, and its files by kind.
+
+        Raises:
+            FileNotFoundError: no folder has them all. The message has no absolute path: it goes into the page.
+            ValueError: a path leads out of the folder.
+        """
+        names = {kind: name for kind, name in record.media.items() if kind != "key"}
+        for name in names.values():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"the media path {name!r} leads out of the data folder")
+        missing: list[str] = []
+        for root in self._roots(info):
+            missing = [name for name in names.values() if not (root / name).is_file()]
+            if not missing:
+                return root, {kind: root / name for kind, name in names.items()}
+        raise FileNotFoundError(f"not found: {', '.join(missing)}")
+
+    def _roots(self, info: RunInfo) -> Iterator[Path]:
+        if self.data is None:
+            yield Path(info.data_root)
+            return
+        benchmark = BENCHMARKS.get(info.benchmark)
+        for name in benchmark.folders if benchmark else (info.benchmark,):
+            yield self.data / name
+        yield self.data
+
+    def _encode(self, info: RunInfo, record: Record, root: Path, sources: dict[str, Path]) -> EncodedClip:
+        if "shard" in sources:
+            return self._from_shard(sources["shard"], record)
+        sample = Sample(
+            id=record.id, question=record.question, options=record.options, answer=LETTERS.index(record.gold)
+        )
+        item = Item(sample, record.index, record.media)
+        clip = read_sample(item, root, max_pixels=THUMBNAIL_PIXELS, **_settings(info)).clip
+        assert clip is not None
+        return encode_clip(clip, jpeg_quality=JPEG_QUALITY)
+
+    def _from_shard(self, path: Path, record: Record) -> EncodedClip:
+        with self._lock:
+            if path not in self._shards:
+                shards = ShardSet(path)
+                self._shards[path] = shards, {key: index for index, key in enumerate(shards.keys)}
+            shards, places = self._shards[path]
+        key = record.media.get("key", record.id)
+        if key not in places:
+            raise MediaError(path, MediaReason.MISSING_FILE, f"the shard has no sample {key!r}")
+        stored = shards.media(places[key])
+        clip = decode_clip(stored)
+        if clip.frames is None:
+            return stored
+        _, _, height, width = clip.frames.shape
+        thumbnails = torch.stack([fit(frame, width, height, THUMBNAIL_PIXELS, path) for frame in clip.frames])
+        small = encode_clip(replace(clip, frames=thumbnails, waveform=None), jpeg_quality=JPEG_QUALITY)
+        sound = {name: data for name, data in stored.members.items() if name == SOUND_MEMBER}
+        return EncodedClip(small.members | sound, stored.info)
+
+
+def _settings(info: RunInfo) -> dict[str, Any]:
+    """How much of each clip the model was shown, by the names of `read_sample`."""
+    return {name: info.decoding[name] for name in ("num_frames", "max_audio_seconds") if info.decoding.get(name)}
+
+
+def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:
+    """Write the members of a clip, and say what they are."""
+    names = sorted(encoded.members)
+    for name in names:
+        write_atomic(folder / _file_name(name), encoded.members[name])
+    info = encoded.info
+    place = f"{MEDIA_FOLDER}/{folder.name}"
+    return ShownClip(
+        frames=tuple(f"{place}/{name}" for name in names if name.startswith("frame")),
+        times=tuple(round(time, 3) for time in info["timestamps"]),
+        sound=f"{place}/{_file_name(SOUND_MEMBER)}" if SOUND_MEMBER in names else None,
+        sound_seconds=round(info["num_audio_samples"] / SAMPLING_RATE, 3),
+        seconds=round(info["duration"], 3),
+        width=info["width"],
+        height=info["height"],
+        is_image=info["is_image"],
+    )
+
+
+def _file_name(member: str) -> str:
+    return "sound.flac" if member == SOUND_MEMBER else member
+
+
+def _read_made(folder: Path, made_from: dict[str, Any]) -> ShownClip | None:
+    """What an earlier report wrote of the same sources with the same settings; None where there is no such thing."""
+    try:
+        description = json.loads((folder / CLIP_FILE).read_text(encoding="utf-8"))
+        if description["made_from"] != made_from:
+            return None
+        values = description["shown"]
+        if set(values) != {field.name for field in fields(ShownClip)}:
+            return None  # by another version of this program
+        shown = ShownClip(**values | {"frames": tuple(values["frames"]), "times": tuple(values["times"])})
+    except (OSError, ValueError, KeyError, TypeError):
+        # Nothing there, or not ours: it is made anew.
+        return None
+    files = [*shown.frames, *([shown.sound] if shown.sound else [])]
+    return shown if all((folder.parents[1] / name).is_file() for name in files) else None

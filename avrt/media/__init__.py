@@ -1,0 +1,1 @@
+"""Clip files to frames and audio."""

@@ -1,0 +1,58 @@
+"""The file of a clip, by the name that annotations give it: with or without its extension."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from avrt.media.errors import MediaError, MediaReason
+
+EXTENSIONS = (
+    *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
+    *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac"),
+)
+"""Of the files that can be a clip, in the order in which they are looked for, each in lower and upper case."""
+
+
+def has_extension(name: str) -> bool:
+    """Whether a clip's name is a file name already."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def without_extension(name: str) -> str:
+    """A clip's name as it is the same for ``c1``, ``c1.mp4`` and ``c1.MKV``."""
+    stem, extension = os.path.splitext(name)
+    return stem if extension.lower() in EXTENSIONS else name
+
+
+def find_clip(folder: Path, name: str) -> Path | None:
+    """The file of a clip, or None.
+
+    A name that ends in a known extension is taken as it is if there is such a file; then extensions are added to it,
+    ``.mp4`` first, and last they take the place of its own.
+    """
+    if has_extension(name) and (folder / name).exists():
+        return folder / name
+    for stem in dict.fromkeys((name, without_extension(name))):
+        for extension in EXTENSIONS:
+            for written in (extension, extension.upper()):
+                path = folder / f"{stem}{written}"
+                if path.exists():
+                    return path
+    return None
+
+
+def clip_file(folder: Path, name: str) -> Path:
+    """The file of a clip.
+
+    Raises:
+        MediaError: there is none; names what was looked for.
+    """
+    path = find_clip(folder, name)
+    if path is None:
+        tried = folder / (name if has_extension(name) else f"{name}.mp4")
+        detail = f"there is no file {tried}"
+        if not has_extension(name):
+            detail += f", nor one of that name with another extension ({', '.join(EXTENSIONS[1:4])}, ...)"
+        raise MediaError(tried, MediaReason.MISSING_FILE, detail)
+    return path

@@ -1,0 +1,1 @@
+"""The student: its encoders, prompt sharing, log-probabilities, checkpoints and export."""

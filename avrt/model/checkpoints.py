@@ -1,0 +1,327 @@
+"""Checkpoints on disk: whole or absent, found again, and never able to run code.
+
+A checkpoint is a file (plain training) or a folder that several processes write (DeepSpeed). A file takes its name by
+a rename when it is complete; a folder too, and carries a marker that lists its files, written last, so that a folder
+that was copied in part is known as well. What is still being written ends in ``.partial`` and is never chosen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import logging
+import os
+import pickle
+import re
+import shutil
+import stat
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avrt.files.atomic import PARTIAL_SUFFIX, sync_file, sync_folder, write_atomic
+
+MARKER = "complete.json"
+"""Lists the files of a checkpoint folder with their sizes; its presence says that the folder is complete."""
+
+SUFFIX = ".ckpt"
+
+STEP_IN_NAME = re.compile(r"(?:^|[-_])step=(\d+)(?![\d.])")
+"""How `RunCheckpoint` and Lightning write the optimizer step into a name, its ending left out."""
+
+REGULAR_NAME = re.compile(rf"step=(\d+)\.ckpt((\.old)?{re.escape(PARTIAL_SUFFIX)})?")
+"""Of a regular checkpoint of `RunCheckpoint`, or of one that is being written or replaced."""
+
+log = logging.getLogger(__name__)
+
+
+# ---- writing a folder -----------------------------------------------------------------------------------------------
+
+
+def start_folder(path: Path) -> Path:
+    """An empty folder to write the checkpoint `path` into; called by one process before the others begin."""
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def finish_folder(path: Path) -> None:
+    """Give a written folder its name; called by one process when all have written their parts."""
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    files = sorted(p for p in partial.rglob("*") if p.is_file())
+    for file in files:
+        sync_file(file)
+    sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
+    write_atomic(partial / MARKER, json.dumps({"format": 1, "files": sizes}, indent=1).encode())
+    if not path.exists():
+        os.replace(partial, path)
+        sync_folder(path.parent)
+        return
+    # The old one is deleted last: many gigabytes take long, and a kill then would leave none of the two.
+    old = partial
+    if not exchange(partial, path):
+        old = path.with_name(path.name + ".old" + PARTIAL_SUFFIX)
+        remove(old)
+        os.replace(path, old)
+        os.replace(partial, path)
+    sync_folder(path.parent)
+    remove(old)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, so that neither is ever missing; False where the file system cannot (some of those
+    on a network)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+    return hasattr(libc, "renameat2") and libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint; one whose deletion was cut off no longer counts as complete."""
+    if path.is_dir():
+        (path / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def save_tensors(content: Any, file: Path, name: Path) -> None:
+    """`torch.save`, which does not say why it could not write.
+
+    Args:
+        file: what is written.
+        name: what an error calls it.
+
+    Raises:
+        OSError: the disk is full, say.
+    """
+    try:
+        torch.save(content, file)  # by its path: through a Python file it takes three times as long
+    except RuntimeError as error:
+        if "inline_container" not in str(error):  # torch's writer
+            raise
+        try:
+            with open(file, "ab") as probe:
+                probe.write(bytes(1 << 20))
+                probe.flush()
+                os.fsync(probe.fileno())
+        except OSError as reason:
+            raise OSError(reason.errno, reason.strerror, str(name)) from error
+        raise OSError(errno.EIO, "could not be written whole", str(name)) from error
+
+
+# ---- finding --------------------------------------------------------------------------------------------------------
+
+
+def what_is_missing(path: Path) -> str | None:
+    """What a checkpoint lacks to be complete, or None."""
+    if path.is_file():
+        with suppress(FileNotFoundError):  # a run that prunes its checkpoints may remove this one meanwhile
+            if path.stat().st_size == 0:
+                return "it is empty"
+            # torch writes zip archives, whose directory is at the end.
+            return None if zipfile.is_zipfile(path) else "it is truncated, or not a file of torch.save"
+    if not path.is_dir():
+        return "there is no such file or folder"
+    try:
+        files = json.loads((path / MARKER).read_text(encoding="utf-8"))["files"]
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return f"it has no {MARKER}: its save was cut off, or it is not a checkpoint of this project"
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return f"its {MARKER} is damaged"
+    for name, size in files.items():
+        try:
+            found = (path / name).stat()
+        except FileNotFoundError:
+            return f"{name} is missing"
+        if not stat.S_ISREG(found.st_mode):
+            return f"{name} is missing"
+        if found.st_size != size:
+            return f"{name} has {found.st_size} bytes, not {size}"
+    return None
+
+
+def check_complete(path: Path) -> None:
+    """Refuse an incomplete checkpoint.
+
+    Raises:
+        ValueError: names what is missing.
+    """
+    missing = what_is_missing(path)
+    if missing:
+        raise ValueError(f"checkpoint {path} cannot be loaded: {missing}; use the one before it (--ckpt_path last)")
+
+
+def complete_checkpoints(folder: Path, pattern: str = f"*{SUFFIX}") -> list[Path]:
+    """The complete checkpoints in a folder, by the optimizer step in their names, those without one first."""
+    found = []
+    for path in folder.glob(pattern) if folder.is_dir() else ():
+        if what_is_missing(path) is None:
+            with suppress(FileNotFoundError):  # removed meanwhile
+                step = step_in_name(path)
+                found.append((-1 if step is None else step, path.stat().st_mtime_ns, path.name, path))
+    return [path for *_, path in sorted(found)]
+
+
+def step_in_name(path: Path) -> int | None:
+    """The optimizer step that a checkpoint's name gives, or None."""
+    found = STEP_IN_NAME.search(path.stem)
+    return int(found[1]) if found else None
+
+
+def step_of(path: Path) -> int:
+    """The optimizer step of a complete checkpoint: in its name, or else in it.
+
+    Raises:
+        ValueError: it cannot be read, or holds none.
+    """
+    step = step_in_name(path)
+    if step is None:
+        files = [path] if path.is_file() else sorted(path.glob("*/*mp_rank_00_model_states.pt"))
+        content = load_without_code(files[0], mmap=True) if files else None
+        step = content.get("global_step") if isinstance(content, dict) else None
+    if not isinstance(step, int):
+        raise ValueError(f"checkpoint {path} does not say its optimizer step")
+    return step
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest checkpoint of some folders.
+
+    Attributes:
+        path: the complete one of the highest optimizer step; None if there is none.
+        passed_over: those that are or may be newer and cannot be used, each with the reason.
+    """
+
+    path: Path | None
+    passed_over: tuple[tuple[Path, str], ...] = ()
+
+    def describe_passed_over(self) -> str:
+        """One line, or nothing."""
+        return "; ".join(f"{path}: {reason}" for path, reason in self.passed_over)
+
+
+def newest(*folders: Path) -> Newest:
+    """Find the checkpoint to continue from: the highest optimizer step, whatever the clock says.
+
+    Times break ties only; a copy or a wrong clock changes them.
+    """
+    usable: list[tuple[int, bool, int, Path]] = []
+    broken: list[tuple[int | None, Path, str]] = []
+    for path in sorted({path for folder in folders if folder.is_dir() for path in folder.glob(f"*{SUFFIX}")}):
+        try:
+            reason = what_is_missing(path)
+            if reason is None:
+                # Of two with the same step, the one of the regular saves.
+                usable.append((step_of(path), step_in_name(path) is not None, path.stat().st_mtime_ns, path))
+                continue
+        except FileNotFoundError:  # removed meanwhile by the run that owns it
+            continue
+        except ValueError as error:
+            reason = str(error)
+        broken.append((step_in_name(path), path, reason))
+    best = max(usable, default=None)
+    over = [(p, r) for step, p, r in broken if best is None or step is None or step > best[0]]
+    return Newest(best[-1] if best else None, tuple(over))
+
+
+def resolve(run_or_checkpoint: Path) -> Path:
+    """The checkpoint that a path means: itself, or the newest complete one of a run's folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if run_or_checkpoint.suffix == SUFFIX:
+        check_complete(run_or_checkpoint)
+        return run_or_checkpoint
+    found = newest(run_or_checkpoint / "checkpoints", run_or_checkpoint)
+    if found.path is not None:
+        if found.passed_over:
+            log.warning("passed over: %s; taken instead: %s", found.describe_passed_over(), found.path)
+        return found.path
+    more = f"; cannot be used: {found.describe_passed_over()}" if found.passed_over else ""
+    raise ValueError(
+        f"{run_or_checkpoint}: holds no complete checkpoint (looked for *{SUFFIX} there and in its checkpoints folder)"
+        f"{more}"
+    )
+
+
+def superseded(folder: Path, step: int, keep: int) -> list[Path]:
+    """What a run that has saved `step` no longer needs: checkpoints named after a step, and what killed saves left.
+
+    The newest `keep` complete ones up to `step` stay, and all of higher steps (of a run that went back). Nothing goes
+    before so many are complete, so the one that a run was resumed from goes only when newer ones have replaced it.
+    """
+    found = [(int(name[1]), path) for path in folder.iterdir() if (name := REGULAR_NAME.fullmatch(path.name))]
+    complete = sorted(s for s, path in found if s <= step and path.suffix == SUFFIX and what_is_missing(path) is None)
+    if len(complete) < keep:
+        return []
+    return sorted(path for s, path in found if s < complete[-keep])
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def load_without_code(path: Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
+    """Read a file of `torch.save` that holds tensors and plain values only.
+
+    A few record types of DeepSpeed's optimizer state are let through; constructing them runs nothing else.
+
+    Raises:
+        ValueError: the file names other classes or functions (it could run any code), or is damaged.
+    """
+    try:
+        return _read(path, map_location, mmap)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        raise ValueError(
+            f"checkpoint {path} is refused: it holds more than tensors and plain values, and reading it could run any "
+            f"code ({reason.strip() or 'not a checkpoint'})"
+        ) from error
+    except (RuntimeError, EOFError, LookupError) as error:  # a text file runs the unpickler's stack empty
+        said = str(error).splitlines() or ["it is cut off"]
+        raise ValueError(f"checkpoint {path} is damaged: {said[0]}") from error
+
+
+def _read(path: Path, map_location: Any, mmap: bool) -> Any:
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        if "deepspeed." not in str(error):
+            raise
+    with torch.serialization.safe_globals(_deepspeed_records()):
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+
+
+def check_no_instantiator(checkpoint: Any, path: Path) -> None:
+    """Refuse a checkpoint that says which class to build: that is code in a data file.
+
+    Raises:
+        ValueError: it has such an entry.
+    """
+    if not isinstance(checkpoint, dict):
+        raise ValueError(
+            f"checkpoint {path} is no checkpoint of a training run: it holds a {type(checkpoint).__name__}"
+        )
+    for key, value in checkpoint.items():
+        if isinstance(value, dict) and "_instantiator" in value:
+            raise ValueError(
+                f"checkpoint {path} is refused: its entry {key!r} names a function that builds the module "
+                "(_instantiator); settings come from --config files only"
+            )
+
+
+def _deepspeed_records() -> list[Any]:
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]

@@ -1,0 +1,107 @@
+"""The frozen encoders over the media of several prompts at a time.
+
+One prompt's media are little work for an encoder, and most of a call goes into starting it. Both encoders take many
+clips in one call and let none see another: vision attends within a frame or a window of it, sound within two seconds.
+What they say of a clip therefore does not depend on its company, up to the rounding of matrix products of another size.
+
+Shape letters: H hidden size of the language model, F mel frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avrt.model.encoding import Prompt
+from avrt.model.float32_default import float32_default
+
+MEL_FRAMES_PER_TOKEN = 4
+"""Mel frames behind one audio token: a convolution and a pooling halve their number each."""
+
+
+def normalized_patches(processor: Any, prompt: Prompt, device: torch.device | str = "cpu") -> Tensor:
+    """A prompt's patches as the vision encoder reads them, float32 ``[patches, patch values]``, made on `device`.
+
+    The processor's own functions do it, so the result equals the processor's bit by bit.
+    """
+    is_image = prompt.image_grid_thw is not None
+    media = processor.image_processor if is_image else processor.video_processor
+    frames = _present(prompt.frames).to(device)
+    with float32_default():
+        normalized = media.rescale_and_normalize(
+            frames, media.do_rescale, media.rescale_factor, media.do_normalize, media.image_mean, media.image_std
+        )
+    batch = normalized if is_image else normalized[None]
+    patches, *_ = media.patchify(
+        batch,
+        patch_size=media.patch_size,
+        merge_size=media.merge_size,
+        temporal_patch_size=media.temporal_patch_size,
+    )
+    return patches[0]
+
+
+def picture_features(model: Any, processor: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
+    """Features of every prompt's picture or video, ``[tokens, H]``, by the prompt's place in `prompts`.
+
+    Args:
+        model: `Qwen2_5OmniThinkerModel`.
+        processor: its `Qwen2_5OmniProcessor`.
+        prompts: those without pictures are passed over.
+        tokens_at_once: bound on the tokens that the encoder works on at one time; a prompt with more goes alone.
+    """
+    merged = model.visual.spatial_merge_unit
+    device = model.visual.device
+    grids = {i: grid for i, p in enumerate(prompts) if (grid := _grid(p)) is not None}
+    tokens = {i: int(grid.prod()) // merged for i, grid in grids.items()}
+
+    def run(batch: list[int]) -> tuple[Tensor, ...]:
+        pixels = torch.cat([normalized_patches(processor, prompts[i], device) for i in batch])
+        grid = torch.cat([grids[i] for i in batch]).to(device)
+        # Stills and videos differ in their placeholders alone; the encoder reads both by their grid.
+        return model.get_video_features(pixels, grid).pooler_output
+
+    return _in_batches(tokens, tokens_at_once, run)
+
+
+def sound_features(model: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
+    """Features of every prompt's sound, ``[tokens, H]``; arguments as for `picture_features`."""
+    tower = model.audio_tower
+    frames = {i: p.input_features.shape[1] for i, p in enumerate(prompts) if p.input_features is not None}
+
+    def run(batch: list[int]) -> tuple[Tensor, ...]:
+        mel = torch.cat([_present(prompts[i].input_features) for i in batch], dim=1).to(tower.device)
+        lengths = torch.tensor([frames[i] for i in batch], device=tower.device)
+        after_convolution, tokens = tower._get_feat_extract_output_lengths(lengths)
+        features = tower(mel, feature_lens=lengths, aftercnn_lens=after_convolution).last_hidden_state
+        return features.split(tokens.tolist())
+
+    return _in_batches({i: -(-f // MEL_FRAMES_PER_TOKEN) for i, f in frames.items()}, tokens_at_once, run)
+
+
+def _in_batches(
+    tokens: dict[int, int], limit: int, run: Callable[[list[int]], tuple[Tensor, ...]]
+) -> dict[int, Tensor]:
+    """`run` over consecutive items of at most `limit` tokens together."""
+    batches: list[list[int]] = []
+    held = 0
+    for i, count in tokens.items():
+        if batches and held + count <= limit:
+            batches[-1].append(i)
+            held += count
+        else:
+            batches.append([i])
+            held = count
+    return {i: features for batch in batches for i, features in zip(batch, run(batch), strict=True)}
+
+
+def _grid(prompt: Prompt) -> Tensor | None:
+    return prompt.image_grid_thw if prompt.image_grid_thw is not None else prompt.video_grid_thw
+
+
+def _present(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor

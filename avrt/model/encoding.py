@@ -1,0 +1,193 @@
+"""From a sample to the tensors that the student reads: chat text, token ids, patches, mel features.
+
+Runs in the data workers, needs the processor but not the model, and does no work twice: frames and sound come decoded
+from the shards.
+
+Shape letters: P prompt tokens, F mel frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avrt.model.float32_default import float32_default
+from avrt.sample import SAMPLING_RATE, Sample
+from avrt.text.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messages, clip_modalities
+
+SHORTEST_SOUND = SAMPLING_RATE // 25
+"""Audio samples behind one token. Shorter sound is filled up with silence: it would leave no token at all in a prompt
+that says there is sound, and the positions of what follows could not be found."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question, ready for the student. Tensors of absent streams are None.
+
+    Attributes:
+        sample: the question, with its clip (callbacks show it).
+        input_ids: ``[P]``, one placeholder token per media feature.
+        frames: the image or the frames as resized for the vision encoder, uint8 ``[T, 3, height, width]``;
+            `avrt.model.encoders.normalized_patches` makes of them what the encoder reads. As float32 patches they would
+            be four times as large on the way from a data worker; and where nothing was resized they are the clip's own
+            frames, which then travel once.
+        image_grid_thw, video_grid_thw: ``[1, 3]`` patches in time, height and width.
+        second_per_grid: seconds between two temporal patches of the video.
+        input_features: log-mel features ``[mel bins, F]``.
+    """
+
+    sample: Sample
+    input_ids: Tensor
+    frames: Tensor | None = None
+    image_grid_thw: Tensor | None = None
+    video_grid_thw: Tensor | None = None
+    second_per_grid: float | None = None
+    input_features: Tensor | None = None
+
+
+class PromptEncoder:
+    """Encodes samples with a Qwen2.5-Omni processor.
+
+    Args:
+        processor: `Qwen2_5OmniProcessor`.
+        template: wording of the prompt.
+        answer_format: ``tags`` or ``letter``; which of the template's instructions closes the prompt.
+        min_pixels, max_pixels: bounds on the pixels of each frame; a frame outside is resized.
+        max_prompt_tokens: longer prompts are refused (a cut prompt would lose media placeholders), or None.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        template: PromptTemplate = DEFAULT,
+        answer_format: AnswerFormat = "tags",
+        min_pixels: int = 128 * 28 * 28,
+        max_pixels: int = 768 * 28 * 28,
+        max_prompt_tokens: int | None = None,
+    ) -> None:
+        if not 0 < min_pixels <= max_pixels:
+            raise ValueError(f"min_pixels ({min_pixels}) must be positive and at most max_pixels ({max_pixels})")
+        self.processor = processor
+        self.template = template
+        self.answer_format = answer_format
+        self.min_pixels = min_pixels
+        self.max_pixels = max_pixels
+        self.max_prompt_tokens = max_prompt_tokens
+        self._special_tokens = [t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special]
+
+    @float32_default()
+    @torch.autocast("cpu", enabled=False)
+    def encode(self, sample: Sample) -> Prompt:
+        """The prompt of a sample; which streams it shows follows from its clip. Computed in float32 always.
+
+        Raises:
+            ValueError: the sample has no clip, its text spells a special token, or its prompt is longer than
+                `max_prompt_tokens`.
+        """
+        clip = sample.clip
+        if clip is None:
+            raise ValueError(f"sample {sample.id!r} has no clip; was its shard read with media?")
+        self._refuse_special_tokens(sample, sample.question, *sample.options)
+        messages = build_messages(
+            sample, modalities=clip_modalities(clip), answer_format=self.answer_format, template=self.template
+        )
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        arguments: dict[str, Any] = {"text": text, "return_tensors": "pt"}
+        images_kwargs = {
+            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
+            # The student does these on its device, see `avrt.model.encoders.normalized_patches`.
+            "do_rescale": False,
+            "do_normalize": False,
+        }
+        if clip.frames is not None and clip.is_image:
+            arguments |= {"images": [clip.frames[0]], "images_kwargs": images_kwargs}
+        elif clip.frames is not None:
+            # A missing fps would silently become a default and put every frame at a wrong time.
+            videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "cap_pixels_per_frame": False}
+            arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": images_kwargs | videos_kwargs}
+        if clip.waveform is not None:
+            sound = F.pad(clip.waveform, (0, max(0, SHORTEST_SOUND - len(clip.waveform))))
+            arguments |= {"audio": [sound.numpy()], "audio_kwargs": self._audio_arguments(len(sound))}
+        inputs = self.processor(**arguments)
+        input_ids = inputs["input_ids"][0]
+        if self.max_prompt_tokens is not None and len(input_ids) > self.max_prompt_tokens:
+            raise ValueError(
+                f"sample {sample.id!r}: its prompt has {len(input_ids)} tokens, more than max_prompt_tokens "
+                f"({self.max_prompt_tokens}); lower max_pixels or raise max_prompt_tokens"
+            )
+        seconds = inputs.get("video_second_per_grid")
+        features = inputs.get("input_features")
+        if features is not None:
+            # Published processors pad on the right or on the left; the mask says where the audio is.
+            features = features[0][:, inputs["feature_attention_mask"][0].bool()]
+        frames = None
+        if clip.is_image:
+            frames = _resized(inputs["pixel_values"], inputs["image_grid_thw"], self.processor.image_processor)[:1]
+        elif clip.frames is not None:
+            media = self.processor.video_processor
+            frames = _resized(inputs["pixel_values_videos"], inputs["video_grid_thw"], media)
+        if frames is not None and clip.frames is not None and torch.equal(frames, clip.frames):
+            frames = clip.frames
+        return Prompt(
+            sample=sample,
+            input_ids=input_ids,
+            frames=frames,
+            image_grid_thw=inputs.get("image_grid_thw"),
+            video_grid_thw=inputs.get("video_grid_thw"),
+            second_per_grid=None if seconds is None else float(seconds[0]),
+            input_features=features,
+        )
+
+    def encode_target(self, sample: Sample) -> Tensor:
+        """Token ids of the sample's trace with the end-of-turn token: what supervised fine-tuning predicts, ``[C]``."""
+        if not sample.trace:
+            raise ValueError(
+                f"sample {sample.id!r} has no trace to learn from; supervised fine-tuning needs shards that carry "
+                "traces (python -m avrt traces)"
+            )
+        self._refuse_special_tokens(sample, sample.trace)
+        ids = self.processor.tokenizer(sample.trace + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        return torch.tensor(ids)
+
+    def _refuse_special_tokens(self, sample: Sample, *texts: str) -> None:
+        """In the data's text one would end a turn, or stand for media that is not there."""
+        for token in self._special_tokens:
+            if any(token in text for text in texts):
+                raise ValueError(
+                    f"sample {sample.id!r}: its text contains the special token {token!r}, which the tokenizer would "
+                    "not read as text; rewrite or remove the sample"
+                )
+
+    def _audio_arguments(self, samples: int) -> dict[str, Any]:
+        """Pad the sound by one analysis window of silence only, not to the model's 30 or 300 seconds.
+
+        The features are the same (every mel frame of the sound sees silence behind the end either way), and a 10 s
+        clip does not pay for the spectrogram of minutes of silence.
+        """
+        extractor = self.processor.feature_extractor
+        padded = samples + extractor.n_fft
+        padded += -padded % extractor.hop_length
+        return {"sampling_rate": SAMPLING_RATE, "max_length": padded, "truncation": False}
+
+
+def _even(frames: Tensor) -> Tensor:
+    """An even number of frames: the vision encoder reads them in pairs; the last one stands in for its partner."""
+    return frames if len(frames) % 2 == 0 else torch.cat([frames, frames[-1:]])
+
+
+def _resized(patches: Tensor, grid: Tensor, media: Any) -> Tensor:
+    """The processor's patches ``[patches, patch values]`` put together to frames ``[T, channels, height, width]``.
+
+    An image counts as two equal frames.
+    """
+    time, rows, columns = grid[0].tolist()
+    merged, size = media.merge_size, media.patch_size
+    blocks = (time, rows // merged, columns // merged, merged, merged)
+    split = patches.view(*blocks, -1, media.temporal_patch_size, size, size)
+    # time, block row, block column, row, column, channel, frame, y, x: to frames, channels, y, x
+    frames = split.permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+    return frames.reshape(time * media.temporal_patch_size, -1, rows * size, columns * size)

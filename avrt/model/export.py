@@ -1,0 +1,233 @@
+"""From a checkpoint to a folder that transformers and vLLM load, in the published model's own format.
+
+A checkpoint holds the trained weights only. They are laid over the student that the run started from, adapters are
+folded in, and everything is written under the hub's names (``thinker.…``) with processor, chat template, generation
+settings and a model card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from avrt import __version__
+from avrt.files.folder_lock import FolderLock
+from avrt.model.checkpoints import check_no_instantiator, load_without_code, resolve
+from avrt.model.lora import LoRAConfig, add_lora, merge_lora
+from avrt.model.student import Student, StudentConfig
+from avrt.model.student_folder import write_student_folder
+from avrt.model.trained_weights import check_saved_weights, frozen_fingerprint
+from avrt.text.prompts import PromptTemplate
+
+PREFIX = "student."
+"""Of the student's weights in a training module."""
+
+WHOLE_FILE = "mp_rank_00_model_states.pt"
+SHARD_FILE = "zero_pp_rank_0_mp_rank_00_model_states.pt"
+"""DeepSpeed's files with the weights (stages 1 and 2) or a device's share of them (stage 3)."""
+
+TAG = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a checkpoint holds of a student.
+
+    Attributes:
+        weights: by name in the student.
+        state: what the training module noted: frozen weights' fingerprint, metrics, counts.
+        step: optimizer steps taken.
+    """
+
+    weights: dict[str, Tensor]
+    state: Mapping[str, Any]
+    step: int
+
+
+def export(
+    run_or_checkpoint: str | Path,
+    out: str | Path,
+    config: str | Path | None = None,
+    student_path: str | None = None,
+) -> Path:
+    """Write the student of a checkpoint to the folder `out`, whole or not at all.
+
+    Args:
+        run_or_checkpoint: a run's folder (its last complete checkpoint is taken) or one checkpoint.
+        config: the run's settings; None takes the ``config.yaml`` that the run has saved.
+        student_path: where the student that the run started from lies now, if it has moved.
+
+    Returns:
+        The checkpoint that was exported.
+
+    Raises:
+        ValueError: no complete checkpoint, settings that do not fit it, something in the way at `out`, weights that are
+            not finite, or another process that exports to it.
+    """
+    out = Path(out).resolve()
+    # Beside the folder, which must be empty and takes its name as a whole.
+    with FolderLock(out, "export", beside=True):
+        return _export(run_or_checkpoint, out, config, student_path)
+
+
+def _export(run_or_checkpoint: str | Path, out: Path, config: str | Path | None, student_path: str | None) -> Path:
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out {out}: is not empty; choose another folder")
+    checkpoint = resolve(Path(run_or_checkpoint))
+    settings_file = Path(config) if config else _find_settings(checkpoint)
+    settings = _read_settings(settings_file)
+    trained = read_trained(checkpoint)
+    arguments = settings["model"]["init_args"]
+    lora = LoRAConfig(**_known(LoRAConfig, arguments["lora"])) if arguments.get("lora") else None
+    student = Student.load(_student_config(arguments["student"], student_path))
+    restore(student, trained, lora)
+
+    card = model_card(out.name, settings, trained)
+
+    def write(folder: Path) -> None:
+        student.save(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+    write_student_folder(out, write, student.config.path)
+    return checkpoint
+
+
+def read_trained(checkpoint: Path) -> Trained:
+    """The trained weights of a complete checkpoint: a plain file or a folder of DeepSpeed.
+
+    Raises:
+        ValueError: it holds code, or is of no training run of this project.
+    """
+    if checkpoint.is_file():
+        content = load_without_code(checkpoint, mmap=True)
+        weights = content.get("state_dict") if isinstance(content, dict) else None
+    elif (checkpoint / TAG / WHOLE_FILE).is_file():
+        content = load_without_code(checkpoint / TAG / WHOLE_FILE, mmap=True)
+        weights = content.get("module")
+    else:
+        content = load_without_code(checkpoint / TAG / SHARD_FILE)
+        weights = _gather_shards(checkpoint)
+    check_no_instantiator(content, checkpoint)
+    noted = content.get("avrt") if isinstance(content, dict) else None
+    if (
+        weights is None
+        or not isinstance(noted, dict)
+        or not {"frozen", "metrics"} <= noted.keys()
+        or "global_step" not in content
+    ):
+        raise ValueError(f"checkpoint {checkpoint} was not written by this project's training modules")
+    own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
+    return Trained(own, noted, int(content["global_step"]))
+
+
+def _gather_shards(checkpoint: Path) -> dict[str, Tensor]:
+    """Put the weights together that ZeRO-3 has split over devices (float32 masters)."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    for file in (checkpoint / TAG).glob("*.pt"):
+        load_without_code(file, mmap=True)  # DeepSpeed's own reader would run what is in it
+    return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)
+
+
+def restore(student: Student, trained: Trained, lora: LoRAConfig | None) -> None:
+    """Lay trained weights over the student that the run started from, adapters folded in.
+
+    Raises:
+        ValueError: they belong to another student.
+    """
+    if lora is not None:
+        add_lora(student, lora)
+    check_saved_weights(trained.weights, student)
+    if trained.state["frozen"] != frozen_fingerprint(student):
+        raise ValueError(
+            f"the checkpoint was trained over other frozen weights than those of {student.config.path!r}; say with "
+            "--student where the student that the run started from lies"
+        )
+    student.load_state_dict(trained.weights, strict=False)
+    if lora is not None:
+        merge_lora(student, lora)
+
+
+def model_card(name: str, settings: dict[str, Any], trained: Trained) -> str:
+    """Markdown about the exported student: what it is, how it was trained, what was measured, how to load it."""
+    student = settings["model"]["init_args"]["student"]
+    task = str(settings["model"]["class_path"]).rsplit(".", 1)[-1].removesuffix("Module")
+    metrics = {key: value for key, value in sorted(trained.state["metrics"].items()) if "seconds" not in key}
+    rows = "\n".join(f"| {key} | {value:.6g} |" for key, value in metrics.items()) or "| none logged | |"
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "any-to-any"}
+    if str(student["path"]).count("/") == 1 and not Path(student["path"]).exists():
+        front["base_model"] = student["path"]  # a hub id; a folder of this machine would mean nothing there
+    front["tags"] = ["audio-visual", "reasoning", task.lower()]
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False)}---
+# {name}
+
+The thinker of a Qwen2.5-Omni model after {task}, {trained.step} optimizer steps from `{student["path"]}`, trained with
+avrt {__version__}. It answers questions about clips in text; there is no talker.
+
+## Use
+
+    from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+
+    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained("{name}", dtype="auto")
+    processor = AutoProcessor.from_pretrained("{name}")
+
+Or serve it: `vllm serve {name}`.
+
+## Measured during training
+
+The last values that the run had logged when the checkpoint was written.
+
+| metric | value |
+|---|---|
+{rows}
+
+## Configuration of the run
+
+```yaml
+{yaml.safe_dump(settings, sort_keys=False)}```
+"""
+
+
+def _find_settings(checkpoint: Path) -> Path:
+    for folder in (checkpoint.parent, checkpoint.parent.parent):
+        if (folder / "config.yaml").is_file():
+            return folder / "config.yaml"
+    raise ValueError(f"{checkpoint}: the run's config.yaml is neither beside it nor above it; say where with --config")
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ValueError(f"--config {file}: no such file")
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: is not valid YAML ({error})") from error
+    try:
+        Path(settings["model"]["init_args"]["student"]["path"])
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{file}: has no model.init_args.student.path, so it is no training run's config") from error
+    return settings
+
+
+def _student_config(settings: dict[str, Any], path: str | None) -> StudentConfig:
+    values = _known(StudentConfig, settings)
+    if values.get("template") is not None:
+        values["template"] = PromptTemplate(**_known(PromptTemplate, values["template"]))
+    values["gradient_checkpointing"] = False
+    return StudentConfig(**values | ({"path": path, "revision": None} if path else {}))
+
+
+def _known(kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        raise ValueError(f"the run's config has {settings!r} where settings of {kind.__name__} belong")
+    names = {field.name for field in fields(kind)}
+    unknown = sorted(set(settings) - names)
+    if unknown:
+        raise ValueError(f"the run's config has the unknown setting {unknown[0]!r} for {kind.__name__}")
+    return dict(settings)

@@ -1,0 +1,95 @@
+"""Low-rank adapters on the language model, through peft; for one GPU, or to keep many variants of one student.
+
+The adapted matrices stay frozen, so gradients, optimizer state and checkpoints shrink to the adapters, and the
+reference policy of GRPO is the same model with its adapters off: no second copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from avrt.model.student import Student
+
+LANGUAGE_MODEL_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass
+class LoRAConfig:
+    """Adapters ``W x + (alpha / rank) B A x``. There is no dropout: what is sampled must be what is scored.
+
+    Attributes:
+        rank: rows of A.
+        alpha: scale of the adapter's output.
+        target_modules: names of the language model's matrices that get adapters.
+    """
+
+    rank: int = 64
+    alpha: int = 128
+    target_modules: tuple[str, ...] = LANGUAGE_MODEL_MATRICES
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"model.init_args.lora.rank must be positive, is {self.rank}")
+        unknown = set(self.target_modules) - set(LANGUAGE_MODEL_MATRICES)
+        if unknown or not self.target_modules:
+            raise ValueError(
+                f"model.init_args.lora.target_modules: must name some of {', '.join(LANGUAGE_MODEL_MATRICES)}; "
+                f"got {', '.join(self.target_modules) or 'none'}"
+            )
+
+
+def add_lora(student: Student, config: LoRAConfig) -> None:
+    """Freeze the student and put adapters into its language model; they start as the identity.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
+    student.requires_grad_(False)
+    inject(student.thinker.model.language_model, config)
+
+
+def merge_lora(student: Student, config: LoRAConfig) -> None:
+    """Fold the adapters into the matrices: a student as if it had never had any."""
+    text_model = student.thinker.model.language_model
+    layers = [(name, module) for name, module in text_model.named_modules() if hasattr(module, "lora_A")]
+    for name, layer in layers:
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(text_model.get_submodule(parent), child, layer.get_base_layer())
+
+
+@contextmanager
+def adapters_off(text_model: nn.Module) -> Iterator[None]:
+    """The language model without its adapters while inside."""
+    layers: list[Any] = [module for module in text_model.modules() if hasattr(module, "lora_A")]
+    trained = [p for p in text_model.parameters() if p.requires_grad]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter in trained:  # peft freezes what it switches off
+            parameter.requires_grad_(True)
+
+
+def inject(text_model: nn.Module, config: LoRAConfig) -> None:
+    """Put adapters into a text model's matrices; everything else in it is frozen.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ValueError("model.init_args.lora needs peft: pip install 'avrt[lora]'") from error
+    adapters = LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules), lora_dropout=0.0
+    )
+    inject_adapter_in_model(adapters, text_model)

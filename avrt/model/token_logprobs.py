@@ -1,0 +1,156 @@
+"""Log-probabilities of given responses under a language model, prompts shared.
+
+Shape letters: n prompts, N responses, C longest response, P prompt tokens, T tokens of the packed row, H hidden size,
+V vocabulary, M media tokens of a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS, chunked_logprobs
+from avrt.model.shared_prompt import AttentionKernel, PackedLayout
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """The trained part of a student, or its frozen reference: text model and head.
+
+    Attributes:
+        text_model: a transformers text model whose attention implementation is
+            `avrt.model.shared_prompt.ATTENTION_NAME`.
+        head: the language-model head, a linear layer without bias.
+        kernel: what computes the attention of packed rows.
+    """
+
+    text_model: PreTrainedModel
+    head: nn.Linear
+    kernel: AttentionKernel = "sdpa"
+
+    @property
+    def head_weight(self) -> Tensor:
+        """``[V, H]``."""
+        return self.head.weight
+
+    def to(self, device: torch.device) -> None:
+        """Move the parameters in place."""
+        nn.ModuleList([self.text_model, self.head]).to(device)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Token embeddings, ``[*, H]``."""
+        return self.text_model.get_input_embeddings()(token_ids)
+
+
+@dataclass(frozen=True)
+class EmbeddedPrompt:
+    """A prompt whose media went through the frozen encoders, once; text is embedded anew in every pass.
+
+    Attributes:
+        input_ids: ``[P]``, placeholders included.
+        position_ids: ``[3, P]`` temporal, height and width positions (TMRoPE).
+        media_positions: ``[M]`` positions of the media placeholders.
+        media_features: ``[M, H]`` what stands there instead of token embeddings; no gradient.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    media_positions: Tensor
+    media_features: Tensor
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Per-token scores of N responses, right-padded: `logprobs`, `entropies` and bool `mask`, each ``[N, C]``."""
+
+    logprobs: Tensor
+    entropies: Tensor
+    mask: Tensor
+
+
+def packed_forward(
+    model: LanguageModel, layout: PackedLayout, prompts: Sequence[EmbeddedPrompt], inputs: Sequence[Sequence[Tensor]]
+) -> Tensor:
+    """Hidden states of a packed row, ``[T, H]``.
+
+    Args:
+        prompts: the n prompts of `layout`.
+        inputs: for each prompt the token ids of its responses, on the prompts' device.
+    """
+    row = [*(p.input_ids for p in prompts), *(r for group in inputs for r in group)]
+    embeds = model.embed(torch.cat(row))
+    # Media features go to the prompts' placeholders only; a response can never be mistaken for one.
+    positions = torch.cat([p.media_positions + a for p, (a, _) in zip(prompts, layout.prompt_rows, strict=True)])
+    if positions.numel():
+        features = torch.cat([p.media_features for p in prompts]).to(embeds.dtype)
+        embeds = embeds.index_copy(0, positions, features)
+    return model.text_model(
+        inputs_embeds=embeds[None],
+        position_ids=layout.position_ids([p.position_ids for p in prompts]),
+        attention_mask=layout.as_mask(),
+        use_cache=False,
+    ).last_hidden_state[0]
+
+
+def score_responses(
+    model: LanguageModel,
+    prompts: Sequence[EmbeddedPrompt],
+    responses: Sequence[Sequence[Tensor]],
+    *,
+    temperature: float = 1.0,
+    banned: Tensor | None = None,
+    chunk_rows: int = DEFAULT_CHUNK_ROWS,
+    share_prompt: bool = True,
+) -> Scores:
+    """Log-probability and entropy of every response token, responses in prompt order.
+
+    Args:
+        prompts: n prompts.
+        responses: for each prompt its responses' token ids ``[C_i]``; none may be empty.
+        temperature, banned, chunk_rows: see `avrt.model.chunked_logprobs.chunked_logprobs`.
+        share_prompt: compute each prompt once for all its responses; off, once per response (for comparison:
+            nothing but time and memory changes).
+    """
+    if not share_prompt:
+        prompts = [p for p, group in zip(prompts, responses, strict=True) for _ in group]
+        responses = [[r] for group in responses for r in group]
+    device = prompts[0].input_ids.device
+    responses = [[r.to(device) for r in group] for group in responses]
+    flat = [r for group in responses for r in group]
+    if not flat or min(len(r) for r in flat) == 0:
+        raise ValueError("every response needs at least one token")
+    # The last token of a response predicts nothing, so it is not part of the input.
+    lengths = [[len(r) - 1 for r in group] for group in responses]
+    layout = PackedLayout([len(p) for p in prompts], lengths, device, kernel=model.kernel)
+    hidden = packed_forward(model, layout, prompts, [[r[:-1] for r in group] for group in responses])
+
+    # The row that predicts a response's first token is its prompt's last; the whole group shares it.
+    predictors = [
+        row
+        for (_, prompt_stop), group in zip(layout.prompt_rows, layout.response_rows, strict=True)
+        for start, stop in group
+        for row in (prompt_stop - 1, *range(start, stop))
+    ]
+    logprobs, entropies = chunked_logprobs(
+        hidden.index_select(0, torch.tensor(predictors, device=device)),
+        model.head_weight,
+        torch.cat(flat),
+        temperature=temperature,
+        banned=banned,
+        chunk_rows=chunk_rows,
+    )
+    sizes = [len(r) for r in flat]
+    mask = pad_sequence([torch.ones(c, dtype=torch.bool, device=device) for c in sizes], batch_first=True)
+    return Scores(
+        pad_sequence(list(logprobs.split(sizes)), batch_first=True),
+        pad_sequence(list(entropies.split(sizes)), batch_first=True),
+        mask,
+    )

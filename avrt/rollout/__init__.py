@@ -1,0 +1,1 @@
+"""Rollout engines: sampling responses from the student."""

@@ -1,0 +1,164 @@
+"""Reading a chat completion, in the dialects of OpenAI-compatible servers.
+
+Servers agree on the frame (``choices[0].message``) and differ in the rest: the text may be a list of parts, thinking
+has several names, the end of a turn has many words, and an error may come with status 200.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from avrt.servers.failures import BadReplyError, ReportedError
+from avrt.servers.status import Status, read_finish_reason
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one call ended; see `avrt.traces.records.CallRecord` for the fields."""
+
+    status: Status
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str = ""
+    usage: dict[str, int] = field(default_factory=dict)
+    attempts: int = 1
+    latency: float = 0.0
+    error: str = ""
+
+
+def read_reply(reply: object, max_tokens: int | None = None) -> Outcome:
+    """Text, thinking and the rest of a chat completion; the client checks nothing of the server's body.
+
+    Args:
+        reply: the decoded body of an answer with status 200.
+        max_tokens: the token limit of the call; tells whether a reply without a ``finish_reason`` was cut.
+
+    Returns:
+        An outcome with status ``ok``, ``length``, or ``interrupted`` (with the server's words in `error`).
+
+    Raises:
+        ReportedError: the body is an error.
+        BadReplyError: the body is not a chat completion.
+    """
+    if not isinstance(reply, dict):
+        raise BadReplyError(f"not a chat completion but {_shown(reply)}")
+    _raise_reported(reply)
+    choices = reply.get("choices")
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
+        count = f"{len(choices)} choices" if isinstance(choices, list) else "no list of choices"
+        raise BadReplyError(f"not a chat completion with one choice: it has {count}")
+    choice = choices[0]
+    _raise_reported(choice)
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise BadReplyError("a choice without a message")
+    text, thinking = _read_content(message.get("content"))
+    reasoning = _read_reasoning(message) or thinking
+    usage = _read_usage(reply.get("usage"))
+    status, finish, error = _read_ending(choice.get("finish_reason"), text or "", usage, max_tokens)
+    if status is Status.OK and not text:
+        refusal = message.get("refusal")
+        if isinstance(refusal, str) and refusal:
+            return Outcome(Status.INTERRUPTED, refusal, reasoning, "refusal", usage, error=f"refusal: {_line(refusal)}")
+        if message.get("tool_calls"):
+            status, finish, error = Status.INTERRUPTED, "tool_calls", "the reply is a tool call without text"
+        elif text is None and not reasoning:
+            status, error = Status.INTERRUPTED, "the reply has no text (content is null)"
+    return Outcome(status, text or "", reasoning, finish, usage, error=error)
+
+
+def _read_ending(word: object, text: str, usage: Mapping[str, int], max_tokens: int | None) -> tuple[Status, str, str]:
+    """Status, ``finish_reason`` and error of a reply by the server's word for its end."""
+    if word is None or word == "":
+        # A body that came whole ended by itself or by the token limit. A token has at least one byte of text.
+        length = usage.get("completion_tokens", len(text.encode("utf-8", "replace")))
+        if max_tokens is None or length < max_tokens:
+            return Status.OK, "stop", ""
+        if "completion_tokens" in usage:
+            return Status.LENGTH, "length", ""
+        return Status.INTERRUPTED, "", "no finish_reason and no usage: the token limit may have cut the reply"
+    if not isinstance(word, str):
+        raise BadReplyError(f"finish_reason is {_shown(word)}")
+    finish = read_finish_reason(word)
+    status = {"stop": Status.OK, "length": Status.LENGTH}.get(finish, Status.INTERRUPTED)
+    return status, finish, f"finish_reason {word!r}" if status is Status.INTERRUPTED else ""
+
+
+def _read_content(content: object) -> tuple[str | None, str]:
+    """Text (None where there is none) and thinking of a message's ``content``: text, null, or a list of parts."""
+    if content is None or isinstance(content, str):
+        return content, ""
+    if isinstance(content, dict):
+        content = [content]
+    if not isinstance(content, list):
+        raise BadReplyError(f"content is {_shown(content)}")
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if kind in ("thinking", "reasoning"):
+            value = next((part[name] for name in ("thinking", "reasoning", "text") if part.get(name)), "")
+            thoughts.append(_joined(value))
+        elif isinstance(part, str):
+            texts.append(part)
+        elif kind in ("text", "output_text") and isinstance(part, dict) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        else:
+            raise BadReplyError(f"content is a list with a part that is not text: {_shown(part)}")
+    return "".join(texts) if texts or thoughts else None, "".join(thoughts)
+
+
+def _read_reasoning(message: Mapping[str, Any]) -> str:
+    """Thinking that the server has taken out of the reply: vLLM's two names, and OpenRouter's."""
+    for name in ("reasoning_content", "reasoning", "reasoning_details"):
+        if text := _joined(message.get(name)):
+            return text
+    return ""
+
+
+def _joined(value: object) -> str:
+    """The text of a value that is text, an object with text, or a list of either."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "".join(map(_joined, value))
+    if isinstance(value, dict):
+        return next((_joined(value[name]) for name in ("text", "content", "summary") if value.get(name)), "")
+    return ""
+
+
+def _read_usage(counts: object) -> dict[str, int]:
+    if not isinstance(counts, dict):
+        return {}
+    return {
+        name: counts[name]
+        for name in ("prompt_tokens", "completion_tokens")
+        if isinstance(counts.get(name), int) and not isinstance(counts[name], bool)
+    }
+
+
+def _raise_reported(body: Mapping[str, Any]) -> None:
+    """Raise the error that a body with status 200 reports."""
+    error = body.get("error")
+    if not error and body.get("object") == "error":
+        error = body  # vLLM's older form
+    if not error:
+        return
+    if isinstance(error, dict):
+        code = error.get("code")
+        status = int(code) if isinstance(code, int) or (isinstance(code, str) and code.isdigit()) else None
+        raise ReportedError(_line(error.get("message") or error), status)
+    raise ReportedError(_line(error), None)
+
+
+def _shown(value: object) -> str:
+    """A value's kind and beginning, for a message."""
+    if isinstance(value, str):
+        return f"text that begins {_line(value)[:80]!r}"
+    return f"{type(value).__name__} {_line(value)[:80]}"
+
+
+def _line(value: object) -> str:
+    return " ".join(str(value).split())[:500]

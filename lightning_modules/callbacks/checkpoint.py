@@ -1,0 +1,126 @@
+"""Checkpoints of a run: one every so many optimizer steps, the newest few kept, the last complete one found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from avrt.model.checkpoints import newest, remove, superseded
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Writes ``checkpoints/step=<optimizer steps>.ckpt`` in the logger's folder.
+
+    ``--ckpt_path last`` resumes the newest complete one; the first start of a run, when there is none, begins at step
+    0. There is no second copy called "last": a checkpoint of the 7B student is about 110 GB.
+
+    Args:
+        every_n_steps: optimizer steps between two checkpoints.
+        keep: how many of the newest stay, over any number of resumes; -1 for all.
+        dirpath: where they go; None takes ``checkpoints`` in the logger's folder, or without a logger in
+            `trainer.default_root_dir`.
+
+    Raises:
+        ValueError: `every_n_steps` or `keep` out of range.
+    """
+
+    def __init__(self, every_n_steps: int = 100, keep: int = 2, dirpath: str | None = None) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"RunCheckpoint.init_args.every_n_steps must be positive, is {every_n_steps}")
+        if keep == 0 or keep < -1:
+            raise ValueError(f"RunCheckpoint.init_args.keep must be positive, or -1 for all; is {keep}")
+        super().__init__(
+            dirpath=dirpath,
+            filename="step={step:07d}",
+            auto_insert_metric_name=False,
+            save_top_k=-1,  # Lightning never deletes the one a run was resumed from; `_prune` does
+            every_n_train_steps=every_n_steps,
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+        self.keep = keep
+        self._of_others: frozenset[Path] = frozenset()
+
+    @property
+    def state_key(self) -> str:
+        """Where a checkpoint notes this callback; the same for every version of this project."""
+        return self._generate_state_key(
+            monitor="step",
+            mode="max",
+            every_n_train_steps=self._every_n_train_steps,
+            every_n_epochs=self._every_n_epochs,
+            train_time_interval=None,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the folder itself says which checkpoints there are."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Ignores what earlier versions noted."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.dirpath = str(self.folder(trainer))
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """The last step is always saved, here and not at the end of training: by then Lightning has counted an epoch as
+        finished that `max_steps` cut off, and a resumed run would leave out the rest of it."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        ends = trainer.global_step == trainer.max_steps
+        ends |= trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
+        if batch.last and ends:
+            save_now(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """For a run that something else has stopped."""
+        save_now(trainer)
+
+    def folder(self, trainer: Any) -> Path:
+        """Where this run's checkpoints lie."""
+        return run_folder(trainer) / "checkpoints" if self.dirpath is None else Path(self.dirpath)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Note what a run that begins at step 0 finds in its folder: it is not this run's to delete."""
+        super().on_train_start(trainer, pl_module)
+        folder = self.folder(trainer)
+        if trainer.ckpt_path is None and folder.is_dir():
+            self._of_others = frozenset(folder.iterdir())
+
+    def _save_topk_checkpoint(self, trainer: Any, monitor_candidates: Any) -> None:
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        if trainer.is_global_zero and self.keep != -1:
+            for path in superseded(self.folder(trainer), trainer.global_step, self.keep):
+                if path not in self._of_others:
+                    remove(path)
+
+    def _find_last_checkpoints(self, trainer: Any) -> set[str]:
+        """What Lightning takes ``ckpt_path="last"`` from where the command line has not looked already."""
+        found = newest(self.folder(trainer)).path
+        return set() if found is None else {str(found)}
+
+
+def run_folder(trainer: Any) -> Path:
+    """Where a run's curves, settings, checkpoints and exports go: the logger's folder, or `default_root_dir`.
+
+    Called on every device, since they agree on it.
+    """
+    return Path(trainer.log_dir or trainer.default_root_dir).absolute()
+
+
+def save_now(trainer: Any) -> str:
+    """Save a checkpoint of this very optimizer step, unless there is one; called on every device. Returns its path."""
+    callbacks = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
+    for callback in callbacks:
+        if isinstance(callback, RunCheckpoint):
+            if callback._last_global_step_saved != trainer.global_step:
+                callback._save_topk_checkpoint(trainer, callback._monitor_candidates(trainer))
+            return str(callback._last_checkpoint_saved)
+    folder = next(
+        (c.dirpath for c in callbacks if c.dirpath), Path(trainer.default_root_dir).absolute() / "checkpoints"
+    )
+    path = str(Path(folder) / "last.ckpt")
+    trainer.save_checkpoint(path)
+    return path

@@ -1,0 +1,251 @@
+"""What the student writes, and what it saw and heard, in TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+from torchvision.utils import make_grid
+
+from avrt.grpo.advantage import GroupStatistics
+from avrt.rewards import RewardTable
+from avrt.sample import SAMPLING_RATE, Clip, Completion, Sample
+from avrt.text.answers import parse
+
+FRAMES_PER_ROW = 4
+MAX_FRAME_SIDE = 320
+"""Pixels; larger frames are shrunk, for an event file keeps every picture."""
+
+
+QUESTION_COLUMNS = 36
+COMPLETION_COLUMNS = 72
+"""Characters in a line of a table's cells."""
+
+
+class Rollout(Protocol):
+    """What the callback needs of a GRPO module's rollout; N completions, the G of a prompt side by side."""
+
+    completions: Sequence[Completion]
+    rewards: RewardTable
+    statistics: GroupStatistics
+
+
+class SampleTable(Callback):
+    """Writes completions, frames and sound to TensorBoard, to look at and play.
+
+    In GRPO, every few optimizer steps: ``samples/completions`` (text), the best and the worst completions of the step
+    with their question, rewards and advantage; ``samples/frames`` (image) and ``samples/sound`` (audio), the clip of
+    the table's first row. After every validation: ``samples/validation`` (text), some right and some wrong answers.
+    All of it from the first device.
+
+    Args:
+        every_n_steps: optimizer steps from one table to the next; the first step has one too.
+        num_best: rows with the largest summed reward; in validation, right answers.
+        num_worst: rows with the smallest summed reward; in validation, wrong answers.
+    """
+
+    def __init__(self, every_n_steps: int = 10, num_best: int = 3, num_worst: int = 3) -> None:
+        super().__init__()
+        if every_n_steps < 1:
+            raise ValueError(f"SampleTable: init_args.every_n_steps must be at least 1, is {every_n_steps}")
+        if num_best < 0 or num_worst < 0 or num_best + num_worst == 0:
+            raise ValueError(
+                f"SampleTable: init_args.num_best ({num_best}) and num_worst ({num_worst}) must be 0 or more, and one "
+                "of them positive"
+            )
+        self.every_n_steps = every_n_steps
+        self.num_best = num_best
+        self.num_worst = num_worst
+        self._right: list[Completion] = []
+        self._wrong: list[Completion] = []
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not _writers(trainer):
+            rank_zero_warn(
+                "SampleTable writes nothing: trainer.logger is no TensorBoardLogger. Add one, or drop the callback."
+            )
+
+    # ---- GRPO -------------------------------------------------------------------------------------------------------
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        rollout: Rollout | None = getattr(pl_module, "rollout", None)
+        if rollout is None or not batch.last or not trainer.is_global_zero:
+            return
+        step = _step(trainer)
+        if step % self.every_n_steps:
+            return
+        group_size = len(rollout.completions) // len(rollout.statistics.group_std)
+        best, worst = extremes(rollout.rewards.total, group_size, self.num_best, self.num_worst)
+        shown = [*best, *worst]
+        if not shown:
+            return
+        labels = [f"best {i + 1}" for i in range(len(best))] + [f"worst {i + 1}" for i in range(len(worst))]
+        sample = rollout.completions[shown[0]].sample
+        text = completion_table(rollout, shown, labels)
+        for writer in _writers(trainer):
+            writer.add_text("samples/completions", f"{text}\n\n{_clip_line(sample)}", step)
+            log_clip(writer, sample.clip, step)
+
+    # ---- validation -------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._right, self._wrong = [], []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        for completion in outputs["completions"]:
+            letter = parse(completion.text, completion.sample, finish_reason=completion.finish_reason).letter
+            found, wanted = (
+                (self._right, self.num_best) if letter == completion.sample.gold else (self._wrong, self.num_worst)
+            )
+            if len(found) < wanted:
+                found.append(completion)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        shown = [*self._right, *self._wrong]
+        if trainer.sanity_checking or not trainer.is_global_zero or not shown:
+            return
+        for writer in _writers(trainer):
+            writer.add_text("samples/validation", validation_table(shown), _step(trainer))
+        self._right, self._wrong = [], []
+
+
+def extremes(totals: Tensor, group_size: int, num_best: int, num_worst: int) -> tuple[list[int], list[int]]:
+    """Indices of the completions with the largest and the smallest summed reward; none is in both lists.
+
+    Among equals, different prompts come before further responses to the same prompt. Completions that no reward could
+    score (NaN) are left out.
+
+    Args:
+        totals: ``[N]`` summed rewards, the G responses of a prompt side by side.
+    """
+    scored = [i for i, total in enumerate(totals.tolist()) if not math.isnan(total)]
+    best = sorted(scored, key=lambda i: (-totals[i].item(), i % group_size, i))[:num_best]
+    rest = [i for i in scored if i not in best]
+    return best, sorted(rest, key=lambda i: (totals[i].item(), i % group_size, i))[:num_worst]
+
+
+def completion_table(rollout: Rollout, indices: Sequence[int], labels: Sequence[str]) -> str:
+    """Markdown table of some completions of a rollout, with every reward before its weight."""
+    rewards = rollout.rewards
+    rows = []
+    for i, label in zip(indices, labels, strict=True):
+        completion = rollout.completions[i]
+        scores = [
+            label,
+            f"sum {_number(rewards.total[i])}",
+            *(f"{name} {_number(values[i])}" for name, values in rewards.by_name.items()),
+            f"advantage {_number(rollout.statistics.advantages[i], '+.2f')}",
+        ]
+        rows.append(["\n".join(scores), _question(completion.sample), _reply(completion)])
+    return markdown_table(["scores", "question", "completion"], rows)
+
+
+def validation_table(completions: Sequence[Completion]) -> str:
+    """Markdown table of validation answers and how they were read."""
+    rows = []
+    for completion in completions:
+        parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
+        verdict = "right" if parsed.letter == completion.sample.gold else "wrong"
+        reading = [verdict, f"answer {parsed.letter or 'none'}", f"form {parsed.reason.value}"]
+        rows.append(["\n".join(reading), _question(completion.sample), _reply(completion)])
+    return markdown_table(["reading", "question", "completion"], rows)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that shows every cell's text as it is, tags and line breaks included."""
+    first, *rest = ([escape(cell) for cell in line] for line in (header, *rows))
+    return "\n".join(f"| {' | '.join(line)} |" for line in (first, ["---"] * len(header), *rest))
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and HTML leave alone: ``<think>`` stays visible, no cell or row ends early.
+
+    Every ASCII punctuation mark becomes a character reference, which neither of the two interprets.
+    """
+    text = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark.group())};", printable(text))
+    return text.replace("\n", "<br>")
+
+
+def printable(text: str) -> str:
+    """Text whose control characters but line breaks are U+FFFD: TensorBoard uses some of them as its own marks."""
+    text = text.replace("\r\n", "\n").replace("\t", " ")
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f]", "\ufffd", text)
+
+
+def log_clip(writer: Any, clip: Clip | None, step: int) -> None:
+    """Write a clip's frames, as one picture, and its sound; a stream that the clip lacks is left out."""
+    if clip is None:
+        return
+    if clip.frames is not None:
+        writer.add_image("samples/frames", frame_grid(clip.frames), step)
+    if clip.waveform is not None and len(clip.waveform):
+        writer.add_audio("samples/sound", clip.waveform.clamp(-1, 1)[None], step, sample_rate=SAMPLING_RATE)
+
+
+def frame_grid(frames: Tensor) -> Tensor:
+    """Frames uint8 ``[T, 3, height, width]`` as one picture uint8 ``[3, H, W]``, in reading order."""
+    height, width = frames.shape[-2:]
+    scale = min(1.0, MAX_FRAME_SIDE / max(height, width))
+    if scale < 1:
+        frames = resize(frames, [max(1, round(height * scale)), max(1, round(width * scale))], antialias=True)
+    return make_grid(frames, nrow=FRAMES_PER_ROW, padding=4, pad_value=255)
+
+
+def _clip_line(sample: Sample) -> str:
+    """Which clip the picture and the sound beside a table belong to."""
+    line = f"samples/frames and samples/sound show the clip of the first row: sample {sample.id}"
+    if sample.clip is not None and sample.clip.timestamps:
+        line += ", frames at " + ", ".join(f"{seconds:.2f}" for seconds in sample.clip.timestamps) + " s"
+    return escape(line)
+
+
+def _question(sample: Sample) -> str:
+    options = (f"{letter}. {text}" for letter, text in zip(sample.letters, sample.options, strict=True))
+    return wrap("\n".join([sample.question, *options, f"gold {sample.gold}"]), QUESTION_COLUMNS)
+
+
+def _reply(completion: Completion) -> str:
+    cut = " [cut at the token limit]" if completion.finish_reason == "length" else ""
+    return wrap(completion.text + cut, COMPLETION_COLUMNS)
+
+
+def wrap(text: str, columns: int) -> str:
+    """Text with line breaks at spaces, so that no line has more than `columns` characters.
+
+    TensorBoard shares a table's width out by the longest lines: next to one line of a thousand characters, all other
+    columns would be one character wide.
+    """
+    lines = [textwrap.wrap(line, columns, replace_whitespace=False) or [""] for line in printable(text).split("\n")]
+    return "\n".join("\n".join(parts) for parts in lines)
+
+
+def _number(value: Tensor, spec: str = ".3g") -> str:
+    return "none" if torch.isnan(value) else format(float(value), spec)
+
+
+def _step(trainer: Trainer) -> int:
+    """The step under which Lightning logs the metrics of the optimizer step that has just been taken."""
+    return max(0, trainer.global_step - 1)
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

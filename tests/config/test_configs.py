@@ -1,0 +1,164 @@
+"""The shipped YAML files: they parse, say what the paper says, and train."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from avrt.cli import TRAINING, main
+from avrt.config.class_paths import ALLOWED_PREFIXES
+from avrt.config.scan import scan_file
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "cli_configs"
+OVERLAYS = sorted((CONFIGS / "overlays").glob("*.yaml"))
+BIG = ("sft_3b", "grpo_3b", "sft_7b", "grpo_7b")
+
+
+def read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def command(path: Path) -> str:
+    """The command that a file's header gives for it."""
+    found = re.search(rf"python -m avrt ([\w-]+) --config cli_configs/{path.name}", path.read_text(encoding="utf-8"))
+    assert found, f"{path.name}: the header does not say how to run it"
+    return found[1]
+
+
+COMMANDS = {path: command(path) for path in sorted(CONFIGS.glob("*.yaml"))}
+LIGHTNING = [path for path, name in COMMANDS.items() if name in TRAINING]
+FIT = [path for path, name in COMMANDS.items() if name == "fit"]
+
+
+@functools.cache
+def parser() -> Any:
+    from lightning_modules import cli as lightning_cli
+
+    return lightning_cli.parser()
+
+
+def parse(*paths: Path) -> Any:
+    """The settings of a run with these config files, one laid over the other."""
+    name = COMMANDS[paths[0]]
+    words = itertools.chain.from_iterable(("--config", str(path)) for path in paths)
+    return parser().parse_args([name, *words])[name]
+
+
+def name(path: Path) -> str:
+    return path.stem
+
+
+def test_all_presets_are_there() -> None:
+    assert {path.stem for path in FIT} >= {"sft_tiny", "grpo_tiny", *BIG}
+
+
+@pytest.mark.parametrize("path", LIGHTNING, ids=name)
+def test_a_preset_parses(path: Path) -> None:
+    scan_file(path, tuple(TRAINING), ALLOWED_PREFIXES)
+    settings = parse(path)
+    assert settings.model.class_path.startswith("lightning_modules.")
+    assert settings.trainer.use_distributed_sampler is False  # the data modules share samples out themselves
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
+@pytest.mark.parametrize("path", FIT, ids=name)
+def test_an_overlay_goes_over_every_preset(path: Path, overlay: Path) -> None:
+    scan_file(overlay, tuple(TRAINING), ALLOWED_PREFIXES)
+    alone, both = parse(path), parse(path, overlay)
+    before = [callback.class_path for callback in alone.trainer.callbacks]
+    assert [callback.class_path for callback in both.trainer.callbacks][: len(before)] == before
+    assert both.model.class_path == alone.model.class_path
+    assert both.model.init_args.student.path == alone.model.init_args.student.path
+
+
+@pytest.mark.parametrize("path", [*COMMANDS, *OVERLAYS], ids=name)
+def test_a_file_begins_with_what_it_is_for(path: Path) -> None:
+    header = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8"))
+    assert header, "starts with comments"
+    wanted = ["# Expect: "] if path not in LIGHTNING else ["# Run: ", "# Needs: ", "# Expect: "]
+    for heading in wanted:
+        assert heading in header[0], heading
+    assert "python -m avrt " in header[0]
+    assert f"--config cli_configs/{path.relative_to(CONFIGS)}" in header[0]
+    assert "config" not in read(path), "`config:` inside a YAML merges shallowly"
+
+
+@pytest.mark.parametrize("preset", BIG)
+def test_the_presets_hold_the_papers_hyperparameters(preset: str) -> None:
+    """The numbers of the paper's section 4.3 and, where it is silent, of the method page."""
+    settings = parse(CONFIGS / f"{preset}.yaml")
+    trainer, model, data = settings.trainer, settings.model.init_args, settings.data.init_args
+    assert trainer.max_epochs == 1
+    assert data.batch_size * trainer.accumulate_grad_batches * trainer.devices == 32
+    assert (data.batch_size, trainer.accumulate_grad_batches, trainer.devices) == (1, 8, 4)
+    assert trainer.precision == "bf16-true"
+    assert trainer.strategy.class_path == "lightning_modules.strategy.AVRTDeepSpeedStrategy"
+    assert (trainer.strategy.init_args.stage, trainer.strategy.init_args.offload_optimizer) == (2, True)
+    optimizer = model.optimizer
+    assert (optimizer.learning_rate, optimizer.schedule, optimizer.warmup_steps) == (2e-6, "cosine", 100)
+    assert (tuple(optimizer.betas), optimizer.eps, optimizer.weight_decay) == ((0.9, 0.999), 1e-8, 0.01)
+    assert model.student.dtype == "bfloat16"
+    if preset.startswith("sft"):
+        assert model.student.path == f"Qwen/Qwen2.5-Omni-{preset[-2:].upper()}"
+        return
+    assert (model.num_generations, model.epsilon, model.beta, model.temperature) == (4, 0.2, 0.01, 1.0)
+    assert (model.loss_type, model.num_iterations, model.scale_rewards) == ("grpo", 1, "group")
+    assert (model.epsilon_high, model.importance_sampling_level) == (None, "token")
+    rewards = {c.class_path: c.get("init_args", {}) for c in trainer.callbacks if c.class_path.startswith("avrt.rew")}
+    assert list(rewards) == [f"avrt.rewards.{kind}Reward" for kind in ("Format", "Accuracy", "Length")]
+    length = rewards["avrt.rewards.LengthReward"]
+    assert (length.mu, length.sigma, length.w_min, length.w_max, length.bonus) == (100, 20, 100, 200, 0.2)
+    assert [reward.weight for reward in rewards.values()] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("overlay", [path for path in OVERLAYS if path.stem not in ("debug", "laptop")], ids=name)
+@pytest.mark.parametrize("preset", BIG)
+def test_an_overlay_keeps_the_papers_steps(preset: str, overlay: Path) -> None:
+    """32 prompts in each, and validation and checkpoints as often as without it."""
+    settings = parse(CONFIGS / f"{preset}.yaml", overlay)
+    trainer = settings.trainer
+    devices = trainer.devices * trainer.num_nodes
+    assert settings.data.init_args.batch_size * trainer.accumulate_grad_batches * devices == 32
+    assert trainer.val_check_interval == 100 * trainer.accumulate_grad_batches
+    savers = [callback.class_path for callback in trainer.callbacks if "Checkpoint" in callback.class_path]
+    assert savers == ["lightning.pytorch.callbacks.ModelCheckpoint", "lightning_modules.callbacks.RunCheckpoint"]
+
+
+@pytest.mark.parametrize("preset", BIG)
+def test_a_preset_trains_on_a_laptop_with_a_tiny_student(
+    preset: str, student_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole command, from the file to the checkpoints; only sizes and places are changed."""
+    from tests.lightning_modules.callbacks.tiny_runs import events, write_shards
+
+    train, val = write_shards(tmp_path / "shards", train=4, val=2)
+    monkeypatch.chdir(tmp_path)  # presets write to runs/ of the working directory
+    limits = {
+        "trainer.max_steps": 1,
+        "trainer.val_check_interval": 2,
+        "trainer.enable_progress_bar": "false",
+        "model.init_args.student.path": student_folder,
+        "model.init_args.student.min_pixels": 3136,
+        "model.init_args.student.max_pixels": 3136,
+        "model.init_args.val_max_completion_length": 4,
+        "data.init_args.train": train,
+        "data.init_args.val": val,
+        "data.init_args.num_workers": 0,
+    }
+    if preset.startswith("grpo"):
+        limits["model.init_args.max_completion_length"] = 4
+    files = [CONFIGS / f"{preset}.yaml", CONFIGS / "overlays" / "laptop.yaml"]
+    words = [f"--config={path}" for path in files] + [f"--{key}={value}" for key, value in limits.items()]
+    assert main(["fit", *words]) == 0
+    run = tmp_path / "runs" / preset
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "step=0000001.ckpt"}
+    tags = events(run).Tags()
+    assert {"loss", "val/accuracy", "throughput/tokens_per_second", "learning_rate"} <= set(tags["scalars"])
+    assert "samples/validation/text_summary" in tags["tensors"]

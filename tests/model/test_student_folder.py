@@ -1,0 +1,182 @@
+"""Replacing an exported student: nothing of anybody else's is touched, and a kill leaves the old or the new one."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from avrt.cli import main
+from avrt.model import student_folder
+from avrt.model.student_folder import MARKER, check_replaceable, write_student_folder
+from tests.tiny_student import load_student
+
+FILES = {"config.json": 40, "model.safetensors": 3_000_000, "tokenizer.json": 200_000}
+
+
+def content(name: str, version: int) -> bytes:
+    return f"{name} {version:09d}\n".encode() * (FILES[name] // 20)
+
+
+def write_version(folder: Path, version: int) -> None:
+    def write(partial: Path) -> None:
+        for name in FILES:
+            (partial / name).write_bytes(content(name, version))
+
+    write_student_folder(folder, write)
+
+
+def version_of(folder: Path) -> int:
+    """Which version is there, whole."""
+    assert {path.name for path in folder.iterdir()} == {*FILES, MARKER}
+    version = int((folder / "config.json").read_bytes().split()[1])
+    for name in FILES:
+        assert (folder / name).read_bytes() == content(name, version), name
+    sizes = json.loads((folder / MARKER).read_text())["files"]
+    assert sizes == {name: (folder / name).stat().st_size for name in FILES}
+    return version
+
+
+def write_without_end(folder: Path, version: int, can_exchange: bool) -> None:
+    """The process that the test kills."""
+    if not can_exchange:
+        student_folder.exchange = lambda *_: False  # type: ignore[assignment]
+    while True:
+        version += 1
+        write_version(folder, version)
+
+
+@pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "without exchange"])
+def test_kills_leave_a_whole_student(tmp_path: Path, can_exchange: bool) -> None:
+    """A process that exports without end is killed at 20 moments. Where two names cannot be exchanged (some network
+    file systems), the older student may lie beside, and the next export puts it back."""
+    folder = tmp_path / "student"
+    begin = time.perf_counter()
+    for _ in range(3):
+        write_version(folder, 0)
+    one_export = (time.perf_counter() - begin) / 3  # disks differ by more than a factor of ten
+    seen, version, partials = set(), 0, 0
+    for kill in range(20):
+        process = multiprocessing.get_context("fork").Process(
+            target=write_without_end, args=(folder, version, can_exchange)
+        )
+        process.start()
+        time.sleep(0.002 + one_export * 3 * kill / 20)
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        partials += (tmp_path / "student.partial").exists()
+        version = version_of(folder if can_exchange or folder.exists() else tmp_path / "student.old.partial")
+        seen.add(version)
+    assert len(seen) > 2, "replaced between kills"
+    assert partials > 2, "killed while it wrote"
+    write_version(folder, version + 1)
+    assert version_of(folder) == version + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_the_older_student_comes_back_where_names_cannot_be_exchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_folder, "exchange", lambda *_: False)
+    folder = tmp_path / "student"
+    write_version(folder, 1)
+    os.rename(folder, tmp_path / "student.old.partial")  # as a kill between the two renames leaves it
+
+    def fail(partial: Path) -> None:
+        raise ValueError("not now")
+
+    with pytest.raises(ValueError, match="not now"):
+        write_student_folder(folder, fail)
+    assert version_of(folder) == 1
+    write_version(folder, 2)
+    assert version_of(folder) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+def test_only_an_export_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    folder.mkdir()
+    write_version(folder, 1)  # an empty folder is nobody's
+    write_version(folder, 2)
+    assert version_of(folder) == 2
+    (folder / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"did not write notes\.txt"):
+        write_version(folder, 3)
+    (folder / "notes.txt").unlink()
+    (folder / "deep").mkdir()
+    (folder / "deep" / "config.json").touch()
+    with pytest.raises(ValueError, match=r"did not write deep/config\.json"):
+        write_version(folder, 3)
+    assert (folder / "deep" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_file_that_was_edited_or_copied_over_an_export_is_not_lost(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "student"
+    write_version(folder, 1)
+    (folder / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"{name} was changed"):
+        write_version(folder, 2)
+    assert (folder / name).read_text() == "mine"
+    (folder / name).unlink()  # a part of an export alone is nobody's
+    write_version(folder, 2)
+    assert version_of(folder) == 2
+
+
+@pytest.mark.parametrize("name", ["student", "student.partial", "student.old.partial"])
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_others_wrote_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    """Also beside the folder, under the names that an export uses while it writes."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "config.json").write_text("{}")
+    if kind == "folder":
+        precious.rename(tmp_path / name)
+    elif kind == "file":
+        (tmp_path / name).write_text("thesis")
+    else:
+        (tmp_path / name).symlink_to(precious)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for act in (check_replaceable, lambda folder: write_version(folder, 1)):
+        with pytest.raises(ValueError, match=r"was not exported by this version"):
+            act(tmp_path / "student")
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_a_link_to_an_export_stays_a_link(tmp_path: Path) -> None:
+    write_version(tmp_path / "real", 1)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    write_version(tmp_path / "link", 2)
+    assert (tmp_path / "link").is_symlink()
+    assert version_of(tmp_path / "real") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_no_room_is_one_error_that_names_the_file(student_folder: Path, tmp_path: Path) -> None:
+    """The limit on a file's size fails as a full disk does, in the writer of the weights."""
+    student = load_student(student_folder)
+    write_student_folder(tmp_path / "student", student.save)
+    limit, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large.*model\.safetensors"):
+            write_student_folder(tmp_path / "student", student.save)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+    load_student(tmp_path / "student")
+
+
+def test_the_command_leaves_a_folder_of_someone_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").touch()
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
+    assert "is not empty" in capsys.readouterr().err
