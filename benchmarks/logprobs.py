@@ -12,7 +12,7 @@ from argparse import Namespace
 import torch
 from torch import Tensor
 
-from avrt.model.token_logprobs import score_responses
+from avrt.model.token_logprobs import token_logprobs
 from benchmarks.measure import alternate, in_fresh_process, paired_ratio, parser, peak_memory_above, save, show
 from benchmarks.models import Shape, language_model, random_ids, text_only_model, text_prompt
 
@@ -64,7 +64,7 @@ def _contestants(vocabulary: int, prompt: int, response: int, group: int):  # ty
     responses = [random_ids(shape, response, generator) for _ in range(group)]
 
     def shared() -> Tensor:
-        scores = score_responses(model, [text_prompt(ids)], [responses])
+        scores = token_logprobs(model, [text_prompt(ids)], [responses])
         loss = (scores.logprobs * scores.mask).sum()
         loss.backward()
         return loss.detach()

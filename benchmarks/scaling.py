@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avrt.model.token_logprobs import score_responses
+from avrt.model.token_logprobs import token_logprobs
 from benchmarks import students
 from benchmarks.measure import Timing, alternate, parser, peak_memory_above, save, show
 from benchmarks.models import Shape, language_model, random_ids, text_prompt
@@ -84,7 +84,7 @@ def _passes(grid: list[tuple[int, int, int]], _: Path) -> list[Run]:
     def contestant(p: int, c: int, g: int) -> Run:
         prompt = text_prompt(random_ids(Shape(), p, generator))
         responses = [random_ids(Shape(), c, generator) for _ in range(g)]
-        return lambda: score_responses(model, [prompt], [responses]).logprobs.sum().backward()
+        return lambda: token_logprobs(model, [prompt], [responses]).logprobs.sum().backward()
 
     return [contestant(*shape) for shape in grid]
 

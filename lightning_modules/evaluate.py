@@ -20,7 +20,7 @@ from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.run_log import RunState, begin_run, finish_run, say_missing
 from avrt.evaluation.running import RunningScores
 from avrt.evaluation.score_table import score_console
-from avrt.evaluation.scoring import score_record
+from avrt.evaluation.scoring import grade_record
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
 from avrt.sample import Sample
@@ -175,7 +175,7 @@ class EvaluateModule(StudentModule):
 
     def _count(self, benchmark: str, records: Sequence[Record]) -> None:
         profile = self._infos[benchmark].profile
-        self._scores[benchmark].add(score_record(record, profile) for record in records)
+        self._scores[benchmark].add(grade_record(record, profile) for record in records)
 
     def running_accuracy(self, benchmark: str) -> float:
         """The strict accuracy so far, over what this device has answered."""

@@ -21,8 +21,8 @@ from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
-from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, Scores, score_responses
-from avrt.rewards import RewardCallback, RewardTable, collect_rewards, describe_rewards, score_all
+from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, TokenLogprobs, token_logprobs
+from avrt.rewards import RewardCallback, RewardTable, collect_rewards, compute_rewards, describe_rewards
 from avrt.rollout.builtin import Response, SamplingConfig
 from avrt.sample import Completion
 from avrt.text.answers import Reason, parse
@@ -201,7 +201,7 @@ class GRPOModule(StudentModule):
             responses = self.rollout_engine(self.sampling).generate(prompts, self.num_generations, seeds)
         completions = self.completions(samples, responses)
         with self.timed("rewards"):
-            rewards = score_all(self.rewards, completions)
+            rewards = compute_rewards(self.rewards, completions)
             statistics = self._advantages(rewards.total)
         with self.timed("reference"), self.precision_of_steps():
             ref_logprobs = self._score_reference(prompts, responses, micro_batch_size)
@@ -241,8 +241,10 @@ class GRPOModule(StudentModule):
                 logprobs += [row[mask] for row, mask in zip(scores.logprobs, scores.mask, strict=True)]
         return logprobs
 
-    def _score(self, model: LanguageModel, prompts: list[EmbeddedPrompt], responses: list[list[Response]]) -> Scores:
-        return score_responses(
+    def _score(
+        self, model: LanguageModel, prompts: list[EmbeddedPrompt], responses: list[list[Response]]
+    ) -> TokenLogprobs:
+        return token_logprobs(
             model,
             prompts,
             [[response.token_ids for response in group] for group in responses],
@@ -296,7 +298,7 @@ class GRPOModule(StudentModule):
         if batch.last and batch.iteration == self.num_iterations - 1:
             self.rollout = None  # frees the media features; callbacks had their turn
 
-    def _check_sampler(self, scores: Scores, responses: list[list[Response]]) -> None:
+    def _check_sampler(self, scores: TokenLogprobs, responses: list[list[Response]]) -> None:
         """The policy scores what it has just sampled: the same numbers, up to rounding, if the sampler had its weights.
 
         Raises:
@@ -312,7 +314,7 @@ class GRPOModule(StudentModule):
                 "the student's weights before every window"
             )
 
-    def _old_logprobs(self, rollout: Rollout, batch: MicroBatch, scores: Scores) -> Tensor | None:
+    def _old_logprobs(self, rollout: Rollout, batch: MicroBatch, scores: TokenLogprobs) -> Tensor | None:
         """Log-probabilities of the policy that sampled.
 
         In the first pass over a window no update has happened since sampling: they are the policy's own, and are kept

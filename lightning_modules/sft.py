@@ -8,7 +8,7 @@ from torch import Tensor
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
-from avrt.model.token_logprobs import score_responses
+from avrt.model.token_logprobs import token_logprobs
 from datamodules.streaming import MicroBatch, Window
 from lightning_modules.base import MAX_SKIPPED_STEPS, StudentModule
 from lightning_modules.optimization import OptimizerConfig
@@ -74,7 +74,7 @@ class SFTModule(StudentModule):
         with self.timed("training"):
             prompts = self.student.embed([item.prompt for item in batch.items])
             targets = [[item.target] for item in batch.items if item.target is not None]
-            scores = score_responses(self.student.language_model, prompts, targets, chunk_rows=self.chunk_rows)
+            scores = token_logprobs(self.student.language_model, prompts, targets, chunk_rows=self.chunk_rows)
             total = -(scores.logprobs * scores.mask).sum()
         tokens = scores.mask.sum()
         self.add_to_step("loss", total, tokens)

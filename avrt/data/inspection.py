@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from avrt.data.records import SOUND_MEMBER, decode_clip
+from avrt.data.records import AUDIO_MEMBER, decode_clip
 from avrt.data.shards import ShardSet
 from avrt.files.atomic import write_atomic
 from avrt.sample import LETTERS, SAMPLING_RATE
@@ -123,7 +123,7 @@ def write_sample(shards: ShardSet, key: str, out_dir: str | Path) -> list[Path]:
     sample = shards.metadata(index)
     written = []
     for name, data in sorted(encoded.members.items()):
-        if name != SOUND_MEMBER:
+        if name != AUDIO_MEMBER:
             write_atomic(folder / f"{key}.{name}", data)
             written.append(folder / f"{key}.{name}")
     if clip.waveform is not None:

@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 """Version of the layout; readers refuse others."""
 
 JSON_MEMBER = "json"
-SOUND_MEMBER = "flac"
+AUDIO_MEMBER = "flac"
 MEMBER_PATTERN = re.compile(r"json|flac|frame([0-9]{2,4})\.(jpg|png)")
 IMAGE_FORMATS = ("jpg", "png")
 MAX_PICTURE_PIXELS = 2**26
@@ -117,7 +117,7 @@ def encode_clip(clip: Clip, *, image_format: str = "jpg", jpeg_quality: int = 95
             data = encode_jpeg(picture, quality=jpeg_quality) if image_format == "jpg" else encode_png(picture)
             members[f"frame{index:0{digits}d}.{image_format}"] = data.numpy().tobytes()
     if clip.waveform is not None:
-        members[SOUND_MEMBER] = _encode_flac(clip.waveform)
+        members[AUDIO_MEMBER] = _encode_flac(clip.waveform)
     info = {
         "timestamps": list(clip.timestamps),
         "fps": clip.fps,
@@ -145,7 +145,7 @@ def decode_clip(encoded: EncodedClip) -> Clip:
             raise RecordError("bad_media", f"{len(names)} frames instead of {info['num_frames']}")
         frames = _decode_pictures({name: encoded.members[name] for name in names})
     if info["num_audio_samples"]:
-        waveform = _decode_flac(encoded.members[SOUND_MEMBER])
+        waveform = _decode_flac(encoded.members[AUDIO_MEMBER])
         if len(waveform) != info["num_audio_samples"]:
             raise RecordError("bad_media", f"{len(waveform)} audio samples instead of {info['num_audio_samples']}")
     return Clip(

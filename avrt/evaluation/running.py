@@ -44,7 +44,7 @@ class RunningScores(MetricCollection):
         """
         for record in records:
             if record.correct_strict is None:
-                raise ValueError(f"record {record.id!r} is not scored; see avrt.evaluation.scoring.score_record")
+                raise ValueError(f"record {record.id!r} is not scored; see avrt.evaluation.scoring.grade_record")
             values = {
                 "accuracy": record.correct_strict,
                 "official_accuracy": record.correct_official,

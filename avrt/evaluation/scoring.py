@@ -57,7 +57,7 @@ def profile_for(answer_format: AnswerFormat) -> Profile:
     return "paper" if answer_format == "tags" else "robust"
 
 
-def score_record(record: Record, profile: Profile) -> Record:
+def grade_record(record: Record, profile: Profile) -> Record:
     """The record with its derived part computed from its raw part. Never raises, whatever the reply."""
     correct, answer = False, None
     if record.failure is not None:
@@ -191,7 +191,7 @@ def _score_folder(folder: Path, partial: bool) -> BenchmarkRun:
         raise ValueError(
             f"{folder}: has {len(records)} of {info.items} items; resume the run, or pass --partial to score these"
         )
-    scored = [score_record(record.raw(), info.profile) for record in records]
+    scored = [grade_record(record.raw(), info.profile) for record in records]
     return BenchmarkRun(folder, info, scored, summarize(scored, info))
 
 

@@ -27,7 +27,7 @@ from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_log import begin_run, finish_run, say_missing
 from avrt.evaluation.running import RunningScores
 from avrt.evaluation.score_table import score_console
-from avrt.evaluation.scoring import BenchmarkRun, score_record
+from avrt.evaluation.scoring import BenchmarkRun, grade_record
 from avrt.evaluation.server_config import SERVER, ServerRunConfig
 from avrt.sample import SAMPLING_RATE, Clip
 from avrt.servers.client import ServerPool, StageError
@@ -92,7 +92,7 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
             answered += len(state.answered)
             work += [(questions, item) for item in questions.items if item.sample.id not in state.done]
             for record in state.answered + state.missing:
-                progress.count(score_record(record, config.profile), earlier=True)
+                progress.count(grade_record(record, config.profile), earlier=True)
         stack.enter_context(progress)
         if work:
             asyncio.run(_ask_all(config, model, work, writers, progress))
@@ -141,7 +141,7 @@ async def _ask_some(
             progress.report.add_made(outcome.status, outcome.error)
             record = reply_record(questions, item, outcome)
         await asyncio.to_thread(writers[questions.name].append, record)
-        progress.count(score_record(record, config.profile))
+        progress.count(grade_record(record, config.profile))
         failed, asked = progress.failed, progress.asked
         if asked >= ENOUGH_TO_JUDGE and failed > config.max_failed_share * asked:
             raise StageError(

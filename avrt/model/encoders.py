@@ -44,7 +44,7 @@ def normalized_patches(processor: Any, prompt: Prompt, device: torch.device | st
     return patches[0]
 
 
-def picture_features(model: Any, processor: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
+def visual_features(model: Any, processor: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
     """Features of every prompt's picture or video, ``[tokens, H]``, by the prompt's place in `prompts`.
 
     Args:
@@ -67,8 +67,8 @@ def picture_features(model: Any, processor: Any, prompts: Sequence[Prompt], toke
     return _in_batches(tokens, tokens_at_once, run)
 
 
-def sound_features(model: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
-    """Features of every prompt's sound, ``[tokens, H]``; arguments as for `picture_features`."""
+def audio_features(model: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
+    """Features of every prompt's sound, ``[tokens, H]``; arguments as for `visual_features`."""
     tower = model.audio_tower
     frames = {i: p.input_features.shape[1] for i, p in enumerate(prompts) if p.input_features is not None}
 

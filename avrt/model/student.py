@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.config.remote_code import check_no_remote_code
-from avrt.model.encoders import picture_features, sound_features
+from avrt.model.encoders import audio_features, visual_features
 from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.model.float32_default import float32_default
 from avrt.model.published_format import END_TOKENS, write_published_format
@@ -206,8 +206,8 @@ class Student(nn.Module):
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:
         """Run the frozen encoders once per prompt and place every token in time and space."""
         model, limit = self.thinker.model, self.config.encoder_batch_tokens
-        pictures = picture_features(model, self.processor, prompts, limit)
-        sounds = sound_features(model, prompts, limit)
+        pictures = visual_features(model, self.processor, prompts, limit)
+        sounds = audio_features(model, prompts, limit)
         self.encoder_runs += len(pictures.keys() | sounds.keys())
         return [self._place(p, pictures.get(i), sounds.get(i)) for i, p in enumerate(prompts)]
 

@@ -68,7 +68,7 @@ class EmbeddedPrompt:
 
 
 @dataclass(frozen=True)
-class Scores:
+class TokenLogprobs:
     """Per-token scores of N responses, right-padded: `logprobs`, `entropies` and bool `mask`, each ``[N, C]``."""
 
     logprobs: Tensor
@@ -100,7 +100,7 @@ def packed_forward(
     ).last_hidden_state[0]
 
 
-def score_responses(
+def token_logprobs(
     model: LanguageModel,
     prompts: Sequence[EmbeddedPrompt],
     responses: Sequence[Sequence[Tensor]],
@@ -109,7 +109,7 @@ def score_responses(
     banned: Tensor | None = None,
     chunk_rows: int = DEFAULT_CHUNK_ROWS,
     share_prompt: bool = True,
-) -> Scores:
+) -> TokenLogprobs:
     """Log-probability and entropy of every response token, responses in prompt order.
 
     Args:
@@ -149,7 +149,7 @@ def score_responses(
     )
     sizes = [len(r) for r in flat]
     mask = pad_sequence([torch.ones(c, dtype=torch.bool, device=device) for c in sizes], batch_first=True)
-    return Scores(
+    return TokenLogprobs(
         pad_sequence(list(logprobs.split(sizes)), batch_first=True),
         pad_sequence(list(entropies.split(sizes)), batch_first=True),
         mask,

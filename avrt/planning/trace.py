@@ -23,7 +23,7 @@ from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.model.lora import LoRAConfig, inject
 from avrt.model.shared_prompt import ATTENTION_NAME
 from avrt.model.student import freeze_encoders
-from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, Scores, score_responses
+from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, TokenLogprobs, token_logprobs
 from avrt.planning.settings import TEXT_TOKENS, RunSettings
 
 
@@ -145,8 +145,8 @@ class _MicroBatch:
         responses = [tensor for group in self.responses for tensor in group]
         return [*self.parameters, *self.model.text_model.buffers(), *inputs, *responses]
 
-    def score(self) -> Scores:
-        return score_responses(self.model, self.prompts, self.responses, chunk_rows=self.settings.chunk_rows)
+    def score(self) -> TokenLogprobs:
+        return token_logprobs(self.model, self.prompts, self.responses, chunk_rows=self.settings.chunk_rows)
 
     def loss(self) -> torch.Tensor:
         scores = self.score()
@@ -214,7 +214,7 @@ def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = No
 
 
 def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """Scores once more, and the gradients of queries, keys, values and probabilities: five products for two."""
+    """TokenLogprobs once more, and the gradients of queries, keys, values and probabilities: five products for two."""
     batch, heads, rows, size = query
     return 2 * batch * heads * rows * key[2] * (3 * size + 2 * value[3])
 

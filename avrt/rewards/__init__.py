@@ -6,8 +6,8 @@ from avrt.rewards.base import (
     RewardError,
     RewardTable,
     collect_rewards,
+    compute_rewards,
     describe_rewards,
-    score_all,
 )
 from avrt.rewards.format import FormatReward
 from avrt.rewards.length import LengthReward
@@ -20,6 +20,6 @@ __all__ = [
     "RewardError",
     "RewardTable",
     "collect_rewards",
+    "compute_rewards",
     "describe_rewards",
-    "score_all",
 ]

@@ -172,7 +172,7 @@ def _plain(value: Any) -> Any:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def score_all(rewards: Sequence[RewardCallback], completions: Sequence[Completion]) -> RewardTable:
+def compute_rewards(rewards: Sequence[RewardCallback], completions: Sequence[Completion]) -> RewardTable:
     """Score completions with every reward and sum the scores up by weight.
 
     Raises:

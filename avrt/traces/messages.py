@@ -9,7 +9,7 @@ from typing import Any
 
 import soundfile
 
-from avrt.data.records import SOUND_MEMBER, EncodedClip
+from avrt.data.records import AUDIO_MEMBER, EncodedClip
 from avrt.files.atomic import atomic_file
 from avrt.servers.config import Stage
 
@@ -25,7 +25,7 @@ def sent_members(stage: Stage, names: list[str]) -> list[str]:
     if stage == "vision":
         return sorted(name for name in names if name.startswith("frame"))
     if stage == "audio":
-        return [SOUND_MEMBER] if SOUND_MEMBER in names else []
+        return [AUDIO_MEMBER] if AUDIO_MEMBER in names else []
     return []
 
 
@@ -38,7 +38,7 @@ def build_content(stage: Stage, clip: EncodedClip | None, prompt: str) -> list[d
     parts: list[dict[str, Any]] = []
     if clip is not None:
         for name in sent_members(stage, list(clip.members)):
-            if name == SOUND_MEMBER:
+            if name == AUDIO_MEMBER:
                 data = _base64(flac_to_wav(clip.members[name]))
                 parts.append({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
             else:
@@ -60,7 +60,7 @@ def build_file_content(
     parts: list[dict[str, Any]] = []
     if clip is not None:
         for name in sent_members(stage, list(clip.members)):
-            is_sound = name == SOUND_MEMBER
+            is_sound = name == AUDIO_MEMBER
             path = folder.resolve() / f"{sample_id}.{digest[:12]}.{'wav' if is_sound else name}"
             if not path.exists():
                 folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from avrt.cli import main
 from avrt.model.checkpoints import resolve
 from avrt.model.export import export, read_trained
-from avrt.model.token_logprobs import score_responses
+from avrt.model.token_logprobs import token_logprobs
 from avrt.planning.shapes import load_config
 from tests.distributed.runs import Assets, Run
 from tests.tiny_student import load_plain, load_student, make_sample, plain_logits, random_responses, save_student
@@ -104,7 +104,7 @@ def test_reload_gives_equal_logits(name: str, exported: Mapping[str, Path]) -> N
     (prompt,) = [student.encoder.encode(make_sample("audio_video", 5))]
     (response,) = random_responses([7], 300)
     expected = plain_logits(plain, student, prompt, response).log_softmax(-1)
-    scores = score_responses(student.language_model, student.embed([prompt]), [[response]])
+    scores = token_logprobs(student.language_model, student.embed([prompt]), [[response]])
     torch.testing.assert_close(scores.logprobs[0], expected.gather(1, response[:, None])[:, 0], rtol=0, atol=2e-6)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from avrt.evaluation.benchmarks import BENCHMARKS, new_record
 from avrt.evaluation.benchmarks.official import omnibench_letter
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.scoring import is_gold, score_record
+from avrt.evaluation.scoring import grade_record, is_gold
 from tests.evaluation.conftest import make_records, reply
 from tests.evaluation.test_benchmarks import load
 
@@ -27,7 +27,7 @@ def record(benchmark: str, text: str, gold: str = "B", options: tuple[str, ...] 
 
 def scores(scored: Record, profile: str = "robust") -> tuple[bool | None, bool | None]:
     """(strict, official) of a record."""
-    done = score_record(scored, profile)  # type: ignore[arg-type]
+    done = grade_record(scored, profile)  # type: ignore[arg-type]
     return done.correct_strict, done.correct_official
 
 
@@ -117,13 +117,13 @@ def test_word_set_match_scores_wrong_choices_right(real_data: Path, name: str, r
     """Order-blind: in these rows another option's words are the gold option's words."""
     benchmark, fooled = BENCHMARKS[name], 0
     for item in load(real_data, name):
-        assert score_record(new_record(benchmark, item, text=item.official_gold), "robust").correct_official
+        assert grade_record(new_record(benchmark, item, text=item.official_gold), "robust").correct_official
         outcomes = []
         for letter, option in zip(item.sample.letters, item.sample.options, strict=True):
             asked = new_record(benchmark, item, text=f"<answer>{letter}</answer>")
-            by_letter = score_record(asked, "robust")
+            by_letter = grade_record(asked, "robust")
             assert by_letter.correct_strict == is_gold(letter, asked)
-            written = score_record(replace(asked, text=option), "robust")
+            written = grade_record(replace(asked, text=option), "robust")
             # MMAU asks for chords too: there "C" is an option's text, but a bare C is the letter.
             if not is_gold(letter, asked) and option not in item.sample.letters:
                 assert not written.correct_strict
@@ -137,7 +137,7 @@ def test_every_gold_answer_is_strictly_right_and_every_other_letter_wrong(real_d
     for item in load(real_data, name):
         for letter in item.sample.letters:
             for text, profile in ((reply(letter), "paper"), (letter, "robust"), (f"({letter})", "robust")):
-                scored = score_record(new_record(BENCHMARKS[name], item, text=text), profile)  # type: ignore[arg-type]
+                scored = grade_record(new_record(BENCHMARKS[name], item, text=text), profile)  # type: ignore[arg-type]
                 assert scored.answer == letter
                 assert scored.correct_strict == is_gold(letter, scored), (item.sample.id, letter)
 
@@ -150,7 +150,7 @@ def test_either_of_two_equal_options_is_right(real_data: Path) -> None:
         gold = item.sample.options[item.sample.answer]
         for letter, option in zip(item.sample.letters, item.sample.options, strict=True):
             for text in (reply(letter), f"{letter}. {option}", option):
-                scored = score_record(new_record(BENCHMARKS["mmau"], item, text=text), "robust")
+                scored = grade_record(new_record(BENCHMARKS["mmau"], item, text=text), "robust")
                 assert scored.correct_strict == (option == gold), (text, item.sample.options)
             seen += option == gold and letter != item.sample.gold
     assert seen > 0
@@ -160,7 +160,7 @@ def test_benchmarks_without_a_script_say_so() -> None:
     for name in ("avqa", "rivabench_standup", "rivabench_academic"):
         assert BENCHMARKS[name].official is None
         assert BENCHMARKS[name].official_source.startswith("ours")
-        scored = score_record(record(name, reply("B")), "paper")
+        scored = grade_record(record(name, reply("B")), "paper")
         assert scored.correct_official is scored.correct_strict is True
 
 
@@ -183,7 +183,7 @@ def test_scoring_never_raises_and_no_unclear_reply_is_right(
     text: str, name: str, profile: str, gold: str, finish: str, options: tuple[str, ...]
 ) -> None:
     asked = replace(record(name, text, gold=gold, options=options), finish_reason=finish)
-    scored = score_record(asked, profile)  # type: ignore[arg-type]
+    scored = grade_record(asked, profile)  # type: ignore[arg-type]
     if scored.answer is None:
         assert scored.correct_strict is False
         assert scored.error_type == "instruction_format"
@@ -202,4 +202,4 @@ def test_a_reply_without_any_option_letter_or_text_is_never_right(text: str) -> 
 
     if not set(unicodedata.normalize("NFKC", text).upper()) & set("ABCD"):
         for profile in ("paper", "robust"):
-            assert not score_record(record("videomme", text), profile).correct_strict  # type: ignore[arg-type]
+            assert not grade_record(record("videomme", text), profile).correct_strict  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from avrt.evaluation.records.log import (
 )
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.running import RunningScores
-from avrt.evaluation.scoring import profile_for, score_record, score_run, summarize, write_scores
+from avrt.evaluation.scoring import grade_record, profile_for, score_run, summarize, write_scores
 from tests.evaluation.conftest import RunMaker, make_records, reply
 
 REPLIES = [
@@ -92,7 +92,7 @@ def test_the_profile_decides_how_replies_are_read(make_run: RunMaker) -> None:
 
 def test_truncated_replies_are_format_errors() -> None:
     cut = replace(make_records("mmau", ["<think>It is A because"])[0], finish_reason="length")
-    scored = score_record(cut, "paper")
+    scored = grade_record(cut, "paper")
     assert (scored.reason, scored.error_type, scored.correct_strict) == ("truncated", "instruction_format", False)
 
 
@@ -149,7 +149,7 @@ def test_score_trusts_nothing_derived(make_run: RunMaker) -> None:
 
 def test_latency_never_enters_the_metrics() -> None:
     info = RunInfo("run", "mmau", "m", 2, "f")
-    records = [score_record(record, "paper") for record in make_records("mmau", ["x", reply("A")])]
+    records = [grade_record(record, "paper") for record in make_records("mmau", ["x", reply("A")])]
     timed = [replace(record, latency_seconds=1.0 + record.index) for record in records]
     assert summarize(timed, info) == summarize(records, info)
 

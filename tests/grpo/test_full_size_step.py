@@ -10,7 +10,7 @@ from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.model.shared_prompt import ATTENTION_NAME
 from avrt.model.student import freeze_encoders
-from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, score_responses
+from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, token_logprobs
 from avrt.rollout.builtin import SamplingConfig, TransformersRollout, attention_scores
 from tests.published_shapes import OMNI_7B
 
@@ -69,8 +69,8 @@ def test_7b_step(checkpointing: bool) -> None:
         banned = torch.zeros(OMNI_7B.vocabulary, dtype=torch.bool)
         roll_out(model, prompts, banned)
         with torch.no_grad():
-            reference = score_responses(model, prompts, responses, banned=banned)
-        scores = score_responses(model, prompts, responses, banned=banned)
+            reference = token_logprobs(model, prompts, responses, banned=banned)
+        scores = token_logprobs(model, prompts, responses, banned=banned)
         assert scores.logprobs.shape == (2 * GROUP, 200)
         assert scores.logprobs.dtype == torch.float32
         tokens = sum(map(sum, lengths))

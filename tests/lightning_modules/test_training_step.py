@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from avrt.data.shards import ShardSet
-from avrt.model.token_logprobs import score_responses
+from avrt.model.token_logprobs import token_logprobs
 from datamodules.streaming import MicroBatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.sft import SFTModule
@@ -184,7 +184,7 @@ def test_the_rollout_uses_the_weights_after_the_last_step(student_folder: Path, 
             with torch.no_grad():
                 for name, parameter in student.thinker.named_parameters():
                     parameter.copy_(before[name])
-                scores = score_responses(
+                scores = token_logprobs(
                     student.language_model,
                     rollout.prompts,
                     [[r.token_ids for r in group] for group in rollout.responses],

@@ -15,7 +15,7 @@ from avrt.evaluation.records.record import Record
 from avrt.evaluation.running import RunningScores
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student
-from avrt.model.token_logprobs import score_responses
+from avrt.model.token_logprobs import token_logprobs
 from tests.tiny_student import KINDS, load_plain, load_student, make_sample, plain_inputs, random_responses
 
 SECONDS = [*(7 + i / 3 for i in range(25)), 61.7, 1019.3, 3000.0]
@@ -101,7 +101,7 @@ def test_evaluation_computes_what_training_does(half: Student, kind: str) -> Non
     for name in ("DeepSpeed bf16-true", "bf16-true"):
         with CONTEXTS[name](), torch.no_grad():
             embedded = half.embed([half.encoder.encode(sample)])
-            scores = score_responses(half.language_model, embedded, responses)
+            scores = token_logprobs(half.language_model, embedded, responses)
         found.append((embedded[0].position_ids, embedded[0].media_features, scores.logprobs, scores.entropies))
     for one, other in zip(*found, strict=True):
         assert one.dtype == other.dtype
@@ -116,11 +116,11 @@ def test_precisions_differ_by_rounding_only(student: Student, half: Student, kin
     settings = {"32-true": (student, nullcontext), "bf16-mixed": (student, CONTEXTS["bf16-mixed"])}
     with CONTEXTS["bf16-true"](), torch.no_grad():
         embedded = half.embed([half.encoder.encode(sample)])
-        evaluated = score_responses(half.language_model, embedded, responses).logprobs
+        evaluated = token_logprobs(half.language_model, embedded, responses).logprobs
     for one, context in settings.values():
         with context(), torch.no_grad():
             trained = one.embed([one.encoder.encode(sample)])
-            logprobs = score_responses(one.language_model, trained, responses).logprobs
+            logprobs = token_logprobs(one.language_model, trained, responses).logprobs
         assert torch.equal(trained[0].position_ids, embedded[0].position_ids)
         torch.testing.assert_close(
             trained[0].media_features.float(), embedded[0].media_features.float(), rtol=0.05, atol=0.05

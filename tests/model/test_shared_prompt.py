@@ -13,7 +13,7 @@ from torch import Tensor
 from avrt.model.encoding import Prompt
 from avrt.model.shared_prompt import PackedLayout
 from avrt.model.student import Student
-from avrt.model.token_logprobs import EmbeddedPrompt, Scores, score_responses
+from avrt.model.token_logprobs import EmbeddedPrompt, TokenLogprobs, token_logprobs
 from tests.tiny_student import (
     KINDS,
     load_student,
@@ -57,7 +57,7 @@ def backward(model: Any, logprobs: Sequence[Tensor]) -> dict[str, Tensor]:
     return gradients
 
 
-def rows(scores: Scores) -> list[Tensor]:
+def rows(scores: TokenLogprobs) -> list[Tensor]:
     return [x[mask] for x, mask in zip(scores.logprobs, scores.mask, strict=True)]
 
 
@@ -95,7 +95,7 @@ def checkpointed(layout_folder: Path) -> Student:
 def test_one_group(student64: Student, plain64: Any, kind: str, size: int) -> None:
     prompts = [student64.encoder.encode(make_sample(kind))]
     responses = groups(student64, [size])
-    scores = score_responses(student64.language_model, student64.embed(prompts), responses)
+    scores = token_logprobs(student64.language_model, student64.embed(prompts), responses)
     logprobs, entropies = plain_scores(plain64, student64, prompts, responses)
     for i, (logprob, entropy) in enumerate(zip(logprobs, entropies, strict=True)):
         torch.testing.assert_close(scores.logprobs[i][scores.mask[i]], logprob, **EXACT)
@@ -121,7 +121,7 @@ def test_prompts_of_all_streams_in_one_batch(
     calls = []
     handle = layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     student.thinker.model.language_model.train()
-    scores = score_responses(student.language_model, student.embed(prompts), responses)
+    scores = token_logprobs(student.language_model, student.embed(prompts), responses)
     freeze(plain64)
     gradients = backward(student.thinker, rows(scores))
     handle.remove()
@@ -140,7 +140,7 @@ def test_text_prompts(student64: Student, checkpointed: Student, size: int, chec
     student = checkpointed if checkpointing else student64
     prompts = [text_prompt(student, 5), text_prompt(student, 1), text_prompt(student, 12)]
     responses = groups(student, [size, 1, size])
-    scores = score_responses(student.language_model, prompts, responses)
+    scores = token_logprobs(student.language_model, prompts, responses)
     ours = backward(student.thinker, rows(scores))
     logprobs, entropies = [], []
     for prompt, group in zip(prompts, responses, strict=True):
@@ -163,8 +163,8 @@ def test_settings_change_nothing(student64: Student, settings: dict[str, Any], t
     prompts = student64.embed([student64.encoder.encode(sample) for sample in mixed_samples()])
     responses = groups(student64, [3, 1, 4, 2])
     common = {"temperature": temperature, "banned": student64.banned_tokens}
-    default = score_responses(student64.language_model, prompts, responses, **common)
-    changed = score_responses(student64.language_model, prompts, responses, **common, **settings)
+    default = token_logprobs(student64.language_model, prompts, responses, **common)
+    changed = token_logprobs(student64.language_model, prompts, responses, **common, **settings)
     torch.testing.assert_close(changed.logprobs, default.logprobs, **EXACT)
     torch.testing.assert_close(changed.entropies, default.entropies, **EXACT)
     assert torch.equal(changed.mask, default.mask)
@@ -184,12 +184,12 @@ def test_flex_attention_changes_nothing(
     widen_norms(flex.thinker.model.language_model)
     prompts = student64.embed([student64.encoder.encode(sample) for sample in mixed_samples()])
     responses = groups(student64, [3, 1, 4, 2])
-    default = score_responses(student64.language_model, prompts, responses)
-    changed = score_responses(flex.language_model, prompts, responses)
+    default = token_logprobs(student64.language_model, prompts, responses)
+    changed = token_logprobs(flex.language_model, prompts, responses)
     torch.testing.assert_close(changed.logprobs, default.logprobs, **EXACT)
     torch.testing.assert_close(changed.entropies, default.entropies, **EXACT)
     assert_same(backward(flex.thinker, rows(changed)), backward(student64.thinker, rows(default)))
-    reference = score_responses(flex.reference(), prompts, responses)
+    reference = token_logprobs(flex.reference(), prompts, responses)
     torch.testing.assert_close(reference.logprobs, default.logprobs, **EXACT)
 
 
@@ -197,11 +197,11 @@ def test_other_prompts_responses_and_padding_change_nothing(student64: Student) 
     """A group's scores do not depend on what shares its row, or on how long that is."""
     prompts = student64.embed([student64.encoder.encode(sample) for sample in mixed_samples()])
     responses = groups(student64, [3, 3, 3, 3])
-    alone = score_responses(student64.language_model, prompts[:1], responses[:1])
+    alone = token_logprobs(student64.language_model, prompts[:1], responses[:1])
     longer = [*responses[1:], random_responses([40, 2], 300)]
-    together = score_responses(student64.language_model, [*prompts[1:], prompts[2]], longer)
+    together = token_logprobs(student64.language_model, [*prompts[1:], prompts[2]], longer)
     assert together.logprobs.shape[1] == 40
-    mixed = score_responses(
+    mixed = token_logprobs(
         student64.language_model, [prompts[3], prompts[0], prompts[2]], [longer[3], responses[0], longer[0]]
     )
     torch.testing.assert_close(mixed.logprobs[2:5][mixed.mask[2:5]], alone.logprobs[alone.mask], **EXACT)
@@ -213,8 +213,8 @@ def test_permuted_group(student64: Student) -> None:
     prompts = student64.embed([student64.encoder.encode(make_sample())])
     responses = groups(student64, [5])[0]
     order = [3, 0, 4, 2, 1]
-    straight = score_responses(student64.language_model, prompts, [responses])
-    permuted = score_responses(student64.language_model, prompts, [[responses[i] for i in order]])
+    straight = token_logprobs(student64.language_model, prompts, [responses])
+    permuted = token_logprobs(student64.language_model, prompts, [[responses[i] for i in order]])
     torch.testing.assert_close(permuted.logprobs, straight.logprobs[order], **EXACT)
 
 
@@ -226,8 +226,8 @@ def test_no_rows_times_prompt_tokens(student64: Student) -> None:
     handle = student64.thinker.model.language_model.layers[0].register_forward_pre_hook(
         lambda _, arguments: seen.append(arguments[0].shape)
     )
-    score_responses(student64.language_model, prompts, [responses])
-    score_responses(student64.language_model, prompts, [responses], share_prompt=False)
+    token_logprobs(student64.language_model, prompts, [responses])
+    token_logprobs(student64.language_model, prompts, [responses], share_prompt=False)
     handle.remove()
     p = len(prompts[0])
     assert [tuple(shape[:2]) for shape in seen] == [(1, p + 8 * 5), (1, 8 * (p + 5))]
@@ -236,7 +236,7 @@ def test_no_rows_times_prompt_tokens(student64: Student) -> None:
 def test_refusals(student64: Student) -> None:
     prompts = [text_prompt(student64, 3)]
     with pytest.raises(ValueError, match="at least one token"):
-        score_responses(student64.language_model, prompts, [[torch.empty(0, dtype=torch.long)]])
+        token_logprobs(student64.language_model, prompts, [[torch.empty(0, dtype=torch.long)]])
     with pytest.raises(ValueError, match="one entry per prompt"):
         PackedLayout([3], [])
     with pytest.raises(ValueError, match="at least one token"):

@@ -15,7 +15,7 @@ from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.model.encoding import Prompt
 from avrt.model.student import END_TOKENS, MEDIA_TOKENS, Student, StudentConfig, count_parameters, freeze_encoders
 from avrt.model.tiny import tiny_processor
-from avrt.model.token_logprobs import score_responses
+from avrt.model.token_logprobs import token_logprobs
 from avrt.rollout.builtin import SamplingConfig, TransformersRollout
 from tests.published_shapes import OMNI_3B, OMNI_7B, Published
 from tests.tiny_student import (
@@ -159,8 +159,8 @@ def test_encoders_run_once_per_prompt(student: Student) -> None:
     )
     groups = engine.generate(embedded, 4, [0] * 4)
     responses = [[response.token_ids for response in group] for group in groups]
-    score_responses(student.language_model, embedded, responses)
-    score_responses(student.reference(), embedded, responses)
+    token_logprobs(student.language_model, embedded, responses)
+    token_logprobs(student.reference(), embedded, responses)
     for handle in handles:
         handle.remove()
     assert student.encoder_runs - before == len(prompts)
@@ -287,14 +287,14 @@ def test_reference_is_a_frozen_copy(layout_folder: Path) -> None:
     reference = student.reference()
     embedded = student.embed([student.encoder.encode(make_sample())])
     responses = [random_responses([5], 300)]
-    before = score_responses(student.language_model, embedded, responses).logprobs.detach()
-    assert torch.equal(score_responses(reference, embedded, responses).logprobs, before)
+    before = token_logprobs(student.language_model, embedded, responses).logprobs.detach()
+    assert torch.equal(token_logprobs(reference, embedded, responses).logprobs, before)
     with torch.no_grad():
         for parameter in student.parameters():
             if parameter.requires_grad:
                 parameter.mul_(1.5)
-    assert torch.equal(score_responses(reference, embedded, responses).logprobs, before)
-    assert not torch.equal(score_responses(student.language_model, embedded, responses).logprobs, before)
+    assert torch.equal(token_logprobs(reference, embedded, responses).logprobs, before)
+    assert not torch.equal(token_logprobs(student.language_model, embedded, responses).logprobs, before)
     for module in (reference.text_model, reference.head):
         assert not any(p.requires_grad for p in module.parameters())
 
@@ -308,7 +308,7 @@ def test_gradient_checkpointing_is_on_in_a_loaded_student(layout_folder: Path) -
     calls = []
     student.language_model.text_model.layers[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     embedded = student.embed([student.encoder.encode(make_sample())])
-    score_responses(student.language_model, embedded, [random_responses([5], 300)]).logprobs.sum().backward()
+    token_logprobs(student.language_model, embedded, [random_responses([5], 300)]).logprobs.sum().backward()
     assert len(calls) == 2
 
 
@@ -341,7 +341,7 @@ def test_bfloat16_end_to_end(layout_folder: Path, kind: str) -> None:
     )
     groups = engine.generate(embedded, 3, [5])
     responses = [[response.token_ids for response in group] for group in groups]
-    scores = score_responses(half.language_model, embedded, responses, banned=half.banned_tokens)
+    scores = token_logprobs(half.language_model, embedded, responses, banned=half.banned_tokens)
     scores.logprobs.sum().backward()
     assert scores.logprobs.dtype == torch.float32
     grad = half.thinker.lm_head.weight.grad
@@ -352,7 +352,7 @@ def test_bfloat16_end_to_end(layout_folder: Path, kind: str) -> None:
     with torch.no_grad():
         for target, source in zip(whole.parameters(), half.parameters(), strict=True):
             target.copy_(source)
-    exact = score_responses(
+    exact = token_logprobs(
         whole.language_model,
         whole.embed([whole.encoder.encode(make_sample(kind))]),
         responses,

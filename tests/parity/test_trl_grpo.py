@@ -10,7 +10,7 @@ from torch import Tensor
 
 from avrt.grpo.advantage import group_advantages
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
-from avrt.rewards import RewardCallback, score_all
+from avrt.rewards import RewardCallback, compute_rewards
 from avrt.sample import Completion
 from tests.parity.trl_oracle import trl_advantages, trl_loss
 from tests.tiny_student import make_sample
@@ -163,6 +163,6 @@ def test_summed_rewards(table: Tensor) -> None:
     weights = torch.tensor([1.0, 0.5, 2.0])
     rewards = [Given(str(i), table[:, i], float(w)) for i, w in enumerate(weights)]
     completions = [Completion(make_sample("video", 0), "") for _ in range(12)]
-    ours = group_advantages(score_all(rewards, completions).total, 4)
+    ours = group_advantages(compute_rewards(rewards, completions).total, 4)
     theirs, _ = trl_advantages(table.float(), 4, "group", weights)
     torch.testing.assert_close(ours.advantages, theirs, rtol=0, atol=1e-6)

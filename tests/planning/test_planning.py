@@ -20,7 +20,7 @@ from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.model.lora import LoRAConfig, add_lora
 from avrt.model.student import Student
 from avrt.model.student import count_parameters as count_in_memory
-from avrt.model.token_logprobs import score_responses
+from avrt.model.token_logprobs import token_logprobs
 from avrt.planning.cost import Hardware
 from avrt.planning.memory import device_memory, host_memory, kv_cache_bytes
 from avrt.planning.plan import make_plan
@@ -84,7 +84,7 @@ def gradient_step(student: Student, prompts: Sequence[Any], settings: RunSetting
     flat = random_responses([tokens] * len(prompts) * settings.num_generations, 300)
     n = settings.num_generations
     groups = [flat[i : i + n] for i in range(0, len(flat), n)]
-    scores = score_responses(student.language_model, prompts, groups, chunk_rows=settings.chunk_rows)
+    scores = token_logprobs(student.language_model, prompts, groups, chunk_rows=settings.chunk_rows)
     if settings.task == "sft":
         (-(scores.logprobs * scores.mask).sum()).backward()
         return

@@ -21,7 +21,7 @@ from avrt.rewards import (
     RewardCallback,
     RewardError,
     collect_rewards,
-    score_all,
+    compute_rewards,
 )
 from avrt.sample import Completion, Sample
 
@@ -91,7 +91,9 @@ def test_a_second_name_lets_one_reward_appear_twice():
 
 
 def test_the_sum_is_weighted():
-    table = score_all([Fixed("a", [1.0, 0.0], weight=2.0), Fixed("b", [0.25, 0.5], weight=-1.0)], [completion("x")] * 2)
+    table = compute_rewards(
+        [Fixed("a", [1.0, 0.0], weight=2.0), Fixed("b", [0.25, 0.5], weight=-1.0)], [completion("x")] * 2
+    )
     assert list(table.by_name) == ["a", "b"]
     assert table.by_name["a"].dtype == table.total.dtype == torch.float32
     assert table.by_name["a"].tolist() == [1.0, 0.0]
@@ -101,7 +103,7 @@ def test_the_sum_is_weighted():
 def test_a_reward_that_does_not_apply_adds_nothing_and_none_at_all_gives_nan():
     nan = math.nan
     rewards = [Fixed("a", [1.0, nan, nan]), Fixed("b", [nan, 0.5, nan]), Fixed("logged", [nan, 9.0, nan], weight=0.0)]
-    table = score_all(rewards, [completion("x")] * 3)
+    table = compute_rewards(rewards, [completion("x")] * 3)
     assert table.total[:2].tolist() == [1.0, 0.5]
     assert table.total[2].isnan()
     assert table.by_name["a"].isnan().tolist() == [False, True, True]
@@ -109,7 +111,9 @@ def test_a_reward_that_does_not_apply_adds_nothing_and_none_at_all_gives_nan():
 
 def test_the_three_shipped_rewards_together():
     good = "<think>" + "word " * 100 + "</think><answer>A</answer>"
-    table = score_all([FormatReward(), AccuracyReward(), LengthReward()], [completion("x", good), completion("x", "A")])
+    table = compute_rewards(
+        [FormatReward(), AccuracyReward(), LengthReward()], [completion("x", good), completion("x", "A")]
+    )
     assert table.total.tolist() == [3.0, 0.0]
     assert list(table.by_name) == ["format", "accuracy", "length"]
 
@@ -129,7 +133,7 @@ def test_the_three_shipped_rewards_together():
     ids=repr,
 )
 def test_any_sequence_of_numbers_will_do(values):
-    assert score_all([Fixed("a", values)], [completion("x"), completion("y")]).total.tolist() == [1.0, 0.0]
+    assert compute_rewards([Fixed("a", values)], [completion("x"), completion("y")]).total.tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -152,19 +156,19 @@ def test_any_sequence_of_numbers_will_do(values):
 )
 def test_wrong_results_name_the_reward(values, message):
     with pytest.raises(RewardError, match=message):
-        score_all([Fixed("mine", values)], [completion("x"), completion("y")])
+        compute_rewards([Fixed("mine", values)], [completion("x"), completion("y")])
 
 
 def test_a_sum_beyond_float32_is_refused():
     """It would be infinite, and its whole group would get advantage 0."""
     rewards = [Fixed("one", [0.0, 3e38], weight=10.0), Fixed("two", [0.0, 1.0])]
     with pytest.raises(RewardError, match=r"sample 'y'.*one 3e\+38 x 10.*two 1 x 1"):
-        score_all(rewards, [completion("x"), completion("y")])
+        compute_rewards(rewards, [completion("x"), completion("y")])
 
 
 def test_an_exception_names_the_reward_the_sample_and_the_place():
     with pytest.raises(RewardError) as caught:
-        score_all([AccuracyReward(), FailsOn("y")], [completion("x"), completion("y"), completion("z")])
+        compute_rewards([AccuracyReward(), FailsOn("y")], [completion("x"), completion("y"), completion("z")])
     message = str(caught.value)
     assert "reward 'picky' failed on sample 'y': KeyError: 'bad'" in message
     assert "test_reward_contract.py:" in message
@@ -173,16 +177,16 @@ def test_an_exception_names_the_reward_the_sample_and_the_place():
 
 def test_an_exception_of_the_batch_as_a_whole_names_all_its_samples():
     with pytest.raises(RewardError, match="'pairwise' failed on samples 'x', 'y': ArithmeticError: cannot compare"):
-        score_all([NeedsTwo()], [completion("x"), completion("y"), completion("x")])
+        compute_rewards([NeedsTwo()], [completion("x"), completion("y"), completion("x")])
 
 
 def test_scoring_without_rewards_is_refused():
     with pytest.raises(ValueError, match=r"trainer\.callbacks"):
-        score_all([], [completion("x")])
+        compute_rewards([], [completion("x")])
 
 
 def test_no_completions_give_empty_tensors():
-    assert score_all([AccuracyReward()], []).total.shape == (0,)
+    assert compute_rewards([AccuracyReward()], []).total.shape == (0,)
 
 
 def test_rewards_are_listed_in_yaml_from_any_installed_package(tmp_path, monkeypatch):
@@ -207,7 +211,7 @@ def test_rewards_are_listed_in_yaml_from_any_installed_package(tmp_path, monkeyp
     )
     rewards = collect_rewards(parser.instantiate_classes(config).callbacks)
     assert [(reward.name, reward.weight) for reward in rewards] == [("length", 0.5), ("accuracy", 1.0), ("brief", 2.0)]
-    assert score_all(rewards, [completion("x", "hi")]).total.tolist() == [2.0]
+    assert compute_rewards(rewards, [completion("x", "hi")]).total.tolist() == [2.0]
 
 
 def test_the_example_in_the_documentation_works(tmp_path, monkeypatch):
@@ -224,7 +228,7 @@ def test_the_example_in_the_documentation_works(tmp_path, monkeypatch):
         collect_rewards(parser.instantiate_classes(parser.parse_string(listing)).callbacks) for listing in listings
     )
     assert [reward.name for reward in shipped] == ["format", "accuracy", "length"]
-    assert score_all(own, [completion("x", "Maybe A"), completion("x", "A")]).total.tolist() == [0.0, 0.5]
+    assert compute_rewards(own, [completion("x", "Maybe A"), completion("x", "A")]).total.tolist() == [0.0, 0.5]
 
 
 def test_rewards_keep_no_state_and_survive_pickling_with_their_trainer():

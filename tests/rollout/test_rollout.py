@@ -12,7 +12,7 @@ from torch import Tensor
 
 from avrt.model.encoding import Prompt
 from avrt.model.student import MEDIA_TOKENS, Student
-from avrt.model.token_logprobs import EmbeddedPrompt, score_responses
+from avrt.model.token_logprobs import EmbeddedPrompt, token_logprobs
 from avrt.rollout import builtin as rollout
 from avrt.rollout.builtin import Response, SamplingConfig, TransformersRollout
 from tests.tiny_student import KINDS, SHAPE, load_student, make_sample, mixed_samples, plain_inputs, plain_logits
@@ -59,7 +59,7 @@ def test_recorded_logprobs_are_the_training_forwards(student32: Student, plain32
     embedded = student32.embed(prompts)
     groups = roll_out(student32, embedded)
     banned = student32.banned_tokens
-    scores = score_responses(
+    scores = token_logprobs(
         student32.language_model, embedded, [[r.token_ids for r in group] for group in groups], banned=banned
     )
     for i, response in enumerate(flat(groups)):
@@ -87,7 +87,7 @@ def test_bfloat16_samples_what_it_scores(layout_folder: Any, autocast: bool) -> 
     _, embedded = mixed_prompts(student)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         groups = roll_out(student, embedded)
-        scores = score_responses(
+        scores = token_logprobs(
             student.language_model,
             embedded,
             [[r.token_ids for r in group] for group in groups],
@@ -210,7 +210,7 @@ def test_samples_follow_the_distribution(student_folder: Path) -> None:
     responses = roll_out(student32, embedded, group=count, config=config)[0]
     counts = torch.bincount(torch.cat([r.token_ids for r in responses]), minlength=320).double()
     every = [torch.tensor([token]) for token in range(320)]
-    scores = score_responses(
+    scores = token_logprobs(
         student32.language_model, embedded, [every], temperature=0.5, banned=student32.banned_tokens
     )
     probabilities = scores.logprobs[:, 0].double().exp().detach()

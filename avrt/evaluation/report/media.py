@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from avrt.data.records import SOUND_MEMBER, EncodedClip, decode_clip, encode_clip
+from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip, encode_clip
 from avrt.data.shards import ShardSet
 from avrt.data.tar_index import ShardError
 from avrt.evaluation.benchmarks import BENCHMARKS, Item
@@ -207,7 +207,7 @@ class ClipExporter:
         _, _, height, width = clip.frames.shape
         thumbnails = torch.stack([fit(frame, width, height, THUMBNAIL_PIXELS, path) for frame in clip.frames])
         small = encode_clip(replace(clip, frames=thumbnails, waveform=None), jpeg_quality=JPEG_QUALITY)
-        sound = {name: data for name, data in stored.members.items() if name == SOUND_MEMBER}
+        sound = {name: data for name, data in stored.members.items() if name == AUDIO_MEMBER}
         return EncodedClip(small.members | sound, stored.info)
 
 
@@ -226,7 +226,7 @@ def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:
     return ShownClip(
         frames=tuple(f"{place}/{name}" for name in names if name.startswith("frame")),
         times=tuple(round(time, 3) for time in info["timestamps"]),
-        sound=f"{place}/{_file_name(SOUND_MEMBER)}" if SOUND_MEMBER in names else None,
+        sound=f"{place}/{_file_name(AUDIO_MEMBER)}" if AUDIO_MEMBER in names else None,
         sound_seconds=round(info["num_audio_samples"] / SAMPLING_RATE, 3),
         seconds=round(info["duration"], 3),
         width=info["width"],
@@ -236,7 +236,7 @@ def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:
 
 
 def _file_name(member: str) -> str:
-    return "sound.flac" if member == SOUND_MEMBER else member
+    return "sound.flac" if member == AUDIO_MEMBER else member
 
 
 def _read_made(folder: Path, made_from: dict[str, Any]) -> ShownClip | None:
