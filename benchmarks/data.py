@@ -18,7 +18,8 @@ import av
 import numpy as np
 import torch
 
-from avrt.data.shards import ShardSet, ShardWriter
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
 from benchmarks.measure import alternate, paired_ratio, parser, save, show

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from avrt.data.shards import ShardSet, ShardWriter
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
 from avrt.servers.config import StageConfig
 from avrt.traces.config import TracesConfig

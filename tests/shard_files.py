@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from avrt.data.shards import ShardWriter
+from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
 
 

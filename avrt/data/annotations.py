@@ -12,11 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from avrt.sample import LETTERS, Sample
+from avrt.sample import LETTERS, Sample, check_key
 from avrt.text.option_labels import unlabeled
-
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
-"""A sample id is also the name of its members in a shard, where a dot or a slash would cut it."""
 
 ALIASES = {
     "question": ("question_text", "question"),
@@ -81,13 +78,6 @@ def read_avqa(path: str | Path, *, split: str) -> list[Sample]:
     if not samples:
         raise ValueError(f"{path}: holds no questions")
     return samples
-
-
-def check_key(key: str) -> str:
-    """Return `key` if it can name a sample in a shard, or raise ValueError."""
-    if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key):
-        raise ValueError(f"id {key!r} cannot name a sample: use 1 to 80 letters, digits, '-' and '_'")
-    return key
 
 
 def _check_form(record: dict[str, Any], entry: str) -> None:

@@ -11,11 +11,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from avrt.data.records import IMAGE_FORMATS, EncodedClip
+from avrt.data.records import IMAGE_FORMATS, EncodedClip, encode_clip
 from avrt.interrupts import interrupts_held_back
+from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.errors import MediaError, MediaReason
-from avrt.media.reader import MAX_FRAME_PIXELS
-from avrt.media.video import PATCH
+from avrt.media.geometry import TOKEN_PIXELS
 
 START_SECONDS = 600.0
 """Importing the media libraries takes seconds, on a busy network drive minutes."""
@@ -30,8 +30,8 @@ _start_lock = threading.Lock()
 class ClipSettings:
     """How clips are read and encoded, see `avrt.media.reader.read_clip` and `avrt.data.records.encode_clip`."""
 
-    num_frames: int = 8
-    max_audio_seconds: float = 10.0
+    num_frames: int = NUM_FRAMES
+    max_audio_seconds: float = MAX_AUDIO_SECONDS
     max_pixels: int = MAX_FRAME_PIXELS
     require_video: bool = True
     require_audio: bool = True
@@ -44,8 +44,8 @@ class ClipSettings:
             raise ValueError(f"num_frames: must be at least 1, is {self.num_frames}")
         if not 0 < self.max_audio_seconds < math.inf:
             raise ValueError(f"max_audio_seconds: must be positive and finite, is {self.max_audio_seconds:g}")
-        if self.max_pixels < PATCH * PATCH:
-            raise ValueError(f"max_pixels: must be at least {PATCH * PATCH} (one vision token), is {self.max_pixels}")
+        if self.max_pixels < TOKEN_PIXELS:
+            raise ValueError(f"max_pixels: must be at least {TOKEN_PIXELS} (one vision token), is {self.max_pixels}")
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"jpeg_quality: must be 1 to 100, is {self.jpeg_quality}")
         if self.image_format not in IMAGE_FORMATS:
@@ -90,12 +90,12 @@ class ClipReader:
             connection.send(path)
             if not connection.poll(self.timeout_seconds):
                 self.close()
-                raise MediaError(path, MediaReason.TIMEOUT, f"not read within {self.timeout_seconds:g} s")
+                raise MediaError(MediaReason.TIMEOUT, f"not read within {self.timeout_seconds:g} s", path)
             result: EncodedClip | MediaError = connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             how = self._how_it_ended()
             self.close()
-            raise MediaError(path, MediaReason.DECODER_CRASH, f"the process that read it {how}") from error
+            raise MediaError(MediaReason.DECODER_CRASH, f"the process that read it {how}", path) from error
         if isinstance(result, MediaError):
             raise result
         return result
@@ -150,9 +150,6 @@ def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: floa
     """The child: reads the paths it is sent until the parent is gone."""
     import torch
 
-    from avrt.data.records import encode_clip
-    from avrt.media.reader import read_clip
-
     # One process per core already: more threads would only get in each other's way.
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole process group; ending the children is the parent's business.
@@ -164,20 +161,25 @@ def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: floa
             path = connection.recv()
             signal.alarm(math.ceil(timeout_seconds) + ORPHAN_SECONDS)
             try:
-                clip = read_clip(
-                    path,
-                    num_frames=settings.num_frames,
-                    max_audio_seconds=settings.max_audio_seconds,
-                    max_pixels=settings.max_pixels,
-                    require_video=settings.require_video,
-                    require_audio=settings.require_audio,
-                )
-                result: EncodedClip | MediaError = encode_clip(
-                    clip, image_format=settings.image_format, jpeg_quality=settings.jpeg_quality
-                )
+                result: EncodedClip | MediaError = _encode(path, settings)
             except MediaError as error:
                 result = error
             signal.alarm(0)
             connection.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _encode(path: Path, settings: ClipSettings) -> EncodedClip:
+    # Only the child decodes, so only the child loads FFmpeg.
+    from avrt.media.reader import read_clip
+
+    clip = read_clip(
+        path,
+        num_frames=settings.num_frames,
+        max_audio_seconds=settings.max_audio_seconds,
+        max_pixels=settings.max_pixels,
+        require_video=settings.require_video,
+        require_audio=settings.require_audio,
+    )
+    return encode_clip(clip, image_format=settings.image_format, jpeg_quality=settings.jpeg_quality)

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from avrt.data.annotations import check_key
 from avrt.data.manifest import ShardSummary
 from avrt.data.records import SAMPLE_FIELDS
 from avrt.files.atomic import PARTIAL_SUFFIX, write_atomic
 from avrt.media.clip_files import find_clip
-from avrt.sample import Sample
+from avrt.sample import Sample, check_key
 
 RECORDS_FOLDER = ".pack"
 SETTINGS_NAME = "settings.json"

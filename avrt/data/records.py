@@ -20,8 +20,7 @@ import soundfile
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png, encode_jpeg, encode_png
 
-from avrt.data.annotations import check_key
-from avrt.sample import SAMPLING_RATE, Clip, Sample
+from avrt.sample import SAMPLING_RATE, Clip, Sample, check_key
 
 FORMAT_VERSION = 1
 """Version of the layout; readers refuse others."""

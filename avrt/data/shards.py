@@ -1,8 +1,7 @@
-"""Shards: uncompressed tar files in WebDataset's layout, written atomically and read strictly.
+"""Random access to the samples of shards: uncompressed tar files in WebDataset's layout, read strictly.
 
-`ShardWriter` (in `avrt.data.writer`) writes a set, `ShardSet` gives random access to it, `stream_shards` reads it
-front to back through WebDataset. The layout of a sample is in `avrt.data.records`, what is refused in
-`avrt.data.tar_index`.
+`avrt.data.writer` writes shards, `avrt.data.records` defines the layout of a sample, and `avrt.data.tar_index` lists
+the faults that are refused.
 """
 
 from __future__ import annotations
@@ -10,16 +9,13 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
-import tarfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from webdataset.tariterators import group_by_keys, tar_file_expander
-
-from avrt.data.manifest import MANIFEST_NAME, Manifest, ShardSummary, read_manifest
+from avrt.data.manifest import MANIFEST_NAME, ShardSummary, read_manifest
 from avrt.data.records import (
     JSON_MEMBER,
     EncodedClip,
@@ -27,26 +23,11 @@ from avrt.data.records import (
     check_members,
     check_names,
     decode_clip,
-    encode_clip,
     parse_record,
     to_sample,
 )
 from avrt.data.tar_index import Entry, FaultReason, ShardError, read_span, scan_shard
-from avrt.data.writer import OpenShard, ShardWriter
 from avrt.sample import Sample
-
-__all__ = [
-    "EncodedClip",
-    "FaultReason",
-    "Manifest",
-    "OpenShard",
-    "ShardError",
-    "ShardSet",
-    "ShardWriter",
-    "encode_clip",
-    "read_manifest",
-    "stream_shards",
-]
 
 log = logging.getLogger(__name__)
 
@@ -218,65 +199,6 @@ class ShardSet:
             self._first.append(len(self._offsets))
 
 
-def stream_shards(
-    shards: ShardPaths,
-    *,
-    split: str | None = None,
-    on_error: OnError = "raise",
-    on_fault: Callable[[ShardError], None] | None = None,
-) -> Iterator[Sample]:
-    """Read shards front to back through WebDataset's tar iterators, with this project's decoders only.
-
-    WebDataset's own decoders (which unpickle) and openers (which run ``pipe:`` commands) are not used, and each
-    shard's headers pass the strict check first.
-
-    Args:
-        shards, split, on_error: as for `ShardSet`; here damaged media is skipped, too.
-        on_fault: called with each fault that is skipped; by default they are logged.
-    """
-
-    def report(fault: ShardError) -> None:
-        if on_error == "raise":
-            raise fault
-        if on_fault is None:
-            log.warning("skipped: %s", fault)
-        else:
-            on_fault(fault)
-
-    def go_on_after(error: Exception) -> bool:
-        # WebDataset asks what to do about a damaged archive; the strict check has reported it already.
-        if on_error == "skip" and isinstance(error, tarfile.TarError | ValueError | EOFError):
-            return True
-        raise error
-
-    seen: set[str] = set()
-    for path, _ in find_shards(shards, report):
-        entries, faults = scan_shard(path)
-        for fault in faults:
-            report(fault)
-        whole = {entry.key for entry in entries}
-        if not whole:
-            continue
-        with open(path, "rb") as file:
-            files = tar_file_expander([{"url": str(path), "stream": file}], handler=go_on_after)
-            for grouped in group_by_keys(files, handler=go_on_after):
-                key = grouped["__key__"]
-                if key not in whole:
-                    continue
-                members = {name: data for name, data in grouped.items() if not name.startswith("__")}
-                try:
-                    if key in seen:
-                        raise ShardError(path, FaultReason.DUPLICATE_KEY, "was found in an earlier shard", key)
-                    seen.add(key)
-                    with _naming(path, key):
-                        sample = _decode_sample(key, members, split)
-                except ShardError as fault:
-                    report(fault)
-                    continue
-                if sample is not None:
-                    yield sample
-
-
 def find_shards(shards: ShardPaths, report: Callable[[ShardError], None]) -> list[tuple[Path, ShardSummary | None]]:
     """Resolve folders, files and glob patterns to shards, each with its line in the manifest if there is one.
 
@@ -344,10 +266,3 @@ def _check_sample(key: str, members: dict[str, bytes]) -> tuple[dict[str, Any], 
     media = {name: data for name, data in members.items() if name != JSON_MEMBER}
     check_members(record, media)
     return record, EncodedClip(media, record["clip"])
-
-
-def _decode_sample(key: str, members: dict[str, bytes], split: str | None) -> Sample | None:
-    record, encoded = _check_sample(key, members)
-    if split is not None and record["split"] != split:
-        return None
-    return to_sample(record, decode_clip(encoded))

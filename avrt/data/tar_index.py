@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from avrt.data.annotations import KEY_PATTERN
 from avrt.data.records import JSON_MEMBER, MEMBER_PATTERN
+from avrt.sample import KEY_PATTERN
 
 BLOCK = 512
 EMPTY_BLOCK = bytes(BLOCK)

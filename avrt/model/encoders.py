@@ -15,11 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avrt.media.geometry import MEL_FRAMES_PER_TOKEN
 from avrt.model.encoding import Prompt
 from avrt.model.float32_default import float32_default
-
-MEL_FRAMES_PER_TOKEN = 4
-"""Mel frames behind one audio token: a convolution and a pooling halve their number each."""
 
 
 def normalized_patches(processor: Any, prompt: Prompt, device: torch.device | str = "cpu") -> Tensor:

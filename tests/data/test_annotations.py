@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from avrt.data.annotations import check_key, read_avqa
+from avrt.data.annotations import read_avqa
 
 AVQA = {
     "id": 183,
@@ -227,14 +227,3 @@ def test_broken_files(tmp_path):
 def test_a_blank_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match="split: must be a name"):
         read_avqa(write(tmp_path / "a.json", [AVQA]), split=" ")
-
-
-@pytest.mark.parametrize("key", ["a", "900001", "a-b_C", "x" * 80])
-def test_keys(key):
-    assert check_key(key) == key
-
-
-@pytest.mark.parametrize("key", ["", "a.b", "a/b", "..", "a b", "é", "x" * 81, "a\n", None, 3])
-def test_bad_keys(key):
-    with pytest.raises(ValueError, match="cannot name a sample"):
-        check_key(key)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from avrt.commands import inspect as inspect_command
 from avrt.data.inspection import summarize, write_sample
-from avrt.data.shards import ShardSet, ShardWriter
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
 
 

@@ -14,9 +14,10 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from avrt.data.manifest import MANIFEST_NAME
+from avrt.data.manifest import MANIFEST_NAME, read_manifest
 from avrt.data.records import decode_clip, encode_clip
-from avrt.data.shards import ShardSet, ShardWriter, read_manifest, stream_shards
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.sample import Clip
 from tests.shard_files import contents, make_clip, make_sample, write_set
 
@@ -66,17 +67,6 @@ class TestRoundTrip:
         frames = torch.arange(120, dtype=torch.uint8)[:, None, None, None].expand(120, 3, 8, 8).contiguous()
         clip = Clip(frames, tuple(float(i) for i in range(120)), 1.0)
         assert torch.equal(decode_clip(encode_clip(clip, image_format="png")).frames, frames)
-
-    def test_stream_and_random_access_agree(self, tmp_path):
-        write_set(tmp_path / "s")
-        shards = ShardSet(tmp_path / "s")
-        streamed = list(stream_shards(tmp_path / "s"))
-        assert [sample.id for sample in streamed] == shards.keys
-        for index, sample in enumerate(streamed):
-            assert torch.equal(sample.clip.frames, shards[index].clip.frames)
-            assert torch.equal(sample.clip.waveform, shards[index].clip.waveform)
-            assert replace(sample, clip=None) == shards.metadata(index)
-        assert [s.id for s in stream_shards(tmp_path / "s", split="val")] == ["q-004"]
 
     def test_plain_webdataset_reads_our_shards(self, tmp_path):
         samples = write_set(tmp_path / "s")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
-from avrt.data.shards import ShardWriter
+from avrt.data.writer import ShardWriter
 from avrt.sample import Sample
 from datamodules.grpo import GRPODataModule
 from lightning_modules.grpo import GRPOModule

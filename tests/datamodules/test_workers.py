@@ -147,7 +147,7 @@ def test_shared_memory_is_free_again_once_a_part_is_taken() -> None:
 @pytest.mark.parametrize("stage", ["fit", "validate"])
 def test_a_run_without_enough_shared_memory(student_folder: Path, tmp_path: Path, stage: str) -> None:
     """One line on stderr, status 1, seconds after the first batch; without workers the same run passes."""
-    from avrt.data.shards import ShardWriter
+    from avrt.data.writer import ShardWriter
 
     for name, first in (("train", 0), ("val", 8)):
         with ShardWriter(tmp_path / name) as writer:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avrt.media.reader import MediaReason, read_image
+from avrt.media.errors import MediaReason
+from avrt.media.reader import read_image
 from avrt.media.video import target_size
 from tests.media_checks import reason_of
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from avrt.media import video
-from avrt.media.reader import MediaReason, read_clip
+from avrt.media.errors import MediaReason
+from avrt.media.reader import read_clip
 from avrt.media.video import target_size
 from tests.media_checks import numbers, reason_of
 from tests.media_files import numbered_frame, write_video

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avrt.media.reader import MediaError, MediaReason, read_clip, read_image
+from avrt.media.errors import MediaError, MediaReason
+from avrt.media.reader import read_clip, read_image
 from tests.media_checks import numbers, reason_of
 from tests.media_files import numbered_frame, png_bomb, write_video
 
@@ -84,14 +85,15 @@ class TestRefusals:
             read_clip(tmp_path / "a.mp4", **arguments)
 
     def test_error_crosses_processes(self):
-        error = pickle.loads(pickle.dumps(MediaError("a.mp4", MediaReason.NO_AUDIO, "none")))
+        error = pickle.loads(pickle.dumps(MediaError(MediaReason.NO_AUDIO, "none", "a.mp4")))
         assert (error.path, error.reason, error.detail) == (Path("a.mp4"), MediaReason.NO_AUDIO, "none")
         assert str(error) == "a.mp4: no_audio: none"
 
 
 LIMITED = """
 import resource, sys
-from avrt.media.reader import MediaError, read_clip, read_image
+from avrt.media.errors import MediaError
+from avrt.media.reader import read_clip, read_image
 used = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
 limit = used + 100 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from avrt.media.reader import MediaReason, read_audio, read_clip
+from avrt.media.errors import MediaReason
+from avrt.media.reader import read_audio, read_clip
 from tests.media_checks import numbers, reason_of
 from tests.media_files import as_int16, numbered_frame, tone, write_sound, write_video
 

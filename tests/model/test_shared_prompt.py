@@ -189,7 +189,7 @@ def test_flex_attention_changes_nothing(
     torch.testing.assert_close(changed.logprobs, default.logprobs, **EXACT)
     torch.testing.assert_close(changed.entropies, default.entropies, **EXACT)
     assert_same(backward(flex.thinker, rows(changed)), backward(student64.thinker, rows(default)))
-    reference = token_logprobs(flex.reference(), prompts, responses)
+    reference = token_logprobs(flex.copy_language_model(), prompts, responses)
     torch.testing.assert_close(reference.logprobs, default.logprobs, **EXACT)
 
 

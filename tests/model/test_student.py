@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.model.encoding import Prompt
-from avrt.model.student import END_TOKENS, MEDIA_TOKENS, Student, StudentConfig, count_parameters, freeze_encoders
+from avrt.model.student import END_TOKENS, MEDIA_TOKENS, Student, StudentConfig, freeze_encoders
 from avrt.model.tiny import tiny_processor
 from avrt.model.token_logprobs import token_logprobs
 from avrt.rollout.builtin import SamplingConfig, TransformersRollout
@@ -36,6 +37,12 @@ def student(layout_folder: Path) -> Student:
     return load_student(layout_folder)
 
 
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """(trainable, frozen) parameters, each tensor once."""
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return trainable, sum(p.numel() for p in module.parameters()) - trainable
+
+
 @pytest.mark.parametrize(("published", "billions"), [(OMNI_3B, 4.7), (OMNI_7B, 8.9)], ids=["3B", "7B"])
 def test_published_shapes(published: Published, billions: float) -> None:
     """Built without memory; trainable and frozen parameters are the ones counted by hand from the shapes."""
@@ -55,9 +62,6 @@ def test_only_the_language_model_is_trainable(student: Student) -> None:
     for name, parameter in student.thinker.named_parameters():
         encoder = name.startswith(("model.visual.", "model.audio_tower."))
         assert parameter.requires_grad is not encoder, name
-    trainable, frozen = count_parameters(student)
-    assert trainable == sum(p.numel() for p in student.parameters() if p.requires_grad)
-    assert trainable + frozen == sum(p.numel() for p in student.parameters())
 
 
 def test_the_projections_are_frozen_with_their_encoders(student: Student) -> None:
@@ -108,18 +112,18 @@ def test_a_folder_that_lacks_weights_is_refused(student_folder: Path, tmp_path: 
 
 @pytest.mark.parametrize("path", ["no/such/folder", "./missing", "/missing", "missing", "~/missing", "a/b/c"])
 def test_a_path_that_is_nothing(path: str) -> None:
-    with pytest.raises(ValueError, match=r"model\.init_args\.student\.path.*Qwen/Qwen2\.5-Omni"):
+    with pytest.raises(ValueError, match=r"student\.path.*Qwen/Qwen2\.5-Omni"):
         Student.load(StudentConfig(path=path))
 
 
 def test_a_hub_id_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"model\.init_args\.student\.path: cannot load 'nobody/nothing-at-all'"):
+    with pytest.raises(ValueError, match=r"student\.path: cannot load 'nobody/nothing-at-all'"):
         Student.load(StudentConfig(path="nobody/nothing-at-all"))
 
 
 def test_a_folder_that_holds_no_student(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.init_args\.student\.path"):
+    with pytest.raises(ValueError, match=r"student\.path"):
         Student.load(StudentConfig(path=str(tmp_path)))
 
 
@@ -160,7 +164,7 @@ def test_encoders_run_once_per_prompt(student: Student) -> None:
     groups = engine.generate(embedded, 4, [0] * 4)
     responses = [[response.token_ids for response in group] for group in groups]
     token_logprobs(student.language_model, embedded, responses)
-    token_logprobs(student.reference(), embedded, responses)
+    token_logprobs(student.copy_language_model(), embedded, responses)
     for handle in handles:
         handle.remove()
     assert student.encoder_runs - before == len(prompts)
@@ -284,7 +288,7 @@ def test_a_lost_placeholder_is_an_error_that_names_the_sample(student: Student) 
 
 def test_reference_is_a_frozen_copy(layout_folder: Path) -> None:
     student = load_student(layout_folder)
-    reference = student.reference()
+    reference = student.copy_language_model()
     embedded = student.embed([student.encoder.encode(make_sample())])
     responses = [random_responses([5], 300)]
     before = token_logprobs(student.language_model, embedded, responses).logprobs.detach()
@@ -320,6 +324,32 @@ def test_banned_and_end_tokens(student: Student) -> None:
     assert student.banned_tokens[[config.image_token_id, config.video_token_id, config.audio_token_id]].all()
     assert [tokenizer.convert_ids_to_tokens(i) for i in student.eos_token_ids] == list(END_TOKENS)
     assert not student.banned_tokens[list(student.eos_token_ids)].any()
+
+
+def test_banned_tokens_are_computed_once_and_follow_the_weights(
+    layout_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = load_student(layout_folder)
+    expected = student.banned_tokens
+    monkeypatch.setattr(student.processor.tokenizer, "convert_tokens_to_ids", lambda *_: pytest.fail("again"))
+    assert student.banned_tokens is expected
+    monkeypatch.undo()
+    student.to("meta")
+    assert student.banned_tokens.device.type == "meta"
+    assert expected.device.type == "cpu"
+
+
+def test_banned_tokens_of_an_evaluation_serve_training(layout_folder: Path) -> None:
+    """A tensor that is made in inference mode cannot take part in a training step."""
+    student = load_student(layout_folder)
+    with torch.inference_mode():
+        assert not student.banned_tokens.is_inference()
+
+
+def test_accessors_do_not_build_anew(student: Student) -> None:
+    assert student.encoder is student.encoder
+    assert student.language_model is student.language_model
+    assert student.eos_token_ids is student.eos_token_ids
 
 
 def test_decode_leaves_special_tokens_out(student: Student) -> None:

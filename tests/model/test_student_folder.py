@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from avrt.cli import main
-from avrt.model import student_folder
+from avrt.files import atomic_folder
 from avrt.model.student_folder import MARKER, check_replaceable, write_student_folder
 from tests.tiny_student import load_student
 
@@ -46,7 +46,7 @@ def version_of(folder: Path) -> int:
 def write_without_end(folder: Path, version: int, can_exchange: bool) -> None:
     """The process that the test kills."""
     if not can_exchange:
-        student_folder.exchange = lambda *_: False  # type: ignore[assignment]
+        atomic_folder.exchange = lambda *_: False  # type: ignore[assignment]
     while True:
         version += 1
         write_version(folder, version)
@@ -84,7 +84,7 @@ def test_kills_leave_a_whole_student(tmp_path: Path, can_exchange: bool) -> None
 def test_the_older_student_comes_back_where_names_cannot_be_exchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(student_folder, "exchange", lambda *_: False)
+    monkeypatch.setattr(atomic_folder, "exchange", lambda *_: False)
     folder = tmp_path / "student"
     write_version(folder, 1)
     os.rename(folder, tmp_path / "student.old.partial")  # as a kill between the two renames leaves it

@@ -126,7 +126,7 @@ def test_weights_gradients_and_optimizer_agree_with_the_tensors(folder: Path) ->
     gradient_step(student, prompts, SETTINGS)
     optimizer.step()
     moments = [v for state in optimizer.state.values() for k, v in state.items() if k != "step"]
-    reference = student.reference()
+    reference = student.copy_language_model()
     config, _ = load_config(str(folder))
     settings = replace(SETTINGS, prompt_tokens=len(prompts[0]))
     plan = device_memory(config, settings, count_parameters(config), trace_memory(config, settings))
