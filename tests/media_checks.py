@@ -1,4 +1,4 @@
-"""What tests of media files ask again and again."""
+"""Checks shared by the tests of media files."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Reading clips in a process of its own: a codec that hangs or crashes costs one clip, not the run."""
+"""Reading clips in a separate process: a codec that hangs or crashes costs one clip, not the run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from avrt.media.errors import MediaError, MediaReason
 from avrt.media.geometry import TOKEN_PIXELS
 
 START_SECONDS = 600.0
-"""Importing the media libraries takes seconds, on a busy network drive minutes."""
+"""Time allowed for the child's start: imports take seconds, on a busy network drive minutes."""
 
 ORPHAN_SECONDS = 30
-"""A reader that hangs after its parent was killed ends itself this long after its time is up."""
+"""A reader that hangs after its parent was killed ends itself this long after the clip's timeout."""
 
 _start_lock = threading.Lock()
 
@@ -39,7 +39,7 @@ class ClipSettings:
     jpeg_quality: int = 95
 
     def __post_init__(self) -> None:
-        # Found out by a reading process, a wrong setting would count as a fault of every clip.
+        # In a reading process, a wrong setting would count as a fault of every clip.
         if self.num_frames < 1:
             raise ValueError(f"num_frames: must be at least 1, is {self.num_frames}")
         if not 0 < self.max_audio_seconds < math.inf:
@@ -101,10 +101,10 @@ class ClipReader:
         return result
 
     def start(self) -> None:
-        """Start the child and wait until it is ready; what was left of an earlier one is cleared away."""
+        """Start the child and wait until it is ready; an earlier one is closed."""
         self.close()
-        # Forking this process would copy its threads' locks in whatever state they are; the fork server has no
-        # threads, and has the libraries loaded, so that a new child is ready at once.
+        # Forking this process would copy its threads' locks in any state. The fork server has no threads and has the
+        # libraries loaded, so a new child is ready at once.
         context = multiprocessing.get_context("forkserver")
         with _start_lock:
             # The first module of these lets Ctrl-C end the fork server while it still loads the others.
@@ -147,12 +147,12 @@ class ClipReader:
 
 
 def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: float) -> None:
-    """The child: reads the paths it is sent until the parent is gone."""
+    """The child: reads clips by the paths it receives until the parent is gone."""
     import torch
 
-    # One process per core already: more threads would only get in each other's way.
+    # There is one process per core already.
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group; ending the children is the parent's business.
+    # Ctrl-C reaches the whole process group; the parent ends its children itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:

@@ -38,19 +38,19 @@ ShardPaths = str | Path | Sequence[str | Path]
 class ShardSet:
     """Random access to the samples of shards, by index.
 
-    Building it reads all tar headers and JSON members once, and checks them; the media of a sample are read, checked
-    and decoded when it is asked for. The object can be pickled and used in worker processes: it holds no open files.
+    The constructor reads and checks all tar headers and JSON members; the media of a sample are read, checked and
+    decoded when the sample is read. The object can be pickled and used in worker processes: it holds no open files.
 
     Args:
         shards: a folder with a manifest, a tar file, a glob pattern, or a list of these.
         split: keep only the samples of this split.
         verify: also compare every byte with the manifest's SHA-256 (or the samples' own checksums) now.
-        on_error: what to do about damaged shards and samples: ``raise`` the first `ShardError`, or ``skip`` them and
-            keep the errors in `faults`. Damage to media that was not looked for by `verify` is found when the sample
-            is read and always raised then: leaving it out would shift the others.
+        on_error: ``raise`` the first `ShardError` for damaged shards and samples, or ``skip`` them and keep the errors
+            in `faults`. Without `verify`, damaged media are found when the sample is read and always raised: leaving
+            the sample out would shift the others.
 
     Attributes:
-        faults: what was skipped.
+        faults: errors of the skipped shards and samples.
         keys: the samples' ids, in order.
         splits: the samples' splits, in order.
         sources: the samples' clips, in order.
@@ -88,7 +88,7 @@ class ShardSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 that changes whenever the samples, their order or (as the manifests tell) their bytes do."""
+        """SHA-256 of the samples, their order and (by the manifests) their bytes."""
         return self._fingerprint
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ class ShardSet:
         return self._locate(index)[0]
 
     def media(self, index: int) -> EncodedClip:
-        """A sample's media as they stand in the shard, checked but not decoded."""
+        """A sample's media as stored in the shard, checked but not decoded."""
         return self._read(index)[1]
 
     def __getitem__(self, index: int) -> Sample:
@@ -127,7 +127,7 @@ class ShardSet:
 
     def _read(self, index: int) -> tuple[dict[str, Any], EncodedClip]:
         path, spans = self._locate(index)
-        # The members of a sample lie one behind the other: one read fetches all.
+        # The members of a sample follow one another: one read fetches all.
         begin = min(offset for offset, _ in spans.values())
         end = max(offset + size for offset, size in spans.values())
         data = memoryview(read_span(path, begin, end - begin))
@@ -212,10 +212,10 @@ def find_shards(shards: ShardPaths, report: Callable[[ShardError], None]) -> lis
         if path.is_dir():
             found.extend((path / summary.name, summary) for summary in read_manifest(path).shards)
             continue
-        # An existing file first: its name may hold characters that mean something in a pattern.
+        # An existing file first: its name may hold characters with a meaning in patterns.
         matches = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(item)))]
         if not matches:
-            raise ValueError(f"shards: {item}: no such folder, file or pattern")
+            raise ValueError(f"shards: {item}: there is no such folder or file, and no file matches")
         for match in matches:
             folder = match.parent
             if folder not in manifests:
@@ -239,7 +239,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def _naming(path: Path, key: str) -> Iterator[None]:
-    """What is found wrong with a sample's members becomes a `ShardError` that names shard and sample."""
+    """Errors in a sample's members become a `ShardError` that names shard and sample."""
     try:
         yield
     except ShardError:

@@ -67,8 +67,8 @@ def export(
         The checkpoint that was exported.
 
     Raises:
-        ValueError: no complete checkpoint, settings that do not fit it, weights that are not finite, an `out` that is not
-            empty, or another process that exports to it.
+        ValueError: there is no complete checkpoint, its settings do not fit, its weights are not finite, `out` is not
+            empty, or another process exports to it.
     """
     out = Path(out).resolve()
     # The lock is beside the folder, which appears as a whole.
@@ -212,9 +212,7 @@ def _read_settings(file: Path) -> dict[str, Any]:
     try:
         Path(settings["model"]["init_args"]["student"]["path"])
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"{file}: has no model.student.path, so it is not the config of a training run"
-        ) from error
+        raise ValueError(f"{file}: has no model.student.path, so it is not the config of a training run") from error
     return settings
 
 

@@ -53,7 +53,7 @@ def test_nothing_runs_even_where_the_first_look_misses_it(
 ) -> None:
     """As with a repository of the hub, whose files are not there before transformers reads them."""
     folder = poison(student_folder, tmp_path / "student", "tokenizer_config.json", tokenizer_class="Evil")
-    monkeypatch.setattr("avrt.model.student.check_no_remote_code", lambda *_: None)
+    monkeypatch.setattr("avrt.model.loading.check_no_remote_code", lambda *_: None)
     monkeypatch.setattr("avrt.config.remote_code.check_no_remote_code", lambda *_: None)
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     with pytest.raises(ValueError, match=r"^student\.path: [^\n]*custom code[^\n]*$"):

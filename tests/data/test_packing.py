@@ -60,8 +60,8 @@ def videos(tmp_path_factory) -> Path:
         write_video(
             folder / f"-clip_{clip:02d}.mp4",
             [numbered_frame(100 * clip + i) for i in range(40)],
-            sound=as_int16(tone(200 + 20 * clip, 4, 16_000)),
-            sound_codec="aac",
+            audio=as_int16(tone(200 + 20 * clip, 4, 16_000)),
+            audio_codec="aac",
         )
     return folder
 
@@ -102,8 +102,8 @@ def test_shards_hold_the_clips(packed):
         assert [number_of(frame.numpy()) for frame in sample.clip.frames] == [100 * clip + 2 + 5 * i for i in range(8)]
         assert (sample.clip.fps, sample.clip.duration) == (2.0, 4.0)
         expected = tone(200 + 20 * clip, 4, 16_000)
-        sound = sample.clip.waveform.numpy()[: len(expected)]
-        assert np.corrcoef(sound, expected[: len(sound)])[0, 1] > 0.99
+        audio = sample.clip.waveform.numpy()[: len(expected)]
+        assert np.corrcoef(audio, expected[: len(audio)])[0, 1] > 0.99
 
 
 def read(folder: Path) -> dict:

@@ -265,7 +265,7 @@ class TestHostile:
 
     def test_pipes_are_not_run(self, tmp_path):
         marker = tmp_path / "marker"
-        with pytest.raises(ValueError, match="no such folder, file or pattern"):
+        with pytest.raises(ValueError, match="shards: pipe:touch"):
             ShardSet(f"pipe:touch {marker}")
         assert not marker.exists()
 
@@ -273,7 +273,7 @@ class TestHostile:
         write_set(tmp_path / "s")
         path = tmp_path / "s" / MANIFEST_NAME
         path.write_text(path.read_text().replace("shard-000000.tar", "../other/shard-000000.tar"))
-        with pytest.raises(ValueError, match="no shard's name"):
+        with pytest.raises(ValueError, match="other/shard-000000"):
             ShardSet(tmp_path / "s")
 
     @pytest.mark.parametrize("member", ["flac", "frame00.png", "frame00.jpg"])
@@ -299,14 +299,14 @@ class TestHostile:
 
     @pytest.mark.parametrize("image_format", ["jpg", "png"])
     @pytest.mark.parametrize("content", [b"", b"x", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\xd8" + bytes(500)])
-    def test_no_picture_behind_a_right_checksum(self, image_format, content):
+    def test_no_image_behind_a_right_checksum(self, image_format, content):
         encoded = encode_clip(make_clip(), image_format=image_format)
         encoded.members[f"frame00.{image_format}"] = content
-        with pytest.raises(RecordError, match="no picture's header"):
+        with pytest.raises(RecordError, match=r"frame00.*header"):
             decode_clip(encoded)
 
     @pytest.mark.parametrize("image_format", ["jpg", "png"])
-    def test_torn_picture_behind_a_right_checksum(self, image_format):
+    def test_truncated_image_behind_a_right_checksum(self, image_format):
         encoded = encode_clip(make_clip(), image_format=image_format)
         name = f"frame00.{image_format}"
         encoded.members[name] = encoded.members[name][:300] if image_format == "jpg" else encoded.members[name][:60]

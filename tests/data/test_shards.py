@@ -95,10 +95,10 @@ class TestRoundTrip:
         assert ShardSet(one).keys == ["q-003", "q-004", "q-005"]
         assert len(ShardSet(str(tmp_path / "s" / "*.tar"))) == 7
         assert ShardSet([tmp_path / "s" / "shard-000002.tar", str(one)]).keys == ["q-006", "q-003", "q-004", "q-005"]
-        with pytest.raises(ValueError, match="no such folder, file or pattern"):
+        with pytest.raises(ValueError, match=r"shards: .*none-"):
             ShardSet(tmp_path / "s" / "none-*.tar")
         (tmp_path / "empty").mkdir()
-        with pytest.raises(ValueError, match="no finished set of shards"):
+        with pytest.raises(ValueError, match=r"manifest\.json"):
             ShardSet(tmp_path / "empty")
 
     def test_worker_processes(self, tmp_path):
@@ -160,7 +160,7 @@ class TestWriting:
         with pytest.raises(RuntimeError, match="interrupted"):
             fail()
         assert sorted(contents(tmp_path / "a")) == ["shard-000000.tar", "shard-000001.tar"]
-        with pytest.raises(ValueError, match="no finished set"):
+        with pytest.raises(ValueError, match=r"manifest\.json"):
             ShardSet(tmp_path / "a")
         write_set(tmp_path / "a", count=1)
         assert sorted(contents(tmp_path / "a")) == [MANIFEST_NAME, "shard-000000.tar"]

@@ -28,7 +28,7 @@ def write_shards(folder: Path, count: int = 10, kinds: Iterable[str] = KINDS, fi
     kinds = tuple(kinds)
     with ShardWriter(folder, image_format="png", samples_per_shard=4) as writer:
         for i in range(first, first + count):
-            sound = {"sound_seconds": 0.2 + 0.05 * (i % 3)}
+            sound = {"audio_seconds": 0.2 + 0.05 * (i % 3)}
             writer.write(make_sample(kinds[i % len(kinds)], i, frames=4, **sound))
     return folder
 

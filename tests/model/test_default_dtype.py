@@ -57,7 +57,7 @@ def test_positions_are_plain_transformers(
     """At every length, those that plain transformers finds for the processor's own output at the usual default."""
     model = load_plain(Path(student.config.path), torch.float32).model
     for i, seconds in enumerate(SECONDS):
-        sample = make_sample("audio_video", i, seconds=seconds, sound_seconds=0.3)
+        sample = make_sample("audio_video", i, seconds=seconds, audio_seconds=0.3)
         prompt = student.encoder.encode(sample)
         inputs = plain_inputs(student, prompt)
         expected, _ = model.get_rope_index(

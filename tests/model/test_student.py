@@ -176,7 +176,7 @@ def many_prompts(student: Student) -> list[Prompt]:
     sizes = [(60, 80), (80, 60), (28, 140), (56, 56), (112, 28), (60, 80), (80, 60), (28, 140)]
     seconds, frames = (0.4, 1.0, 0.5, 1.015, 0.04, 1.0, 4.3, 0.9), (8, 2, 4, 8, 5, 6, 8, 1)
     samples = [
-        make_sample(KINDS[i % 4], i, height=sizes[i][0], width=sizes[i][1], sound_seconds=seconds[i], frames=frames[i])
+        make_sample(KINDS[i % 4], i, height=sizes[i][0], width=sizes[i][1], audio_seconds=seconds[i], frames=frames[i])
         for i in range(8)
     ]
     prompts = [student.encoder.encode(sample) for sample in samples]

@@ -76,7 +76,7 @@ def test_vllm_answers_as_transformers(origin: str, vllm_python: str, published_f
     load_student(tmp_path / "once").save(folder)
 
     processor, model = AutoProcessor.from_pretrained(folder), load_plain(folder, torch.float32)
-    clip = random_clip("audio_video", seed=0, frames=8, seconds=4.0, sound_seconds=1.3)
+    clip = random_clip("audio_video", seed=0, frames=8, seconds=4.0, audio_seconds=1.3)
     video = {"do_sample_frames": False, "fps": clip.fps, "size": {"shortest_edge": PIXELS, "longest_edge": PIXELS}}
     prompts = [{"text": render(processor, streams), "streams": streams} for streams in STREAMS]
     settings = {"processor": video, "tokens": ANSWER_TOKENS, "prompts": prompts}
