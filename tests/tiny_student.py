@@ -19,7 +19,7 @@ from avrt.model.encoding import Prompt
 from avrt.model.student import Student, StudentConfig
 from avrt.model.tiny import TinyShape, save_tiny_student
 from avrt.sample import SAMPLING_RATE, Clip, Sample
-from avrt.text.prompts import TINY
+from avrt.text.prompts import PromptTemplate
 
 SHAPE = TinyShape(
     hidden_size=64,
@@ -37,6 +37,9 @@ SIZES = {
 }
 """Students of 1.2, 2.4 and 6.2 million parameters, to compare plans with. Smaller ones are mostly the audio encoder's
 table of positions, which plans leave out (0.4 MB here, 8 MB in the published students)."""
+
+TINY = PromptTemplate(system="", tags_instruction="", letter_instruction="")
+"""Question and options only, as in the tiny presets."""
 
 PIXELS = 56 * 56
 """Pixels of a frame; at 3:4, two frames become two tokens."""

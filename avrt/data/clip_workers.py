@@ -70,11 +70,6 @@ class ClipReader:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
 
-    @property
-    def pid(self) -> int | None:
-        """The child's process id, or None when there is no child."""
-        return None if self._process is None else self._process.pid
-
     def read(self, path: Path) -> EncodedClip:
         """Read and encode one clip.
 

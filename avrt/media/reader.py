@@ -26,7 +26,10 @@ from avrt.media.video import fit, frames_shown_at, segment_centers
 from avrt.sample import Clip
 
 MAX_SOURCE_PIXELS = 4096 * 2304
-"""Default limit on the pixels of a decoded frame: 4K passes, 8K does not."""
+"""Limit on the pixels of a decoded video frame: 4K passes, 8K does not."""
+
+MAX_IMAGE_PIXELS = 16 * MAX_SOURCE_PIXELS
+"""Limit on the pixels of a decoded image."""
 
 MAX_SOURCE_SECONDS = 4 * 3600.0
 """Default limit on a source's length."""
@@ -48,9 +51,7 @@ def read_clip(
     max_pixels: int = MAX_FRAME_PIXELS,
     require_video: bool = True,
     require_audio: bool = True,
-    max_source_pixels: int = MAX_SOURCE_PIXELS,
     max_source_seconds: float = MAX_SOURCE_SECONDS,
-    threads: int = 1,
 ) -> Clip:
     """Read a video file: `num_frames` frames over its whole length, and audio from its start.
 
@@ -65,8 +66,7 @@ def read_clip(
         max_audio_seconds: length limit of the waveform.
         max_pixels: frames larger than this are scaled down, see `avrt.media.video.target_size`.
         require_video, require_audio: refuse a file without that stream; else that part of the clip is None.
-        max_source_pixels, max_source_seconds: refuse larger or longer sources before decoding them.
-        threads: decoder threads; 1 because packing already runs one process per core.
+        max_source_seconds: refuse longer sources before decoding them.
 
     Returns:
         A `Clip`; its `duration` is D, or the length of the audio where there is no video.
@@ -79,14 +79,14 @@ def read_clip(
         raise ValueError(f"num_frames: must be at least 1, is {num_frames}")
     _check_audio_limit(max_audio_seconds)
     with with_path(path):
-        with _open(path, max_source_pixels) as container:
+        with _open(path) as container:
             video, audio = _best_video(container), _best_audio(container)
             if video is None and (require_video or audio is None):
                 raise MediaError(MediaReason.NO_VIDEO, "there is no video stream")
             if audio is None and require_audio:
                 raise MediaError(MediaReason.NO_AUDIO, "there is no audio stream")
             if video is not None:
-                _check_size(video.width, video.height, max_source_pixels)
+                _check_size(video.width, video.height, MAX_SOURCE_PIXELS)
             has_video, has_audio = video is not None, audio is not None
             span = _checked_span(container, video or audio, max_source_seconds)
         duration = float(span.duration)
@@ -95,11 +95,11 @@ def read_clip(
         width = height = 0
         if has_video:
             times = segment_centers(duration, num_frames)
-            frames, width, height = _read_frames(path, span, times, max_pixels, max_source_pixels, threads)
+            frames, width, height = _read_frames(path, span, times, max_pixels)
         waveform: torch.Tensor | None = None
         if has_audio:
             start = span.start if has_video else None
-            waveform = _read_waveform(path, start, max_audio_seconds, max_source_pixels)
+            waveform = _read_waveform(path, start, max_audio_seconds)
     return Clip(
         frames=frames,
         timestamps=times,
@@ -128,18 +128,16 @@ def read_audio(
     path = Path(path)
     _check_audio_limit(max_audio_seconds)
     with with_path(path):
-        with _open(path, MAX_SOURCE_PIXELS) as container:
+        with _open(path) as container:
             audio = _best_audio(container)
             if audio is None:
                 raise MediaError(MediaReason.NO_AUDIO, "there is no audio stream")
             duration = float(_checked_span(container, audio, max_source_seconds).duration)
-        waveform = _read_waveform(path, None, max_audio_seconds, MAX_SOURCE_PIXELS)
+        waveform = _read_waveform(path, None, max_audio_seconds)
     return Clip(frames=None, waveform=waveform, duration=duration)
 
 
-def read_image(
-    path: str | Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_source_pixels: int = 16 * MAX_SOURCE_PIXELS
-) -> Clip:
+def read_image(path: str | Path, *, max_pixels: int = MAX_FRAME_PIXELS) -> Clip:
     """Read an image, rotated as its EXIF tag says, transparency over white.
 
     Returns:
@@ -152,7 +150,7 @@ def read_image(
     path = Path(path)
     with with_path(path):
         _check_file(path)
-        image = _decode_image(path, max_source_pixels)
+        image = _decode_image(path)
         width, height = image.size
         # A copy because the bytes object below it is read-only.
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
@@ -160,13 +158,13 @@ def read_image(
     return Clip(frames=frame[None], timestamps=(0.0,), width=width, height=height, is_image=True)
 
 
-def _decode_image(path: Path, max_source_pixels: int) -> Image.Image:
+def _decode_image(path: Path) -> Image.Image:
     try:
         # Only the header is read before the size is known; Pillow alone would merely warn about a bomb.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=IMAGE_FORMATS) as image:
-                _check_size(image.width, image.height, max_source_pixels)
+                _check_size(image.width, image.height, MAX_IMAGE_PIXELS)
                 upright = ImageOps.exif_transpose(image)
                 if upright.has_transparency_data:
                     layered = upright.convert("RGBA")
@@ -183,22 +181,18 @@ def _decode_image(path: Path, max_source_pixels: int) -> Image.Image:
         raise MediaError(MediaReason.CORRUPT_IMAGE, str(error)) from error
 
 
-def _read_frames(
-    path: Path, span: Span, times: tuple[float, ...], max_pixels: int, max_source_pixels: int, threads: int
-) -> tuple[torch.Tensor, int, int]:
-    with _open(path, max_source_pixels) as container:
+def _read_frames(path: Path, span: Span, times: tuple[float, ...], max_pixels: int) -> tuple[torch.Tensor, int, int]:
+    with _open(path) as container:
         video = _best_video(container)
         assert video is not None
-        video.codec_context.thread_count = threads
+        video.codec_context.thread_count = 1  # packing runs one process per core
         # The size in the stream itself may differ from the one in the container's header.
-        video.codec_context.options = {"max_pixels": str(max_source_pixels)}
+        video.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
         return frames_shown_at(container, video, span, times, max_pixels=max_pixels)
 
 
-def _read_waveform(
-    path: Path, start: Fraction | None, max_audio_seconds: float, max_source_pixels: int
-) -> torch.Tensor:
-    with _open(path, max_source_pixels) as container:
+def _read_waveform(path: Path, start: Fraction | None, max_audio_seconds: float) -> torch.Tensor:
+    with _open(path) as container:
         audio = _best_audio(container)
         assert audio is not None
         return read_waveform(container, audio, start=start, max_seconds=max_audio_seconds)
@@ -215,12 +209,12 @@ def _checked_span(
 
 
 @contextmanager
-def _open(path: Path, max_source_pixels: int) -> Iterator[av.container.InputContainer]:
+def _open(path: Path) -> Iterator[av.container.InputContainer]:
     """Open a local file of a known container; any other file raises a `MediaError`."""
     _check_file(path)
     options = {
         # Even looking for stream parameters decodes a frame or two: the limit must hold there already.
-        "max_pixels": str(max_source_pixels),
+        "max_pixels": str(MAX_SOURCE_PIXELS),
         "format_whitelist": CONTAINERS,
         "protocol_whitelist": "file",
     }
@@ -252,9 +246,9 @@ def _check_file(path: Path) -> None:
         raise MediaError(MediaReason.EMPTY_FILE, "the file has 0 bytes")
 
 
-def _check_size(width: int, height: int, max_source_pixels: int) -> None:
-    if width * height > max_source_pixels:
-        raise MediaError(MediaReason.TOO_LARGE, f"{width}x{height}, the limit is {max_source_pixels} pixels")
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise MediaError(MediaReason.TOO_LARGE, f"{width}x{height}, the limit is {max_pixels} pixels")
 
 
 def _best_video(container: av.container.InputContainer) -> av.VideoStream | None:

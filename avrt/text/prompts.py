@@ -53,8 +53,6 @@ class PromptTemplate:
 
 
 DEFAULT = PromptTemplate()
-TINY = PromptTemplate(system="", tags_instruction="", letter_instruction="")
-"""Question and options only, for students that learn the format from examples and have a short context."""
 
 
 def question_text(sample: Sample, *, answer_format: AnswerFormat = "tags", template: PromptTemplate = DEFAULT) -> str:

@@ -1,6 +1,7 @@
 """Packing: the shards do not depend on workers, kills, or full disks; every question left out has its reason."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -234,13 +235,20 @@ def test_no_folder_of_videos(tmp_path):
         pack(questions(), tmp_path / "none", tmp_path / "out")
 
 
+def child() -> int:
+    """Process id of the one clip reader."""
+    (process,) = [process for process in multiprocessing.active_children() if process.name == "clip-reader"]
+    assert process.pid is not None
+    return process.pid
+
+
 class TestReader:
     def test_a_hang_costs_one_clip(self, videos):
         path = videos / "-clip_00.mp4"
         reader = ClipReader(ClipSettings(), timeout_seconds=5)
         try:
             whole = reader.read(path)
-            os.kill(reader.pid, signal.SIGSTOP)
+            os.kill(child(), signal.SIGSTOP)
             with pytest.raises(MediaError) as caught:
                 reader.read(path)
             assert (caught.value.reason, caught.value.path) == (MediaReason.TIMEOUT, path)
@@ -254,9 +262,9 @@ class TestReader:
         reader = ClipReader(ClipSettings(), timeout_seconds=60)
         try:
             whole = reader.read(path)
-            os.kill(reader.pid, signal.SIGSTOP)
-            killer = threading.Timer(0.2, os.kill, (reader.pid, number))
-            continuer = threading.Timer(0.4, os.kill, (reader.pid, signal.SIGCONT))
+            os.kill(child(), signal.SIGSTOP)
+            killer = threading.Timer(0.2, os.kill, (child(), number))
+            continuer = threading.Timer(0.4, os.kill, (child(), signal.SIGCONT))
             killer.start()
             if number != signal.SIGKILL:
                 continuer.start()
