@@ -10,7 +10,7 @@ from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditio
 
 @dataclass(frozen=True)
 class Published:
-    """Sizes of one published thinker; what both share is written out below."""
+    """Sizes of one published thinker; sizes that both share are constants below."""
 
     hidden: int
     mlp: int
@@ -67,7 +67,7 @@ class Published:
         return 2 * self.vocabulary * self.hidden + self.layers * layer + self.hidden
 
     def vision_parameters(self) -> int:
-        """32 blocks with biases everywhere and two norms; patches of 2 x 14 x 14 in 3 colours; merger of 2 x 2."""
+        """32 blocks with biases everywhere and two norms; patches of 2 x 14 x 14 in 3 colors; merger of 2 x 2."""
         block = (1280 + 1) * 3 * 1280 + (1280 + 1) * 1280 + 2 * (1280 + 1) * 3420 + (3420 + 1) * 1280 + 2 * 1280
         merger = 1280 + (5120 + 1) * 5120 + (5120 + 1) * self.hidden
         return 3 * 2 * 14 * 14 * 1280 + 32 * block + merger

@@ -1,4 +1,4 @@
-"""The student: published shapes, frozen encoders, what it saves and loads, media embedded once, positions in time."""
+"""The student: published shapes, frozen encoders, saving and loading, media embedded once, positions in time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def count_parameters(module: nn.Module) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("published", "billions"), [(OMNI_3B, 4.7), (OMNI_7B, 8.9)], ids=["3B", "7B"])
 def test_published_shapes(published: Published, billions: float) -> None:
-    """Built without memory; trainable and frozen parameters are the ones counted by hand from the shapes."""
+    """Built on the meta device; trainable and frozen parameters are as counted by hand from the shapes."""
     thinker = published.meta_thinker()
     tokenizer = build_tiny_tokenizer(CORPUS)
     student = Student(thinker, tiny_processor(tokenizer), StudentConfig(gradient_checkpointing=True))
@@ -93,14 +93,14 @@ def test_saved_folder_in_plain_transformers(student: Student, tmp_path: Path, ki
 
 
 def test_saved_folder_names_no_local_attention(student: Student, tmp_path: Path) -> None:
-    """The name of our attention function would mean nothing to whoever loads the folder."""
+    """Other programs do not know the name of our attention function."""
     student.save(tmp_path)
     for file in tmp_path.glob("*.json"):
         assert "avrt" not in file.read_text(), file.name
 
 
 def test_a_folder_that_lacks_weights_is_refused(student_folder: Path, tmp_path: Path) -> None:
-    """transformers would fill the gap with random numbers and say so in a warning only."""
+    """transformers would fill the gap with random numbers and only warn."""
     for file in student_folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
@@ -111,7 +111,7 @@ def test_a_folder_that_lacks_weights_is_refused(student_folder: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("path", ["no/such/folder", "./missing", "/missing", "missing", "~/missing", "a/b/c"])
-def test_a_path_that_is_nothing(path: str) -> None:
+def test_a_path_that_does_not_exist(path: str) -> None:
     with pytest.raises(ValueError, match=r"student\.path.*Qwen/Qwen2\.5-Omni"):
         Student.load(StudentConfig(path=path))
 
@@ -172,7 +172,7 @@ def test_encoders_run_once_per_prompt(student: Student) -> None:
 
 
 def many_prompts(student: Student) -> list[Prompt]:
-    """Every combination of streams twice, pictures and sounds of different sizes, and one prompt of text alone."""
+    """Every combination of streams twice, images and audio of different sizes, and one prompt of text alone."""
     sizes = [(60, 80), (80, 60), (28, 140), (56, 56), (112, 28), (60, 80), (80, 60), (28, 140)]
     seconds, frames = (0.4, 1.0, 0.5, 1.015, 0.04, 1.0, 4.3, 0.9), (8, 2, 4, 8, 5, 6, 8, 1)
     samples = [
@@ -186,7 +186,7 @@ def many_prompts(student: Student) -> list[Prompt]:
 
 @pytest.mark.parametrize("limit", [1, 28, 4096])
 def test_prompts_go_through_the_encoders_together(layout_folder: Path, limit: int) -> None:
-    """The features of each prompt are those it gets alone, and the bound on the encoders' work holds."""
+    """Each prompt gets the same features as alone, and the bound on tokens per call holds."""
     student = load_student(layout_folder, dtype="float64", encoder_batch_tokens=limit)
     prompts = many_prompts(student)
     alone = [student.embed([prompt])[0] for prompt in prompts]
@@ -221,7 +221,7 @@ def test_prompts_go_through_the_encoders_together(layout_folder: Path, limit: in
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_are_the_full_models(student: Student, kind: str) -> None:
-    """Features and positions are what the text model gets in transformers' own forward."""
+    """Features and positions are those of the text model in transformers' own forward pass."""
     prompt = student.encoder.encode(make_sample(kind, 2))
     embedded = student.embed([prompt])[0]
     plain = load_plain(Path(student.config.path), torch.float32)
@@ -246,7 +246,7 @@ def test_features_are_the_full_models(student: Student, kind: str) -> None:
 
 
 def test_positions_follow_the_frames_real_time(layout_folder: Path) -> None:
-    """8 frames over 10 s: 0.8 fps, 4 pairs 2.5 s apart, 25 positions a second: 0, 62, 125 and 187 behind the start."""
+    """8 frames over 10 s: 0.8 fps, 4 pairs 2.5 s apart, 25 positions a second: 0, 62, 125 and 187 after the start."""
     student = load_student(layout_folder, min_pixels=56 * 84, max_pixels=56 * 84)
     prompt = student.encoder.encode(make_sample("audio_video", height=56, width=84))
     assert prompt.second_per_grid == 2.5
@@ -362,7 +362,7 @@ def test_decode_leaves_special_tokens_out(student: Student) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_end_to_end(layout_folder: Path, kind: str) -> None:
-    """Embedding, rollout, scoring and backward in bfloat16, near the float32 numbers of the same weights."""
+    """Embedding, rollout, log-probs and backward in bfloat16, near the float32 numbers of the same weights."""
     half = load_student(layout_folder, dtype="bfloat16")
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     embedded = half.embed([half.encoder.encode(make_sample(kind))])
@@ -402,7 +402,7 @@ def test_freeze_encoders_alone(layout_folder: Path) -> None:
 
 
 def test_the_same_object_still_runs_plain_generate(student: Student) -> None:
-    """Without a layout the registered attention is plain attention: transformers' own calls work on the student."""
+    """Without a layout, the registered attention is plain attention: transformers' own calls work on the student."""
     prompt = student.encoder.encode(make_sample())
     inputs = plain_inputs(student, prompt)
     plain = load_plain(Path(student.config.path), torch.float32)

@@ -1,4 +1,4 @@
-"""vLLM loads a saved student whole, and its answers and log-probabilities are those of plain transformers.
+"""vLLM loads a saved student completely, and its answers and log-probabilities are those of plain transformers.
 
 Runs where AVRT_VLLM_PYTHON names a Python with vLLM (its CPU build will do), which has an environment of its own.
 """
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ANSWER_TOKENS = 8
 STREAMS = ((), ("video",), ("audio",), ("video", "audio"))
 SHAPE_FOR_VLLM = replace(SHAPE, num_attention_heads=2, num_key_value_heads=1, vision_width=64, audio_width=64)
-"""With heads of 32, the smallest that vLLM's attention on the CPU has."""
+"""Heads of size 32, the smallest in vLLM's CPU attention."""
 
 
 @pytest.fixture(scope="module")
