@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 
@@ -82,3 +83,9 @@ class Published:
 
 OMNI_3B = Published(hidden=2048, mlp=11_008, layers=36, heads=16, kv_heads=2, vocabulary=151_936)
 OMNI_7B = Published(hidden=3584, mlp=18_944, layers=28, heads=28, kv_heads=4, vocabulary=152_064)
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """(trainable, frozen) parameters, each tensor once."""
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return trainable, sum(p.numel() for p in module.parameters()) - trainable

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
@@ -18,7 +17,7 @@ from avrt.model.student import END_TOKENS, MEDIA_TOKENS, Student, StudentConfig,
 from avrt.model.tiny import tiny_processor
 from avrt.model.token_logprobs import token_logprobs
 from avrt.rollout.builtin import SamplingConfig, TransformersRollout
-from tests.published_shapes import OMNI_3B, OMNI_7B, Published
+from tests.published_shapes import OMNI_3B, OMNI_7B, Published, count_parameters
 from tests.tiny_student import (
     CORPUS,
     KINDS,
@@ -35,12 +34,6 @@ from tests.tiny_student import (
 @pytest.fixture(scope="module")
 def student(layout_folder: Path) -> Student:
     return load_student(layout_folder)
-
-
-def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """(trainable, frozen) parameters, each tensor once."""
-    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    return trainable, sum(p.numel() for p in module.parameters()) - trainable
 
 
 @pytest.mark.parametrize(("published", "billions"), [(OMNI_3B, 4.7), (OMNI_7B, 8.9)], ids=["3B", "7B"])
