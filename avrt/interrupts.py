@@ -1,8 +1,8 @@
 """Ctrl-C while processes start: it reaches every process of the terminal's foreground group.
 
-Python's own handler would print a traceback from whatever multiprocessing's fork server is importing at that moment.
-The fork server imports this module first, and from then on Ctrl-C ends it silently. Once it is ready, it ignores Ctrl-C
-and ends with the process that started it.
+Python's own handler would print a traceback from the imports of multiprocessing's fork server. The fork server imports
+this module first, and from then on Ctrl-C ends it silently. Once it is ready, it ignores Ctrl-C and ends with the
+process that started it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ INTERRUPTED = 130
 def interrupts_held_back() -> Iterator[None]:
     """A process that is started in the block gets no Ctrl-C until it has imported this module.
 
-    The signal still reaches the calling process: at once in another thread, or at the end of the block.
+    The signal still reaches the calling process: immediately in another thread, or at the end of the block.
     """
-    # Would be started by the fork server's start, and let the signal through from then on.
+    # The start of the fork server would start it, and it would unblock the signal.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

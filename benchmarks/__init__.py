@@ -1,4 +1,4 @@
-"""What is measured, one command each: ``python -m benchmarks.<name> [--json FILE]``.
+"""Benchmarks, one command each: ``python -m benchmarks.<name> [--json FILE]``.
 
-Every figure is a ratio of two things that ran in alternation in one process, so that a busy machine slows both.
+Every figure is a ratio of two programs that ran in alternation in one process, so that a busy machine slows both.
 """

@@ -2,8 +2,8 @@
 
     python -m benchmarks.data [--clips DIR]
 
-Without ``--clips`` a few clips of 10 s, 1280 x 720, with sound are made first. ``ffmpeg`` (if it is installed) does the
-work of `pack` for one clip on one thread: 8 frames scaled and written as JPEG, 10 s of sound to 16 kHz mono FLAC.
+Without ``--clips``, a few clips of 10 s, 1280 x 720, with audio are made first. ``ffmpeg`` (if installed) does the work
+of `pack` for one clip on one thread: 8 frames scaled and written as JPEG, 10 s of audio to 16 kHz mono FLAC.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import av
 import numpy as np
 import torch
 
-from avrt.data.shards import ShardSet, ShardWriter
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
 from benchmarks.measure import alternate, paired_ratio, parser, save, show
-
-MAX_PIXELS = 768 * 28 * 28
 
 
 def main() -> None:
@@ -44,7 +43,7 @@ def main() -> None:
         shards = ShardSet(folder / "shards")
         contestants = {
             "read shards": lambda: [shards[i] for i in range(len(shards))],
-            "decode clips": lambda: [read_clip(path, max_pixels=MAX_PIXELS, require_audio=False) for path in clips],
+            "decode clips": lambda: [read_clip(path, require_audio=False) for path in clips],
             "pack": lambda: _pack(clips, folder / "again"),
         }
         if shutil.which("ffmpeg"):
@@ -71,7 +70,7 @@ def main() -> None:
 def _pack(clips: list[Path], out: Path) -> None:
     with ShardWriter(out, overwrite=True) as writer:
         for i, path in enumerate(clips):
-            clip = read_clip(path, max_pixels=MAX_PIXELS, require_audio=False)
+            clip = read_clip(path, require_audio=False)
             writer.write(replace(Sample(f"s{i}", "?", ("a", "b"), 0), clip=clip))
 
 
@@ -79,7 +78,7 @@ def _ffmpeg(path: Path, out: Path) -> None:
     out.mkdir(exist_ok=True)
     command = ["ffmpeg", "-v", "error", "-y", "-threads", "1", "-i", f"file:{path}"]
     command += ["-map", "0:v:0", "-vf", "fps=0.8,scale=1008:588", "-frames:v", "8", "-q:v", "2", str(out / "%d.jpg")]
-    command += ["-map", "0:a:0?", "-ac", "1", "-ar", "16000", "-t", "10", str(out / "sound.flac")]
+    command += ["-map", "0:a:0?", "-ac", "1", "-ar", "16000", "-t", "10", str(out / "audio.flac")]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
 
@@ -95,16 +94,16 @@ def _make_clip(path: Path, seed: int, seconds: int = 10, fps: int = 25) -> None:
         audio = file.add_stream("aac", 44_100, layout="stereo")
         for i in range(seconds * fps):
             start = rng.integers(smooth.shape[0])
-            picture = np.roll(smooth, 4 * i, axis=1) + grain[start : start + smooth.shape[0]]
-            picture = np.clip(picture, 0, 255).astype(np.uint8)
-            file.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = np.roll(smooth, 4 * i, axis=1) + grain[start : start + smooth.shape[0]]
+            frame = np.clip(frame, 0, 255).astype(np.uint8)
+            file.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(video.encode(None))
         t = np.arange(seconds * 44_100) / 44_100
         tone = np.tile(0.3 * np.sin(2 * np.pi * 440 * t), (2, 1)).astype(np.float32)
         for start in range(0, tone.shape[1], 1024):
-            frame = av.AudioFrame.from_ndarray(tone[:, start : start + 1024].copy(), format="fltp", layout="stereo")
-            frame.sample_rate, frame.pts = 44_100, start
-            file.mux(audio.encode(frame))
+            block = av.AudioFrame.from_ndarray(tone[:, start : start + 1024].copy(), format="fltp", layout="stereo")
+            block.sample_rate, block.pts = 44_100, start
+            file.mux(audio.encode(block))
         file.mux(audio.encode(None))
 
 

@@ -4,8 +4,8 @@
     python -m benchmarks.grpo_step --peer naive --group 4
 
 ``trl``: text prompts against TRL's GRPOTrainer with its transformers rollout, same weights, same lengths.
-``naive``: audio-visual prompts against a step that does what peers do (see `benchmarks.naive_step`), by default with
-frames as large as the presets allow.
+``naive``: audio-visual prompts against a step as in other implementations (see `benchmarks.naive_step`), by default
+with frames as large as the presets allow.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
         type=int,
         choices=(3, 4),
         default=4,
-        help="peer naive: 4 with a pass of its own for the old policy, as frameworks have it that always take one",
+        help="peer naive: 4 adds a separate pass for the old policy, as in frameworks that always run one",
     )
     options = args.parse_args()
     torch.set_num_threads(options.threads)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.logprobs --prompt 3072 --response 128 --group 8
 
-The other side is what peers do: rows of prompt + response, and the logits of all response tokens at once.
+The other side is the usual computation: rows of prompt + response, and the logits of all response tokens at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Alternating measurement, its spread, and how results are shown and saved."""
+"""Alternating measurements, their spread, and output of the results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of repeated runs of one thing."""
+    """Seconds of repeated runs of one contestant."""
 
     seconds: list[float]
 
@@ -45,7 +45,7 @@ class Timing:
 def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, Timing]:
     """Run every contestant once per round, in turn; the first `warmup` rounds do not count.
 
-    Each run must take its own time: a contestant may return a float, which then counts instead of its wall time.
+    A contestant may return its own seconds as a float, which then count instead of its wall time.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for i in range(warmup + rounds):
@@ -59,15 +59,15 @@ def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int, warm
 
 
 def paired_ratio(slow: Timing, fast: Timing) -> tuple[float, float, float]:
-    """Median, smallest and largest of the rounds' ratios: each compares two runs that stood side by side."""
+    """Median, smallest and largest of the rounds' ratios: each compares two neighboring runs."""
     ratios = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def peak_memory_above(run: Callable[[], object]) -> int:
-    """Largest resident memory during `run` above what was resident before it, in bytes (Linux).
+    """Peak resident memory during `run` minus the resident memory before it, in bytes (Linux).
 
-    Freed memory that the allocator has kept is given back first: taken up again, it would not be seen.
+    The allocator first returns freed memory to the system: otherwise `run` could use it unnoticed.
     """
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -95,10 +95,10 @@ def peak_memory_above(run: Callable[[], object]) -> int:
 
 
 def in_fresh_process(work: Callable[..., T], *arguments: object) -> T:
-    """What `work` returns in a new process, for memory measurements.
+    """The result of `work` in a new process, for memory measurements.
 
-    Its C library maps every block of a mebibyte and more on its own and gives it back when it is freed, so that what
-    earlier runs left in fragments is not counted.
+    Its C library maps every block of a mebibyte or more separately and returns it to the system when it is freed, so
+    fragments of earlier runs do not count.
     """
     os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1 << 20)  # read when the new process starts
     try:
@@ -109,7 +109,7 @@ def in_fresh_process(work: Callable[..., T], *arguments: object) -> T:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and the package versions of the measurement."""
     packages = ("torch", "transformers", "trl", "lightning", "webdataset", "av")
     return {
         "processor": platform.processor() or platform.machine(),

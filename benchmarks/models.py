@@ -1,7 +1,7 @@
 """The small model that the benchmarks run: real proportions, random weights.
 
-Hidden size, MLP and head sizes stand to each other as in Qwen2.5-Omni (MLP 5.4 times the hidden size, several query
-heads per key head).
+The ratios of hidden, MLP and head sizes are those of Qwen2.5-Omni (MLP 5.4 times the hidden size, several query heads
+per key head).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Shape:
 
 
 def text_only_model(shape: Shape, seed: int = 0) -> Qwen2ForCausalLM:
-    """A random Qwen2 language model: what peers train."""
+    """A random Qwen2 language model, which the other libraries train."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         **vars(shape),
@@ -51,7 +51,7 @@ def text_only_model(shape: Shape, seed: int = 0) -> Qwen2ForCausalLM:
 
 
 def language_model(shape: Shape, weights: Qwen2ForCausalLM | None = None, seed: int = 0) -> LanguageModel:
-    """The text model of a Qwen2.5-Omni thinker with a Qwen2 model's weights: the same function of text."""
+    """The text model of a Qwen2.5-Omni thinker with a Qwen2 model's weights: for text it computes the same function."""
     source = weights or text_only_model(shape, seed)
     side = 3 * shape.rotary_pairs // 8
     config = Qwen2_5OmniTextConfig(

@@ -1,8 +1,8 @@
-"""The audio-visual peer of `benchmarks.grpo_step`: a GRPO step as the field's open implementations write it.
+"""The audio-visual peer of `benchmarks.grpo_step`: a GRPO step as in other open implementations.
 
-Every response is a row of its own in every pass: the rollout expands the prompt before the encoders run, and the
-reference and training passes, and that of the old policy, run encoders, prompt and response for each of the G rows and
-hold all logits. It is plain transformers, right in its results, and tuned no further than they are.
+Every response is a separate row in every pass: the rollout expands the prompt before the encoders run, and the passes
+for reference, old policy and training run encoders, prompt and response for each of the G rows and hold all logits. It
+is plain transformers with correct results, tuned as little as those implementations.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from avrt.sample import Clip, Sample
 
 
 def audio_visual_prompts(folder: Path, count: int, frame_size: int) -> list[Prompt]:
-    """Prompts of 8 square frames and 10 s of sound."""
+    """Prompts of 8 square frames and 10 s of audio."""
     student = Student.load(_config(folder))
     generator = torch.Generator().manual_seed(0)
     prompts = []
     for i in range(count):
         frames = torch.randint(0, 256, (8, 3, frame_size, frame_size), dtype=torch.uint8, generator=generator)
-        sound = 0.1 * torch.randn(160_000, generator=generator)
-        clip = Clip(frames, tuple(1.25 * t for t in range(8)), 0.8, sound, 10.0, frame_size, frame_size)
+        waveform = 0.1 * torch.randn(160_000, generator=generator)
+        clip = Clip(frames, tuple(1.25 * t for t in range(8)), 0.8, waveform, 10.0, frame_size, frame_size)
         sample = Sample(str(i), "red red", ("red", "green"), 0, clip=clip)
         prompts.append(student.encoder.encode(sample))
     return prompts
@@ -42,12 +42,12 @@ def _config(folder: Path) -> StudentConfig:
 
 
 class NaiveStep:
-    """One optimizer step, as often as called.
+    """One optimizer step per call.
 
     Args:
         folder, prompts, group, response: see `benchmarks.students.OurStep`.
-        old_policy_pass: score the responses under the policy that sampled them in a pass of its own, as many
-            frameworks always do, though before the first update it is the policy itself.
+        old_policy_pass: compute the log-probabilities of the policy that sampled the responses in a separate pass, as
+            many frameworks always do, although before the first update it is the policy itself.
     """
 
     def __init__(

@@ -1,13 +1,12 @@
-"""How a step grows with group size, prompt and response: with P + G*C, not with G * (P + C).
+"""Growth of a step's time with group size, prompt and response: P + G*C, not G * (P + C).
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --part logprobs
 
-Times the whole GRPO step (or the log-prob pass alone, forward and backward) over a grid of shapes, then explains the
-times once by the tokens of the shared row, P + G*C, and once by those of one row per response, G * (P + C). A step also
-decodes C times, one after another, so both explanations of it get a term for C. The headline is how much better the
-first fits: the ratio of the two fits' unexplained variances. Attention adds a term of its own, so neither is perfect.
-The peak memory of every shape is explained in the same two ways.
+Times the whole GRPO step (or the log-prob pass alone, forward and backward) over a grid of shapes, then fits the times
+with the tokens of the shared row, P + G*C, and with those of one row per response, G * (P + C). A step also decodes C
+times in sequence, so both of its fits get a term for C. The result is the ratio of the two fits' unexplained variances.
+Attention adds another term, so neither fit is perfect. The peak memory of every shape is fitted in the same two ways.
 """
 
 from __future__ import annotations

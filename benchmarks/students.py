@@ -1,4 +1,4 @@
-"""Students and prompts for the whole-step benchmarks: saved once in a temporary folder, loaded by both sides."""
+"""Students and prompts for the benchmarks of whole steps: saved once in a temporary folder, loaded by both sides."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class BenchmarkModule(GRPOModule):
 
 
 class TokenSum(RewardCallback):
-    """A reward that differs between responses and costs nothing; the peer gets the same."""
+    """A reward that differs between responses and costs no time; the other library gets the same."""
 
     name = "token_sum"
 
@@ -98,7 +98,7 @@ def text_prompt(ids: torch.Tensor) -> Prompt:
 class StepTimer(Callback):
     """Time from a window's first micro-batch to the end of its optimizer step.
 
-    Must stand before all callbacks that work at the start of a batch.
+    Must come before all callbacks that work at the start of a batch.
     """
 
     seconds = 0.0
@@ -113,7 +113,7 @@ class StepTimer(Callback):
 
 
 class OurStep:
-    """One optimizer step of the project's GRPO under Lightning, as often as called.
+    """One optimizer step of the project's GRPO under Lightning, once per call.
 
     Args:
         folder: a student saved by `save_student`.
@@ -139,7 +139,7 @@ class OurStep:
             accelerator="cpu",
             devices=1,
             max_steps=1,
-            gradient_clip_val=1.0,  # as the peers do
+            gradient_clip_val=1.0,  # as in the other libraries
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -1,10 +1,10 @@
-"""How much the trace pipeline costs beside the models: calls per second, with every call durable in the ledger.
+"""Overhead of the trace pipeline: calls per second, with every call durable in the ledger.
 
     python -m benchmarks.traces
 
-A local server in a process of its own answers at once, or after 200 ms. Each line is one stage run as
-`python -m avrt traces` runs it: keys, prompts, media out of shards, HTTP, and a ledger record on disk before the next
-call. ``share`` is the measured rate over the possible one (calls allowed in flight / latency).
+A local server in a separate process answers immediately, or after 200 ms. Each line is one stage, run as by
+`python -m avrt traces`: keys, prompts, media from shards, HTTP, and a ledger record on disk before the next call.
+``share`` is the measured rate over the possible one (calls allowed in flight / latency).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from avrt.data.shards import ShardSet, ShardWriter
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
 from avrt.servers.config import StageConfig
 from avrt.traces.config import TracesConfig
@@ -43,7 +44,7 @@ MODELS = b'{"object":"list","data":[{"id":"bench","object":"model","created":0,"
 
 
 class AnswerAtOnce(asyncio.Protocol):
-    """The least HTTP server: reads a request by its content-length and answers it after `latency` seconds."""
+    """A minimal HTTP server: reads a request by its content-length and answers it after `latency` seconds."""
 
     def __init__(self, latency: float) -> None:
         self._latency = latency

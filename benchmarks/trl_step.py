@@ -17,19 +17,19 @@ from benchmarks.models import Shape, text_only_model
 
 
 def token_sum(completion_ids: list[list[int]], **_: object) -> list[float]:
-    """The same reward as on our side."""
+    """The same reward as in `benchmarks.students.TokenSum`."""
     return [float(sum(ids) % 7) for ids in completion_ids]
 
 
 class TRLStep:
-    """One optimizer step of TRL, as often as called; see `benchmarks.students.OurStep` for the arguments."""
+    """One optimizer step of TRL per call; see `benchmarks.students.OurStep` for the arguments."""
 
     def __init__(
         self, folder: Path, shape: Shape, tokenizer: Any, prompts: list[str], group: int, response: int
     ) -> None:
         model = text_only_model(shape)
         model.save_pretrained(folder)
-        # From a local folder: TRL takes the name of a model in memory for a hub id.
+        # From a local folder: TRL uses the name of a model in memory as a hub id.
         self.timer = _StepTimer()
         self.trainer = GRPOTrainer(
             model=str(folder),

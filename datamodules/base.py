@@ -7,7 +7,8 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from avrt.data.shards import ShardError, ShardSet
+from avrt.data.shards import ShardSet
+from avrt.data.tar_index import ShardError
 from avrt.media.clip_files import without_extension
 from avrt.media.masking import Modalities
 from avrt.model.encoding import PromptEncoder

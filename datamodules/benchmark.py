@@ -13,6 +13,7 @@ from avrt.evaluation.benchmarks import Item
 from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, QuestionSet, open_question_sets
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_log import batches_left
+from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
 from avrt.media.masking import Modalities
 from avrt.model.encoding import PromptEncoder
 from datamodules import streaming
@@ -117,8 +118,8 @@ class BenchmarkDataModule(LightningDataModule):
         subset: str | None = None,
         require_media: bool = False,
         modalities: Modalities = "AV",
-        num_frames: int = 8,
-        max_audio_seconds: float = 10.0,
+        num_frames: int = NUM_FRAMES,
+        max_audio_seconds: float = MAX_AUDIO_SECONDS,
         batch_size: int = 8,
         num_workers: int = 2,
         prefetch: int = 2,

@@ -460,7 +460,7 @@ class StudentModule(LightningModule):
         completions = self.answer(batch)
         for completion in completions:
             parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
-            self.val_accuracy.update(float(parsed.letter == completion.sample.gold))
+            self.val_accuracy.update(float(completion.sample.is_right(parsed.letter)))
             self.val_format.update(float(is_formatted(completion.text)))
         return {"completions": completions}
 
@@ -495,7 +495,7 @@ def prediction(completion: Completion) -> dict[str, Any]:
         "id": sample.id,
         "answer": parsed.letter,
         "gold": sample.gold,
-        "right": parsed.letter == sample.gold,
+        "right": sample.is_right(parsed.letter),
         "reason": parsed.reason.value,
         "finish_reason": completion.finish_reason,
         "text": completion.text,

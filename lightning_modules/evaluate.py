@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from avrt.evaluation.benchmarks import new_record
 from avrt.evaluation.question_sets import MediaConfig, QuestionSet, prompt_settings
 from avrt.evaluation.records.log import RecordWriter
@@ -23,6 +20,7 @@ from avrt.evaluation.score_table import score_console
 from avrt.evaluation.scoring import grade_record
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
+from avrt.model.trained_weights import weights_fingerprint
 from avrt.sample import Sample
 from avrt.text.answers import Profile
 from avrt.text.prompts import build_messages
@@ -203,21 +201,3 @@ class EvaluateModule(StudentModule):
     def _close(self) -> None:
         for writer in self._writers.values():
             writer.close()
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """Tells whether two runs have the same weights: SHA-256 over a stretch of every parameter and a sum over its bits.
-
-    The sums are of whole numbers, so they do not depend on the device or the order of adding up.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(module.named_parameters()):
-        weights = parameter.detach()
-        stretch = weights.flatten()[:256].to("cpu", torch.float32)
-        total = int(weights.view(_BITS[weights.element_size()]).sum(dtype=torch.int64))
-        digest.update(f"{name} {tuple(weights.shape)} {total}".encode())
-        digest.update(stretch.numpy().tobytes())
-    return digest.hexdigest()
-
-
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}

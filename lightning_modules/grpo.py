@@ -172,7 +172,9 @@ class GRPOModule(StudentModule):
             if self.lora_config is not None:
                 self.reference = AdaptersOff(self.student.language_model)
             else:
-                self.reference = FrozenCopy(self.student.reference(), in_host_memory=self.reference_device == "cpu")
+                self.reference = FrozenCopy(
+                    self.student.copy_language_model(), in_host_memory=self.reference_device == "cpu"
+                )
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -33,6 +33,8 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.cpp_extension import get_default_build_root
 
 from avrt.model.checkpoints import (
+    DEEPSPEED_TAG,
+    DEEPSPEED_WEIGHTS,
     check_complete,
     check_no_instantiator,
     finish_folder,
@@ -40,12 +42,6 @@ from avrt.model.checkpoints import (
     save_tensors,
     start_folder,
 )
-
-WEIGHTS_FILE = "mp_rank_00_model_states.pt"
-"""DeepSpeed's file with the trained weights and everything that Lightning wants saved."""
-
-TAG = "checkpoint"
-"""Lightning's name for the one DeepSpeed checkpoint in a folder."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +237,7 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         partial = self.broadcast(str(start_folder(path)) if self.is_global_zero else "")
         try:
             self.deepspeed_engine.save_checkpoint(
-                partial, client_state=client_state, tag=TAG, exclude_frozen_parameters=True
+                partial, client_state=client_state, tag=DEEPSPEED_TAG, exclude_frozen_parameters=True
             )
         except OSError:  # a full disk: leave nothing that takes room
             shutil.rmtree(partial, ignore_errors=True)
@@ -265,7 +261,7 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
                 "or export it and set model.init_args.student.path"
             )
         module: Any = self.lightning_module
-        saved = load_without_code(path / TAG / WEIGHTS_FILE, mmap=True)
+        saved = load_without_code(path / DEEPSPEED_TAG / DEEPSPEED_WEIGHTS, mmap=True)
         check_no_instantiator(saved, path)
         if module.trainer.training and saved["dp_world_size"] != self.world_size:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What tests of every room share."""
+"""Fixtures and settings shared by all tests."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from avrt.model.student import Student
     from tests.programs import ForkServer
 
-# pytest runs a process per core, and some tests start more: thread pools as wide as the machine would only make them
-# wait for each other. Set before anything imports torch, and inherited by what tests start.
+# pytest runs a process per core, and some tests start more, so thread pools as wide as the machine would compete. Set
+# before anything imports torch, and inherited by programs that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TOGETHER = ("tests/distributed/", "tests/lightning_modules/callbacks/test_preemption.py")
-"""Files whose tests look at the same runs, or start programs from the same server."""
+"""Files whose tests share runs, or start programs from the same server."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keep compiled modules for the many processes that tests start, where Python is told to leave none behind.
+    """Keep compiled modules for the many processes that tests start, even if Python is told not to write any.
 
-    Each would compile some 2,000 files anew, which takes longer than all that it then does.
+    Otherwise each would compile some 2,000 files again, which takes longer than the test itself.
     """
     cache = getattr(config, "cache", None)
     if sys.dont_write_bytecode and cache is not None and os.access(config.rootpath, os.W_OK):
@@ -47,7 +47,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder of the real clips and annotations, which are kept beside the checkout and never in it."""
+    """Folder of the real clips and annotations, beside the checkout and never in it."""
     folder = Path(__file__).resolve().parents[1] / ".." / "shared" / "real"
     if not folder.is_dir():
         pytest.skip("real data not found: this test needs the folder `shared/real` beside the checkout")
@@ -75,7 +75,7 @@ BOTH = {"tiny": "student_folder", "published": "published_folder"}
 
 @pytest.fixture(scope="session", params=["tiny", "published"])
 def any_student_folder(request: pytest.FixtureRequest) -> Path:
-    """The tiny student, then the one in the published layout: for what depends on the layout. Read only."""
+    """The tiny student, then the one in the published layout: for tests that depend on the layout. Read only."""
     return request.getfixturevalue(BOTH[request.param])
 
 
@@ -87,7 +87,7 @@ def layout_folder(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
-    """Starts programs that have the training stack imported already."""
+    """Starts programs in processes that have imported the training stack already."""
     from tests.programs import ForkServer
 
     with ForkServer() as server:
@@ -96,7 +96,7 @@ def fork_server() -> Iterator[ForkServer]:
 
 @pytest.fixture(scope="session")
 def student64(layout_folder: Path) -> Student:
-    """The tiny student in float64, norms included. Tests must leave its weights alone."""
+    """The tiny student in float64, norms included. Tests must not change its weights."""
     from tests.tiny_student import load_student, widen_norms
 
     student = load_student(layout_folder, dtype="float64")
@@ -106,7 +106,7 @@ def student64(layout_folder: Path) -> Student:
 
 @pytest.fixture(scope="session")
 def student32(layout_folder: Path) -> Student:
-    """The tiny student in float32. Tests must leave its weights alone."""
+    """The tiny student in float32. Tests must not change its weights."""
     from tests.tiny_student import load_student
 
     return load_student(layout_folder, dtype="float32")

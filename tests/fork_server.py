@@ -1,4 +1,4 @@
-"""A process that has imported the training stack and forks whoever wants to run ``python -m MODULE`` with it.
+"""A process that has imported the training stack and forks programs ``python -m MODULE`` that use it.
 
 The stack takes longer to import than a tiny run takes to train. Each program still has a process, a session, signals,
 an environment and an exit status of its own, as if it had been started the usual way. The server computes nothing
@@ -34,7 +34,7 @@ PRELOADED = (
 )
 
 POLL_SECONDS = 0.02
-"""Between two looks for programs that have ended."""
+"""Seconds between two checks for programs that have ended."""
 
 
 def serve() -> None:
@@ -43,11 +43,11 @@ def serve() -> None:
     Returns in the forked children only. When its input ends, the server kills what still runs and ends too.
     """
     requests, answers = os.dup(0), os.dup(1)
-    os.dup2(2, 1)  # what an import prints is no answer
+    os.dup2(2, 1)  # output of an import is not an answer
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     for module in PRELOADED:
         importlib.import_module(module)
-    gc.freeze()  # the children need not look through all this again whenever they collect garbage, and when they end
+    gc.freeze()  # so that the children's garbage collections skip all this
     running: dict[int, Path] = {}
     buffer = b""
     while True:
@@ -82,7 +82,7 @@ def serve() -> None:
 
 
 def become(request: dict[str, Any]) -> None:
-    """Take on what a program has that was started on its own."""
+    """Give this process the state of a program that was started normally."""
     os.setsid()
     os.chdir(request["cwd"])
     os.environ.clear()

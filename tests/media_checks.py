@@ -1,10 +1,11 @@
-"""What tests of media files ask again and again."""
+"""Checks shared by the tests of media files."""
 
 from pathlib import Path
 
 import pytest
 
-from avrt.media.reader import MediaError, MediaReason, read_clip
+from avrt.media.errors import MediaError, MediaReason
+from avrt.media.reader import read_clip
 from tests.media_files import number_of
 
 

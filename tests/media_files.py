@@ -1,4 +1,4 @@
-"""Renders small media files whose content is known: each frame carries its number, each sound is a sum of tones."""
+"""Renders small media files of known content: each frame shows its number, audio is a sum of tones."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ BITS = 12
 
 
 def numbered_frame(number: int, width: int = BITS * CELL, height: int = 32) -> np.ndarray:
-    """An RGB picture that shows `number` in black and white squares, most significant bit first."""
-    picture = np.full((height, width, 3), 128, np.uint8)
+    """An RGB image that shows `number` in black and white squares, most significant bit first."""
+    image = np.full((height, width, 3), 128, np.uint8)
     for bit in range(BITS):
-        picture[:, bit * CELL : (bit + 1) * CELL] = 255 if number >> (BITS - 1 - bit) & 1 else 0
-    return picture
+        image[:, bit * CELL : (bit + 1) * CELL] = 255 if number >> (BITS - 1 - bit) & 1 else 0
+    return image
 
 
-def number_of(picture: np.ndarray) -> int:
-    """The number that a picture ``[3, H, W]`` of `numbered_frame` shows."""
-    row = picture[:, picture.shape[1] // 2].mean(0)
+def number_of(image: np.ndarray) -> int:
+    """The number that an image ``[3, H, W]`` of `numbered_frame` shows."""
+    row = image[:, image.shape[1] // 2].mean(0)
     return sum(1 << (BITS - 1 - bit) for bit in range(BITS) if row[bit * CELL + CELL // 2] > 127)
 
 
 def write_video(
     path: Path,
-    pictures: Sequence[np.ndarray],
+    frames: Sequence[np.ndarray],
     *,
     moments: Sequence[int] | None = None,
     time_base: Fraction = Fraction(1, 10),
@@ -40,21 +40,21 @@ def write_video(
     options: dict[str, str] | None = None,
     pixel_format: str = "yuv420p",
     container_options: dict[str, str] | None = None,
-    sound: np.ndarray | None = None,
-    sound_rate: int = 16_000,
-    sound_codec: str = "pcm_s16le",
-    sound_layout: str = "mono",
-    sound_start: Fraction = Fraction(0),
+    audio: np.ndarray | None = None,
+    audio_rate: int = 16_000,
+    audio_codec: str = "pcm_s16le",
+    audio_layout: str = "mono",
+    audio_start: Fraction = Fraction(0),
     rotation: int | None = None,
     matrix: Sequence[int] | None = None,
     pixel_aspect: Fraction | None = None,
 ) -> Path:
-    """Write RGB pictures ``[H, W, 3]`` shown at `moments` (in units of `time_base`; 0, 1, 2, ... by default).
+    """Write RGB frames ``[H, W, 3]`` shown at `moments` (in units of `time_base`; 0, 1, 2, ... by default).
 
-    `sound` is ``[channels, S]`` int16 or float32 and begins at `sound_start` seconds.
+    `audio` is ``[channels, S]`` int16 or float32 and begins at `audio_start` seconds.
     """
-    height, width = pictures[0].shape[:2]
-    moments = range(len(pictures)) if moments is None else moments
+    height, width = frames[0].shape[:2]
+    moments = range(len(frames)) if moments is None else moments
     with av.open(str(path), "w", options=container_options or {}) as container:
         video = container.add_stream(codec, rate=round(1 / time_base), options=options or {})
         video.width, video.height, video.pix_fmt = width, height, pixel_format
@@ -65,33 +65,33 @@ def write_video(
             video.set_display_rotation(rotation)
         if matrix is not None:
             video.set_display_matrix(matrix)
-        audio = None
-        if sound is not None:
-            audio = container.add_stream(sound_codec, rate=sound_rate, layout=sound_layout)
-        for picture, moment in zip(pictures, moments, strict=True):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        stream = None
+        if audio is not None:
+            stream = container.add_stream(audio_codec, rate=audio_rate, layout=audio_layout)
+        for image, moment in zip(frames, moments, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.time_base = moment, time_base
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-        if audio is not None:
-            assert sound is not None
-            _write_sound(container, audio, sound, sound_rate, sound_layout, sound_start)
+        if stream is not None:
+            assert audio is not None
+            _write_audio(container, stream, audio, audio_rate, audio_layout, audio_start)
     return path
 
 
-def write_sound(path: Path, sound: np.ndarray, rate: int, *, codec: str = "pcm_s16le", layout: str = "mono") -> Path:
-    """Write ``[channels, S]`` as a sound file."""
+def write_audio(path: Path, audio: np.ndarray, rate: int, *, codec: str = "pcm_s16le", layout: str = "mono") -> Path:
+    """Write ``[channels, S]`` as an audio file."""
     with av.open(str(path), "w") as container:
-        audio = container.add_stream(codec, rate=rate, layout=layout)
-        _write_sound(container, audio, sound, rate, layout, Fraction(0))
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        _write_audio(container, stream, audio, rate, layout, Fraction(0))
     return path
 
 
-def _write_sound(container, stream, sound, rate, layout, start) -> None:
-    form = "s16p" if sound.dtype == np.int16 else "fltp"
+def _write_audio(container, stream, audio, rate, layout, start) -> None:
+    form = "s16p" if audio.dtype == np.int16 else "fltp"
     block = 1024
-    for begin in range(0, sound.shape[1], block):
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound[:, begin : begin + block]), form, layout)
+    for begin in range(0, audio.shape[1], block):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio[:, begin : begin + block]), form, layout)
         frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
         frame.pts = begin + round(start * rate)
         container.mux(stream.encode(frame))
@@ -109,7 +109,7 @@ def as_int16(*channels: np.ndarray) -> np.ndarray:
 
 
 def png_bomb(path: Path, side: int = 30_000) -> Path:
-    """A black picture of side x side pixels in about 100 kB."""
+    """A black image of side x side pixels in about 100 kB."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""Programs that tests start as ``python -m MODULE``, each in processes of its own; see `tests.fork_server`."""
+"""Programs that tests start as ``python -m MODULE``, each in separate processes; see `tests.fork_server`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TIMEOUT = 240
 
 
 def environment() -> dict[str, str]:
-    """Of a run's processes: nothing of a launcher around the tests, one thread each."""
+    """The environment of a run's processes: one thread each, and nothing from a launcher around the tests."""
     launcher = ("SLURM", "PL_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(launcher)}
     return kept | {
@@ -34,7 +34,7 @@ def environment() -> dict[str, str]:
 
 @dataclass
 class Program:
-    """One that was started; with the processes that it starts it is one process group.
+    """A started program; with the processes that it starts it is one process group.
 
     Attributes:
         pid: of its first process.
@@ -54,7 +54,7 @@ class Program:
         return self.returncode
 
     def wait(self, timeout: float = TIMEOUT) -> str:
-        """Wait for its end; returns what it printed. A program that hangs is killed with all its processes."""
+        """Wait for its end and return its output. A program that hangs is killed with all its processes."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -65,11 +65,11 @@ class Program:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Its output so far."""
         return self.log.read_text(errors="replace")
 
     def kill(self) -> None:
-        """Kill what is left of it and of the processes that it started."""
+        """Kill it and the processes that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -95,7 +95,7 @@ class ForkServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._server.stdin is not None
-        self._server.stdin.close()  # then it kills what still runs, and ends
+        self._server.stdin.close()  # then it kills running programs, and ends
         self._server.wait(30)
 
     def start(self, module: str, arguments: Sequence[str], log: Path, **variables: str) -> Program:

@@ -1,4 +1,4 @@
-"""config.json as Qwen2.5-Omni was published with in mid-2025, at tiny width.
+"""config.json of Qwen2.5-Omni as published in mid-2025, at tiny width.
 
 Written by transformers 4.50: every nested configuration of the thinker repeats the defaults of `PretrainedConfig`,
 multimodal positions are set by `rope_scaling`, and media tokens by `*_token_index`.
@@ -72,7 +72,7 @@ GENERIC: dict[str, Any] = {
     "tie_word_embeddings": True,
     "top_k": 50,
 }
-"""What `PretrainedConfig` of transformers 4.50 writes for every model."""
+"""The settings that `PretrainedConfig` of transformers 4.50 writes for every model."""
 
 INITIALIZATION = {"init_std": 0.02, "initializer_range": 0.02}
 

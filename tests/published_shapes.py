@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 
 @dataclass(frozen=True)
 class Published:
-    """Sizes of one published thinker; what both share is written out below."""
+    """Sizes of one published thinker; sizes that both share are constants below."""
 
     hidden: int
     mlp: int
@@ -67,7 +68,7 @@ class Published:
         return 2 * self.vocabulary * self.hidden + self.layers * layer + self.hidden
 
     def vision_parameters(self) -> int:
-        """32 blocks with biases everywhere and two norms; patches of 2 x 14 x 14 in 3 colours; merger of 2 x 2."""
+        """32 blocks with biases everywhere and two norms; patches of 2 x 14 x 14 in 3 colors; merger of 2 x 2."""
         block = (1280 + 1) * 3 * 1280 + (1280 + 1) * 1280 + 2 * (1280 + 1) * 3420 + (3420 + 1) * 1280 + 2 * 1280
         merger = 1280 + (5120 + 1) * 5120 + (5120 + 1) * self.hidden
         return 3 * 2 * 14 * 14 * 1280 + 32 * block + merger
@@ -82,3 +83,9 @@ class Published:
 
 OMNI_3B = Published(hidden=2048, mlp=11_008, layers=36, heads=16, kv_heads=2, vocabulary=151_936)
 OMNI_7B = Published(hidden=3584, mlp=18_944, layers=28, heads=28, kv_heads=4, vocabulary=152_064)
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """(trainable, frozen) parameters, each tensor once."""
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return trainable, sum(p.numel() for p in module.parameters()) - trainable

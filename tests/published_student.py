@@ -1,4 +1,4 @@
-"""A folder in the layout in which Qwen2.5-Omni is published, at tiny width with random weights.
+"""A folder in the published layout of Qwen2.5-Omni, at tiny width with random weights.
 
 Everything that a tool could trip over is as published: thinker, talker and token2wav in three shards with an index,
 the configuration of mid-2025, the full tokenizer as `vocab.json` and `merges.txt`, `preprocessor_config.json` without
@@ -55,7 +55,7 @@ ADDED_TOKENS = {
     )
 }
 LAST_SPECIAL = 151_656
-"""Added tokens behind this one are ordinary: a decoder that skips special tokens shows them."""
+"""Added tokens after this one are ordinary: a decoder that skips special tokens keeps them."""
 
 NAMED_TOKENS = {
     "audio_bos_token": "<|audio_bos|>",
@@ -218,7 +218,7 @@ def published_weights(folder: Path, dtype: torch.dtype, seed: int) -> dict[str, 
                 if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv3d):
                     module.weight.normal_(0.0, module.weight[0].numel() ** -0.5)
             model.thinker.model.language_model.embed_tokens.weight.normal_()
-            model.thinker.lm_head.weight.mul_(0.2)  # close to uniform, as a bare random head is
+            model.thinker.lm_head.weight.mul_(0.2)  # close to uniform, like a plain random head
     weights = {}
     for name, weight in model.state_dict().items():
         part, _, rest = name.partition(".")

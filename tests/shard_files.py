@@ -1,20 +1,20 @@
-"""Writes small sets of shards whose content is known."""
+"""Writes small sets of shards of known content."""
 
 from pathlib import Path
 
 import torch
 
-from avrt.data.shards import ShardWriter
+from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
 
 
 def make_clip(seed: int = 0, frames: int = 3, seconds: float = 0.5) -> Clip:
-    """Smooth pictures, which JPEG keeps well, and quiet noise."""
+    """Smooth images, which JPEG keeps well, and quiet noise."""
     generator = torch.Generator().manual_seed(seed)
     base = torch.linspace(0, 255, 48).expand(32, 48)
-    pictures = torch.stack([torch.stack([base, base.flip(1), torch.full_like(base, 20.0 * t)]) for t in range(frames)])
+    images = torch.stack([torch.stack([base, base.flip(1), torch.full_like(base, 20.0 * t)]) for t in range(frames)])
     return Clip(
-        frames=(pictures + seed % 7).clamp(0, 255).to(torch.uint8),
+        frames=(images + seed % 7).clamp(0, 255).to(torch.uint8),
         timestamps=tuple(t + 0.5 for t in range(frames)),
         fps=1.0,
         waveform=torch.rand(round(seconds * 16_000), generator=generator) - 0.5,

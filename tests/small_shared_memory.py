@@ -1,4 +1,4 @@
-"""Programs that see another, smaller ``/dev/shm`` than the machine's, as in a container with Docker's default."""
+"""Programs with a smaller ``/dev/shm`` than the machine's, as in a container with Docker's default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def with_shared_memory(size: str, command: Sequence[str]) -> list[str]:
-    """`command` with a ``/dev/shm`` of `size` (as for mount: ``64m``) in a mount namespace of its own."""
+    """`command` with a ``/dev/shm`` of `size` (as for mount: ``64m``) in a separate mount namespace."""
     prefix = _prefix()
     if prefix is None:
         pytest.skip("this test mounts a small /dev/shm of its own, which is not permitted here")

@@ -1,7 +1,7 @@
-"""A tiny student, clips of random content in every combination of streams, and transformers' own forward to compare.
+"""A tiny student, random clips in every combination of streams, and transformers' own forward pass for comparison.
 
-What is compared against never goes through the project's attention, packing or embedding: it is a second model, loaded
-by plain transformers from the same folder and run on the processor's tensors with an attention mask.
+The reference never goes through the project's attention, packing or embedding: it is a second model, loaded by plain
+transformers from the same folder and run on the processor's tensors with an attention mask.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from avrt.model.encoding import Prompt
 from avrt.model.student import Student, StudentConfig
 from avrt.model.tiny import TinyShape, save_tiny_student
 from avrt.sample import SAMPLING_RATE, Clip, Sample
-from avrt.text.prompts import TINY
+from avrt.text.prompts import PromptTemplate
 
 SHAPE = TinyShape(
     hidden_size=64,
@@ -35,11 +35,14 @@ SIZES = {
     "deep": TinyShape(hidden_size=128, intermediate_size=384, num_hidden_layers=10),
     "wide": TinyShape(hidden_size=256, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=8),
 }
-"""Of 1.2, 2.4 and 6.2 million parameters, to hold plans to. Much of anything smaller is the audio encoder's table
-of positions, which plans leave out (0.4 MB here, 8 MB in the published students)."""
+"""Students of 1.2, 2.4 and 6.2 million parameters, to compare plans with. Smaller ones are mostly the audio encoder's
+table of positions, which plans leave out (0.4 MB here, 8 MB in the published students)."""
+
+TINY = PromptTemplate(system="", tags_instruction="", letter_instruction="")
+"""Question and options only, as in the tiny presets."""
 
 PIXELS = 56 * 56
-"""Of a frame: its 3:4 pictures become two tokens for every two frames."""
+"""Pixels of a frame; at 3:4, two frames become two tokens."""
 
 KINDS = ("audio_video", "video", "audio", "image_audio")
 
@@ -79,7 +82,7 @@ def load_plain(folder: Path, dtype: torch.dtype) -> Any:
 
 
 def widen_norms(text_model: Any) -> None:
-    """Let the norm layers compute in the model's own precision.
+    """Make the norm layers compute in the model's own precision.
 
     transformers' compute in float32 even in a float64 model, which rounds gradients: then two correct ways to add
     them up agree to 1e-7 only, and a mistake of that size could hide.
@@ -97,25 +100,25 @@ def random_clip(
     seed: int,
     frames: int = 8,
     seconds: float = 10.0,
-    sound_seconds: float = 1.0,
+    audio_seconds: float = 1.0,
     height: int = 60,
     width: int = 80,
 ) -> Clip:
     """Noise with the streams of `kind`: ``video``, ``audio``, ``image`` or two of them joined by ``_``.
 
-    `frames` are spread over `seconds`; the sound is shorter, to keep prompts small.
+    `frames` are spread over `seconds`; the audio is shorter, to keep prompts small.
     """
     generator = torch.Generator().manual_seed(seed)
-    picture, fps, timestamps = None, None, ()
+    images, fps, timestamps = None, None, ()
     if "image" in kind:
-        picture = torch.randint(0, 256, (1, 3, height, width), generator=generator).to(torch.uint8)
+        images = torch.randint(0, 256, (1, 3, height, width), generator=generator).to(torch.uint8)
         timestamps = (0.0,)
     elif "video" in kind:
-        picture = torch.randint(0, 256, (frames, 3, height, width), generator=generator).to(torch.uint8)
+        images = torch.randint(0, 256, (frames, 3, height, width), generator=generator).to(torch.uint8)
         fps = frames / seconds
         timestamps = tuple(i / fps for i in range(frames))
-    sound = torch.randn(int(sound_seconds * SAMPLING_RATE), generator=generator) * 0.1 if "audio" in kind else None
-    return Clip(picture, timestamps, fps, sound, seconds, width, height, is_image="image" in kind)
+    waveform = torch.randn(int(audio_seconds * SAMPLING_RATE), generator=generator) * 0.1 if "audio" in kind else None
+    return Clip(images, timestamps, fps, waveform, seconds, width, height, is_image="image" in kind)
 
 
 def make_sample(kind: str = "audio_video", number: int = 0, **clip: Any) -> Sample:
@@ -132,7 +135,7 @@ def make_sample(kind: str = "audio_video", number: int = 0, **clip: Any) -> Samp
 
 def mixed_samples() -> list[Sample]:
     """One sample of every combination of streams, with prompts of different length."""
-    return [make_sample(kind, i, sound_seconds=0.5 + 0.25 * i) for i, kind in enumerate(KINDS)]
+    return [make_sample(kind, i, audio_seconds=0.5 + 0.25 * i) for i, kind in enumerate(KINDS)]
 
 
 def random_responses(lengths: Sequence[int], vocab_size: int, seed: int = 0) -> list[Tensor]:
@@ -142,9 +145,9 @@ def random_responses(lengths: Sequence[int], vocab_size: int, seed: int = 0) -> 
 
 
 def plain_inputs(student: Student, prompt: Prompt, response: Tensor | None = None, rows: int = 1) -> dict[str, Tensor]:
-    """Arguments of transformers' own forward or `generate` for one prompt, with a response behind it or not.
+    """Arguments of transformers' own forward or `generate` for one prompt, with or without a response.
 
-    Made by the processor itself with its full padding of the sound, not from the project's encoder.
+    Made by the processor itself with its full padding of the audio, not from the project's encoder.
     """
     sample, clip, processor, config = prompt.sample, prompt.sample.clip, student.processor, student.config
     assert clip is not None

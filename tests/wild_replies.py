@@ -1,4 +1,4 @@
-"""Replies of the kinds that models write, to a question with the options dog, cat, bird and horse."""
+"""Replies as models write them, to a question with the options dog, cat, bird and horse."""
 
 # fmt: off
 OPTIONS = ("dog", "cat", "bird", "horse")

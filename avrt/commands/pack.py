@@ -62,15 +62,12 @@ def run(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     from avrt.data.annotations import read_avqa
-    from avrt.data.packing import LEFT_OUT_NAME, pack
-    from avrt.media.reader import MAX_FRAME_PIXELS
+    from avrt.data.clip_workers import ClipSettings
+    from avrt.data.packing import LEFT_OUT_NAME, PackOptions, pack
+    from avrt.media.defaults import MAX_FRAME_PIXELS
 
     samples = read_avqa(args.annotations, split=args.split)
-    report = pack(
-        samples,
-        args.videos,
-        args.out,
-        workers=args.workers,
+    settings = ClipSettings(
         num_frames=args.frames,
         max_audio_seconds=args.max_audio_seconds,
         max_pixels=MAX_FRAME_PIXELS if args.max_pixels is None else args.max_pixels,
@@ -78,10 +75,14 @@ def run(args: argparse.Namespace) -> int:
         jpeg_quality=args.jpeg_quality,
         require_video="video" not in args.allow_missing,
         require_audio="audio" not in args.allow_missing,
+    )
+    options = PackOptions(
+        workers=args.workers,
         samples_per_shard=args.samples_per_shard,
         clip_timeout_seconds=args.clip_timeout,
         max_failures=args.max_failures,
     )
+    report = pack(samples, args.videos, args.out, settings, options)
     console = Console()
     manifest = report.manifest
     size = sum(shard.bytes for shard in manifest.shards) / 1e6

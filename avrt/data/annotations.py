@@ -1,8 +1,8 @@
-"""AVQA's annotation files, and AVRT-20K's, to samples.
+"""Annotation files of AVQA and AVRT-20K to samples.
 
 AVQA gives ``id, video_name, video_id, question_text, multi_choice, answer (an index), question_relation,
-question_type``; AVRT-20K gives ``question, choices, answer (a text), av_reasoning`` for the same things. Both forms,
-even mixed in one file, are read, as one JSON array or as JSON lines.
+question_type``; AVRT-20K gives ``question, choices, answer (a text), av_reasoning`` for the same things. Both forms
+are read, even mixed in one file, from a JSON array or JSON lines.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from avrt.sample import LETTERS, Sample
+from avrt.files.json_rows import read_json_rows
+from avrt.sample import LETTERS, Sample, check_key
 from avrt.text.option_labels import unlabeled
-
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
-"""A sample id is also the name of its members in a shard, where a dot or a slash would cut it."""
 
 ALIASES = {
     "question": ("question_text", "question"),
@@ -28,7 +26,7 @@ KNOWN_KEYS = frozenset(
 )
 
 REQUIRED = {"id": ("id",), "video_name": ("video_name",), **ALIASES, "answer": ("answer",)}
-"""What every entry needs, by the names that it may have."""
+"""The fields that every entry needs, each with its possible keys."""
 
 FORM = ", ".join(" or ".join(f"`{name}`" for name in names) for names in REQUIRED.values())
 
@@ -38,37 +36,34 @@ OTHER_FORMS = {
     "ShareGPT's": {"conversations"},
     "a chat log's": {"messages"},
 }
-"""Forms of annotations that are met elsewhere, by keys that tell them."""
+"""Other projects' forms of annotations, by their characteristic keys."""
 
 PLACEHOLDER = re.compile(r"<(?:Object|LR|FL|TH)\w*>")
-"""What MUSIC-AVQA's questions hold where `templ_values` belong."""
+"""MUSIC-AVQA's placeholders for `templ_values` in questions."""
 
 
 def read_avqa(path: str | Path, *, split: str) -> list[Sample]:
     """Read one annotation file; the samples have no media yet.
 
     `source` is the clip's name, see `avrt.media.clip_files`. Options that are null or numbers become their JSON text
-    ("null", "3"). Options that all begin with their own letter ("A. dog") lose it, because prompts add it. An answer
-    that is a number is an option's index, from 0; a text may be an option's exact text or its letter, and an option's
-    text goes first (where options came with letters, an answer that could be either is refused). `av_reasoning` becomes
-    `trace`. Keys not known here are kept in `extra`.
+    ("null", "3"). Options that all begin with their own letter ("A. dog") lose it, because prompts add it. A number as
+    answer is an option's index, from 0. A text as answer is an option's text, or else its letter; where options came
+    with letters, an answer that could be either is refused. `av_reasoning` becomes `trace`. Unknown keys are kept in
+    `extra`.
 
     Args:
-        split: put into every sample (AVQA keeps one file per split).
+        split: the split of every sample (AVQA has one file per split).
 
     Raises:
-        ValueError: a blank split; naming the file and the id, for what cannot be a question: a missing key (with the
-            keys that are there, and whose form that is), a gold answer that is not an option, an id twice, an id that
-            cannot be a shard key.
+        ValueError: a blank split, or an entry that is not a question, named by file and id: a missing key (the message
+            lists the keys found), a gold answer that is not an option, a duplicate id, an id that cannot be a key.
     """
     if not split.strip():
         raise ValueError("split: must be a name, such as train, is blank")
     path = Path(path)
     samples: list[Sample] = []
     seen: set[str] = set()
-    for number, record in enumerate(_records(path), start=1):
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}: entry {number} is no JSON object")
+    for number, record in enumerate(read_json_rows(path), start=1):
         _check_form(record, f"{path}: entry {number}")
         try:
             sample = _to_sample(record, split)
@@ -83,15 +78,8 @@ def read_avqa(path: str | Path, *, split: str) -> list[Sample]:
     return samples
 
 
-def check_key(key: str) -> str:
-    """Return `key` if it can name a sample in a shard, or raise ValueError."""
-    if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key):
-        raise ValueError(f"id {key!r} cannot name a sample: use 1 to 80 letters, digits, '-' and '_'")
-    return key
-
-
 def _check_form(record: dict[str, Any], entry: str) -> None:
-    """Refuse an entry that lacks keys, with those that it has: the file may be in another form."""
+    """Refuse an entry that lacks keys; the message lists its keys, since the file may be in another form."""
     missing = [names for names in REQUIRED.values() if not any(name in record for name in names)]
     if not missing:
         return
@@ -103,31 +91,6 @@ def _check_form(record: dict[str, Any], entry: str) -> None:
     raise ValueError(
         f"{entry}{number} has no {lacking}; expected AVQA's form with the keys {FORM}, found {found}{whose}"
     )
-
-
-def _records(path: Path) -> list[Any]:
-    """The entries of a JSON array or of a JSON lines file."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    if text.lstrip().startswith("["):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: no valid JSON at line {error.lineno}: {error.msg}") from error
-    records = []
-    # Not splitlines(): it would also split at U+2028, which JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}: line {number} is no valid JSON ({error.msg}); expected a JSON array or one object per line"
-            ) from error
-    return records
 
 
 def _to_sample(record: dict[str, Any], split: str) -> Sample:
@@ -183,7 +146,7 @@ def _answer_index(answer: Any, options: tuple[str, ...], given: tuple[str, ...])
 
     Args:
         options: the options' texts.
-        given: the same as they are in the file, with their letters if they have any.
+        given: the options as written in the file, with their letters if they have any.
     """
     listing = ", ".join(repr(option) for option in options)
     if isinstance(answer, int) and not isinstance(answer, bool):
@@ -211,6 +174,6 @@ def _answer_index(answer: Any, options: tuple[str, ...], given: tuple[str, ...])
         if re.fullmatch(r"[A-Z](\s*[,;/&]\s*[A-Z])+", text):
             raise ValueError(f"the gold answer {answer!r} names several options; a question needs exactly one")
     raise ValueError(
-        f"the gold answer {answer!r} is none of the options {listing}; give an option's text, its letter, or its index "
-        "from 0 as a number"
+        f"the gold answer {answer!r} is not one of the options {listing}; give an option's text, its letter, or its "
+        "index from 0 as a number"
     )

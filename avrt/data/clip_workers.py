@@ -1,4 +1,4 @@
-"""Reading clips in a process of its own: a codec that hangs or crashes costs one clip, not the run."""
+"""Reading clips in a separate process: a codec that hangs or crashes costs one clip, not the run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from avrt.data.records import IMAGE_FORMATS, EncodedClip
+from avrt.data.records import IMAGE_FORMATS, EncodedClip, encode_clip
 from avrt.interrupts import interrupts_held_back
+from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.errors import MediaError, MediaReason
-from avrt.media.reader import MAX_FRAME_PIXELS
-from avrt.media.video import PATCH
+from avrt.media.geometry import TOKEN_PIXELS
 
 START_SECONDS = 600.0
-"""Importing the media libraries takes seconds, on a busy network drive minutes."""
+"""Time allowed for the child's start: imports take seconds, on a busy network drive minutes."""
 
 ORPHAN_SECONDS = 30
-"""A reader that hangs after its parent was killed ends itself this long after its time is up."""
+"""A reader that hangs after its parent was killed ends itself this long after the clip's timeout."""
 
 _start_lock = threading.Lock()
 
@@ -30,8 +30,8 @@ _start_lock = threading.Lock()
 class ClipSettings:
     """How clips are read and encoded, see `avrt.media.reader.read_clip` and `avrt.data.records.encode_clip`."""
 
-    num_frames: int = 8
-    max_audio_seconds: float = 10.0
+    num_frames: int = NUM_FRAMES
+    max_audio_seconds: float = MAX_AUDIO_SECONDS
     max_pixels: int = MAX_FRAME_PIXELS
     require_video: bool = True
     require_audio: bool = True
@@ -39,13 +39,13 @@ class ClipSettings:
     jpeg_quality: int = 95
 
     def __post_init__(self) -> None:
-        # Found out by a reading process, a wrong setting would count as a fault of every clip.
+        # In a reading process, a wrong setting would count as a fault of every clip.
         if self.num_frames < 1:
             raise ValueError(f"num_frames: must be at least 1, is {self.num_frames}")
         if not 0 < self.max_audio_seconds < math.inf:
             raise ValueError(f"max_audio_seconds: must be positive and finite, is {self.max_audio_seconds:g}")
-        if self.max_pixels < PATCH * PATCH:
-            raise ValueError(f"max_pixels: must be at least {PATCH * PATCH} (one vision token), is {self.max_pixels}")
+        if self.max_pixels < TOKEN_PIXELS:
+            raise ValueError(f"max_pixels: must be at least {TOKEN_PIXELS} (one vision token), is {self.max_pixels}")
         if not 1 <= self.jpeg_quality <= 100:
             raise ValueError(f"jpeg_quality: must be 1 to 100, is {self.jpeg_quality}")
         if self.image_format not in IMAGE_FORMATS:
@@ -70,11 +70,6 @@ class ClipReader:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
 
-    @property
-    def pid(self) -> int | None:
-        """The child's process id, or None when there is no child."""
-        return None if self._process is None else self._process.pid
-
     def read(self, path: Path) -> EncodedClip:
         """Read and encode one clip.
 
@@ -90,21 +85,21 @@ class ClipReader:
             connection.send(path)
             if not connection.poll(self.timeout_seconds):
                 self.close()
-                raise MediaError(path, MediaReason.TIMEOUT, f"not read within {self.timeout_seconds:g} s")
+                raise MediaError(MediaReason.TIMEOUT, f"not read within {self.timeout_seconds:g} s", path)
             result: EncodedClip | MediaError = connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             how = self._how_it_ended()
             self.close()
-            raise MediaError(path, MediaReason.DECODER_CRASH, f"the process that read it {how}") from error
+            raise MediaError(MediaReason.DECODER_CRASH, f"the process that read it {how}", path) from error
         if isinstance(result, MediaError):
             raise result
         return result
 
     def start(self) -> None:
-        """Start the child and wait until it is ready; what was left of an earlier one is cleared away."""
+        """Start the child and wait until it is ready; an earlier one is closed."""
         self.close()
-        # Forking this process would copy its threads' locks in whatever state they are; the fork server has no
-        # threads, and has the libraries loaded, so that a new child is ready at once.
+        # Forking this process would copy its threads' locks in any state. The fork server has no threads and has the
+        # libraries loaded, so a new child is ready at once.
         context = multiprocessing.get_context("forkserver")
         with _start_lock:
             # The first module of these lets Ctrl-C end the fork server while it still loads the others.
@@ -147,15 +142,12 @@ class ClipReader:
 
 
 def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: float) -> None:
-    """The child: reads the paths it is sent until the parent is gone."""
+    """The child: reads clips by the paths it receives until the parent is gone."""
     import torch
 
-    from avrt.data.records import encode_clip
-    from avrt.media.reader import read_clip
-
-    # One process per core already: more threads would only get in each other's way.
+    # There is one process per core already.
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group; ending the children is the parent's business.
+    # Ctrl-C reaches the whole process group; the parent ends its children itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
@@ -164,20 +156,25 @@ def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: floa
             path = connection.recv()
             signal.alarm(math.ceil(timeout_seconds) + ORPHAN_SECONDS)
             try:
-                clip = read_clip(
-                    path,
-                    num_frames=settings.num_frames,
-                    max_audio_seconds=settings.max_audio_seconds,
-                    max_pixels=settings.max_pixels,
-                    require_video=settings.require_video,
-                    require_audio=settings.require_audio,
-                )
-                result: EncodedClip | MediaError = encode_clip(
-                    clip, image_format=settings.image_format, jpeg_quality=settings.jpeg_quality
-                )
+                result: EncodedClip | MediaError = _encode(path, settings)
             except MediaError as error:
                 result = error
             signal.alarm(0)
             connection.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _encode(path: Path, settings: ClipSettings) -> EncodedClip:
+    # Only the child decodes, so only the child loads FFmpeg.
+    from avrt.media.reader import read_clip
+
+    clip = read_clip(
+        path,
+        num_frames=settings.num_frames,
+        max_audio_seconds=settings.max_audio_seconds,
+        max_pixels=settings.max_pixels,
+        require_video=settings.require_video,
+        require_audio=settings.require_audio,
+    )
+    return encode_clip(clip, image_format=settings.image_format, jpeg_quality=settings.jpeg_quality)

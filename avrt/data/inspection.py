@@ -1,4 +1,4 @@
-"""What is in a set of shards: counts and balances, and one sample's media as files to look at and listen to."""
+"""Inspection of a set of shards: counts per split, and one sample's media as files to look at and listen to."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SplitSummary:
         samples: questions.
         clips: different clips they are about.
         duration_seconds: shortest, mean and longest clip, over the questions.
-        streams: questions whose clip has picture and sound, only one of them, or a still image.
+        streams: questions whose clip has video and audio, only one of them, or an image.
         frame_sizes: display sizes of the sources, ``width x height``.
         num_frames: frames kept per clip.
         question_types, modalities: the data set's own categories.
@@ -56,7 +56,7 @@ class SplitSummary:
 
 
 def summarize(shards: ShardSet) -> dict[str, SplitSummary]:
-    """Count what is in a set of shards, per split in alphabetic order. Reads no media."""
+    """Counts over a set of shards, per split in alphabetic order. Reads no media."""
     summaries: dict[str, SplitSummary] = {}
     durations: dict[str, list[float]] = {}
     sources: dict[str, set[str]] = {}
@@ -75,7 +75,7 @@ def summarize(shards: ShardSet) -> dict[str, SplitSummary]:
         summary.answers[LETTERS[record["answer"]]] += 1
         summary.traces += record["trace"] is not None
         durations.setdefault(split, []).append(clip["duration"])
-        # Samples that name no clip have one of their own.
+        # A sample without a clip's name has its own clip.
         sources.setdefault(split, set()).add(record["source"] or f"/{record['id']}")
     for split, summary in summaries.items():
         values = durations[split]
@@ -105,7 +105,7 @@ def print_summary(summaries: dict[str, SplitSummary], console: Console) -> None:
 
 
 def write_sample(shards: ShardSet, key: str, out_dir: str | Path) -> list[Path]:
-    """Write one sample's frames as they are stored, its sound as WAV, and its text.
+    """Write one sample's frames as stored, its audio as WAV, and its text.
 
     Returns:
         The files written.
@@ -144,7 +144,7 @@ def write_sample(shards: ShardSet, key: str, out_dir: str | Path) -> list[Path]:
         lines.append(f"{len(clip.timestamps)} frames at {times} s, {clip.fps:.4f} frames per second")
     if clip.waveform is not None:
         peak = float(clip.waveform.abs().max())
-        lines.append(f"{len(clip.waveform) / SAMPLING_RATE:.3f} s of sound, peak {peak:.3f}")
+        lines.append(f"{len(clip.waveform) / SAMPLING_RATE:.3f} s of audio, peak {peak:.3f}")
     for stage, text in sorted(sample.teacher_traces.items()):
         lines.append(f"\ntrace of teacher {stage}:\n{text}")
     if sample.trace is not None:
@@ -155,10 +155,10 @@ def write_sample(shards: ShardSet, key: str, out_dir: str | Path) -> list[Path]:
 
 
 def _streams(clip: dict[str, Any]) -> str:
-    picture = "image" if clip["is_image"] else "video"
+    visual = "image" if clip["is_image"] else "video"
     if clip["num_frames"] and clip["num_audio_samples"]:
-        return f"{picture} and sound"
-    return f"{picture} only" if clip["num_frames"] else "sound only"
+        return f"{visual} and audio"
+    return f"{visual} only" if clip["num_frames"] else "audio only"
 
 
 def _shares(counts: Counter[Any], by_count: bool = True) -> str:
@@ -166,5 +166,5 @@ def _shares(counts: Counter[Any], by_count: bool = True) -> str:
     items = counts.most_common(12) if by_count else list(counts.items())
     parts = [f"{name} {count} ({100 * count / total:.0f} %)" for name, count in items]
     rest = len(counts) - len(items)
-    # Categories come from the data: brackets in them are no markup.
+    # Categories come from the data: brackets in them are not markup.
     return escape(", ".join(parts) + (f", and {rest} more" if rest else ""))

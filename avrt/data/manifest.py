@@ -1,4 +1,4 @@
-"""The manifest beside a set of shards: what is in them, their checksums, and how they were made.
+"""The manifest beside a set of shards: their contents, checksums and settings.
 
 ``manifest.json`` is written last. A folder without one holds an unfinished set.
 """
@@ -35,7 +35,7 @@ class Manifest:
 
     Attributes:
         shards: in reading order.
-        settings: how the set was made (JSON values).
+        settings: the settings of packing (JSON values).
         left_out: number of samples that could not be packed, by reason.
     """
 
@@ -86,8 +86,8 @@ def read_manifest(folder: str | Path) -> Manifest:
                 f"these folders, such as {inner[0]}"
             ) from error
         raise ValueError(
-            f"{folder}: holds no {MANIFEST_NAME}, so it is no finished set of shards; run `python -m avrt pack` again "
-            "to finish it"
+            f"{folder}: holds no {MANIFEST_NAME}, so it is not a finished set of shards; run `python -m avrt pack` "
+            "again to finish it"
         ) from error
     except ValueError as error:
         raise ValueError(f"{path}: is damaged: {error}") from error
@@ -104,14 +104,14 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise ValueError(f"{path}: is damaged: {error!r}") from error
     for shard in manifest.shards:
         if Path(shard.name).name != shard.name or not shard.name.endswith(".tar"):
-            raise ValueError(f"{path}: lists {shard.name!r}, which is no shard's name")
+            raise ValueError(f"{path}: lists {shard.name!r}, which is not the name of a shard")
     if stated != manifest.samples:
         raise ValueError(f"{path}: is damaged: its counts do not add up")
     return manifest
 
 
 def folders_of_sets(folder: str | Path) -> list[Path]:
-    """The folders right inside `folder` that hold finished sets of shards, such as one per split; by name."""
+    """The folders directly in `folder` that hold finished sets of shards, such as one per split; by name."""
     return sorted(path.parent for path in Path(folder).glob(f"*/{MANIFEST_NAME}"))
 
 

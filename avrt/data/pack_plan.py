@@ -1,4 +1,4 @@
-"""What packing has to do and what it has done: groups of questions, and the records in ``.pack/`` of finished ones."""
+"""The work of packing: groups of questions, and the records in ``.pack/`` of finished groups."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from avrt.data.annotations import check_key
 from avrt.data.manifest import ShardSummary
 from avrt.data.records import SAMPLE_FIELDS
 from avrt.files.atomic import PARTIAL_SUFFIX, write_atomic
 from avrt.media.clip_files import find_clip
-from avrt.sample import Sample
+from avrt.sample import Sample, check_key
 
 RECORDS_FOLDER = ".pack"
 SETTINGS_NAME = "settings.json"
@@ -22,7 +21,7 @@ SETTINGS_NAME = "settings.json"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A question that is in no shard, and why; `reason` is one of `avrt.media.reader.MediaReason`."""
+    """A question that was left out; `reason` is one of `avrt.media.errors.MediaReason`."""
 
     id: str
     source: str
@@ -49,7 +48,7 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What came of a group: its shard, or None if no question had a usable clip."""
+    """The outcome of a group: its shard, or None if no question had a usable clip."""
 
     inputs: str
     shard: ShardSummary | None
@@ -57,7 +56,7 @@ class GroupResult:
 
 
 def check_samples(samples: Sequence[Sample]) -> None:
-    """Raise ValueError for ids that cannot be keys or occur twice, and sources that are no plain names."""
+    """Raise ValueError for ids that cannot be keys or occur twice, and sources that are not plain names."""
     if not samples:
         raise ValueError("samples: there are none to pack")
     seen: set[str] = set()
@@ -70,7 +69,7 @@ def check_samples(samples: Sequence[Sample]) -> None:
 
 
 def prepare(out_dir: Path, settings: dict[str, Any]) -> Path:
-    """Make the folders, and see that what is there was made with the same settings. Returns the records' folder."""
+    """Make the folders, refuse shards that were made with other settings, and return the records' folder."""
     records = out_dir / RECORDS_FOLDER
     settings_path = records / SETTINGS_NAME
     if settings_path.exists():
@@ -78,7 +77,7 @@ def prepare(out_dir: Path, settings: dict[str, Any]) -> Path:
         changed = sorted(name for name in settings.keys() | known.keys() if settings.get(name) != known.get(name))
         if changed:
             listing = ", ".join(f"{name} {known.get(name)!r} (now {settings.get(name)!r})" for name in changed)
-            raise ValueError(f"{out_dir}: was begun with other settings: {listing}; keep them or choose another folder")
+            raise ValueError(f"{out_dir}: began with other settings: {listing}; keep them or choose another folder")
     elif out_dir.exists() and any(out_dir.glob("*.tar")):
         raise ValueError(f"{out_dir}: already holds shards that were not packed here; choose another folder")
     else:
@@ -88,7 +87,7 @@ def prepare(out_dir: Path, settings: dict[str, Any]) -> Path:
 
 
 def make_groups(samples: Sequence[Sample], videos_dir: Path, samples_per_shard: int) -> list[Group]:
-    """Cut the questions into groups, and take the fingerprint of each."""
+    """Split the questions into groups, and compute the fingerprint of each."""
     groups = []
     for index, begin in enumerate(range(0, len(samples), samples_per_shard)):
         members = tuple(samples[begin : begin + samples_per_shard])
@@ -120,12 +119,12 @@ def finished_result(group: Group, out_dir: Path, records: Path) -> GroupResult |
 
 
 def write_record(group: Group, result: GroupResult, records: Path) -> None:
-    """Note that a group is finished."""
+    """Record that a group is finished."""
     write_atomic(records / group.record_name, json.dumps(asdict(result), sort_keys=True).encode())
 
 
 def find_leftovers(groups: Sequence[Group], out_dir: Path, records: Path) -> list[Path]:
-    """Files of killed runs, and of groups that the set no longer has."""
+    """Files of killed runs, and of groups that are no longer in the set."""
     shards = {group.shard_name for group in groups}
     known = {group.record_name for group in groups} | {SETTINGS_NAME}
     partial = [*out_dir.glob(f"*{PARTIAL_SUFFIX}"), *records.glob(f"*{PARTIAL_SUFFIX}")]

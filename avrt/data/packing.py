@@ -1,8 +1,8 @@
 """Clips and questions to shards, in parallel and resumable.
 
-The questions are cut into groups of fixed size; each group becomes one shard, whatever the number of workers, so the
-shards' bytes depend on the input and the settings alone. A group's record in ``.pack/`` is written after its shard:
-a run that was stopped, or killed, goes on with the groups that have none. `manifest.json` comes last.
+The questions are split into groups of fixed size, and each group becomes one shard for any number of workers, so the
+shards' bytes depend on the input and the settings alone. A group's record in ``.pack/`` is written after its shard: a
+run that was stopped or killed continues with the groups that have none. `manifest.json` is written last.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from avrt.files.atomic import write_atomic
 from avrt.files.folder_lock import FolderLock
 from avrt.media.clip_files import clip_file
 from avrt.media.errors import MediaError
-from avrt.media.reader import MAX_FRAME_PIXELS
 from avrt.sample import Sample
 
 LEFT_OUT_NAME = "left_out.jsonl"
@@ -50,7 +49,7 @@ LEFT_OUT_NAME = "left_out.jsonl"
 FULL_SHARD = 256
 FEWEST_SAMPLES = 4
 WANTED_SHARDS = 32
-"""Default size of a shard: `FULL_SHARD` samples, less where that would make fewer than `WANTED_SHARDS` shards, because
+"""Default size of a shard: `FULL_SHARD` samples; fewer where that would make less than `WANTED_SHARDS` shards, because
 a shard is one worker's task; never below `FEWEST_SAMPLES`."""
 
 TRIED_BEFORE_STOPPING = 50
@@ -59,7 +58,7 @@ TRIED_BEFORE_STOPPING = 50
 
 @dataclass(frozen=True)
 class PackReport:
-    """What came of packing; `resumed_shards` of the manifest's were there from an earlier run."""
+    """The outcome of packing; `resumed_shards` of the manifest's shards come from an earlier run."""
 
     manifest: Manifest
     left_out: tuple[LeftOut, ...]
@@ -68,26 +67,44 @@ class PackReport:
 
 
 class _Stopped(Exception):
-    """Another worker's error, or the user, ended the run."""
+    """Another worker's error, or the user, stopped the run."""
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    """How a packing run works; none of it changes the bytes of a shard but `samples_per_shard`.
+
+    Attributes:
+        workers: processes; None for one per core this process may use.
+        samples_per_shard: questions per shard; None for `FULL_SHARD`, less for small sets.
+        clip_timeout_seconds: longest time for one clip.
+        max_failures: stop when more than this share of the questions is left out.
+        show_progress: show a progress bar.
+    """
+
+    workers: int | None = None
+    samples_per_shard: int | None = None
+    clip_timeout_seconds: float = 120.0
+    max_failures: float = 0.5
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers: must be at least 1, is {self.workers}")
+        if self.samples_per_shard is not None and self.samples_per_shard < 1:
+            raise ValueError(f"samples_per_shard: must be at least 1, is {self.samples_per_shard}")
+        if not 0 < self.clip_timeout_seconds < math.inf:
+            raise ValueError(f"clip_timeout_seconds: must be positive and finite, is {self.clip_timeout_seconds}")
+        if not 0 <= self.max_failures <= 1:
+            raise ValueError(f"max_failures: must be a share from 0 to 1, is {self.max_failures}")
 
 
 def pack(
     samples: Sequence[Sample],
     videos_dir: str | Path,
     out_dir: str | Path,
-    *,
-    workers: int | None = None,
-    num_frames: int = 8,
-    max_audio_seconds: float = 10.0,
-    max_pixels: int = MAX_FRAME_PIXELS,
-    image_format: str = "jpg",
-    jpeg_quality: int = 95,
-    require_video: bool = True,
-    require_audio: bool = True,
-    samples_per_shard: int | None = None,
-    clip_timeout_seconds: float = 120.0,
-    max_failures: float = 0.5,
-    show_progress: bool = True,
+    settings: ClipSettings | None = None,
+    options: PackOptions | None = None,
 ) -> PackReport:
     """Pack questions and their clips, found in `videos_dir` by their `source`, into shards.
 
@@ -96,136 +113,103 @@ def pack(
     questions or clip files (by size and time of change) are different are packed again.
 
     Args:
-        workers: processes; None for one per core this process may use.
-        samples_per_shard: questions per shard; None for `FULL_SHARD`, less for small sets.
-        clip_timeout_seconds: longest time for one clip.
-        max_failures: stop when more than this share of the questions is left out.
-        show_progress: show a progress bar.
-        others: see `avrt.media.reader.read_clip` and `avrt.data.records.encode_clip`.
+        settings: how clips are read and encoded; None for the defaults.
+        options: how the run works; None for the defaults.
 
     Raises:
-        ValueError: wrong arguments, other settings than in the run that is to be resumed, too many failures, or another
+        ValueError: wrong samples, other settings than in the run that is to be resumed, too many failures, or another
             process that writes to `out_dir`.
         OSError: the shards cannot be written (a full disk); call again when they can.
     """
     videos_dir, out_dir = Path(videos_dir), Path(out_dir)
-    workers = len(os.sched_getaffinity(0)) if workers is None else workers
-    if workers < 1:
-        raise ValueError(f"workers: must be at least 1, is {workers}")
-    if not 0 <= max_failures <= 1:
-        raise ValueError(f"max_failures: must be a share from 0 to 1, is {max_failures}")
-    if not 0 < clip_timeout_seconds < math.inf:
-        raise ValueError(f"clip_timeout_seconds: must be positive and finite, is {clip_timeout_seconds}")
-    if samples_per_shard is None:
-        samples_per_shard = min(FULL_SHARD, max(FEWEST_SAMPLES, -(-len(samples) // WANTED_SHARDS)))
-    if samples_per_shard < 1:
-        raise ValueError(f"samples_per_shard: must be at least 1, is {samples_per_shard}")
+    settings, options = settings or ClipSettings(), options or PackOptions()
     check_samples(samples)
     if not videos_dir.is_dir():
-        raise ValueError(f"videos: {videos_dir} is no folder")
-    settings = ClipSettings(
-        num_frames=num_frames,
-        max_audio_seconds=max_audio_seconds,
-        max_pixels=max_pixels,
-        require_video=require_video,
-        require_audio=require_audio,
-        image_format=image_format,
-        jpeg_quality=jpeg_quality,
-    )
-    stated = {**settings.as_dict(), "samples_per_shard": samples_per_shard}
+        raise ValueError(f"videos: {videos_dir} is not a folder")
+    samples_per_shard = options.samples_per_shard
+    if samples_per_shard is None:
+        samples_per_shard = min(FULL_SHARD, max(FEWEST_SAMPLES, -(-len(samples) // WANTED_SHARDS)))
     with FolderLock(out_dir, "pack"):
-        return _pack_locked(
-            samples, videos_dir, out_dir, settings, stated, workers, clip_timeout_seconds, max_failures, show_progress
-        )
-
-
-def _pack_locked(
-    samples: Sequence[Sample],
-    videos_dir: Path,
-    out_dir: Path,
-    settings: ClipSettings,
-    stated: dict[str, Any],
-    workers: int,
-    clip_timeout_seconds: float,
-    max_failures: float,
-    show_progress: bool,
-) -> PackReport:
-    """Pack into a folder that nobody else writes to; `stated` are the settings that the manifest records."""
-    started = time.monotonic()
-    records = prepare(out_dir, stated)
-    groups = make_groups(samples, videos_dir, stated["samples_per_shard"])
-    results = {
-        group.index: result for group in groups if (result := finished_result(group, out_dir, records)) is not None
-    }
-    resumed = sum(result.shard is not None for result in results.values())
-    manifest_path = out_dir / MANIFEST_NAME
-    leftovers = find_leftovers(groups, out_dir, records)
-    todo = [group for group in groups if group.index not in results]
-    if todo or leftovers or not manifest_path.exists():
-        # From here on the folder is an unfinished set, whatever happens.
-        manifest_path.unlink(missing_ok=True)
-        for path in leftovers:
-            path.unlink()
-        run = _Run(videos_dir, out_dir, records, settings, clip_timeout_seconds, max_failures)
-        results |= run.work(todo, results, min(workers, max(1, len(todo))), show_progress)
-        left_out = [entry for _, result in sorted(results.items()) for entry in result.left_out]
-        _check_share(len(left_out), len(samples), max_failures, left_out)
-        lines = "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in left_out)
-        write_atomic(out_dir / LEFT_OUT_NAME, lines.encode())
-        write_manifest(out_dir, _manifest(results, stated))
-    return PackReport(
-        manifest=_manifest(results, stated),
-        left_out=tuple(entry for _, result in sorted(results.items()) for entry in result.left_out),
-        resumed_shards=resumed,
-        seconds=time.monotonic() - started,
-    )
+        return _Run(videos_dir, out_dir, settings, options, samples_per_shard).pack(samples)
 
 
 class _Run:
-    """The parallel part of packing: threads that each lead one reading process and write one shard at a time."""
+    """A packing run in a folder that nobody else writes to.
+
+    Its threads each lead one reading process and write one shard at a time.
+    """
 
     def __init__(
         self,
         videos_dir: Path,
         out_dir: Path,
-        records: Path,
         settings: ClipSettings,
-        clip_timeout_seconds: float,
-        max_failures: float,
+        options: PackOptions,
+        samples_per_shard: int,
     ) -> None:
         self.videos_dir = videos_dir
         self.out_dir = out_dir
-        self.records = records
         self.settings = settings
-        self.clip_timeout_seconds = clip_timeout_seconds
-        self.max_failures = max_failures
+        self.options = options
+        self.samples_per_shard = samples_per_shard
+        self.stated = {**settings.as_dict(), "samples_per_shard": samples_per_shard}
+        """The settings that the manifest records."""
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._tried = 0
         self._left_out: list[LeftOut] = []
         self._advance: Callable[[int], None] = lambda left_out: None
 
-    def work(
-        self, todo: Sequence[Group], done: dict[int, GroupResult], workers: int, show_progress: bool
-    ) -> dict[int, GroupResult]:
+    def pack(self, samples: Sequence[Sample]) -> PackReport:
+        """Pack what is not packed yet, and write the manifest last."""
+        started = time.monotonic()
+        self.records = prepare(self.out_dir, self.stated)
+        groups = make_groups(samples, self.videos_dir, self.samples_per_shard)
+        finished = ((group.index, finished_result(group, self.out_dir, self.records)) for group in groups)
+        results = {index: result for index, result in finished if result is not None}
+        resumed = sum(result.shard is not None for result in results.values())
+        manifest_path = self.out_dir / MANIFEST_NAME
+        leftovers = find_leftovers(groups, self.out_dir, self.records)
+        todo = [group for group in groups if group.index not in results]
+        if todo or leftovers or not manifest_path.exists():
+            # From here on the folder is an unfinished set, whatever happens.
+            manifest_path.unlink(missing_ok=True)
+            for path in leftovers:
+                path.unlink()
+            results |= self._work(todo, results)
+            left_out = _left_out(results)
+            _check_share(len(left_out), len(samples), self.options.max_failures, left_out)
+            lines = "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in left_out)
+            write_atomic(self.out_dir / LEFT_OUT_NAME, lines.encode())
+            write_manifest(self.out_dir, _manifest(results, self.stated))
+        return PackReport(
+            manifest=_manifest(results, self.stated),
+            left_out=_left_out(results),
+            resumed_shards=resumed,
+            seconds=time.monotonic() - started,
+        )
+
+    def _work(self, todo: Sequence[Group], done: dict[int, GroupResult]) -> dict[int, GroupResult]:
         """Pack the groups that are left to do."""
+        workers = self.options.workers or len(os.sched_getaffinity(0))
+        workers = min(workers, max(1, len(todo)))
         for result in done.values():
             self._tried += len(result.left_out) + (result.shard.samples if result.shard else 0)
             self._left_out.extend(result.left_out)
         total = self._tried + sum(len(group.samples) for group in todo)
-        readers = [ClipReader(self.settings, timeout_seconds=self.clip_timeout_seconds) for _ in range(workers)]
+        readers = [ClipReader(self.settings, timeout_seconds=self.options.clip_timeout_seconds) for _ in range(workers)]
         free: queue.SimpleQueue[ClipReader] = queue.SimpleQueue()
         for reader in readers:
             free.put(reader)
         results: dict[int, GroupResult] = {}
-        with _progress(total, self._tried, show_progress) as self._advance:
+        with _progress(total, self._tried, self.options.show_progress) as self._advance:
             pool = ThreadPoolExecutor(workers, thread_name_prefix="pack")
             try:
                 futures = {pool.submit(self._pack_group, group, free): group.index for group in todo}
                 for future in as_completed(futures):
                     results[futures[future]] = future.result()
             finally:
-                # After an error or an interrupt: let no thread begin or wait for another clip.
+                # After an error or an interrupt, no thread may begin or wait for another clip.
                 self._stop.set()
                 for reader in readers:
                     reader.close()
@@ -274,7 +258,7 @@ class _Run:
             return reader.read(clip_file(self.videos_dir, sample.source))
         except MediaError as error:
             if self._stop.is_set():
-                # The reader was ended together with the run; that says nothing about the clip.
+                # The reader was ended together with the run, so the clip may be fine.
                 raise _Stopped from error
             return error
 
@@ -285,7 +269,11 @@ class _Run:
                 self._left_out.append(left_out)
             self._advance(len(self._left_out))
             if self._tried >= TRIED_BEFORE_STOPPING:
-                _check_share(len(self._left_out), self._tried, self.max_failures, self._left_out)
+                _check_share(len(self._left_out), self._tried, self.options.max_failures, self._left_out)
+
+
+def _left_out(results: dict[int, GroupResult]) -> tuple[LeftOut, ...]:
+    return tuple(entry for _, result in sorted(results.items()) for entry in result.left_out)
 
 
 def _manifest(results: dict[int, GroupResult], settings: dict[str, Any]) -> Manifest:

@@ -1,8 +1,7 @@
-"""One sample as the members of a shard, and back: JSON, still pictures, FLAC. Nothing here can run code from data.
+"""One sample as the members of a shard, and back: JSON, images, FLAC. Nothing here can run code from data.
 
-A sample `K` becomes ``K.json``, ``K.frame00.jpg`` ... (or ``.png``) and ``K.flac``. The JSON member lists the size
-and CRC-32 of the others and carries one of its own, so that no damaged or partial sample is ever taken for a whole
-one.
+A sample `K` becomes ``K.json``, ``K.frame00.jpg`` ... (or ``.png``) and ``K.flac``. The JSON member lists the size and
+CRC-32 of the others and has one of its own, so that a damaged or partial sample is always noticed.
 """
 
 from __future__ import annotations
@@ -20,8 +19,7 @@ import soundfile
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png, encode_jpeg, encode_png
 
-from avrt.data.annotations import check_key
-from avrt.sample import SAMPLING_RATE, Clip, Sample
+from avrt.sample import SAMPLING_RATE, Clip, Sample, check_key
 
 FORMAT_VERSION = 1
 """Version of the layout; readers refuse others."""
@@ -30,9 +28,9 @@ JSON_MEMBER = "json"
 AUDIO_MEMBER = "flac"
 MEMBER_PATTERN = re.compile(r"json|flac|frame([0-9]{2,4})\.(jpg|png)")
 IMAGE_FORMATS = ("jpg", "png")
-MAX_PICTURE_PIXELS = 2**26
-"""A frame in a shard was scaled at packing; anything above 8192 x 8192 is a decompression bomb."""
-MAX_SOUND_SAMPLES = 4 * 3600 * SAMPLING_RATE
+MAX_STORED_PIXELS = 2**26
+"""Frames are scaled at packing; anything above 8192 x 8192 pixels is a decompression bomb."""
+MAX_STORED_SAMPLES = 4 * 3600 * SAMPLING_RATE
 """Silence compresses without bound; anything above four hours is a decompression bomb."""
 
 SAMPLE_FIELDS = (
@@ -67,7 +65,7 @@ RECORD_TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 class RecordError(ValueError):
-    """The members of a sample do not make a whole sample.
+    """The members of a sample are incomplete or damaged.
 
     Attributes:
         reason: ``bad_json``, ``missing_member``, ``extra_member``, ``checksum`` or ``bad_media``.
@@ -81,11 +79,11 @@ class RecordError(ValueError):
 
 @dataclass(frozen=True)
 class EncodedClip:
-    """The media of one sample as it stands in a shard.
+    """The media of one sample as stored in a shard.
 
     Attributes:
         members: encoded bytes by member name (``frame00.jpg``, ``flac``).
-        info: what the JSON member says about them: timestamps, fps, duration in seconds, width and height in pixels,
+        info: their description in the JSON member: timestamps, fps, duration in seconds, width and height in pixels,
             is_image, num_frames, num_audio_samples.
     """
 
@@ -94,13 +92,13 @@ class EncodedClip:
 
 
 def encode_clip(clip: Clip, *, image_format: str = "jpg", jpeg_quality: int = 95) -> EncodedClip:
-    """Encode frames as JPEG or PNG and sound as 16-bit FLAC.
+    """Encode frames as JPEG or PNG and audio as 16-bit FLAC.
 
-    The sound is rounded to 1/32768 of full scale; it is otherwise lossless. PNG keeps the frames exactly, at about
-    six times JPEG's size.
+    The audio is rounded to 1/32768 of full scale and otherwise lossless. PNG keeps the frames exactly, at about six
+    times JPEG's size.
 
     Raises:
-        ValueError: sound beyond full scale, which FLAC would clip, or a waveform or frames of a wrong kind.
+        ValueError: audio beyond full scale, which FLAC would clip, or a waveform or frames of a wrong type.
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"image_format: must be one of {', '.join(IMAGE_FORMATS)}, is {image_format!r}")
@@ -113,8 +111,8 @@ def encode_clip(clip: Clip, *, image_format: str = "jpg", jpeg_quality: int = 95
         # Numbers of one width, so that the order of names is the order of frames.
         digits = max(2, len(str(len(clip.frames) - 1)))
         for index, frame in enumerate(clip.frames):
-            picture = frame.contiguous()
-            data = encode_jpeg(picture, quality=jpeg_quality) if image_format == "jpg" else encode_png(picture)
+            image = frame.contiguous()
+            data = encode_jpeg(image, quality=jpeg_quality) if image_format == "jpg" else encode_png(image)
             members[f"frame{index:0{digits}d}.{image_format}"] = data.numpy().tobytes()
     if clip.waveform is not None:
         members[AUDIO_MEMBER] = _encode_flac(clip.waveform)
@@ -135,7 +133,7 @@ def decode_clip(encoded: EncodedClip) -> Clip:
     """The reverse of `encode_clip`.
 
     Raises:
-        RecordError: ``bad_media`` for what does not decode to what `info` says.
+        RecordError: ``bad_media``: the members do not decode, or not to what `info` says.
     """
     info = encoded.info
     frames, waveform = None, None
@@ -143,7 +141,7 @@ def decode_clip(encoded: EncodedClip) -> Clip:
         names = sorted(name for name in encoded.members if name.startswith("frame"))
         if len(names) != info["num_frames"]:
             raise RecordError("bad_media", f"{len(names)} frames instead of {info['num_frames']}")
-        frames = _decode_pictures({name: encoded.members[name] for name in names})
+        frames = _decode_frames({name: encoded.members[name] for name in names})
     if info["num_audio_samples"]:
         waveform = _decode_flac(encoded.members[AUDIO_MEMBER])
         if len(waveform) != info["num_audio_samples"]:
@@ -187,7 +185,7 @@ def parse_record(data: bytes, key: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RecordError("bad_json", f"the JSON member does not parse: {error}") from error
     if not isinstance(record, dict):
-        raise RecordError("bad_json", "the JSON member is no object")
+        raise RecordError("bad_json", "the JSON member is not an object")
     version = record.get("format_version")
     if version != FORMAT_VERSION:
         raise RecordError("bad_json", f"format version {version!r}; this reader knows {FORMAT_VERSION}")
@@ -196,7 +194,7 @@ def parse_record(data: bytes, key: str) -> dict[str, Any]:
         raise RecordError("checksum", "the JSON member's checksum is wrong")
     wrong = [name for name, kinds in RECORD_TYPES.items() if not isinstance(record.get(name), kinds)]
     if wrong:
-        raise RecordError("bad_json", f"the JSON member lacks {', '.join(wrong)}, or has it of a wrong type")
+        raise RecordError("bad_json", f"the JSON member lacks {', '.join(wrong)}, or has another type there")
     if record.get("id") != key:
         raise RecordError("bad_json", f"the JSON member is about sample {record.get('id')!r}")
     return record
@@ -236,7 +234,7 @@ def to_sample(record: Mapping[str, Any], clip: Clip | None = None) -> Sample:
 
 
 def _canonical(record: Mapping[str, Any]) -> bytes:
-    """One spelling per value, so that equal records give equal bytes and a checksum can be taken."""
+    """The same bytes for equal records, so that a checksum can be computed."""
     return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -248,7 +246,7 @@ def _encode_flac(waveform: torch.Tensor) -> bytes:
     peak = float(waveform.abs().max())
     if peak > 1:
         raise ValueError(f"the waveform peaks at {peak:.3f}, beyond FLAC's full scale of 1; scale it down")
-    # Scaled by hand with rounding: an int16 array is stored as it is, whatever libsndfile does with floats.
+    # Scaled here with rounding: libsndfile stores an int16 array unchanged, but scales floats by its own rules.
     integers = torch.clamp(torch.round(waveform * 32768), -32768, 32767).to(torch.int16)
     buffer = io.BytesIO()
     soundfile.write(buffer, integers.numpy(), SAMPLING_RATE, format="FLAC", subtype="PCM_16")
@@ -257,44 +255,44 @@ def _encode_flac(waveform: torch.Tensor) -> bytes:
 
 def _decode_flac(data: bytes) -> torch.Tensor:
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
-            if sound.format != "FLAC" or sound.samplerate != SAMPLING_RATE or sound.channels != 1:
-                form = f"{sound.format}, {sound.channels} channels at {sound.samplerate} Hz"
-                raise RecordError("bad_media", f"the sound is {form}, not mono FLAC at {SAMPLING_RATE} Hz")
-            if not 0 < sound.frames <= MAX_SOUND_SAMPLES:
-                raise RecordError("bad_media", f"the sound claims {sound.frames} samples")
-            integers = sound.read(dtype="int16", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.format != "FLAC" or file.samplerate != SAMPLING_RATE or file.channels != 1:
+                form = f"{file.format}, {file.channels} channels at {file.samplerate} Hz"
+                raise RecordError("bad_media", f"the audio is {form}, not mono FLAC at {SAMPLING_RATE} Hz")
+            if not 0 < file.frames <= MAX_STORED_SAMPLES:
+                raise RecordError("bad_media", f"the audio claims {file.frames} samples")
+            integers = file.read(dtype="int16", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise RecordError("bad_media", f"the sound does not decode: {error}") from error
+        raise RecordError("bad_media", f"the audio does not decode: {error}") from error
     return torch.from_numpy(integers[:, 0]).to(torch.float32) / 32768
 
 
-def _decode_pictures(members: Mapping[str, bytes]) -> torch.Tensor:
-    """uint8 ``[T, 3, H, W]`` of pictures of one size, with the channels last in memory."""
+def _decode_frames(members: Mapping[str, bytes]) -> torch.Tensor:
+    """Images of one size as uint8 ``[T, 3, H, W]``, with the channels last in memory."""
     frames: torch.Tensor | None = None
     for index, (name, data) in enumerate(members.items()):
-        # The decoders write the three colours of a pixel side by side; reordering them here would cost as much as
-        # decoding, and whoever turns the frames into patches or floats copies them anyway.
-        picture = _decode_picture(name, data).permute(1, 2, 0)
+        # The decoders write the three colors of a pixel side by side; reordering them here would cost as much as
+        # decoding, and turning the frames into patches or floats copies them anyway.
+        image = _decode_frame(name, data).permute(1, 2, 0)
         if frames is None:
-            frames = torch.empty((len(members), *picture.shape), dtype=torch.uint8)
-        if picture.shape != frames.shape[1:]:
+            frames = torch.empty((len(members), *image.shape), dtype=torch.uint8)
+        if image.shape != frames.shape[1:]:
             raise RecordError("bad_media", f"{name} has another size than the frames before it")
-        # Copied one by one, so that each picture's memory serves the next.
-        frames[index] = picture
+        # Copied one by one, so that each image's memory is used again for the next.
+        frames[index] = image
     assert frames is not None
     return frames.permute(0, 3, 1, 2)
 
 
-def _decode_picture(name: str, data: bytes) -> torch.Tensor:
+def _decode_frame(name: str, data: bytes) -> torch.Tensor:
     try:
         width, height = _png_size(data) if name.endswith(".png") else _jpeg_size(data)
     except (ValueError, IndexError, struct.error) as error:
-        raise RecordError("bad_media", f"{name} has no picture's header") from error
+        raise RecordError("bad_media", f"{name} has no image header") from error
     # torchvision would allocate whatever the header claims.
-    if width * height > MAX_PICTURE_PIXELS:
+    if width * height > MAX_STORED_PIXELS:
         raise RecordError("bad_media", f"{name} claims {width}x{height} pixels")
-    # torch.frombuffer wants memory it may write to.
+    # torch.frombuffer needs writable memory.
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:
         if name.endswith(".png"):
@@ -307,7 +305,7 @@ def _decode_picture(name: str, data: bytes) -> torch.Tensor:
 def _png_size(data: bytes) -> tuple[int, int]:
     """Width and height that a PNG file's first chunk claims."""
     if data[:8] != b"\x89PNG\r\n\x1a\n" or data[12:16] != b"IHDR":
-        raise ValueError("no PNG file")
+        raise ValueError("not a PNG file")
     width, height = struct.unpack(">II", data[16:24])
     return width, height
 
@@ -315,11 +313,11 @@ def _png_size(data: bytes) -> tuple[int, int]:
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     """Width and height that a JPEG file's frame header claims."""
     if data[:2] != b"\xff\xd8":
-        raise ValueError("no JPEG file")
+        raise ValueError("not a JPEG file")
     position = 2
     while True:
         if data[position] != 0xFF:
-            raise ValueError("no JPEG marker")
+            raise ValueError("not a JPEG marker")
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1

@@ -1,8 +1,7 @@
-"""Shards: uncompressed tar files in WebDataset's layout, written atomically and read strictly.
+"""Random access to the samples of shards: uncompressed tar files in WebDataset's layout, read strictly.
 
-`ShardWriter` (in `avrt.data.writer`) writes a set, `ShardSet` gives random access to it, `stream_shards` reads it
-front to back through WebDataset. The layout of a sample is in `avrt.data.records`, what is refused in
-`avrt.data.tar_index`.
+`avrt.data.writer` writes shards, `avrt.data.records` defines the layout of a sample, and `avrt.data.tar_index` lists
+the faults that are refused.
 """
 
 from __future__ import annotations
@@ -10,16 +9,13 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
-import tarfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from webdataset.tariterators import group_by_keys, tar_file_expander
-
-from avrt.data.manifest import MANIFEST_NAME, Manifest, ShardSummary, read_manifest
+from avrt.data.manifest import MANIFEST_NAME, ShardSummary, read_manifest
 from avrt.data.records import (
     JSON_MEMBER,
     EncodedClip,
@@ -27,26 +23,11 @@ from avrt.data.records import (
     check_members,
     check_names,
     decode_clip,
-    encode_clip,
     parse_record,
     to_sample,
 )
 from avrt.data.tar_index import Entry, FaultReason, ShardError, read_span, scan_shard
-from avrt.data.writer import OpenShard, ShardWriter
 from avrt.sample import Sample
-
-__all__ = [
-    "EncodedClip",
-    "FaultReason",
-    "Manifest",
-    "OpenShard",
-    "ShardError",
-    "ShardSet",
-    "ShardWriter",
-    "encode_clip",
-    "read_manifest",
-    "stream_shards",
-]
 
 log = logging.getLogger(__name__)
 
@@ -57,19 +38,19 @@ ShardPaths = str | Path | Sequence[str | Path]
 class ShardSet:
     """Random access to the samples of shards, by index.
 
-    Building it reads all tar headers and JSON members once, and checks them; the media of a sample are read, checked
-    and decoded when it is asked for. The object can be pickled and used in worker processes: it holds no open files.
+    The constructor reads and checks all tar headers and JSON members; the media of a sample are read, checked and
+    decoded when the sample is read. The object can be pickled and used in worker processes: it holds no open files.
 
     Args:
         shards: a folder with a manifest, a tar file, a glob pattern, or a list of these.
         split: keep only the samples of this split.
         verify: also compare every byte with the manifest's SHA-256 (or the samples' own checksums) now.
-        on_error: what to do about damaged shards and samples: ``raise`` the first `ShardError`, or ``skip`` them and
-            keep the errors in `faults`. Damage to media that was not looked for by `verify` is found when the sample
-            is read and always raised then: leaving it out would shift the others.
+        on_error: ``raise`` the first `ShardError` for damaged shards and samples, or ``skip`` them and keep the errors
+            in `faults`. Without `verify`, damaged media are found when the sample is read and always raised: leaving
+            the sample out would shift the others.
 
     Attributes:
-        faults: what was skipped.
+        faults: errors of the skipped shards and samples.
         keys: the samples' ids, in order.
         splits: the samples' splits, in order.
         sources: the samples' clips, in order.
@@ -107,7 +88,7 @@ class ShardSet:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 that changes whenever the samples, their order or (as the manifests tell) their bytes do."""
+        """SHA-256 of the samples, their order and (by the manifests) their bytes."""
         return self._fingerprint
 
     def __len__(self) -> int:
@@ -135,7 +116,7 @@ class ShardSet:
         return self._locate(index)[0]
 
     def media(self, index: int) -> EncodedClip:
-        """A sample's media as they stand in the shard, checked but not decoded."""
+        """A sample's media as stored in the shard, checked but not decoded."""
         return self._read(index)[1]
 
     def __getitem__(self, index: int) -> Sample:
@@ -146,7 +127,7 @@ class ShardSet:
 
     def _read(self, index: int) -> tuple[dict[str, Any], EncodedClip]:
         path, spans = self._locate(index)
-        # The members of a sample lie one behind the other: one read fetches all.
+        # The members of a sample follow one another: one read fetches all.
         begin = min(offset for offset, _ in spans.values())
         end = max(offset + size for offset, size in spans.values())
         data = memoryview(read_span(path, begin, end - begin))
@@ -218,65 +199,6 @@ class ShardSet:
             self._first.append(len(self._offsets))
 
 
-def stream_shards(
-    shards: ShardPaths,
-    *,
-    split: str | None = None,
-    on_error: OnError = "raise",
-    on_fault: Callable[[ShardError], None] | None = None,
-) -> Iterator[Sample]:
-    """Read shards front to back through WebDataset's tar iterators, with this project's decoders only.
-
-    WebDataset's own decoders (which unpickle) and openers (which run ``pipe:`` commands) are not used, and each
-    shard's headers pass the strict check first.
-
-    Args:
-        shards, split, on_error: as for `ShardSet`; here damaged media is skipped, too.
-        on_fault: called with each fault that is skipped; by default they are logged.
-    """
-
-    def report(fault: ShardError) -> None:
-        if on_error == "raise":
-            raise fault
-        if on_fault is None:
-            log.warning("skipped: %s", fault)
-        else:
-            on_fault(fault)
-
-    def go_on_after(error: Exception) -> bool:
-        # WebDataset asks what to do about a damaged archive; the strict check has reported it already.
-        if on_error == "skip" and isinstance(error, tarfile.TarError | ValueError | EOFError):
-            return True
-        raise error
-
-    seen: set[str] = set()
-    for path, _ in find_shards(shards, report):
-        entries, faults = scan_shard(path)
-        for fault in faults:
-            report(fault)
-        whole = {entry.key for entry in entries}
-        if not whole:
-            continue
-        with open(path, "rb") as file:
-            files = tar_file_expander([{"url": str(path), "stream": file}], handler=go_on_after)
-            for grouped in group_by_keys(files, handler=go_on_after):
-                key = grouped["__key__"]
-                if key not in whole:
-                    continue
-                members = {name: data for name, data in grouped.items() if not name.startswith("__")}
-                try:
-                    if key in seen:
-                        raise ShardError(path, FaultReason.DUPLICATE_KEY, "was found in an earlier shard", key)
-                    seen.add(key)
-                    with _naming(path, key):
-                        sample = _decode_sample(key, members, split)
-                except ShardError as fault:
-                    report(fault)
-                    continue
-                if sample is not None:
-                    yield sample
-
-
 def find_shards(shards: ShardPaths, report: Callable[[ShardError], None]) -> list[tuple[Path, ShardSummary | None]]:
     """Resolve folders, files and glob patterns to shards, each with its line in the manifest if there is one.
 
@@ -290,10 +212,10 @@ def find_shards(shards: ShardPaths, report: Callable[[ShardError], None]) -> lis
         if path.is_dir():
             found.extend((path / summary.name, summary) for summary in read_manifest(path).shards)
             continue
-        # An existing file first: its name may hold characters that mean something in a pattern.
+        # An existing file first: its name may hold characters with a meaning in patterns.
         matches = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(item)))]
         if not matches:
-            raise ValueError(f"shards: {item}: no such folder, file or pattern")
+            raise ValueError(f"shards: {item}: there is no such folder or file, and no file matches")
         for match in matches:
             folder = match.parent
             if folder not in manifests:
@@ -317,7 +239,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def _naming(path: Path, key: str) -> Iterator[None]:
-    """What is found wrong with a sample's members becomes a `ShardError` that names shard and sample."""
+    """Errors in a sample's members become a `ShardError` that names shard and sample."""
     try:
         yield
     except ShardError:
@@ -344,10 +266,3 @@ def _check_sample(key: str, members: dict[str, bytes]) -> tuple[dict[str, Any], 
     media = {name: data for name, data in members.items() if name != JSON_MEMBER}
     check_members(record, media)
     return record, EncodedClip(media, record["clip"])
-
-
-def _decode_sample(key: str, members: dict[str, bytes], split: str | None) -> Sample | None:
-    record, encoded = _check_sample(key, members)
-    if split is not None and record["split"] != split:
-        return None
-    return to_sample(record, decode_clip(encoded))

@@ -1,7 +1,7 @@
-"""A strict reader of tar headers: where each sample's members lie in an uncompressed shard, and what is wrong.
+"""A strict reader of tar headers: the positions of each sample's members in an uncompressed shard, and its faults.
 
-General tar readers are lenient: they unpack compressed archives, follow links, stop silently at a torn end. A shard
-is a plain list of regular files with flat names out of a fixed set, so everything else is refused with a reason.
+General tar readers are lenient: they unpack compressed archives, follow links, and stop silently at a truncated end. A
+shard is a plain list of regular files with flat names from a fixed set; everything else is refused with a reason.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from avrt.data.annotations import KEY_PATTERN
 from avrt.data.records import JSON_MEMBER, MEMBER_PATTERN
+from avrt.sample import KEY_PATTERN
 
 BLOCK = 512
 EMPTY_BLOCK = bytes(BLOCK)
@@ -51,7 +51,7 @@ class FaultReason(StrEnum):
     BAD_JSON = "bad_json"
     """A JSON member that does not parse, or is not of this format's version."""
     BAD_MEDIA = "bad_media"
-    """A picture or sound that does not decode to what its JSON member says."""
+    """A frame or audio that does not decode to what its JSON member says."""
     CHECKSUM = "checksum"
     """A member, or a whole shard, whose bytes are not those that were written."""
     NOT_IN_MANIFEST = "not_in_manifest"
@@ -59,13 +59,13 @@ class FaultReason(StrEnum):
 
 
 class ShardError(ValueError):
-    """A shard, or one sample of it, that must not be used.
+    """A shard, or one sample in it, that cannot be used.
 
     Attributes:
         path: the shard.
         reason: one of `FaultReason`.
         key: the sample, or None when the whole shard is refused.
-        detail: what exactly was found.
+        detail: the finding, in plain words.
     """
 
     def __init__(self, path: str | Path, reason: FaultReason, detail: str, key: str | None = None) -> None:
@@ -82,14 +82,14 @@ class ShardError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one sample lies: ``members[name] = (offset, size)`` in bytes, in the file's order."""
+    """The position of one sample: ``members[name] = (offset, size)`` in bytes, in the file's order."""
 
     key: str
     members: dict[str, tuple[int, int]]
 
 
 def scan_shard(path: Path) -> tuple[list[Entry], list[ShardError]]:
-    """Read all headers of a shard, and no data.
+    """Read all headers of a shard, without data.
 
     Returns:
         The complete entries in the file's order, and the faults found. A fault that makes the rest of the file
@@ -110,7 +110,7 @@ def scan_shard(path: Path) -> tuple[list[Entry], list[ShardError]]:
                 raise ShardError(path, FaultReason.FORBIDDEN_MEMBER, f"member {name!r} of {size} bytes")
             if key != current:
                 if key in entries:
-                    # Which of the two is right cannot be known: both are left out.
+                    # Either of the two may be right: both are left out.
                     faults.append(ShardError(path, FaultReason.DUPLICATE_KEY, "occurs twice", key))
                     broken.add(key)
                 current = key
@@ -124,7 +124,7 @@ def scan_shard(path: Path) -> tuple[list[Entry], list[ShardError]]:
         if fault.reason not in (FaultReason.TRUNCATED, FaultReason.NOT_A_TAR):
             return [], faults
         if current is not None:
-            # The tear may have taken members of the sample it hit.
+            # The last sample may have lost members.
             broken.add(current)
     for entry in entries.values():
         if entry.key not in broken and JSON_MEMBER not in entry.members:
@@ -134,7 +134,7 @@ def scan_shard(path: Path) -> tuple[list[Entry], list[ShardError]]:
 
 
 def read_span(path: Path, offset: int, size: int) -> bytes:
-    """`size` bytes of a file from `offset`. Opens the file anew: nothing to share between worker processes."""
+    """`size` bytes of a file from `offset`. The file is opened each time, so worker processes share nothing."""
     with open(path, "rb", buffering=0) as file:
         data = os.pread(file.fileno(), size, offset)
         while len(data) < size:
@@ -170,10 +170,10 @@ def _headers(path: Path) -> Iterator[tuple[str, int, int]]:
             try:
                 name, kind, size = _parse_header(block)
             except ValueError as error:
-                detail = f"no tar header at byte {position}: {error}"
+                detail = f"there is no tar header at byte {position}: {error}"
                 raise ShardError(path, FaultReason.NOT_A_TAR, detail) from error
             if kind not in REGULAR:
-                raise ShardError(path, FaultReason.FORBIDDEN_TYPE, f"member {name!r} is no regular file")
+                raise ShardError(path, FaultReason.FORBIDDEN_TYPE, f"member {name!r} is not a regular file")
             offset = position + BLOCK
             if offset + size > total:
                 raise ShardError(path, FaultReason.TRUNCATED, f"ends inside member {name!r}")
@@ -185,7 +185,7 @@ def _parse_header(block: bytes) -> tuple[str, bytes, int]:
     """Name, type flag and size of a ustar header. Python's `tarfile` takes ten times as long for it.
 
     Raises:
-        ValueError: the block is no header, or its checksum is wrong.
+        ValueError: the block is not a header, or its checksum is wrong.
     """
     # The checksum counts its own eight bytes as blanks.
     if int(block[148:156].strip(b"\0 ") or b"0", 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
@@ -193,7 +193,7 @@ def _parse_header(block: bytes) -> tuple[str, bytes, int]:
     name, prefix = (
         field.split(b"\0", 1)[0].decode("utf-8", "backslashreplace") for field in (block[:100], block[345:500])
     )
-    # Sizes of 8 GB and more have another notation, whose first byte is no digit: int() refuses it.
+    # Sizes of 8 GB and more have another notation, whose first byte is not a digit: int() refuses it.
     size = int(block[124:136].strip(b"\0 ") or b"0", 8)
     if size < 0:
         raise ValueError("its size is negative")

@@ -19,7 +19,7 @@ from avrt.sample import Sample
 
 
 class OpenShard:
-    """One shard being written; it takes its name only when left without an exception.
+    """One shard being written; it takes its name only when the block ends without an exception.
 
     Equal samples give equal bytes: members are sorted and carry no time, user or group.
     """
@@ -74,9 +74,9 @@ class OpenShard:
 
 
 class _HashingFile:
-    """Passes writes on to a file and takes their SHA-256 on the way.
+    """Passes writes to a file and computes their SHA-256.
 
-    When `abandoned`, writes are dropped: the tar stream closes itself when it is collected, after the file is gone.
+    When `abandoned`, writes are dropped: the tar stream closes itself on garbage collection, when the file is gone.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -102,7 +102,7 @@ class ShardWriter:
             for sample in samples:
                 writer.write(sample)
 
-    If the block is left by an exception no manifest is written, and the next writer starts over.
+    If the block ends with an exception, no manifest is written, and the next writer starts over.
 
     Args:
         out_dir: made if absent. Must not hold a finished set, unless `overwrite`.
@@ -110,7 +110,7 @@ class ShardWriter:
         samples_per_shard: samples of each shard but the last.
         image_format: ``jpg``, or ``png`` for exact frames.
         jpeg_quality: 1 to 100.
-        settings: how the samples were made (JSON values), for the manifest.
+        settings: how the samples were made (JSON values); stored in the manifest.
         overwrite: replace a finished set.
     """
 
@@ -145,7 +145,7 @@ class ShardWriter:
         manifest = self.out_dir / MANIFEST_NAME
         if manifest.exists() and not self.overwrite:
             raise ValueError(f"{self.out_dir}: already holds a finished set of shards; choose another folder")
-        # The manifest goes first: from here on the folder is an unfinished set, whatever happens.
+        # The manifest is deleted first: from here on the folder is an unfinished set, whatever happens.
         manifest.unlink(missing_ok=True)
         own = re.compile(rf"{re.escape(self.prefix)}-\d{{6}}\.tar({re.escape(PARTIAL_SUFFIX)})?")
         for path in self.out_dir.iterdir():
@@ -157,7 +157,7 @@ class ShardWriter:
         """Append one sample.
 
         Args:
-            encoded: media to store as it is, such as `ShardSet.media` gives; else the sample's clip is encoded.
+            encoded: media to store unchanged, for example from `ShardSet.media`; else the sample's clip is encoded.
 
         Raises:
             ValueError: the sample has no clip, an id that cannot be a key, or one that was written before.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
 from avrt.demo.tokenizer import build_tiny_tokenizer
-from avrt.files.atomic import PARTIAL_SUFFIX, sync_folder
+from avrt.files.atomic_folder import atomic_folder
 from avrt.model.tiny import save_tiny_student
 
 CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
@@ -27,10 +26,5 @@ def build_student(folder: Path, *, seed: int = 0) -> None:
         return
     questions = plan_questions(plan_clips("train", CORPUS_CLIPS, seed=0), questions_per_clip=1)
     tokenizer = build_tiny_tokenizer([CHAT_WORDS, *demo_texts(questions)])
-    partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
-    if partial.exists():
-        shutil.rmtree(partial)  # of a build that was killed
-    partial.mkdir(parents=True)
-    save_tiny_student(partial, tokenizer, seed=seed)
-    partial.rename(folder)
-    sync_folder(folder.parent)
+    with atomic_folder(folder) as partial:
+        save_tiny_student(partial, tokenizer, seed=seed)

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from avrt.evaluation.benchmarks.base import Item
-from avrt.media.reader import MAX_FRAME_PIXELS, MediaError, MediaReason, read_audio, read_clip, read_image
+from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
+from avrt.media.errors import MediaError, MediaReason
+from avrt.media.reader import read_audio, read_clip, read_image
 from avrt.sample import Clip, Sample
 
 UNREADABLE_MEDIA = "unreadable_media"
@@ -19,8 +21,8 @@ def read_sample(
     item: Item,
     folder: str | Path,
     *,
-    num_frames: int = 8,
-    max_audio_seconds: float = 10.0,
+    num_frames: int = NUM_FRAMES,
+    max_audio_seconds: float = MAX_AUDIO_SECONDS,
     max_pixels: int = MAX_FRAME_PIXELS,
 ) -> Sample:
     """The item's sample with its clip, as it is shown to every model.
@@ -52,7 +54,7 @@ def read_sample(
     elif audio is not None:
         return replace(item.sample, clip=_read_sound(audio, max_audio_seconds))
     else:
-        raise MediaError(folder, MediaReason.NO_VIDEO, f"item {item.sample.id!r} names no media")
+        raise MediaError(MediaReason.NO_VIDEO, f"item {item.sample.id!r} names no media", folder)
     if clip.waveform is None and audio is not None:
         sound = _read_sound(audio, max_audio_seconds)
         clip = replace(clip, waveform=sound.waveform, duration=clip.duration or sound.duration)

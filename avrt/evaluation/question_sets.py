@@ -33,8 +33,9 @@ from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.scoring import profile_for
 from avrt.evaluation.subsets import read_ids
+from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
+from avrt.media.errors import MediaError
 from avrt.media.masking import Modalities, mask_clip
-from avrt.media.reader import MediaError
 from avrt.sample import Sample
 from avrt.text.answers import Profile
 from avrt.text.prompts import AnswerFormat, PromptTemplate
@@ -79,8 +80,8 @@ class MediaConfig:
     """
 
     modalities: Modalities = "AV"
-    num_frames: int = 8
-    max_audio_seconds: float = 10.0
+    num_frames: int = NUM_FRAMES
+    max_audio_seconds: float = MAX_AUDIO_SECONDS
 
     def __post_init__(self) -> None:
         if self.num_frames < 1 or not 0 < self.max_audio_seconds < math.inf:

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 PARTIAL_SUFFIX = ".partial"
-"""Ends the name of a file that is still being written; nobody reads such files."""
+"""Ends the name of a file or folder that is still being written; such files are never read."""
 
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
-"""How a file system says that folders cannot be synced."""
+"""Error numbers of file systems that cannot sync folders."""
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Write `path` through a temporary neighbour that takes its name only when complete and on disk.
 
-    On an exception (a full disk, an interrupt) the temporary file is removed and `path` is as before. The temporary
-    name is fixed, so that what a killed process left behind is overwritten by the next attempt: one writer per path.
+    On an exception (a full disk, an interrupt) the temporary file is removed and `path` is unchanged. The temporary
+    name is fixed, so that the next attempt overwrites the remains of a killed process: one writer per path.
     """
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
@@ -33,7 +33,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         partial.unlink(missing_ok=True)
         if error.errno is not None and error.filename is None:
-            # A full disk is reported without a name; say which file it was.
+            # A full disk is reported without a file name.
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     except BaseException:
@@ -43,13 +43,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file at once, see `atomic_file`."""
+    """Write a whole file with `atomic_file`."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def sync_file(file: Path) -> None:
-    """Have a file that someone else wrote on disk before it counts."""
+    """Sync a file that other code wrote."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,10 +58,10 @@ def sync_file(file: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut, where its file system can.
+    """Make renames in a folder survive a power cut, if its file system can.
 
-    Those that refuse to sync a folder (CIFS, FUSE mounts, shared folders of virtual machines) are left alone: the
-    files' contents were synced before.
+    An error of file systems that cannot sync folders (CIFS, FUSE mounts, shared folders of virtual machines) is
+    ignored: the files' contents were synced before.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""One writer per folder: a lock that the system frees when its process ends, however it ends."""
+"""One writer per folder: a lock that the system releases when its process ends, also by a kill."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from types import TracebackType
 from typing import Self
 
 LOCK_NAME = ".avrt-lock"
-"""Ends the name of a lock file; it is removed at the end, and only a killed process leaves one behind."""
+"""Ends the name of a lock file; it is removed at the end, and remains only after a kill."""
 
 _WITHOUT_FLOCK = "-file"
-"""Added to the name where the file's existence is the lock, so that the two kinds never meet in one file."""
+"""Added to the name where the file's existence is the lock, so that the two kinds of lock use different files."""
 
 _REFUSED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
-"""How a file system says that it has no locks: Lustre mounted without ``-o flock``, some network and FUSE mounts."""
+"""Error numbers of file systems without locks: Lustre mounted without ``-o flock``, some network and FUSE mounts."""
 
 _POLL_SECONDS = 0.5
 
@@ -30,7 +30,7 @@ class FolderInUseError(ValueError):
 
 
 class FolderLock:
-    """Keeps a second writer out of a folder for the length of a block.
+    """Keeps a second writer out of a folder during a block.
 
     ::
 
@@ -38,18 +38,18 @@ class FolderLock:
             ...
 
     The lock is a ``flock`` on the file `LOCK_NAME`: it ends with its process, even a killed one. Where the file system
-    has no locks, the file's existence is the lock. A file that a dead process of this machine has left is then
-    replaced; one from another machine has to be deleted by hand, and the error says so.
+    has no locks, the file's existence is the lock. The file of a dead process of this machine is then replaced; that of
+    another machine has to be deleted by hand, and the error says so.
 
     Children that are forked inside the block share the lock. In a run of several processes, one of them takes it.
 
     Args:
-        folder: made if absent; removed at the end if it was made here and nothing else is in it.
-        what: the command that writes, for the message of the other process.
+        folder: made if absent; removed at the end if it was made here and is empty.
+        command: the command that writes, for the error message of the other process.
         beside: lock a file next to the folder, for a folder that must be empty or is replaced as a whole.
-        name: ends the lock file's name; more than one lock in a folder need different ones.
-        wait: called once, with a message, when another process holds the lock; the lock then waits for its turn.
-            Without it, the second process is refused.
+        name: ends the lock file's name; different locks in one folder need different names.
+        wait: called once, with a message, when another process holds the lock; the lock then waits. Without it, the
+            second process is refused.
 
     Raises:
         FolderInUseError: another process holds the lock.
@@ -59,15 +59,15 @@ class FolderLock:
     def __init__(
         self,
         folder: str | Path,
-        what: str,
+        command: str,
         *,
         beside: bool = False,
         name: str = LOCK_NAME,
         wait: Callable[[str], None] | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.what = what
-        # A path such as "." has no name of its own to put a file beside.
+        self.command = command
+        # A path such as "." has no name for a file beside it.
         place = self.folder.resolve()
         self.path = place.parent / f".{place.name}{name}" if beside else self.folder / name
         self._wait = wait
@@ -92,15 +92,15 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # While the lock is held, so that nobody else's file is removed.
+        # While the lock is held, so that no other process's file is removed.
         self._held.unlink(missing_ok=True)
         if self._is_new:
-            with suppress(OSError):  # something is in it
+            with suppress(OSError):  # it is not empty
                 self.path.parent.rmdir()
         os.close(self._descriptor)
 
     def _take(self) -> str | None:
-        """Take the lock, or return who holds it."""
+        """Take the lock, or return its holder."""
         while True:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -123,12 +123,12 @@ class FolderLock:
 
     def _hold(self, path: Path, descriptor: int) -> None:
         os.ftruncate(descriptor, 0)
-        process = f"`{self.what}` (process {os.getpid()} on {socket.gethostname()})"
+        process = f"`{self.command}` (process {os.getpid()} on {socket.gethostname()})"
         os.pwrite(descriptor, f"{process}\n{_identity(os.getpid())}\n".encode(), 0)
         self._held, self._descriptor = path, descriptor
 
     def _take_without_flock(self, path: Path) -> str | None:
-        """Take the lock by being the one that creates the file, or return who did."""
+        """Take the lock by creating the file, or return its holder."""
         for _ in range(3):
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -137,7 +137,7 @@ class FolderLock:
                 if holder is None:
                     continue  # removed meanwhile
                 if not _is_dead(holder):
-                    return f"{_shown(holder)}, or one that was killed and has left {path} (then delete that file),"
+                    return f"{_shown(holder)}, or one that was killed and left {path} (then delete that file),"
                 _remove_stale(path, holder)
             else:
                 self._hold(path, descriptor)
@@ -146,7 +146,7 @@ class FolderLock:
 
 
 def _remove_stale(path: Path, holder: str) -> None:
-    """Remove a dead process's file; put back another's that has taken its place meanwhile."""
+    """Remove a dead process's file; put back the file of another process that replaced it meanwhile."""
     aside = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         os.rename(path, aside)
@@ -182,17 +182,17 @@ def _holder_at(path: Path) -> str | None:
 
 
 def _shown(holder: str) -> str:
-    """The line of a lock file that is for people."""
+    """The readable line of a lock file."""
     return holder.partition("\n")[0] or "process"
 
 
 def _identity(process: int) -> str:
-    """What tells a process from all others: its number is used again, and means nothing outside its container."""
+    """A process's identity; its number alone is used again, and is valid only in its container."""
     return f"{process} {_start_time(process)} {os.readlink('/proc/self/ns/pid')} {socket.gethostname()}"
 
 
 def _start_time(process: int) -> str:
-    """When a process began, in clock ticks since the machine's start; empty when it is gone."""
+    """A process's start time in clock ticks since boot; empty if it has ended."""
     try:
         with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:
             # The second field is a name in parentheses that may hold spaces.
@@ -202,7 +202,7 @@ def _start_time(process: int) -> str:
 
 
 def _is_dead(holder: str) -> bool:
-    """Whether the process that wrote a lock file has ended, as far as this machine can tell: no for all others."""
+    """Whether the process that wrote a lock file is known to have ended; False for other machines."""
     identity = holder.partition("\n")[2].strip()
     number, _, rest = identity.partition(" ")
     _, _, machine = rest.partition(" ")

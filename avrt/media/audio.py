@@ -1,4 +1,4 @@
-"""A sound stream to mono float samples at the project's rate.
+"""An audio stream to mono float samples at the project's rate.
 
 Shape letters: C channels, S samples.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -18,17 +17,17 @@ from avrt.media.errors import MediaError, MediaReason
 from avrt.sample import SAMPLING_RATE
 
 MAX_SOURCE_RATE = 768_000
-"""Sampling rates above this are taken for a damaged header."""
+"""A sampling rate above this means a damaged header."""
 
 JITTER_SECONDS = 0.05
-"""Time stamps may stray this far from the running sample count (containers round them to milliseconds)."""
+"""Tolerated difference of a time stamp from the running sample count (containers round to milliseconds)."""
 
 MAX_RESAMPLING_PHASES = 1000
-"""torchaudio keeps one filter per phase; at coprime rates (44,101 Hz) that would be gigabytes."""
+"""torchaudio keeps one filter per phase; at coprime rates (44,101 Hz) that would take gigabytes."""
 
 CHANNEL_WEIGHTS = {"FC": 1.0, "FL": 0.5**0.5, "FR": 0.5**0.5, "FLC": 0.5**0.5, "FRC": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0}
-"""Share of each channel in mono after ITU-R BS.775; every channel not listed (the surrounds) counts 0.5. The bass
-channel is left out. Weights are divided by their sum, so a mix cannot clip."""
+"""Weight of each channel in the mono mix after ITU-R BS.775; channels not listed (the surrounds) count 0.5, the bass
+channel 0. Weights are divided by their sum, so a mix cannot clip."""
 
 
 def read_waveform(
@@ -37,13 +36,12 @@ def read_waveform(
     *,
     start: Fraction | None,
     max_seconds: float,
-    path: Path,
 ) -> torch.Tensor:
-    """Decode the first seconds of a sound stream.
+    """Decode the first seconds of an audio stream.
 
-    Sample 0 is the sound at `start`: sound before it is cut, and silence fills the time until a late sound begins
-    as well as gaps inside the stream, so the waveform stays aligned with the picture. If the peak is above 1
-    (lossy codecs overshoot), the whole waveform is divided by the peak, because FLAC would clip it.
+    Sample 0 is the audio at `start`: earlier audio is cut, and silence fills the time before a stream that begins later
+    as well as gaps inside it, so the waveform stays aligned with the frames. If the peak is above 1 (lossy codecs
+    overshoot), the whole waveform is divided by the peak, because FLAC would clip it.
 
     Args:
         start: moment on the container's clock at which the waveform starts; None for the stream's first sample.
@@ -62,7 +60,7 @@ def read_waveform(
             if not rate:
                 rate = frame.sample_rate
                 if not 0 < rate <= MAX_SOURCE_RATE:
-                    raise MediaError(path, MediaReason.CORRUPT_AUDIO, f"impossible sampling rate {rate}")
+                    raise MediaError(MediaReason.CORRUPT_AUDIO, f"impossible sampling rate {rate}")
                 # A tenth of a second more than wanted, so that the resampling filter sees past the cut.
                 limit = math.ceil((max_seconds + 0.1) * rate)
             moment = frame.pts * frame.time_base if frame.pts is not None and frame.time_base is not None else None
@@ -83,12 +81,12 @@ def read_waveform(
             if length >= limit:
                 break
     except av.error.FFmpegError as error:
-        raise MediaError(path, MediaReason.CORRUPT_AUDIO, f"decoding stops: {error.strerror}") from error
+        raise MediaError(MediaReason.CORRUPT_AUDIO, f"decoding stops: {error.strerror}") from error
     if not length:
-        raise MediaError(path, MediaReason.NO_AUDIO, "the sound stream holds no samples")
+        raise MediaError(MediaReason.NO_AUDIO, "the audio stream holds no samples")
     waveform = torch.from_numpy(np.concatenate(pieces)[:limit])
     if not torch.isfinite(waveform).all():
-        raise MediaError(path, MediaReason.CORRUPT_AUDIO, "the sound holds values that are not finite")
+        raise MediaError(MediaReason.CORRUPT_AUDIO, "the audio holds values that are not finite")
     waveform = _to_project_rate(waveform, rate)[: round(max_seconds * SAMPLING_RATE)]
     peak = waveform.abs().max()
     if peak > 1:

@@ -1,4 +1,4 @@
-"""The file of a clip, by the name that annotations give it: with or without its extension."""
+"""Finds a clip's file by the name in the annotations, with or without its extension."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ EXTENSIONS = (
     *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
     *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac"),
 )
-"""Of the files that can be a clip, in the order in which they are looked for, each in lower and upper case."""
+"""Extensions of clips, in the order in which they are looked for, each in lower and upper case."""
 
 
 def has_extension(name: str) -> bool:
-    """Whether a clip's name is a file name already."""
+    """Whether a clip's name ends in a known extension."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def without_extension(name: str) -> str:
-    """A clip's name as it is the same for ``c1``, ``c1.mp4`` and ``c1.MKV``."""
+    """A clip's name without a known extension: ``c1`` for ``c1``, ``c1.mp4`` and ``c1.MKV``."""
     stem, extension = os.path.splitext(name)
     return stem if extension.lower() in EXTENSIONS else name
 
@@ -28,8 +28,8 @@ def without_extension(name: str) -> str:
 def find_clip(folder: Path, name: str) -> Path | None:
     """The file of a clip, or None.
 
-    A name that ends in a known extension is taken as it is if there is such a file; then extensions are added to it,
-    ``.mp4`` first, and last they take the place of its own.
+    A name that ends in a known extension is used unchanged if there is such a file. Then extensions are added to it,
+    ``.mp4`` first; last they replace its own.
     """
     if has_extension(name) and (folder / name).exists():
         return folder / name
@@ -46,7 +46,7 @@ def clip_file(folder: Path, name: str) -> Path:
     """The file of a clip.
 
     Raises:
-        MediaError: there is none; names what was looked for.
+        MediaError: there is none; the message says what was looked for.
     """
     path = find_clip(folder, name)
     if path is None:
@@ -54,5 +54,5 @@ def clip_file(folder: Path, name: str) -> Path:
         detail = f"there is no file {tried}"
         if not has_extension(name):
             detail += f", nor one of that name with another extension ({', '.join(EXTENSIONS[1:4])}, ...)"
-        raise MediaError(tried, MediaReason.MISSING_FILE, detail)
+        raise MediaError(MediaReason.MISSING_FILE, detail, tried)
     return path

@@ -1,7 +1,9 @@
-"""Why a media file was refused: one exception with a reason out of a fixed list."""
+"""The exception for media files that cannot be used, with a reason from a fixed list."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -16,21 +18,21 @@ class MediaReason(StrEnum):
     UNREADABLE = "unreadable"
     """Not a media file of a known container, or its header is broken or cut off."""
     NO_VIDEO = "no_video"
-    """No moving picture. Cover art attached to a sound file is none."""
+    """No video stream. Cover art attached to an audio file does not count."""
     NO_AUDIO = "no_audio"
-    """No sound stream, or one without a single sample."""
+    """No audio stream, or one without a single sample."""
     CORRUPT_VIDEO = "corrupt_video"
     """The video stream does not decode up to the last frame that is needed."""
     CORRUPT_AUDIO = "corrupt_audio"
-    """The sound stream does not decode, or holds values that are not finite."""
+    """The audio stream does not decode, or holds values that are not finite."""
     CORRUPT_IMAGE = "corrupt_image"
-    """The still picture does not decode."""
+    """The image does not decode."""
     TRUNCATED = "truncated"
     """The streams end well before the length that the file's header promises."""
     TOO_LARGE = "too_large"
-    """More pixels per picture than the limit (8K, decompression bombs)."""
+    """More pixels per frame than the limit (8K, decompression bombs)."""
     TOO_LONG = "too_long"
-    """Longer than the limit, or too many pictures to decode between two key frames."""
+    """Longer than the limit, or too many frames to decode between two key frames."""
     BAD_SHAPE = "bad_shape"
     """An aspect ratio beyond 200:1, which the vision encoder refuses."""
     NO_DURATION = "no_duration"
@@ -45,17 +47,28 @@ class MediaError(ValueError):
     """A media file that cannot be used.
 
     Attributes:
-        path: the file.
         reason: one of `MediaReason`.
-        detail: what exactly was found, in plain words.
+        detail: the finding, in plain words.
+        path: the file; `with_path` fills it in for code that has only a stream or a frame.
     """
 
-    def __init__(self, path: str | Path, reason: MediaReason, detail: str) -> None:
-        super().__init__(f"{path}: {reason.value}: {detail}")
-        self.path = Path(path)
+    def __init__(self, reason: MediaReason, detail: str, path: str | Path | None = None) -> None:
+        # These arguments make the exception again when it crosses a process boundary.
+        super().__init__(reason, detail, path)
         self.reason = reason
         self.detail = detail
+        self.path = None if path is None else Path(path)
 
-    def __reduce__(self) -> tuple[type[MediaError], tuple[Path, MediaReason, str]]:
-        # The default would call the class with the message alone when the error crosses a process boundary.
-        return type(self), (self.path, self.reason, self.detail)
+    def __str__(self) -> str:
+        file = "" if self.path is None else f"{self.path}: "
+        return f"{file}{self.reason.value}: {self.detail}"
+
+
+@contextmanager
+def with_path(path: Path) -> Iterator[None]:
+    """A `MediaError` that is raised inside the block names `path`."""
+    try:
+        yield
+    except MediaError as error:
+        error.path = path
+        raise

@@ -1,4 +1,4 @@
-"""Masked modalities for ablations: the stream is still in the prompt, but shows or sounds nothing."""
+"""Masked modalities for ablations: the stream stays in the prompt, as black frames or silent audio."""
 
 from __future__ import annotations
 

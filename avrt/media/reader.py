@@ -1,7 +1,7 @@
-"""Media files to clips: a few uniformly spaced frames with their times, and mono sound.
+"""Media files to clips: a few uniformly spaced frames with their times, and mono audio.
 
-`read_clip` reads videos, `read_image` still pictures, `read_audio` sound files. All refuse what they cannot read
-right with a `MediaError` whose `reason` is one of `MediaReason`, before they allocate memory for it.
+`read_clip` reads videos, `read_image` images, `read_audio` audio files. A file that cannot be read correctly raises a
+`MediaError` whose `reason` is one of `MediaReason`, before memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -18,20 +19,20 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avrt.media.audio import read_waveform
-from avrt.media.errors import MediaError, MediaReason
-from avrt.media.video import fit, frames_shown_at, presented_span, segment_centres
+from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
+from avrt.media.errors import MediaError, MediaReason, with_path
+from avrt.media.span import Span, presented_span
+from avrt.media.video import fit, frames_shown_at, segment_centers
 from avrt.sample import Clip
 
-__all__ = ["MediaError", "MediaReason", "read_audio", "read_clip", "read_image"]
-
-MAX_FRAME_PIXELS = 768 * 28 * 28
-"""Default limit of the frames kept, in pixels: 768 vision tokens a frame."""
-
 MAX_SOURCE_PIXELS = 4096 * 2304
-"""Default limit of what is decoded at all, in pixels per picture: 4K passes, 8K does not."""
+"""Limit on the pixels of a decoded video frame: 4K passes, 8K does not."""
+
+MAX_IMAGE_PIXELS = 16 * MAX_SOURCE_PIXELS
+"""Limit on the pixels of a decoded image."""
 
 MAX_SOURCE_SECONDS = 4 * 3600.0
-"""Default limit of a source's length."""
+"""Default limit on a source's length."""
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,"
@@ -45,33 +46,30 @@ IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 def read_clip(
     path: str | Path,
     *,
-    num_frames: int = 8,
-    max_audio_seconds: float = 10.0,
+    num_frames: int = NUM_FRAMES,
+    max_audio_seconds: float = MAX_AUDIO_SECONDS,
     max_pixels: int = MAX_FRAME_PIXELS,
     require_video: bool = True,
     require_audio: bool = True,
-    max_source_pixels: int = MAX_SOURCE_PIXELS,
     max_source_seconds: float = MAX_SOURCE_SECONDS,
-    threads: int = 1,
 ) -> Clip:
-    """Read a video file: `num_frames` frames over its whole length, and sound from its start.
+    """Read a video file: `num_frames` frames over its whole length, and audio from its start.
 
-    Time 0 is the moment the first picture is presented, D the length of the video's presentation (edit lists
-    applied). Frame i is the one on display at ``t_i = (i + 1/2) D / num_frames``, and ``fps = num_frames / D``.
-    Sound is aligned to the same time 0. Of several streams FFmpeg's choice of the best one is taken (the largest
-    picture, the most channels, "default" flags first), never cover art.
+    Time 0 is the moment the first frame is presented, D the length of the video's presentation (edit lists applied).
+    Frame i is the one on display at ``t_i = (i + 1/2) D / num_frames``, and ``fps = num_frames / D``. Audio is aligned
+    to the same time 0. Of several streams, FFmpeg's choice is taken (the largest frames, the most channels, "default"
+    flags first), never cover art.
 
     Args:
-        path: the file; any name, it is never taken for an option or an address.
+        path: the file; any name works, it is never taken for an option or an address.
         num_frames: frames to take; a clip with fewer repeats them.
         max_audio_seconds: length limit of the waveform.
         max_pixels: frames larger than this are scaled down, see `avrt.media.video.target_size`.
         require_video, require_audio: refuse a file without that stream; else that part of the clip is None.
-        max_source_pixels, max_source_seconds: refuse what is larger or longer before decoding it.
-        threads: decoder threads; 1 because packing already runs one process per core.
+        max_source_seconds: refuse longer sources before decoding them.
 
     Returns:
-        A `Clip`; its `duration` is D, or the length of the sound where there is no video.
+        A `Clip`; its `duration` is D, or the length of the audio where there is no video.
 
     Raises:
         MediaError: the file cannot be used; `reason` says why.
@@ -79,43 +77,29 @@ def read_clip(
     path = Path(path)
     if num_frames < 1:
         raise ValueError(f"num_frames: must be at least 1, is {num_frames}")
-    if not 0 < max_audio_seconds < math.inf:
-        raise ValueError(f"max_audio_seconds: must be positive and finite, is {max_audio_seconds}")
-    with _open(path, max_source_pixels) as container:
-        video, audio = _best_video(container), _best_audio(container)
-        if video is None and (require_video or audio is None):
-            raise MediaError(path, MediaReason.NO_VIDEO, "there is no video stream")
-        if audio is None and require_audio:
-            raise MediaError(path, MediaReason.NO_AUDIO, "there is no sound stream")
-        if video is not None:
-            _check_size(path, video.width, video.height, max_source_pixels)
-        main: av.VideoStream | av.AudioStream | None = video or audio
-        assert main is not None
-        has_video, has_audio = video is not None, audio is not None
-        span = presented_span(container, main, path)
-    duration = float(span.duration)
-    if duration > max_source_seconds:
-        raise MediaError(path, MediaReason.TOO_LONG, f"{duration:.0f} s, the limit is {max_source_seconds:.0f} s")
-
-    frames: torch.Tensor | None = None
-    times: tuple[float, ...] = ()
-    width = height = 0
-    if has_video:
-        times = segment_centres(duration, num_frames)
-        with _open(path, max_source_pixels) as container:
-            video = _best_video(container)
-            assert video is not None
-            video.codec_context.thread_count = threads
-            # The size in the stream itself may be another one than in the container's header.
-            video.codec_context.options = {"max_pixels": str(max_source_pixels)}
-            frames, width, height = frames_shown_at(container, video, span, times, max_pixels=max_pixels, path=path)
-    waveform: torch.Tensor | None = None
-    if has_audio:
-        with _open(path, max_source_pixels) as container:
-            audio = _best_audio(container)
-            assert audio is not None
+    _check_audio_limit(max_audio_seconds)
+    with with_path(path):
+        with _open(path) as container:
+            video, audio = _best_video(container), _best_audio(container)
+            if video is None and (require_video or audio is None):
+                raise MediaError(MediaReason.NO_VIDEO, "there is no video stream")
+            if audio is None and require_audio:
+                raise MediaError(MediaReason.NO_AUDIO, "there is no audio stream")
+            if video is not None:
+                _check_size(video.width, video.height, MAX_SOURCE_PIXELS)
+            has_video, has_audio = video is not None, audio is not None
+            span = _checked_span(container, video or audio, max_source_seconds)
+        duration = float(span.duration)
+        frames: torch.Tensor | None = None
+        times: tuple[float, ...] = ()
+        width = height = 0
+        if has_video:
+            times = segment_centers(duration, num_frames)
+            frames, width, height = _read_frames(path, span, times, max_pixels)
+        waveform: torch.Tensor | None = None
+        if has_audio:
             start = span.start if has_video else None
-            waveform = read_waveform(container, audio, start=start, max_seconds=max_audio_seconds, path=path)
+            waveform = _read_waveform(path, start, max_audio_seconds)
     return Clip(
         frames=frames,
         timestamps=times,
@@ -128,81 +112,109 @@ def read_clip(
 
 
 def read_audio(
-    path: str | Path, *, max_audio_seconds: float = 10.0, max_source_seconds: float = MAX_SOURCE_SECONDS
+    path: str | Path,
+    *,
+    max_audio_seconds: float = MAX_AUDIO_SECONDS,
+    max_source_seconds: float = MAX_SOURCE_SECONDS,
 ) -> Clip:
-    """Read only the sound of a file (of a sound file, or of a video) from its start.
+    """Read only the audio of a file (an audio file, or a video) from its start.
 
     Returns:
-        A `Clip` without frames; `duration` is the length of the whole sound in seconds.
+        A `Clip` without frames; `duration` is the length of the whole audio in seconds.
 
     Raises:
         MediaError: the file cannot be used; `reason` says why.
     """
     path = Path(path)
-    if not 0 < max_audio_seconds < math.inf:
-        raise ValueError(f"max_audio_seconds: must be positive and finite, is {max_audio_seconds}")
-    with _open(path, MAX_SOURCE_PIXELS) as container:
-        audio = _best_audio(container)
-        if audio is None:
-            raise MediaError(path, MediaReason.NO_AUDIO, "there is no sound stream")
-        duration = float(presented_span(container, audio, path).duration)
-    if duration > max_source_seconds:
-        raise MediaError(path, MediaReason.TOO_LONG, f"{duration:.0f} s, the limit is {max_source_seconds:.0f} s")
-    with _open(path, MAX_SOURCE_PIXELS) as container:
-        audio = _best_audio(container)
-        assert audio is not None
-        waveform = read_waveform(container, audio, start=None, max_seconds=max_audio_seconds, path=path)
+    _check_audio_limit(max_audio_seconds)
+    with with_path(path):
+        with _open(path) as container:
+            audio = _best_audio(container)
+            if audio is None:
+                raise MediaError(MediaReason.NO_AUDIO, "there is no audio stream")
+            duration = float(_checked_span(container, audio, max_source_seconds).duration)
+        waveform = _read_waveform(path, None, max_audio_seconds)
     return Clip(frames=None, waveform=waveform, duration=duration)
 
 
-def read_image(
-    path: str | Path, *, max_pixels: int = MAX_FRAME_PIXELS, max_source_pixels: int = 16 * MAX_SOURCE_PIXELS
-) -> Clip:
-    """Read a still picture, turned upright as its EXIF tag says, transparency over white.
+def read_image(path: str | Path, *, max_pixels: int = MAX_FRAME_PIXELS) -> Clip:
+    """Read an image, rotated as its EXIF tag says, transparency over white.
 
     Returns:
-        A `Clip` of one frame ``[1, 3, H, W]`` at time 0 with ``is_image=True`` and neither rate nor sound. Of an
-        animation the first picture is taken.
+        A `Clip` of one frame ``[1, 3, H, W]`` at time 0 with ``is_image=True``, without rate or audio. An animation
+        gives its first frame.
 
     Raises:
         MediaError: the file cannot be used; `reason` says why.
     """
     path = Path(path)
-    _check_file(path)
+    with with_path(path):
+        _check_file(path)
+        image = _decode_image(path)
+        width, height = image.size
+        # A copy because the bytes object below it is read-only.
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
+        frame = fit(pixels, width, height, max_pixels)
+    return Clip(frames=frame[None], timestamps=(0.0,), width=width, height=height, is_image=True)
+
+
+def _decode_image(path: Path) -> Image.Image:
     try:
         # Only the header is read before the size is known; Pillow alone would merely warn about a bomb.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=IMAGE_FORMATS) as image:
-                _check_size(path, image.width, image.height, max_source_pixels)
+                _check_size(image.width, image.height, MAX_IMAGE_PIXELS)
                 upright = ImageOps.exif_transpose(image)
                 if upright.has_transparency_data:
                     layered = upright.convert("RGBA")
                     white = Image.new("RGBA", layered.size, "white")
                     upright = Image.alpha_composite(white, layered)
-                picture = upright.convert("RGB")
+                return upright.convert("RGB")
+    except MediaError:
+        raise
     except Image.DecompressionBombError as error:
-        raise MediaError(path, MediaReason.TOO_LARGE, str(error)) from error
+        raise MediaError(MediaReason.TOO_LARGE, str(error)) from error
     except UnidentifiedImageError as error:
-        raise MediaError(path, MediaReason.UNREADABLE, "no picture of a known format") from error
+        raise MediaError(MediaReason.UNREADABLE, "not an image of a known format") from error
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, MediaError):
-            raise
-        raise MediaError(path, MediaReason.CORRUPT_IMAGE, str(error)) from error
-    width, height = picture.size
-    # A copy because the bytes object below it is read-only.
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
-    frame = fit(pixels, width, height, max_pixels, path)
-    return Clip(frames=frame[None], timestamps=(0.0,), width=width, height=height, is_image=True)
+        raise MediaError(MediaReason.CORRUPT_IMAGE, str(error)) from error
+
+
+def _read_frames(path: Path, span: Span, times: tuple[float, ...], max_pixels: int) -> tuple[torch.Tensor, int, int]:
+    with _open(path) as container:
+        video = _best_video(container)
+        assert video is not None
+        video.codec_context.thread_count = 1  # packing runs one process per core
+        # The size in the stream itself may differ from the one in the container's header.
+        video.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
+        return frames_shown_at(container, video, span, times, max_pixels=max_pixels)
+
+
+def _read_waveform(path: Path, start: Fraction | None, max_audio_seconds: float) -> torch.Tensor:
+    with _open(path) as container:
+        audio = _best_audio(container)
+        assert audio is not None
+        return read_waveform(container, audio, start=start, max_seconds=max_audio_seconds)
+
+
+def _checked_span(
+    container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream | None, max_source_seconds: float
+) -> Span:
+    assert stream is not None
+    span = presented_span(container, stream)
+    if span.duration > max_source_seconds:
+        raise MediaError(MediaReason.TOO_LONG, f"{float(span.duration):.0f} s, the limit is {max_source_seconds:.0f} s")
+    return span
 
 
 @contextmanager
-def _open(path: Path, max_source_pixels: int) -> Iterator[av.container.InputContainer]:
-    """Open a local file of a known container; what is not one gives a typed reason."""
+def _open(path: Path) -> Iterator[av.container.InputContainer]:
+    """Open a local file of a known container; any other file raises a `MediaError`."""
     _check_file(path)
     options = {
         # Even looking for stream parameters decodes a frame or two: the limit must hold there already.
-        "max_pixels": str(max_source_pixels),
+        "max_pixels": str(MAX_SOURCE_PIXELS),
         "format_whitelist": CONTAINERS,
         "protocol_whitelist": "file",
     }
@@ -210,28 +222,33 @@ def _open(path: Path, max_source_pixels: int) -> Iterator[av.container.InputCont
         # The scheme keeps names such as `concat:a|b` or `-x.mp4` plain file names.
         container = av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace")
     except av.error.FFmpegError as error:
-        raise MediaError(path, MediaReason.UNREADABLE, f"cannot be opened: {error.strerror}") from error
+        raise MediaError(MediaReason.UNREADABLE, f"cannot be opened: {error.strerror}") from error
     with container:
         yield container
+
+
+def _check_audio_limit(seconds: float) -> None:
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"max_audio_seconds: must be positive and finite, is {seconds}")
 
 
 def _check_file(path: Path) -> None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise MediaError(path, MediaReason.MISSING_FILE, "there is no such file") from error
+        raise MediaError(MediaReason.MISSING_FILE, "there is no such file") from error
     except OSError as error:
-        raise MediaError(path, MediaReason.UNREADABLE, str(error.strerror)) from error
+        raise MediaError(MediaReason.UNREADABLE, str(error.strerror)) from error
     if not stat.S_ISREG(status.st_mode):
-        # A named pipe would block for ever.
-        raise MediaError(path, MediaReason.MISSING_FILE, "this is no regular file")
+        # A named pipe would block forever.
+        raise MediaError(MediaReason.MISSING_FILE, "this is not a regular file")
     if not status.st_size:
-        raise MediaError(path, MediaReason.EMPTY_FILE, "the file has 0 bytes")
+        raise MediaError(MediaReason.EMPTY_FILE, "the file has 0 bytes")
 
 
-def _check_size(path: Path, width: int, height: int, max_source_pixels: int) -> None:
-    if width * height > max_source_pixels:
-        raise MediaError(path, MediaReason.TOO_LARGE, f"{width}x{height}, the limit is {max_source_pixels} pixels")
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise MediaError(MediaReason.TOO_LARGE, f"{width}x{height}, the limit is {max_pixels} pixels")
 
 
 def _best_video(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -243,6 +260,6 @@ def _best_video(container: av.container.InputContainer) -> av.VideoStream | None
 
 
 def _best_audio(container: av.container.InputContainer) -> av.AudioStream | None:
-    """FFmpeg's best sound stream."""
+    """FFmpeg's best audio stream."""
     best = container.streams.best("audio")
     return best if isinstance(best, av.AudioStream) else None

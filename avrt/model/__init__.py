@@ -1,1 +1,6 @@
-"""The student: its encoders, prompt sharing, log-probabilities, checkpoints and export."""
+"""The student model: Qwen2.5-Omni's thinker with frozen encoders.
+
+Start in `student.py` (`Student`, `StudentConfig`). `encoding.py` turns a sample into a prompt, `encoders.py` runs the
+frozen encoders, `token_logprobs.py` computes log-probabilities of responses with the shared-prompt attention of
+`shared_prompt.py`. `checkpoints.py` finds and reads checkpoints, `export.py` writes a folder for transformers and vLLM.
+"""

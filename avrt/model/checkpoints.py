@@ -1,13 +1,12 @@
 """Checkpoints on disk: whole or absent, found again, and never able to run code.
 
-A checkpoint is a file (plain training) or a folder that several processes write (DeepSpeed). A file takes its name by
-a rename when it is complete; a folder too, and carries a marker that lists its files, written last, so that a folder
-that was copied in part is known as well. What is still being written ends in ``.partial`` and is never chosen.
+A checkpoint is a file (plain training) or a folder that several processes write (DeepSpeed). Both take their name by a
+rename when they are complete. A folder also has a marker that lists its files, written last, so that a folder that was
+copied in part is recognized. A checkpoint that is still being written ends in ``.partial`` and is never chosen.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import logging
@@ -24,18 +23,28 @@ from typing import Any
 
 import torch
 
-from avrt.files.atomic import PARTIAL_SUFFIX, sync_file, sync_folder, write_atomic
+from avrt.files import atomic_folder
+from avrt.files.atomic import PARTIAL_SUFFIX
 
 MARKER = "complete.json"
 """Lists the files of a checkpoint folder with their sizes; its presence says that the folder is complete."""
 
 SUFFIX = ".ckpt"
 
+DEEPSPEED_TAG = "checkpoint"
+"""Lightning's name for the one DeepSpeed checkpoint in a folder."""
+
+DEEPSPEED_WEIGHTS = "mp_rank_00_model_states.pt"
+"""DeepSpeed's file with the trained weights (stages 1 and 2) and everything that Lightning saves."""
+
+DEEPSPEED_WEIGHTS_SHARD = "zero_pp_rank_0_mp_rank_00_model_states.pt"
+"""The same file at stage 3, with the first device's share of the weights."""
+
 STEP_IN_NAME = re.compile(r"(?:^|[-_])step=(\d+)(?![\d.])")
-"""How `RunCheckpoint` and Lightning write the optimizer step into a name, its ending left out."""
+"""The optimizer step in a name, as `RunCheckpoint` and Lightning write it; without the suffix."""
 
 REGULAR_NAME = re.compile(rf"step=(\d+)\.ckpt((\.old)?{re.escape(PARTIAL_SUFFIX)})?")
-"""Of a regular checkpoint of `RunCheckpoint`, or of one that is being written or replaced."""
+"""Name of a regular checkpoint of `RunCheckpoint`, complete or being written or replaced."""
 
 log = logging.getLogger(__name__)
 
@@ -45,46 +54,16 @@ log = logging.getLogger(__name__)
 
 def start_folder(path: Path) -> Path:
     """An empty folder to write the checkpoint `path` into; called by one process before the others begin."""
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    return partial
+    return atomic_folder.start_folder(path)
 
 
 def finish_folder(path: Path) -> None:
     """Give a written folder its name; called by one process when all have written their parts."""
-    partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    files = sorted(p for p in partial.rglob("*") if p.is_file())
-    for file in files:
-        sync_file(file)
-    sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
-    write_atomic(partial / MARKER, json.dumps({"format": 1, "files": sizes}, indent=1).encode())
-    if not path.exists():
-        os.replace(partial, path)
-        sync_folder(path.parent)
-        return
-    # The old one is deleted last: many gigabytes take long, and a kill then would leave none of the two.
-    old = partial
-    if not exchange(partial, path):
-        old = path.with_name(path.name + ".old" + PARTIAL_SUFFIX)
-        remove(old)
-        os.replace(path, old)
-        os.replace(partial, path)
-    sync_folder(path.parent)
-    remove(old)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step, so that neither is ever missing; False where the file system cannot (some of those
-    on a network)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
-    return hasattr(libc, "renameat2") and libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
+    atomic_folder.finish_folder(path, marker=MARKER, remove=remove)
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint; one whose deletion was cut off no longer counts as complete."""
+    """Delete a checkpoint if it exists, marker first: after an interrupted deletion it does not count as complete."""
     if path.is_dir():
         (path / MARKER).unlink(missing_ok=True)
         shutil.rmtree(path)
@@ -93,14 +72,14 @@ def remove(path: Path) -> None:
 
 
 def save_tensors(content: Any, file: Path, name: Path) -> None:
-    """`torch.save`, which does not say why it could not write.
+    """`torch.save` with the reason of a failed write, which torch itself does not tell.
 
     Args:
-        file: what is written.
-        name: what an error calls it.
+        file: the file to write.
+        name: its name in errors.
 
     Raises:
-        OSError: the disk is full, say.
+        OSError: it cannot be written, because the disk is full for example.
     """
     try:
         torch.save(content, file)  # by its path: through a Python file it takes three times as long
@@ -114,14 +93,14 @@ def save_tensors(content: Any, file: Path, name: Path) -> None:
                 os.fsync(probe.fileno())
         except OSError as reason:
             raise OSError(reason.errno, reason.strerror, str(name)) from error
-        raise OSError(errno.EIO, "could not be written whole", str(name)) from error
+        raise OSError(errno.EIO, "could not be written completely", str(name)) from error
 
 
 # ---- finding --------------------------------------------------------------------------------------------------------
 
 
 def what_is_missing(path: Path) -> str | None:
-    """What a checkpoint lacks to be complete, or None."""
+    """The reason why a checkpoint is incomplete, or None."""
     if path.is_file():
         with suppress(FileNotFoundError):  # a run that prunes its checkpoints may remove this one meanwhile
             if path.stat().st_size == 0:
@@ -133,7 +112,7 @@ def what_is_missing(path: Path) -> str | None:
     try:
         files = json.loads((path / MARKER).read_text(encoding="utf-8"))["files"]
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return f"it has no {MARKER}: its save was cut off, or it is not a checkpoint of this project"
+        return f"it has no {MARKER}: its save was interrupted, or it is not a checkpoint of this project"
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
         return f"its {MARKER} is damaged"
     for name, size in files.items():
@@ -152,7 +131,7 @@ def check_complete(path: Path) -> None:
     """Refuse an incomplete checkpoint.
 
     Raises:
-        ValueError: names what is missing.
+        ValueError: something is missing; the message says what.
     """
     missing = what_is_missing(path)
     if missing:
@@ -184,7 +163,7 @@ def step_of(path: Path) -> int:
     """
     step = step_in_name(path)
     if step is None:
-        files = [path] if path.is_file() else sorted(path.glob("*/*mp_rank_00_model_states.pt"))
+        files = [path] if path.is_file() else sorted(path.glob(f"*/*{DEEPSPEED_WEIGHTS}"))
         content = load_without_code(files[0], mmap=True) if files else None
         step = content.get("global_step") if isinstance(content, dict) else None
     if not isinstance(step, int):
@@ -198,7 +177,7 @@ class Newest:
 
     Attributes:
         path: the complete one of the highest optimizer step; None if there is none.
-        passed_over: those that are or may be newer and cannot be used, each with the reason.
+        passed_over: checkpoints that are or may be newer and cannot be used, each with the reason.
     """
 
     path: Path | None
@@ -210,9 +189,9 @@ class Newest:
 
 
 def newest(*folders: Path) -> Newest:
-    """Find the checkpoint to continue from: the highest optimizer step, whatever the clock says.
+    """Find the checkpoint to resume from: the one with the highest optimizer step.
 
-    Times break ties only; a copy or a wrong clock changes them.
+    File times break ties only; a copy or a wrong clock changes them.
     """
     usable: list[tuple[int, bool, int, Path]] = []
     broken: list[tuple[int | None, Path, str]] = []
@@ -220,7 +199,7 @@ def newest(*folders: Path) -> Newest:
         try:
             reason = what_is_missing(path)
             if reason is None:
-                # Of two with the same step, the one of the regular saves.
+                # Of two with the same step, prefer the one of the regular saves.
                 usable.append((step_of(path), step_in_name(path) is not None, path.stat().st_mtime_ns, path))
                 continue
         except FileNotFoundError:  # removed meanwhile by the run that owns it
@@ -234,7 +213,7 @@ def newest(*folders: Path) -> Newest:
 
 
 def resolve(run_or_checkpoint: Path) -> Path:
-    """The checkpoint that a path means: itself, or the newest complete one of a run's folder.
+    """The checkpoint at a path: the path itself, or the newest complete one of a run's folder.
 
     Raises:
         ValueError: there is none.
@@ -245,7 +224,7 @@ def resolve(run_or_checkpoint: Path) -> Path:
     found = newest(run_or_checkpoint / "checkpoints", run_or_checkpoint)
     if found.path is not None:
         if found.passed_over:
-            log.warning("passed over: %s; taken instead: %s", found.describe_passed_over(), found.path)
+            log.warning("skipped: %s; using %s", found.describe_passed_over(), found.path)
         return found.path
     more = f"; cannot be used: {found.describe_passed_over()}" if found.passed_over else ""
     raise ValueError(
@@ -255,10 +234,10 @@ def resolve(run_or_checkpoint: Path) -> Path:
 
 
 def superseded(folder: Path, step: int, keep: int) -> list[Path]:
-    """What a run that has saved `step` no longer needs: checkpoints named after a step, and what killed saves left.
+    """Checkpoints named after a step, and remains of killed saves, that a run no longer needs after it saved `step`.
 
-    The newest `keep` complete ones up to `step` stay, and all of higher steps (of a run that went back). Nothing goes
-    before so many are complete, so the one that a run was resumed from goes only when newer ones have replaced it.
+    The newest `keep` complete ones up to `step` stay, and all of higher steps (the run may have been resumed from an
+    earlier one). Nothing is deleted before `keep` are complete, so a run keeps the one it was resumed from until then.
     """
     found = [(int(name[1]), path) for path in folder.iterdir() if (name := REGULAR_NAME.fullmatch(path.name))]
     complete = sorted(s for s, path in found if s <= step and path.suffix == SUFFIX and what_is_missing(path) is None)
@@ -273,7 +252,7 @@ def superseded(folder: Path, step: int, keep: int) -> list[Path]:
 def load_without_code(path: Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
     """Read a file of `torch.save` that holds tensors and plain values only.
 
-    A few record types of DeepSpeed's optimizer state are let through; constructing them runs nothing else.
+    A few record types of DeepSpeed's optimizer state are allowed; constructing them runs nothing else.
 
     Raises:
         ValueError: the file names other classes or functions (it could run any code), or is damaged.
@@ -287,7 +266,7 @@ def load_without_code(path: Path, map_location: Any = "cpu", mmap: bool = False)
             f"code ({reason.strip() or 'not a checkpoint'})"
         ) from error
     except (RuntimeError, EOFError, LookupError) as error:  # a text file runs the unpickler's stack empty
-        said = str(error).splitlines() or ["it is cut off"]
+        said = str(error).splitlines() or ["it is truncated"]
         raise ValueError(f"checkpoint {path} is damaged: {said[0]}") from error
 
 
@@ -302,15 +281,13 @@ def _read(path: Path, map_location: Any, mmap: bool) -> Any:
 
 
 def check_no_instantiator(checkpoint: Any, path: Path) -> None:
-    """Refuse a checkpoint that says which class to build: that is code in a data file.
+    """Refuse a checkpoint that names the class to build: that would be code in a data file.
 
     Raises:
         ValueError: it has such an entry.
     """
     if not isinstance(checkpoint, dict):
-        raise ValueError(
-            f"checkpoint {path} is no checkpoint of a training run: it holds a {type(checkpoint).__name__}"
-        )
+        raise ValueError(f"checkpoint {path} is not of a training run: it holds a {type(checkpoint).__name__}")
     for key, value in checkpoint.items():
         if isinstance(value, dict) and "_instantiator" in value:
             raise ValueError(

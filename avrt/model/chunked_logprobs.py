@@ -1,8 +1,8 @@
-"""Log-probability and entropy of chosen tokens, without ever holding the logits of all rows.
+"""Log-probability and entropy of given tokens, without holding the logits of all rows.
 
-The language-model head turns M hidden states into an [M, V] matrix of logits; with V = 152,064 and a few thousand
-response tokens that is the largest tensor of a whole training step. Only two numbers per row are needed from it. Here
-the head runs over chunks of rows; each chunk's logits are reduced at once and recomputed in the backward pass.
+The language-model head maps M hidden states to an [M, V] matrix of logits; with V = 152,064 and a few thousand response
+tokens it is the largest tensor of a training step, and only two numbers per row are needed from it. Here the head runs
+over chunks of rows; each chunk's logits are reduced immediately and recomputed in the backward pass.
 
 Shape letters: M rows (response tokens), H hidden size, V vocabulary.
 """
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 DEFAULT_CHUNK_ROWS = 128
 
 FEW_ROWS = 32
-"""Up to so many rows (a decoding step's) the head multiplies from the left on the CPU."""
+"""Up to this many rows (as in a decoding step) the CPU multiplies with the head on the left."""
 
 
 def chunked_logprobs(
@@ -36,9 +36,9 @@ def chunked_logprobs(
         hidden: ``[M, H]``.
         head_weight: ``[V, H]`` weight of the language-model head (it has no bias).
         targets: ``[M]`` token ids.
-        temperature: the sampling temperature; log-probabilities are taken at it.
+        temperature: the sampling temperature; log-probabilities are those of the sampling distribution.
         banned: bool ``[V]``, tokens that can never be sampled; their probability is exactly 0.
-        chunk_rows: rows whose logits are held at one time; 0 holds all rows at once (nothing else changes).
+        chunk_rows: rows whose logits are held at once; 0 holds all rows (only time and memory differ).
 
     Returns:
         log-probabilities ``[M]`` (differentiable) and entropies in nats ``[M]`` (not differentiable), both float32, or
@@ -48,7 +48,7 @@ def chunked_logprobs(
         raise ValueError(f"chunk_rows must be 0 (no chunks) or positive, is {chunk_rows}")
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
-        # The backward pass runs outside of autocast, and its logits must be those of the forward pass.
+        # The backward pass runs outside of autocast and must reproduce the logits of the forward pass.
         narrow = torch.get_autocast_dtype(device)
         hidden, head_weight = hidden.to(narrow), head_weight.to(narrow)
     rows = chunk_rows or max(1, hidden.shape[0])
@@ -58,9 +58,9 @@ def chunked_logprobs(
 def chunk_logits(hidden: Tensor, head_weight: Tensor, temperature: float, banned: Tensor | None) -> Tensor:
     """Logits of a few rows at the sampling temperature, banned tokens at -inf; at least float32. ``[m, V]``.
 
-    The result is the caller's own: it may be overwritten.
+    The result is a new tensor that the caller may overwrite.
     """
-    # The CPU's matrix product takes half the time for a few rows when the tall matrix stands in front.
+    # For a few rows, the CPU's matrix product takes half the time with the tall matrix on the left.
     few = hidden.shape[0] <= FEW_ROWS and hidden.device.type == "cpu"
     logits = (head_weight @ hidden.T).T.contiguous() if few else hidden @ head_weight.T
     if logits.dtype not in (torch.float32, torch.float64):
@@ -102,7 +102,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
             if banned is not None:
                 logits.masked_fill_(banned, 0.0)
             entropies[part] = log_total - weights.mul_(logits).sum(-1) / total
-            del logits, weights  # or they would be held beside the next chunk's
+            del logits, weights  # else they would be held together with the next chunk's
         ctx.save_for_backward(hidden, head_weight, targets, normalizers)
         ctx.temperature, ctx.banned, ctx.rows = temperature, banned, rows
         ctx.mark_non_differentiable(entropies)
@@ -128,7 +128,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
                 grad_hidden[part] = grad @ head_weight
             if grad_weight is not None:
                 if wide == grad.dtype:
-                    grad_weight.addmm_(grad.T, hidden[part])  # no second matrix of the head's size
+                    grad_weight.addmm_(grad.T, hidden[part])  # without a second matrix of the head's size
                 else:
                     grad_weight += grad.T @ hidden[part]
             del logits, grad

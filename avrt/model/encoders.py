@@ -1,8 +1,8 @@
-"""The frozen encoders over the media of several prompts at a time.
+"""The frozen encoders, run on the media of several prompts together.
 
-One prompt's media are little work for an encoder, and most of a call goes into starting it. Both encoders take many
-clips in one call and let none see another: vision attends within a frame or a window of it, sound within two seconds.
-What they say of a clip therefore does not depend on its company, up to the rounding of matrix products of another size.
+The media of one prompt are little work, and most of the time of a call is overhead. Both encoders take many clips in
+one call without attention between them: vision attends within a frame or a window of it, audio within two seconds. The
+features of a clip therefore do not depend on the other clips, up to the rounding of matrix products of another size.
 
 Shape letters: H hidden size of the language model, F mel frames.
 """
@@ -15,17 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from avrt.media.geometry import MEL_FRAMES_PER_TOKEN
 from avrt.model.encoding import Prompt
 from avrt.model.float32_default import float32_default
 
-MEL_FRAMES_PER_TOKEN = 4
-"""Mel frames behind one audio token: a convolution and a pooling halve their number each."""
-
 
 def normalized_patches(processor: Any, prompt: Prompt, device: torch.device | str = "cpu") -> Tensor:
-    """A prompt's patches as the vision encoder reads them, float32 ``[patches, patch values]``, made on `device`.
+    """A prompt's patches as the vision encoder reads them, float32 ``[patches, patch values]`` on `device`.
 
-    The processor's own functions do it, so the result equals the processor's bit by bit.
+    The processor's own functions compute them, so the result is bit-identical to the processor's.
     """
     is_image = prompt.image_grid_thw is not None
     media = processor.image_processor if is_image else processor.video_processor
@@ -44,14 +42,14 @@ def normalized_patches(processor: Any, prompt: Prompt, device: torch.device | st
     return patches[0]
 
 
-def visual_features(model: Any, processor: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
-    """Features of every prompt's picture or video, ``[tokens, H]``, by the prompt's place in `prompts`.
+def visual_features(model: Any, processor: Any, prompts: Sequence[Prompt], max_tokens: int) -> dict[int, Tensor]:
+    """Features of every prompt's image or video, ``[tokens, H]``, by the prompt's index in `prompts`.
 
     Args:
         model: `Qwen2_5OmniThinkerModel`.
         processor: its `Qwen2_5OmniProcessor`.
-        prompts: those without pictures are passed over.
-        tokens_at_once: bound on the tokens that the encoder works on at one time; a prompt with more goes alone.
+        prompts: those without image or video are skipped.
+        max_tokens: most tokens in one call of the encoder; a prompt with more has its own call.
     """
     merged = model.visual.spatial_merge_unit
     device = model.visual.device
@@ -61,14 +59,14 @@ def visual_features(model: Any, processor: Any, prompts: Sequence[Prompt], token
     def run(batch: list[int]) -> tuple[Tensor, ...]:
         pixels = torch.cat([normalized_patches(processor, prompts[i], device) for i in batch])
         grid = torch.cat([grids[i] for i in batch]).to(device)
-        # Stills and videos differ in their placeholders alone; the encoder reads both by their grid.
+        # Images and videos differ only in their placeholders; the encoder reads both by their grid.
         return model.get_video_features(pixels, grid).pooler_output
 
-    return _in_batches(tokens, tokens_at_once, run)
+    return _in_batches(tokens, max_tokens, run)
 
 
-def audio_features(model: Any, prompts: Sequence[Prompt], tokens_at_once: int) -> dict[int, Tensor]:
-    """Features of every prompt's sound, ``[tokens, H]``; arguments as for `visual_features`."""
+def audio_features(model: Any, prompts: Sequence[Prompt], max_tokens: int) -> dict[int, Tensor]:
+    """Features of every prompt's audio, ``[tokens, H]``; arguments as for `visual_features`."""
     tower = model.audio_tower
     frames = {i: p.input_features.shape[1] for i, p in enumerate(prompts) if p.input_features is not None}
 
@@ -79,7 +77,7 @@ def audio_features(model: Any, prompts: Sequence[Prompt], tokens_at_once: int) -
         features = tower(mel, feature_lens=lengths, aftercnn_lens=after_convolution).last_hidden_state
         return features.split(tokens.tolist())
 
-    return _in_batches({i: -(-f // MEL_FRAMES_PER_TOKEN) for i, f in frames.items()}, tokens_at_once, run)
+    return _in_batches({i: -(-f // MEL_FRAMES_PER_TOKEN) for i, f in frames.items()}, max_tokens, run)
 
 
 def _in_batches(

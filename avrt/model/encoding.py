@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avrt.media.defaults import MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
+from avrt.media.geometry import SAMPLES_PER_AUDIO_TOKEN
 from avrt.model.float32_default import float32_default
 from avrt.sample import SAMPLING_RATE, Sample
 from avrt.text.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messages, clip_modalities
-
-SHORTEST_SOUND = SAMPLING_RATE // 25
-"""Audio samples behind one token. Shorter sound is filled up with silence: it would leave no token at all in a prompt
-that says there is sound, and the positions of what follows could not be found."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ class PromptEncoder:
         processor: Any,
         template: PromptTemplate = DEFAULT,
         answer_format: AnswerFormat = "tags",
-        min_pixels: int = 128 * 28 * 28,
-        max_pixels: int = 768 * 28 * 28,
+        min_pixels: int = MIN_FRAME_PIXELS,
+        max_pixels: int = MAX_FRAME_PIXELS,
         max_prompt_tokens: int | None = None,
     ) -> None:
         if not 0 < min_pixels <= max_pixels:
@@ -110,8 +108,9 @@ class PromptEncoder:
             videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "cap_pixels_per_frame": False}
             arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": images_kwargs | videos_kwargs}
         if clip.waveform is not None:
-            sound = F.pad(clip.waveform, (0, max(0, SHORTEST_SOUND - len(clip.waveform))))
-            arguments |= {"audio": [sound.numpy()], "audio_kwargs": self._audio_arguments(len(sound))}
+            # Shorter audio is padded with silence to one token: without any, the positions of what follows are unknown.
+            audio = F.pad(clip.waveform, (0, max(0, SAMPLES_PER_AUDIO_TOKEN - len(clip.waveform))))
+            arguments |= {"audio": [audio.numpy()], "audio_kwargs": self._audio_arguments(len(audio))}
         inputs = self.processor(**arguments)
         input_ids = inputs["input_ids"][0]
         if self.max_prompt_tokens is not None and len(input_ids) > self.max_prompt_tokens:

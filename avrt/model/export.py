@@ -1,7 +1,7 @@
 """From a checkpoint to a folder that transformers and vLLM load, in the published model's own format.
 
-A checkpoint holds the trained weights only. They are laid over the student that the run started from, adapters are
-folded in, and everything is written under the hub's names (``thinker.…``) with processor, chat template, generation
+A checkpoint holds the trained weights only. They are loaded into the student that the run started from, adapters are
+merged, and everything is written under the hub's names (``thinker.…``) with processor, chat template, generation
 settings and a model card.
 """
 
@@ -17,7 +17,14 @@ from torch import Tensor
 
 from avrt import __version__
 from avrt.files.folder_lock import FolderLock
-from avrt.model.checkpoints import check_no_instantiator, load_without_code, resolve
+from avrt.model.checkpoints import (
+    DEEPSPEED_TAG,
+    DEEPSPEED_WEIGHTS,
+    DEEPSPEED_WEIGHTS_SHARD,
+    check_no_instantiator,
+    load_without_code,
+    resolve,
+)
 from avrt.model.lora import LoRAConfig, add_lora, merge_lora
 from avrt.model.student import Student, StudentConfig
 from avrt.model.student_folder import write_student_folder
@@ -25,22 +32,16 @@ from avrt.model.trained_weights import check_saved_weights, frozen_fingerprint
 from avrt.text.prompts import PromptTemplate
 
 PREFIX = "student."
-"""Of the student's weights in a training module."""
-
-WHOLE_FILE = "mp_rank_00_model_states.pt"
-SHARD_FILE = "zero_pp_rank_0_mp_rank_00_model_states.pt"
-"""DeepSpeed's files with the weights (stages 1 and 2) or a device's share of them (stage 3)."""
-
-TAG = "checkpoint"
+"""Prefix of the student's weights in a training module."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint holds of a student.
+    """The content of a checkpoint that concerns the student.
 
     Attributes:
-        weights: by name in the student.
-        state: what the training module noted: frozen weights' fingerprint, metrics, counts.
+        weights: trained weights, by name in the student.
+        state: the training module's own entries: fingerprint of the frozen weights, metrics, counts.
         step: optimizer steps taken.
     """
 
@@ -58,19 +59,19 @@ def export(
     """Write the student of a checkpoint to the folder `out`, whole or not at all.
 
     Args:
-        run_or_checkpoint: a run's folder (its last complete checkpoint is taken) or one checkpoint.
-        config: the run's settings; None takes the ``config.yaml`` that the run has saved.
-        student_path: where the student that the run started from lies now, if it has moved.
+        run_or_checkpoint: a run's folder (for its last complete checkpoint) or one checkpoint.
+        config: the run's settings; None for the ``config.yaml`` that the run has saved.
+        student_path: the folder of the student that the run started from, if it has moved.
 
     Returns:
         The checkpoint that was exported.
 
     Raises:
-        ValueError: no complete checkpoint, settings that do not fit it, something in the way at `out`, weights that are
-            not finite, or another process that exports to it.
+        ValueError: there is no complete checkpoint, its settings do not fit, its weights are not finite, `out` is not
+            empty, or another process exports to it.
     """
     out = Path(out).resolve()
-    # Beside the folder, which must be empty and takes its name as a whole.
+    # The lock is beside the folder, which appears as a whole.
     with FolderLock(out, "export", beside=True):
         return _export(run_or_checkpoint, out, config, student_path)
 
@@ -101,16 +102,16 @@ def read_trained(checkpoint: Path) -> Trained:
     """The trained weights of a complete checkpoint: a plain file or a folder of DeepSpeed.
 
     Raises:
-        ValueError: it holds code, or is of no training run of this project.
+        ValueError: it holds code, or was not written by a training run of this project.
     """
     if checkpoint.is_file():
         content = load_without_code(checkpoint, mmap=True)
         weights = content.get("state_dict") if isinstance(content, dict) else None
-    elif (checkpoint / TAG / WHOLE_FILE).is_file():
-        content = load_without_code(checkpoint / TAG / WHOLE_FILE, mmap=True)
+    elif (whole := checkpoint / DEEPSPEED_TAG / DEEPSPEED_WEIGHTS).is_file():
+        content = load_without_code(whole, mmap=True)
         weights = content.get("module")
     else:
-        content = load_without_code(checkpoint / TAG / SHARD_FILE)
+        content = load_without_code(checkpoint / DEEPSPEED_TAG / DEEPSPEED_WEIGHTS_SHARD)
         weights = _gather_shards(checkpoint)
     check_no_instantiator(content, checkpoint)
     noted = content.get("avrt") if isinstance(content, dict) else None
@@ -126,16 +127,16 @@ def read_trained(checkpoint: Path) -> Trained:
 
 
 def _gather_shards(checkpoint: Path) -> dict[str, Tensor]:
-    """Put the weights together that ZeRO-3 has split over devices (float32 masters)."""
+    """Gather the weights that ZeRO-3 has split over devices (float32 masters)."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    for file in (checkpoint / TAG).glob("*.pt"):
-        load_without_code(file, mmap=True)  # DeepSpeed's own reader would run what is in it
-    return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)
+    for file in (checkpoint / DEEPSPEED_TAG).glob("*.pt"):
+        load_without_code(file, mmap=True)  # DeepSpeed's own reader would run code in it
+    return get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=DEEPSPEED_TAG)
 
 
 def restore(student: Student, trained: Trained, lora: LoRAConfig | None) -> None:
-    """Lay trained weights over the student that the run started from, adapters folded in.
+    """Load trained weights into the student that the run started from, and merge adapters.
 
     Raises:
         ValueError: they belong to another student.
@@ -145,8 +146,8 @@ def restore(student: Student, trained: Trained, lora: LoRAConfig | None) -> None
     check_saved_weights(trained.weights, student)
     if trained.state["frozen"] != frozen_fingerprint(student):
         raise ValueError(
-            f"the checkpoint was trained over other frozen weights than those of {student.config.path!r}; say with "
-            "--student where the student that the run started from lies"
+            f"the checkpoint was trained with other frozen weights than those of {student.config.path!r}; give the "
+            "folder of the student that the run started from with --student"
         )
     student.load_state_dict(trained.weights, strict=False)
     if lora is not None:
@@ -154,14 +155,14 @@ def restore(student: Student, trained: Trained, lora: LoRAConfig | None) -> None
 
 
 def model_card(name: str, settings: dict[str, Any], trained: Trained) -> str:
-    """Markdown about the exported student: what it is, how it was trained, what was measured, how to load it."""
+    """Markdown about the exported student: origin, training, measurements, and how to load it."""
     student = settings["model"]["init_args"]["student"]
     task = str(settings["model"]["class_path"]).rsplit(".", 1)[-1].removesuffix("Module")
     metrics = {key: value for key, value in sorted(trained.state["metrics"].items()) if "seconds" not in key}
     rows = "\n".join(f"| {key} | {value:.6g} |" for key, value in metrics.items()) or "| none logged | |"
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "any-to-any"}
     if str(student["path"]).count("/") == 1 and not Path(student["path"]).exists():
-        front["base_model"] = student["path"]  # a hub id; a folder of this machine would mean nothing there
+        front["base_model"] = student["path"]  # a hub id; a local folder would mean nothing to others
     front["tags"] = ["audio-visual", "reasoning", task.lower()]
     return f"""---
 {yaml.safe_dump(front, sort_keys=False)}---
@@ -198,7 +199,7 @@ def _find_settings(checkpoint: Path) -> Path:
     for folder in (checkpoint.parent, checkpoint.parent.parent):
         if (folder / "config.yaml").is_file():
             return folder / "config.yaml"
-    raise ValueError(f"{checkpoint}: the run's config.yaml is neither beside it nor above it; say where with --config")
+    raise ValueError(f"{checkpoint}: the run's config.yaml is neither beside it nor above it; give it with --config")
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def _read_settings(file: Path) -> dict[str, Any]:
     try:
         Path(settings["model"]["init_args"]["student"]["path"])
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file}: has no model.init_args.student.path, so it is no training run's config") from error
+        raise ValueError(f"{file}: has no model.student.path, so it is not the config of a training run") from error
     return settings
 
 
@@ -225,7 +226,7 @@ def _student_config(settings: dict[str, Any], path: str | None) -> StudentConfig
 
 def _known(kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(settings, dict):
-        raise ValueError(f"the run's config has {settings!r} where settings of {kind.__name__} belong")
+        raise ValueError(f"the run's config has {settings!r} in place of the settings of {kind.__name__}")
     names = {field.name for field in fields(kind)}
     unknown = sorted(set(settings) - names)
     if unknown:

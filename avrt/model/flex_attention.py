@@ -1,10 +1,10 @@
 """The attention of a packed row as one FlexAttention call, for GPUs.
 
-Scaled-dot-product attention needs the prompts' keys in front of every response's own, and a mask for them, which keeps
-GPUs from their flash kernels in that part. FlexAttention compiles a kernel for the packed row itself: nothing is copied
-or padded, and blocks in which nothing is visible are left out. The same numbers come out, up to rounding.
+Scaled-dot-product attention needs the prompts' keys in front of every response's own, and a mask for them, which rules
+out the flash kernels in that part. FlexAttention compiles a kernel for the packed row itself: nothing is copied or
+padded, and blocks without visible entries are skipped. The results are equal up to rounding.
 
-torch computes it on the CPU as well, without a gradient. It has not been run on a GPU yet.
+torch also runs it on the CPU, without a gradient. It has not been run on a GPU yet.
 
 Shape letters: T tokens in the packed row, A query heads, K key/value heads, D head size.
 """
@@ -24,14 +24,14 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 def packed_block_mask(
     prompt_lengths: Sequence[int], response_lengths: Sequence[Sequence[int]], device: torch.device
 ) -> BlockMask:
-    """Who sees whom in a packed row (see `avrt.model.shared_prompt`), as FlexAttention reads it.
+    """The visible entries of a packed row (see `avrt.model.shared_prompt`) as a FlexAttention mask.
 
     Args:
         prompt_lengths: tokens of each prompt.
         response_lengths: for each prompt the tokens of its responses.
     """
     groups = [len(group) for group in response_lengths]
-    # Response 0 is the prompt itself; responses are counted through, so that no two of them share a number.
+    # Response 0 is the prompt itself; all responses of the row are numbered from 1.
     first = accumulate(groups[:-1], initial=1)
     spans = [(i, 0, length) for i, length in enumerate(prompt_lengths)]
     spans += [
@@ -48,17 +48,17 @@ def packed_block_mask(
         return (key <= query) & (prompt_of[key] == prompt_of[query]) & (of_prompt | own)
 
     tokens = prompt_of.shape[0]
-    return _for(device.type, create_block_mask)(visible, None, None, tokens, tokens, device=device)
+    return _compiled(device.type, create_block_mask)(visible, None, None, tokens, tokens, device=device)
 
 
 def flex_packed_attention(query: Tensor, key: Tensor, value: Tensor, mask: BlockMask, scaling: float) -> Tensor:
     """Attention of ``[1, A, T, D]`` to ``[1, K, T, D]``: ``[1, T, A, D]``."""
-    kernel = _for(query.device.type, flex_attention)
+    kernel = _compiled(query.device.type, flex_attention)
     out = kernel(query, key, value, block_mask=mask, scale=scaling, enable_gqa=query.shape[1] != key.shape[1])
     return out.transpose(1, 2)
 
 
 @cache
-def _for(device: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled where that makes kernels that never hold all scores; one compilation serves rows of every length."""
+def _compiled(device: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, compiled on GPUs, where its kernels never hold all scores; one compilation serves all lengths."""
     return torch.compile(function, dynamic=True) if device == "cuda" else function

@@ -1,7 +1,7 @@
-"""Low-rank adapters on the language model, through peft; for one GPU, or to keep many variants of one student.
+"""LoRA adapters on the language model, through peft: for one GPU, or for many variants of one student.
 
-The adapted matrices stay frozen, so gradients, optimizer state and checkpoints shrink to the adapters, and the
-reference policy of GRPO is the same model with its adapters off: no second copy.
+The adapted matrices stay frozen, so gradients, optimizer state and checkpoints shrink to the adapters, and GRPO's
+reference policy is the same model with its adapters off, without a second copy.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LANGUAGE_MODEL_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", 
 
 @dataclass
 class LoRAConfig:
-    """Adapters ``W x + (alpha / rank) B A x``. There is no dropout: what is sampled must be what is scored.
+    """Adapters ``W x + (alpha / rank) B A x``, without dropout: sampling and scoring must use the same function.
 
     Attributes:
         rank: rows of A.
         alpha: scale of the adapter's output.
-        target_modules: names of the language model's matrices that get adapters.
+        target_modules: matrices of the language model that get adapters.
     """
 
     rank: int = 64
@@ -34,17 +34,17 @@ class LoRAConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"model.init_args.lora.rank must be positive, is {self.rank}")
+            raise ValueError(f"lora.rank must be positive, is {self.rank}")
         unknown = set(self.target_modules) - set(LANGUAGE_MODEL_MATRICES)
         if unknown or not self.target_modules:
             raise ValueError(
-                f"model.init_args.lora.target_modules: must name some of {', '.join(LANGUAGE_MODEL_MATRICES)}; "
+                f"lora.target_modules: must name some of {', '.join(LANGUAGE_MODEL_MATRICES)}; "
                 f"got {', '.join(self.target_modules) or 'none'}"
             )
 
 
 def add_lora(student: Student, config: LoRAConfig) -> None:
-    """Freeze the student and put adapters into its language model; they start as the identity.
+    """Freeze the student and add adapters to its language model; at first they change nothing.
 
     Raises:
         ValueError: peft is not installed.
@@ -54,7 +54,7 @@ def add_lora(student: Student, config: LoRAConfig) -> None:
 
 
 def merge_lora(student: Student, config: LoRAConfig) -> None:
-    """Fold the adapters into the matrices: a student as if it had never had any."""
+    """Merge the adapters into the matrices and remove them."""
     text_model = student.thinker.model.language_model
     layers = [(name, module) for name, module in text_model.named_modules() if hasattr(module, "lora_A")]
     for name, layer in layers:
@@ -65,7 +65,7 @@ def merge_lora(student: Student, config: LoRAConfig) -> None:
 
 @contextmanager
 def adapters_off(text_model: nn.Module) -> Iterator[None]:
-    """The language model without its adapters while inside."""
+    """Inside, the language model runs without its adapters."""
     layers: list[Any] = [module for module in text_model.modules() if hasattr(module, "lora_A")]
     trained = [p for p in text_model.parameters() if p.requires_grad]
     for layer in layers:
@@ -75,12 +75,12 @@ def adapters_off(text_model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-        for parameter in trained:  # peft freezes what it switches off
+        for parameter in trained:  # peft freezes disabled adapters
             parameter.requires_grad_(True)
 
 
 def inject(text_model: nn.Module, config: LoRAConfig) -> None:
-    """Put adapters into a text model's matrices; everything else in it is frozen.
+    """Add adapters to a text model's matrices; its other weights are frozen.
 
     Raises:
         ValueError: peft is not installed.
@@ -88,7 +88,7 @@ def inject(text_model: nn.Module, config: LoRAConfig) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ValueError("model.init_args.lora needs peft: pip install 'avrt[lora]'") from error
+        raise ValueError("lora needs peft: pip install 'avrt[lora]'") from error
     adapters = LoraConfig(
         r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules), lora_dropout=0.0
     )

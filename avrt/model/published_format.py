@@ -1,7 +1,7 @@
-"""Writing a student as a folder in the layout in which Qwen2.5-Omni is published, without talker and vocoder.
+"""Writing a student as a folder in the published layout of Qwen2.5-Omni, without talker and vocoder.
 
-The folder is the same wherever the student came from: the published names of weights and settings, which transformers
-from 4.57 on and vLLM read, and nothing of the machine that it was written on.
+The folder has the published names of weights and settings, which transformers from 4.57 on and vLLM read, and holds
+nothing about the machine that wrote it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ UNDECLARED = {
     "qwen2_5_omni_vision_encoder": ("embed_dim", "in_chans", "spatial_patch_size", "tokens_per_second"),
     "qwen2_5_omni_audio_encoder": ("encoder_layerdrop",),
 }
-"""Published settings that the configuration classes of transformers 5 do not declare, by model type."""
+"""Published settings that transformers 5 does not declare in its configuration classes, by model type."""
 
 TOKENIZER_SETTINGS = (
     "add_bos_token",
@@ -73,7 +73,7 @@ TOKENIZER_SETTINGS = (
 
 
 def write_published_format(thinker: Any, processor: Any, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Write thinker and processor into the existing `folder`, and check that transformers finds every weight in it.
+    """Write thinker and processor into the existing `folder`, and check that transformers can read it.
 
     Raises:
         ValueError: a weight is NaN or infinite, or the written folder does not fit the model.
@@ -90,7 +90,7 @@ def write_published_format(thinker: Any, processor: Any, folder: Path, shard_byt
 
 
 def published_name(name: str) -> str:
-    """The published name of one of the thinker's weights: text model and encoders side by side below ``thinker.``."""
+    """The published name of a weight of the thinker: text model and encoders are siblings below ``thinker.``."""
     for part, published in (
         ("model.language_model.", "model."),
         ("model.visual.", "visual."),
@@ -102,7 +102,7 @@ def published_name(name: str) -> str:
 
 
 def is_tied(thinker: Any) -> bool:
-    """Whether the head is the token embeddings' own matrix."""
+    """Whether the head and the token embeddings share one matrix."""
     return thinker.lm_head.weight is thinker.get_input_embeddings().weight
 
 
@@ -114,7 +114,7 @@ def _published_weights(thinker: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _write_weights(weights: Iterator[tuple[str, Tensor]], folder: Path, shard_bytes: int) -> None:
-    """Write the weights in files of at most `shard_bytes`, each in host memory only while it is written."""
+    """Write the weights in files of at most `shard_bytes`; each is in host memory only while it is written."""
     shards: list[dict[str, Tensor]] = [{}]
     size = total = 0
     for name, weight in weights:
@@ -141,7 +141,7 @@ def _write_weights(weights: Iterator[tuple[str, Tensor]], folder: Path, shard_by
 def _save(weights: dict[str, Tensor], file: Path) -> None:
     try:
         save_file(weights, file, {"format": "pt"})
-    except SafetensorError as error:  # which is not an OSError, whatever went wrong
+    except SafetensorError as error:  # not an OSError, even for a full disk
         code = re.search(r"os error (\d+)", str(error))
         if code is None:
             raise
@@ -149,10 +149,10 @@ def _save(weights: dict[str, Tensor], file: Path) -> None:
 
 
 def check_readable(folder: Path) -> None:
-    """Have transformers read the folder's settings and the names and shapes of its weights, without their values.
+    """Check that transformers reads the folder's settings and the names and shapes of its weights.
 
     Raises:
-        ValueError: a weight is missing, left over or of another shape than the settings say.
+        ValueError: a weight is missing, unknown, or of another shape than in the settings.
     """
     thinker_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
     with quiet_transformers():
@@ -172,7 +172,7 @@ def check_readable(folder: Path) -> None:
             found = sorted(str(entry) for entry in info[what])
             raise ValueError(
                 f"{folder}: transformers cannot read the written student: {what} {found[0]} and {len(found) - 1} more; "
-                "this is a fault of the program"
+                "this is a bug in avrt"
             )
 
 
@@ -180,7 +180,7 @@ def check_readable(folder: Path) -> None:
 
 
 def published_config(thinker: Any) -> dict[str, Any]:
-    """`config.json` of the whole model without a talker, under the keys that old and new readers share."""
+    """`config.json` of the whole model without a talker, with the keys of both old and new readers."""
     dtype = str(thinker.dtype).removeprefix("torch.")
     tied = is_tied(thinker)
     config = thinker.config
@@ -189,7 +189,7 @@ def published_config(thinker: Any) -> dict[str, Any]:
     text |= _rotary_settings(text.pop("rope_parameters"))
     vision = _own_settings(config.vision_config)
     if vision.get("rope_parameters") == type(config.vision_config)().rope_parameters:
-        del vision["rope_parameters"]  # nothing that older readers would know
+        del vision["rope_parameters"]  # unknown to older readers
     parts = {"text_config": text, "vision_config": vision, "audio_config": _own_settings(config.audio_config)}
     content |= parts | {"tie_word_embeddings": tied, "torch_dtype": dtype}
     text |= {"tie_word_embeddings": tied, "torch_dtype": dtype}
@@ -206,7 +206,7 @@ def published_config(thinker: Any) -> dict[str, Any]:
 
 
 def _own_settings(config: PreTrainedConfig) -> dict[str, Any]:
-    """What a configuration says about its model, without what every `PreTrainedConfig` carries."""
+    """The settings of a configuration that are specific to its model."""
     generic = {field.name for field in fields(PreTrainedConfig)}
     declared = {field.name for field in fields(config)} - generic
     kept = declared.union(("model_type",), UNDECLARED.get(config.model_type, ()))
@@ -214,14 +214,14 @@ def _own_settings(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def _rotary_settings(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Rotary positions as published, which transformers 4 and 5 read; only 5 reads `rope_parameters`."""
+    """Rotary settings as published, for transformers 4 and 5; only 5 reads `rope_parameters`."""
     scaling = {name: value for name, value in parameters.items() if name != "rope_theta"}
     scaling.setdefault("type", scaling.get("rope_type", "default"))
     return {"rope_scaling": scaling, "rope_theta": parameters["rope_theta"]}
 
 
 def _generation_config(tokenizer: Any) -> dict[str, Any]:
-    """End tokens and padding alone: a server takes any sampling setting in this file as its default."""
+    """End tokens and padding only: servers use any sampling setting in this file as their default."""
     end = tokenizer.convert_tokens_to_ids(list(END_TOKENS))
     return {
         "eos_token_id": end,
@@ -237,7 +237,7 @@ def _write_processor(processor: Any, folder: Path) -> None:
     settings = {name: written[name] for name in TOKENIZER_SETTINGS if name in written}
     named = {name: str(getattr(processor.tokenizer, name)) for name in NAMED_TOKENS}
     special = [str(token) for token in processor.tokenizer.extra_special_tokens if str(token) not in named.values()]
-    # transformers 5 writes one list of all these, at which transformers 4 fails; both read them apart.
+    # transformers 5 writes one list of all these, which transformers 4 cannot read; both read two lists.
     _write_json(file, settings | {"additional_special_tokens": special, "extra_special_tokens": named})
 
 

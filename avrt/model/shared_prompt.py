@@ -1,18 +1,18 @@
 """Shared-prompt attention: a group's responses share one copy of their prompt, exactly.
 
-A batch of n prompts with G responses each is laid out as one packed row
+A batch of n prompts with G responses each becomes one packed row
 
     [ prompt 1 | ... | prompt n | response 1.1 | ... | response 1.G | response 2.1 | ... | response n.G ]
 
 Every prompt token attends causally to its own prompt; every response token attends to its whole prompt and causally to
 its own response; nothing else is visible. Response positions continue from the prompt's. Each token thus sees exactly
-what it would see in a row of its own, so log-probabilities and gradients are those of the plain forward, while the
+the tokens of a separate row, so log-probabilities and gradients equal those of the plain forward pass, while the
 prompt's P tokens are computed once instead of G times: P + G*C tokens instead of G * (P + C).
 
-No model code is patched. transformers lets a model's attention be any registered function
-(`transformers.AttentionInterface`), and the text model passes its `attention_mask` through to it untouched when the
-mask comes as a dict per layer type: we put the layout of the row there. Without a layout the registered function is
-plain scaled-dot-product attention, so the same model object still runs `generate` and everything else.
+No model code is patched. In transformers, a model's attention can be any registered function
+(`transformers.AttentionInterface`), and a text model passes `attention_mask` to it unchanged if the mask is a dict per
+layer type: it carries the layout of the row. Without a layout the registered function is plain scaled-dot-product
+attention, so the same model object still runs `generate`.
 
 Shape letters: T tokens in the packed row, n prompts, G responses per prompt, N = n*G, P longest prompt, C longest
 response, A query heads, K key/value heads, R = A/K, D head size.
@@ -39,14 +39,14 @@ from transformers.masking_utils import sdpa_mask
 from avrt.model.flex_attention import flex_packed_attention, packed_block_mask
 
 ATTENTION_NAME = "avrt_shared_prompt"
-"""Name under which the attention function is registered; a model uses it through `set_attn_implementation`."""
+"""Name of the registered attention function, for `set_attn_implementation`."""
 
 AttentionKernel = Literal["sdpa", "flex"]
-"""What computes the attention of a packed row: scaled-dot-product attention in two calls, or FlexAttention in one."""
+"""Implementation of a packed row's attention: scaled-dot-product attention in two calls, or FlexAttention in one."""
 
 
 class Layout(abc.ABC):
-    """What a row of tokens looks like; stands in for the attention mask and computes the attention of every layer."""
+    """The structure of a row of tokens; replaces the attention mask and computes the attention of every layer."""
 
     @abc.abstractmethod
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
@@ -93,9 +93,9 @@ class PrefixCache:
     values: list[Tensor]
 
     def add(self, keys: Tensor, values: Tensor) -> None:
-        """Keep another layer's, in the order that decoding reads them in: strided, each step would copy them anew.
+        """Keep another layer's, contiguous: from strided tensors, each decoding step would copy them.
 
-        Under autocast the keys come wider than the values, from their rotation.
+        Under autocast the rotary embedding leaves keys in a wider type than values.
         """
         self.keys.append(keys.to(values.dtype).contiguous())
         self.values.append(values.contiguous())
@@ -108,8 +108,8 @@ class PackedLayout(Layout):
         prompt_lengths: tokens of each prompt, length n.
         response_lengths: for each prompt the tokens of its responses; groups may differ in size and may be empty
             (a prefill).
-        device: where the index tensors live.
-        keep_prefix: remember the prompts' keys and values of every layer (for a rollout), see `prefix_cache`.
+        device: of the index tensors.
+        keep_prefix: keep the prompts' keys and values of every layer (for a rollout), see `prefix_cache`.
         kernel: ``sdpa`` or ``flex``; the same numbers, up to rounding.
 
     Attributes:
@@ -146,16 +146,16 @@ class PackedLayout(Layout):
         self._cache: PrefixCache | None = PrefixCache([], []) if keep_prefix else None
 
         self._prompts = _Padding(prompt_lengths, self._device)
-        # Empty responses need no attention; they only must not disturb the order of the others.
+        # Empty responses need no attention, but the others keep their order.
         live = [(i, c) for i, group in enumerate(response_lengths) for c in group if c]
         self._responses = _Padding([c for _, c in live], self._device) if live else None
         self._owner = torch.tensor([i for i, _ in live], device=self._device)
 
     def _mask(self, dtype: torch.dtype, repeats: int) -> Tensor:
-        """What responses see: their prompt's tokens, then their own up to the query; ``[N or 1, 1, R * C, P + C]``.
+        """The attention mask of responses: their prompt's tokens, then their own up to the query.
 
-        The C queries stand there R times, once for every query head of a key head. The mask is added to the scores:
-        0 or -inf. Kernels turn a bool mask into this one in every call.
+        Returns ``[N or 1, 1, R * C, P + C]``: the C queries occur R times, once for every query head of a key head. The
+        mask is added to the scores: 0 or -inf. Kernels would convert a bool mask to this one in every call.
         """
         if self._additive_mask is None:
             assert self._responses is not None
@@ -214,7 +214,7 @@ class PackedLayout(Layout):
 
     @property
     def prompt_valid(self) -> Tensor | None:
-        """Which entries of the padded prompts are tokens: bool ``[n, P]``, or None when all are."""
+        """The entries of the padded prompts that are tokens: bool ``[n, P]``, or None when all are."""
         return None if self._prompts.even else self._prompts.valid
 
     def position_ids(self, prompt_positions: Sequence[Tensor]) -> Tensor:
@@ -234,9 +234,9 @@ class PackedLayout(Layout):
 
 
 class _Padding:
-    """Between sequences one after another ``[tokens, heads, D]`` and a right-padded batch ``[b, heads, longest, D]``.
+    """Conversion between concatenated sequences ``[tokens, heads, D]`` and a batch padded on the right.
 
-    Sequences of one length are only viewed differently; nothing is copied.
+    The batch is ``[b, heads, longest, D]``. For sequences of one length it is a view; nothing is copied.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -249,9 +249,9 @@ class _Padding:
         self.valid = offsets < sizes[:, None]  # [b, longest]
         if not self.even:
             starts = sizes.cumsum(0) - sizes
-            # A padded place holds the token before it: any value will do, but it must be finite.
+            # A padded position repeats the token before it: any finite value will do.
             self._from_tokens = (starts[:, None] + torch.minimum(offsets, sizes[:, None] - 1)).flatten()
-            # The count is known: plain `nonzero` would wait for the device to learn it.
+            # The count is known; plain `nonzero` would wait for the device.
             self._to_tokens = torch.nonzero_static(self.valid.flatten(), size=self.num_tokens).squeeze(1)
 
     def pad(self, x: Tensor) -> Tensor:
@@ -265,9 +265,9 @@ class _Padding:
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of `x` in a batch, every row at one place that counts; padded places get no gradient.
+    """Rows of `x` in a padded batch; padded positions get no gradient.
 
-    The gradient is a gather as well. `index_select` would add up rows one by one, several times as slow.
+    The gradient is a gather as well; that of `index_select` adds up rows one by one, several times as slow.
     """
 
     @staticmethod

@@ -1,8 +1,8 @@
 """Folders of exported students on disk: whole or absent, and the only folders that an export may replace.
 
-A marker lists the files of a finished folder with their sizes. It says that this project wrote the folder, so that a
-later run may replace it; a folder without one, with a file that the marker does not list, or with one of another size
-(edited, or copied over the export's) belongs to someone else.
+A marker lists the files of a finished folder with their sizes. It shows that this project wrote the folder, so that a
+later run may replace it. A folder without a marker, with a file that the marker does not list, or with a file of
+another size (edited, or copied over the exported one) belongs to someone else and is never replaced.
 """
 
 from __future__ import annotations
@@ -14,16 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from avrt.files.atomic import PARTIAL_SUFFIX, sync_file, sync_folder, write_atomic
-from avrt.model.checkpoints import exchange
+from avrt.files.atomic import PARTIAL_SUFFIX
+from avrt.files.atomic_folder import atomic_folder, neighbors, write_marker
 
 MARKER = "avrt_student.json"
 
 
 def write_student_folder(folder: Path, write: Callable[[Path], None], source: str | None = None) -> None:
-    """Make `folder` a student's folder: `write` fills a neighbor, which then takes the name in one step.
-
-    A kill at any moment leaves the older student or the new one, whole; an error leaves the older one and no neighbor.
+    """Write a student's folder, or replace an exported one, in one step; see `avrt.files.atomic_folder.atomic_folder`.
 
     Args:
         write: writes a student's files into the empty folder that it is given.
@@ -31,43 +29,22 @@ def write_student_folder(folder: Path, write: Callable[[Path], None], source: st
 
     Raises:
         ValueError: `folder` may not be replaced, or what `write` raises.
-        OSError: it cannot be written; names the folder.
+        OSError: the folder cannot be written; the message names it.
     """
     folder = folder.resolve()
-    partial, old = _neighbors(folder)
+    _, old = neighbors(folder)
     if not folder.exists() and _is_ours(old):  # a kill on a file system that cannot exchange two names
         os.replace(old, folder)
     check_replaceable(folder, source)
-    for leftover in (partial, old):  # of a run that was killed
-        _remove(leftover)
-    partial.mkdir(parents=True)
-    _write_marker(partial, None)
-    try:
+    _remove(old)  # of a run that was killed
+    with atomic_folder(folder, marker=MARKER, remove=_remove) as partial:
+        # First without files, so that a folder left by a kill is recognized as ours.
+        write_marker(partial / MARKER, None)
         write(partial)
-        files = [path for path in sorted(partial.rglob("*")) if path.is_file() and path.name != MARKER]
-        for file in files:
-            sync_file(file)
-        _write_marker(partial, {str(file.relative_to(partial)): file.stat().st_size for file in files})
-    except OSError as error:
-        _remove(partial)
-        if error.errno is not None and error.filename is None:
-            raise OSError(error.errno, error.strerror, str(folder)) from error
-        raise
-    except BaseException:
-        _remove(partial)
-        raise
-    if not folder.exists() or not any(folder.iterdir()):
-        os.replace(partial, folder)
-    elif not exchange(partial, folder):
-        os.replace(folder, old)
-        os.replace(partial, folder)
-    sync_folder(folder.parent)
-    for leftover in (partial, old):
-        _remove(leftover)
 
 
 def check_replaceable(folder: Path, source: str | None = None) -> None:
-    """Refuse to replace anything but a student that this project has exported.
+    """Refuse to replace a folder that is not a student exported by this project.
 
     Args:
         source: `student.path` of the run, if it is a folder.
@@ -80,10 +57,9 @@ def check_replaceable(folder: Path, source: str | None = None) -> None:
         start = Path(source).resolve()
         if place == start or place in start.parents:
             raise ValueError(
-                f"{folder} is or holds model.init_args.student.path ({source}), which an export never replaces; choose "
-                "another folder"
+                f"{folder} is or holds student.path ({source}), which an export never replaces; choose another folder"
             )
-    for path in (place, *_neighbors(place)):
+    for path in (place, *neighbors(place)):
         if not path.exists() or (path.is_dir() and all(p.name == MARKER + PARTIAL_SUFFIX for p in path.iterdir())):
             continue
         if not path.is_dir() or not (path / MARKER).is_file():
@@ -109,16 +85,6 @@ def check_replaceable(folder: Path, source: str | None = None) -> None:
             )
 
 
-def _neighbors(folder: Path) -> tuple[Path, Path]:
-    """The folder being written, and the older one where two names cannot be exchanged."""
-    return folder.with_name(folder.name + PARTIAL_SUFFIX), folder.with_name(folder.name + ".old" + PARTIAL_SUFFIX)
-
-
-def _write_marker(folder: Path, sizes: dict[str, int] | None) -> None:
-    """Written first without files, so that a folder left by a kill is known; last with them."""
-    write_atomic(folder / MARKER, json.dumps({"format": 1, "files": sizes}, indent=1).encode())
-
-
 def _read_marker(folder: Path) -> dict[str, Any]:
     """Sizes by name of a finished folder's files; nothing for an unfinished or foreign one."""
     try:
@@ -133,7 +99,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Delete a folder with the marker last, so that one whose deletion was cut off is still known."""
+    """Delete a folder, marker last: after an interrupted deletion it is still recognized as ours."""
     if not folder.exists():
         return
     for path in folder.iterdir():

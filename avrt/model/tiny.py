@@ -1,7 +1,7 @@
-"""Building a small random student of the real class, for laptops, the demo and tests.
+"""A small random student of the real class, for laptops, the demo and tests.
 
-It is `Qwen2_5OmniThinkerForConditionalGeneration` with few and narrow layers, a real processor and the true special
-tokens: everything that reads the 3B and 7B students reads this one.
+It is `Qwen2_5OmniThinkerForConditionalGeneration` with few narrow layers, a real processor and the published special
+tokens, so all code for the 3B and 7B students runs on it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from transformers import (
     Qwen2VLVideoProcessor,
     WhisperFeatureExtractor,
 )
+
+from avrt.model.published_format import END_TOKENS
+from avrt.sample import SAMPLING_RATE
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -45,8 +48,8 @@ class TinyShape:
     """Sizes of a tiny student. Defaults are the demo's; head sizes are `hidden_size / num_attention_heads`.
 
     `rope_theta` is 1e6 in the published models, for prompts of many thousand tokens. A demo prompt has about a hundred,
-    and only 3 of the 16 rotary pairs of its small heads would then tell neighbours apart; at 30 it is 11, and looking
-    up the letter beside a word is learned in half the steps.
+    and only 3 of the 16 rotary pairs of its small heads would then distinguish neighbors; at 30 it is 11, and
+    looking up the letter beside a word is learned in half the steps.
     """
 
     hidden_size: int = 128
@@ -81,7 +84,7 @@ def tiny_config(shape: TinyShape, tokenizer: Any, vocab_size: int | None = None)
         "num_key_value_heads": shape.num_key_value_heads,
         "max_position_embeddings": 32768,
         "tie_word_embeddings": False,
-        # Time, height and width share the pairs as in the real models: 16, 24 and 24 of 64.
+        # Time, height and width share the pairs as in the published models: 16, 24 and 24 of 64.
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": shape.rope_theta,
@@ -124,12 +127,12 @@ def tiny_config(shape: TinyShape, tokenizer: Any, vocab_size: int | None = None)
 
 
 def tiny_processor(tokenizer: Any, chunk_seconds: int = 30) -> Qwen2_5OmniProcessor:
-    """A real Qwen2.5-Omni processor around a tokenizer with the true special tokens."""
+    """A real Qwen2.5-Omni processor around a tokenizer with the published special tokens."""
     return Qwen2_5OmniProcessor(
         image_processor=Qwen2VLImageProcessor(),
         video_processor=Qwen2VLVideoProcessor(),
         feature_extractor=WhisperFeatureExtractor(
-            feature_size=128, sampling_rate=16_000, hop_length=160, n_fft=400, chunk_length=chunk_seconds
+            feature_size=128, sampling_rate=SAMPLING_RATE, hop_length=160, n_fft=400, chunk_length=chunk_seconds
         ),
         tokenizer=tokenizer,
         chat_template=CHAT_TEMPLATE,
@@ -139,13 +142,13 @@ def tiny_processor(tokenizer: Any, chunk_seconds: int = 30) -> Qwen2_5OmniProces
 def build_tiny_thinker(
     config: Qwen2_5OmniThinkerConfig, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> Qwen2_5OmniThinkerForConditionalGeneration:
-    """A random thinker that passes on what it is shown and is quick to train.
+    """A random thinker whose features depend on its input, so that it is quick to train.
 
     With the usual small initial weights (standard deviation 0.02) a random encoder's output is almost constant, and
-    nothing could be learned behind it. Its matrices get standard deviation 1/sqrt(fan-in) instead, which keeps the
-    scale of what goes through. So do those of the language model's layers, and token embeddings get standard
-    deviation 1 like the media features beside them: at widths of about 100, 0.02 leaves attention almost uniform, and
-    looking things up in the prompt is learned several times as slowly.
+    nothing could be learned from it. Its matrices get standard deviation 1/sqrt(fan-in) instead, which keeps the scale
+    of activations. So do those of the language model's layers, and token embeddings get standard deviation 1 like the
+    media features: at widths of about 100, 0.02 leaves attention almost uniform, and looking things up in the prompt is
+    learned several times as slowly.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -164,7 +167,7 @@ def save_tiny_student(folder: str | Path, tokenizer: Any, shape: TinyShape | Non
     """Build a tiny student and save it as a folder that `avrt.model.student.Student.load` and transformers load."""
     shape = shape or TinyShape()
     thinker = build_tiny_thinker(tiny_config(shape, tokenizer), seed)
-    thinker.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    thinker.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(list(END_TOKENS))
     thinker.generation_config.pad_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     thinker.save_pretrained(folder)
     tiny_processor(tokenizer, shape.chunk_seconds).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Log-probabilities of given responses under a language model, prompts shared.
+"""Log-probabilities of given responses under a language model, with shared prompts.
 
 Shape letters: n prompts, N responses, C longest response, P prompt tokens, T tokens of the packed row, H hidden size,
 V vocabulary, M media tokens of a prompt.
@@ -26,7 +26,7 @@ class LanguageModel:
         text_model: a transformers text model whose attention implementation is
             `avrt.model.shared_prompt.ATTENTION_NAME`.
         head: the language-model head, a linear layer without bias.
-        kernel: what computes the attention of packed rows.
+        kernel: implementation of the attention of packed rows.
     """
 
     text_model: PreTrainedModel
@@ -49,13 +49,13 @@ class LanguageModel:
 
 @dataclass(frozen=True)
 class EmbeddedPrompt:
-    """A prompt whose media went through the frozen encoders, once; text is embedded anew in every pass.
+    """A prompt with its media features from the frozen encoders; text tokens are embedded in every pass.
 
     Attributes:
         input_ids: ``[P]``, placeholders included.
         position_ids: ``[3, P]`` temporal, height and width positions (TMRoPE).
         media_positions: ``[M]`` positions of the media placeholders.
-        media_features: ``[M, H]`` what stands there instead of token embeddings; no gradient.
+        media_features: ``[M, H]`` features at these positions in place of token embeddings; no gradient.
     """
 
     input_ids: Tensor
@@ -69,7 +69,12 @@ class EmbeddedPrompt:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Per-token scores of N responses, right-padded: `logprobs`, `entropies` and bool `mask`, each ``[N, C]``."""
+    """Log-probabilities and entropies of N responses, padded on the right.
+
+    Attributes:
+        logprobs, entropies: ``[N, C]``; entropies in nats.
+        mask: bool ``[N, C]``, true for response tokens.
+    """
 
     logprobs: Tensor
     entropies: Tensor
@@ -87,7 +92,7 @@ def packed_forward(
     """
     row = [*(p.input_ids for p in prompts), *(r for group in inputs for r in group)]
     embeds = model.embed(torch.cat(row))
-    # Media features go to the prompts' placeholders only; a response can never be mistaken for one.
+    # Media features go to the prompts' placeholders by position, never to a token of a response.
     positions = torch.cat([p.media_positions + a for p, (a, _) in zip(prompts, layout.prompt_rows, strict=True)])
     if positions.numel():
         features = torch.cat([p.media_features for p in prompts]).to(embeds.dtype)
@@ -116,8 +121,8 @@ def token_logprobs(
         prompts: n prompts.
         responses: for each prompt its responses' token ids ``[C_i]``; none may be empty.
         temperature, banned, chunk_rows: see `avrt.model.chunked_logprobs.chunked_logprobs`.
-        share_prompt: compute each prompt once for all its responses; off, once per response (for comparison:
-            nothing but time and memory changes).
+        share_prompt: compute each prompt once for all its responses; False computes it once per response, for tests
+            and benchmarks (only time and memory differ).
     """
     if not share_prompt:
         prompts = [p for p, group in zip(prompts, responses, strict=True) for _ in group]
@@ -132,7 +137,7 @@ def token_logprobs(
     layout = PackedLayout([len(p) for p in prompts], lengths, device, kernel=model.kernel)
     hidden = packed_forward(model, layout, prompts, [[r[:-1] for r in group] for group in responses])
 
-    # The row that predicts a response's first token is its prompt's last; the whole group shares it.
+    # The first token of a response is predicted by the last row of its prompt, which the whole group shares.
     predictors = [
         row
         for (_, prompt_stop), group in zip(layout.prompt_rows, layout.response_rows, strict=True)

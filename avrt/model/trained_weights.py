@@ -1,4 +1,7 @@
-"""What a checkpoint holds of a student: the trained weights only. Frozen ones come from `student.path` every time."""
+"""Trained and frozen weights: names, checks and fingerprints.
+
+A checkpoint holds the trained weights only; frozen ones are loaded from `student.path` every time.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 SAMPLED_ELEMENTS = 256
-"""Of each frozen tensor that go into the fingerprint: enough to tell two models apart, cheap for any size."""
+"""Elements of each tensor in a fingerprint: enough to tell two models apart, cheap for any size."""
+
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integer types by their size in bytes."""
 
 
 def frozen_names(module: nn.Module) -> set[str]:
@@ -25,7 +31,7 @@ def without_frozen(state_dict: Mapping[str, Any], module: nn.Module) -> dict[str
 
 
 def check_saved_weights(saved: Iterable[str], module: nn.Module) -> None:
-    """Loading is not strict, since frozen weights are not saved; everything else must match all the same.
+    """Refuse saved weights of another student; loading itself is not strict, since frozen weights are not saved.
 
     Args:
         saved: names of the saved weights.
@@ -37,28 +43,43 @@ def check_saved_weights(saved: Iterable[str], module: nn.Module) -> None:
     expected = set(module.state_dict())
     missing = sorted(expected - names - frozen_names(module))
     unknown = sorted(names - expected)
-    for what, found in (("lacks the trained weight", missing), ("has a weight that the module has not:", unknown)):
+    for what, found in (("lacks the trained weight", missing), ("has the unknown weight", unknown)):
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
             raise ValueError(
-                f"the checkpoint {what} {found[0]}{more}; is it of another student or with other "
-                "model.init_args.lora settings?"
+                f"the checkpoint {what} {found[0]}{more}; it may be of another student or have other lora settings"
             )
 
 
 def weights_are_finite(module: nn.Module) -> bool:
-    """Whether all trained weights of this device are numbers."""
+    """Whether all trained weights of this device are finite."""
     # ZeRO-3 leaves a parameter empty and keeps this device's part of it beside it.
     trained = (getattr(p, "ds_tensor", p) for p in module.parameters() if p.requires_grad)
     return all(bool(torch.isfinite(weight).all()) for weight in trained)
 
 
 def frozen_fingerprint(module: nn.Module) -> str:
-    """Tells whether two runs have the same frozen weights."""
+    """SHA-256 over the first elements of every frozen parameter: equal for runs with the same frozen weights."""
     digest = hashlib.sha256()
     for name, parameter in sorted(module.named_parameters()):
         if not parameter.requires_grad:
-            sampled = parameter.detach().flatten()[:SAMPLED_ELEMENTS].to("cpu", torch.float32)
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
-            digest.update(sampled.numpy().tobytes())
+            digest.update(_sampled(parameter))
     return digest.hexdigest()
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """SHA-256 over the first elements of every parameter and a sum over all its bits: it sees any change of a weight.
+
+    The sums are of integers, so they do not depend on the device or the order of addition.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        total = int(parameter.detach().view(_INTEGERS[parameter.element_size()]).sum(dtype=torch.int64))
+        digest.update(f"{name} {tuple(parameter.shape)} {total}".encode())
+        digest.update(_sampled(parameter))
+    return digest.hexdigest()
+
+
+def _sampled(parameter: Tensor) -> bytes:
+    return parameter.detach().flatten()[:SAMPLED_ELEMENTS].to("cpu", torch.float32).numpy().tobytes()

@@ -13,20 +13,15 @@ import yaml
 from avrt.config.errors import UsageError
 from avrt.config.run_length import run_length
 from avrt.demo.paths import DEMO_PREFIX
+from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
+from avrt.media.geometry import AUDIO_TOKENS_PER_SECOND, FRAMES_PER_TOKEN, TOKEN_PIXELS
 from avrt.model.lora import LoRAConfig
 
-FRAMES = 8
-MAX_AUDIO_SECONDS = 10.0
-AUDIO_TOKENS_PER_SECOND = 25
 TEXT_TOKENS = 160
 """Of a prompt beside its media: system text, question, options, instruction."""
 
 DEFAULT_EPOCHS = 1000
 """Lightning's, for a run that says neither steps nor epochs."""
-
-FRAMES_PER_TOKEN = 2
-TOKEN_PIXELS = 28 * 28
-"""One picture token covers so many pixels of `FRAMES_PER_TOKEN` frames."""
 
 
 @dataclass(frozen=True)
@@ -220,10 +215,10 @@ def _devices(devices: Any) -> int:
 
 
 def _longest_prompt(student: dict[str, Any]) -> int:
-    pictures = FRAMES // FRAMES_PER_TOKEN * (student["max_pixels"] // TOKEN_PIXELS)
+    visual = NUM_FRAMES // FRAMES_PER_TOKEN * (student["max_pixels"] // TOKEN_PIXELS)
     return min(
         student.get("max_prompt_tokens") or 10**9,
-        pictures + int(MAX_AUDIO_SECONDS * AUDIO_TOKENS_PER_SECOND) + TEXT_TOKENS,
+        visual + int(MAX_AUDIO_SECONDS * AUDIO_TOKENS_PER_SECOND) + TEXT_TOKENS,
     )
 
 

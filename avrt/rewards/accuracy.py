@@ -19,7 +19,7 @@ class AccuracyReward(RewardCallback):
     name = "accuracy"
 
     def score(self, completions: Sequence[Completion]) -> list[float]:
-        return [float(_letter(completion) == completion.sample.gold) for completion in completions]
+        return [float(completion.sample.is_right(_letter(completion))) for completion in completions]
 
 
 def _letter(completion: Completion) -> str | None:

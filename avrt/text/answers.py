@@ -1,22 +1,21 @@
-"""Reading a model's reply: its thinking, its answer, and whether it kept to the format.
+"""Parsing a model's reply: its thinking, its answer, and whether it follows the format.
 
-The one parser of the project (trace filter, rewards, evaluation). Two profiles:
+The project's only parser (trace filter, rewards, evaluation). Two profiles:
 
 ``paper``
     For students trained on the format, and for headline accuracy. The tags are exactly ``<think>``, ``</think>``,
     ``<answer>``, ``</answer>``, in lower case. The answer is the stripped body of the answer pair and must be an
     option's capital letter and nothing else: ``b``, ``B.`` and ``B. cat`` are wrong. The letter does not depend on the
-    rest of the format (text around the tags, a missing or broken think pair), nor on what the reply says elsewhere: it
-    is the accuracy term of the reward, so ``<answer>B</answer> Wait, C.`` is B, with the reason ``trailing_text``. But
-    there must be exactly one ``<answer>`` and one ``</answer>``: two pairs, or one inside the other, leave open which
-    was meant.
+    rest of the format (text around the tags, a missing or broken think pair) or on other text of the reply: it is the
+    accuracy term of the reward, so ``<answer>B</answer> Wait, C.`` is B, with the reason ``trailing_text``. But there
+    must be exactly one ``<answer>`` and one ``</answer>``: two pairs, or one inside the other, are ambiguous.
 
 ``robust``
     For teachers and other models. Look-alike characters are unified (NFKC); tags may be in any case and Kimi's
     ``◁think▷ ... ◁/think▷`` counts as thinking. The answer is the last complete answer pair after the thinking (a
-    model may revise itself), else the text after the thinking, else the last pair within it; `avrt.text.answer_rules`
-    reads the option from it. An answer that is doubted, denied or taken back around its tags is none; one that is
-    corrected is what it is corrected to. Thinking itself is never searched for loose letters.
+    model may revise itself), else the text after the thinking, else the last pair within it; `avrt.text.option_reader`
+    reads the option from it. An answer that is doubted, denied or retracted around its tags does not count; a
+    correction replaces it. Thinking itself is never searched for loose letters.
 
 Neither profile guesses: without a clear answer the letter is None.
 """
@@ -29,10 +28,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from avrt.sample import LETTERS, Sample
-from avrt.text.answer_lines import agree
-from avrt.text.answer_options import Reason, several_letters
-from avrt.text.answer_rules import OptionReader
-from avrt.text.answer_text import clean, unify
+from avrt.text.line_reader import agree
+from avrt.text.normalize import clean, unify
+from avrt.text.option_reader import OptionReader
+from avrt.text.options import Reason, several_letters
 
 __all__ = [
     "ParsedAnswer",
@@ -59,20 +58,20 @@ _THINK_OPEN = re.compile(r"<\s*think\s*>|◁\s*think\s*▷", re.IGNORECASE)
 _THINK_CLOSE = re.compile(r"<\s*/\s*think\s*>|◁\s*/\s*think\s*▷", re.IGNORECASE)
 _JOINED = re.compile(r"\s*(?:or|and|/|,|&)\s*", re.IGNORECASE)
 _BEFORE_PAIR = 500
-"""Characters before an answer pair that are searched for its being denied."""
+"""Characters before an answer pair that are searched for a denial."""
 
-# Failures that a reply's being cut off explains.
+# Failures that the token limit explains.
 _EXPLAINED_BY_CUT = (Reason.NO_ANSWER_TAG, Reason.UNCLOSED_THINK, Reason.ORPHAN_CLOSE, Reason.EMPTY_ANSWER)
 
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """What a reply says.
+    """A parsed reply.
 
     Attributes:
         letter: the chosen option's letter, or None where no option was clearly chosen.
-        reason: ``ok``; or what is wrong with the reply, which may still have a letter (see `parse`).
-        think: the first complete thinking, as written; None where there is none.
+        reason: ``ok``, or the reply's fault; it may still have a letter (see `parse`).
+        think: the first complete thinking, unchanged, or None.
     """
 
     letter: str | None
@@ -88,8 +87,8 @@ def strip_special_tokens(text: str) -> str:
 def is_formatted(text: str) -> bool:
     """The format term of the reward (Eq. 4): whether the whole reply is one think pair, then one answer pair.
 
-    White space may stand around and between the pairs, nothing else; each of the four tags occurs exactly once; the
-    answer is not blank. A blank think body is allowed. What the answer says does not matter here.
+    Only white space may be around and between the pairs; each of the four tags occurs exactly once; the answer is not
+    blank. A blank think body is allowed. Whether the answer is an option does not matter here.
     """
     text = strip_special_tokens(text)
     if any(text.count(tag) != 1 for tag in _TAGS):
@@ -122,14 +121,14 @@ def count_think_words(text: str) -> int:
 def parse(
     text: str, sample_or_options: Sample | Sequence[str], profile: Profile = "paper", finish_reason: str = "stop"
 ) -> ParsedAnswer:
-    """Read a reply to a multiple-choice question. Never raises on any `text`.
+    """Parse a reply to a multiple-choice question. No `text` raises an exception.
 
-    The reasons, for profile ``paper`` (letter: whether one is still given):
+    The reasons, for profile ``paper`` (letter: whether one is returned all the same):
 
     ================== ====== =====================================================================================
     reason             letter the reply
     ================== ====== =====================================================================================
-    ok                 yes    keeps to the format, has thought, and names an option
+    ok                 yes    follows the format, has thinking, and names an option
     empty_think        yes    has a blank think body, or none at all
     orphan_close       some   has a closing tag without its opening tag before it
     unclosed_think     some   opens ``<think>`` and never closes it
@@ -139,19 +138,19 @@ def parse(
     empty_answer       no     has a blank answer
     multi_letter       no     names several letters
     not_an_option      no     answers with anything but an option's capital letter
-    truncated          no     was cut off by the token limit before its answer
+    truncated          no     reached the token limit before its answer
     ================== ====== =====================================================================================
 
     In profile ``robust`` the reply's structure matters less: with a letter the reason is ``ok``, or ``empty_think``
-    after a blank thinking, or ``duplicate_tag`` where the last of several answer pairs was taken. Without one it is a
-    reason above, or ``letter_text_conflict``: a letter is beside a text that is not its option's. There
-    ``no_answer_tag`` means that no option is named, or only one that the reply denies, doubts or takes back.
+    after a blank thinking, or ``duplicate_tag`` where the last of several answer pairs counts. Without a letter it is a
+    reason above, or ``letter_text_conflict``: a letter is beside another option's text. ``no_answer_tag`` then means
+    that no option is named, or only one that the reply denies, doubts or retracts.
 
     Args:
         text: the decoded reply; special tokens may still be in it.
         sample_or_options: the question's sample, or its options' texts.
         profile: ``paper`` or ``robust``.
-        finish_reason: ``length`` if the token limit cut the reply; its last, unfinished line then says nothing.
+        finish_reason: ``length`` if the token limit ended the reply; its last, unfinished line is then ignored.
 
     Raises:
         ValueError: unknown profile, or not 2 to 26 options.
@@ -182,7 +181,7 @@ def _parse_paper(text: str, options: Sequence[str]) -> ParsedAnswer:
 
 
 def _format_defect(text: str, think: str | None, body: str | None) -> Reason | None:
-    """The gravest fault of the reply's tags (profile ``paper``), whatever the answer says."""
+    """The worst fault of the reply's tags (profile ``paper``), or None."""
     opens, closes, answer_opens, answer_closes = (text.count(tag) for tag in _TAGS)
     if max(opens, closes, answer_opens, answer_closes) > 1:
         return Reason.DUPLICATE_TAG
@@ -224,18 +223,18 @@ def _parse_robust(text: str, options: Sequence[str], cut: bool) -> ParsedAnswer:
         reading = agree([reader.read(clean(pairs[-2][1]), tagged=True), reading])
     before = clean(_ANSWER_TAG.sub("\n", where[max(0, pairs[-1].start() - _BEFORE_PAIR) : pairs[-1].start()]))
     after = _THINK_CLOSE.sub("\n", _final_text(where[pairs[-1].end() :], cut))
-    reading = reader.amend(reading, before, after)
+    reading = reader.with_context(reading, before, after)
     return ParsedAnswer(reading.letter, reading.failure or (Reason.DUPLICATE_TAG if len(pairs) > 1 else note), think)
 
 
 def _final_text(text: str, cut: bool) -> str:
-    """The reply after its thinking, without loose answer tags; without its last line if that was cut off."""
+    """The reply after its thinking, without loose answer tags, and without an unfinished last line."""
     text = clean(_ANSWER_TAG.sub("\n", text))
     return text.rpartition("\n")[0] if cut else text
 
 
 def _missing_answer(final: str, unfinished: bool) -> Reason:
-    """Why a reply without a complete answer pair and without a readable text has no answer."""
+    """The reason for a reply without a complete answer pair and without a readable answer."""
     if unfinished:
         return Reason.UNCLOSED_THINK
     if tag := _ANSWER_TAG.search(final):

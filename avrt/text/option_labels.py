@@ -1,4 +1,4 @@
-"""Letters that options carry in their own text: ``A. cat``, ``(B) dog``, ``c: bird``."""
+"""Option letters inside the options' own text: ``A. cat``, ``(B) dog``, ``c: bird``."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def unlabeled(options: Sequence[str]) -> tuple[str, ...]:
     """Options without their letters where every one begins with its own; else as they are.
 
     Raises:
-        ValueError: most options begin with their own letter but not all, or all letters are there in another order: a
-            prompt adds its letters, and would contradict them.
+        ValueError: most options but not all begin with their own letter, or all letters occur in another order: the
+            letters that a prompt adds would contradict them.
     """
     if not options or len(options) > len(LETTERS):
         return tuple(options)
@@ -52,6 +52,6 @@ def unlabeled(options: Sequence[str]) -> tuple[str, ...]:
 
 
 def _without_label(letter: str, option: Any) -> str | None:
-    """The option's text behind its letter; None where it does not begin with it."""
+    """The option's text after its letter; None where it does not begin with it."""
     match = _LABELED_OPTION.fullmatch(str(option))
     return match[2].strip() if match is not None and match[1].upper() == letter else None

@@ -1,4 +1,4 @@
-"""The project's prompts: a question as text, as chat messages, and the target text of supervised fine-tuning."""
+"""Questions as text and as chat messages, and the target text of supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SYSTEM_PROMPT = "You answer multiple-choice questions about a clip from what can
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """The words around a question. Every part can be replaced from a config file.
+    """The wording around a question. Every part can be set in a config file.
 
     Attributes:
         system: system message; empty for none.
         option_line: one option; ``{letter}`` and ``{text}`` are filled in.
-        tags_instruction: closing line where the answer is wanted in tags; ``{letters}`` becomes "A, B, C or D".
-        letter_instruction: closing line where the bare letter is wanted; ``{letters}`` as above.
+        tags_instruction: closing line for an answer in tags; ``{letters}`` becomes "A, B, C or D".
+        letter_instruction: closing line for the bare letter; ``{letters}`` as above.
 
     Raises:
-        ValueError: a part has a placeholder that is not its own, or the option line lacks one.
+        ValueError: a part has an unknown placeholder, or the option line lacks one.
     """
 
     system: str = SYSTEM_PROMPT
@@ -53,12 +53,10 @@ class PromptTemplate:
 
 
 DEFAULT = PromptTemplate()
-TINY = PromptTemplate(system="", tags_instruction="", letter_instruction="")
-"""For students that learn the format from examples alone and have a short context: question and options only."""
 
 
 def question_text(sample: Sample, *, answer_format: AnswerFormat = "tags", template: PromptTemplate = DEFAULT) -> str:
-    """The question, one line per option, and how to answer; parts that the template leaves empty take no line."""
+    """The question, one line per option, and how to answer; empty parts of the template add no line."""
     if answer_format not in get_args(AnswerFormat):
         raise ValueError(f"`answer_format` must be one of {', '.join(get_args(AnswerFormat))}, is {answer_format!r}")
     options = [
@@ -72,8 +70,8 @@ def question_text(sample: Sample, *, answer_format: AnswerFormat = "tags", templ
 
 def clip_modalities(clip: Clip) -> tuple[str, ...]:
     """The streams a clip has, in prompt order: ``video`` or ``image``, then ``audio``."""
-    picture = () if clip.frames is None else ("image",) if clip.is_image else ("video",)
-    return (*picture, *(() if clip.waveform is None else ("audio",)))
+    visual = () if clip.frames is None else ("image",) if clip.is_image else ("video",)
+    return (*visual, *(() if clip.waveform is None else ("audio",)))
 
 
 def build_messages(
@@ -84,16 +82,15 @@ def build_messages(
     answer_format: AnswerFormat = "tags",
     template: PromptTemplate = DEFAULT,
 ) -> list[dict[str, Any]]:
-    """One question as chat messages, in the form that transformers' chat templates take.
+    """One question as chat messages, in the form of transformers' chat templates.
 
-    Picture and sound are two separate items, in that order and before the text, never sound inside video: that is how
-    the student is trained everywhere in the project. A stream that is not in `modalities` leaves no trace in the
-    prompt.
+    Video (or image) and audio are two separate items, in that order and before the text, never audio inside video: the
+    student is trained this way everywhere in the project. A stream that is not in `modalities` does not appear.
 
     Args:
         sample: the question.
         modalities: streams to ask about: ``video`` or ``image``, and ``audio``; see `clip_modalities`. May be empty.
-        system_prompt: replaces the template's; ``""`` leaves the system message out.
+        system_prompt: instead of the template's; ``""`` omits the system message.
         answer_format: ``tags`` or ``letter``.
         template: the wording.
 
@@ -114,7 +111,7 @@ def build_messages(
 
 
 def format_target(think: str, letter: str) -> str:
-    """The text that supervised fine-tuning teaches: ``<think>...</think>``, a line break, ``<answer>X</answer>``.
+    """The target text of supervised fine-tuning: ``<think>...</think>``, a line break, ``<answer>X</answer>``.
 
     Raises:
         ValueError: `letter` is not one capital letter, or `think` contains one of the tags.

@@ -140,4 +140,4 @@ def read_teacher(record: CallRecord | None, sample: Sample) -> TeacherReply:
     if record is None or record.status is not Status.OK:
         return TeacherReply(record, None, False)
     parsed = parse(record.reply, sample, "robust", record.finish_reason)
-    return TeacherReply(record, parsed, parsed.letter == sample.gold)
+    return TeacherReply(record, parsed, sample.is_right(parsed.letter))

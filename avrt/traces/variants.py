@@ -133,7 +133,7 @@ def _merged_trace(sample: Sample, record: CallRecord | None) -> tuple[str | None
         return None, parsed.reason.value
     assert parsed.think is not None
     # Written anew, so that all targets have the same white space around their tags.
-    return format_target(parsed.think, parsed.letter), "right" if parsed.letter == sample.gold else "wrong"
+    return format_target(parsed.think, parsed.letter), "right" if sample.is_right(parsed.letter) else "wrong"
 
 
 def _filter_reason(outcomes: dict[Stage, str], right: dict[Stage, bool]) -> str:

@@ -114,7 +114,7 @@ class SampleTable(Callback):
         for completion in outputs["completions"]:
             letter = parse(completion.text, completion.sample, finish_reason=completion.finish_reason).letter
             found, wanted = (
-                (self._right, self.num_best) if letter == completion.sample.gold else (self._wrong, self.num_worst)
+                (self._right, self.num_best) if completion.sample.is_right(letter) else (self._wrong, self.num_worst)
             )
             if len(found) < wanted:
                 found.append(completion)
@@ -164,7 +164,7 @@ def validation_table(completions: Sequence[Completion]) -> str:
     rows = []
     for completion in completions:
         parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
-        verdict = "right" if parsed.letter == completion.sample.gold else "wrong"
+        verdict = "right" if completion.sample.is_right(parsed.letter) else "wrong"
         reading = [verdict, f"answer {parsed.letter or 'none'}", f"form {parsed.reason.value}"]
         rows.append(["\n".join(reading), _question(completion.sample), _reply(completion)])
     return markdown_table(["reading", "question", "completion"], rows)

@@ -43,7 +43,7 @@ def test_a_student_with_code_is_refused(
     changes = {"tokenizer_class": "Evil", "processor_class": "Evil"} if name == "tokenizer_config.json" else {}
     folder = poison(layout_folder, tmp_path / "student", name, **changes)
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
-    with pytest.raises(ValueError, match=rf"model\.init_args\.student\.path.*{name}.*auto_map"):
+    with pytest.raises(ValueError, match=rf"student\.path.*{name}.*auto_map"):
         Student.load(StudentConfig(path=str(folder), dtype="float32"))
     assert not (tmp_path / "ran").exists()
 
@@ -53,10 +53,10 @@ def test_nothing_runs_even_where_the_first_look_misses_it(
 ) -> None:
     """As with a repository of the hub, whose files are not there before transformers reads them."""
     folder = poison(student_folder, tmp_path / "student", "tokenizer_config.json", tokenizer_class="Evil")
-    monkeypatch.setattr("avrt.model.student.check_no_remote_code", lambda *_: None)
+    monkeypatch.setattr("avrt.model.loading.check_no_remote_code", lambda *_: None)
     monkeypatch.setattr("avrt.config.remote_code.check_no_remote_code", lambda *_: None)
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(ValueError, match=r"^model\.init_args\.student\.path: [^\n]*custom code[^\n]*$"):
+    with pytest.raises(ValueError, match=r"^student\.path: [^\n]*custom code[^\n]*$"):
         Student.load(StudentConfig(path=str(folder)))
     with pytest.raises(ValueError, match=r"^tokenizer: [^\n]*custom code[^\n]*$"):
         token_counter(str(folder))
@@ -81,7 +81,7 @@ def test_a_process_with_yes_on_its_standard_input(student_folder: Path, tmp_path
         timeout=TIMEOUT,
         check=True,
     )
-    assert "refused: model.init_args.student.path" in done.stdout
+    assert "refused: student.path" in done.stdout
     assert "tokenizer_config.json" in done.stdout
     assert "[y/N]" not in done.stdout + done.stderr
     assert not (tmp_path / "ran").exists()
@@ -142,6 +142,6 @@ def break_settings(folder: Path) -> None:
 def test_damaged_folders_are_one_line(student_folder: Path, tmp_path: Path, damage: Any, says: str) -> None:
     folder = shutil.copytree(student_folder, tmp_path / "student")
     damage(folder)
-    with pytest.raises(ValueError, match=rf"model\.init_args\.student\.path.*({says})") as caught:
+    with pytest.raises(ValueError, match=rf"student\.path.*({says})") as caught:
         Student.load(StudentConfig(path=str(folder), dtype="float32"))
     assert "\n" not in str(caught.value)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from avrt.data.annotations import check_key, read_avqa
+from avrt.data.annotations import read_avqa
 
 AVQA = {
     "id": 183,
@@ -165,10 +165,10 @@ def test_text_answers(tmp_path, answer, options, index):
         ({"multi_choice": ["B. dog", "A. cat"]}, "some of the options"),
         ({"multi_choice": ["A. ", "B. "]}, "letters without a text"),
         ({"multi_choice": ["A. B", "B. C", "C. D"], "answer": "C"}, "letter of one option and the text of another"),
-        ({"answer": True}, "none of the options"),
-        ({"answer": None}, "none of the options"),
-        ({"answer": "zebra"}, "'zebra' is none of the options"),
-        ({"answer": "E"}, "none of the options"),
+        ({"answer": True}, "not one of the options"),
+        ({"answer": None}, "not one of the options"),
+        ({"answer": "zebra"}, "'zebra' is not one of the options"),
+        ({"answer": "E"}, "not one of the options"),
         ({"answer": "x", "multi_choice": ["x", "x"]}, "more than once"),
         ({"multi_choice": ["only"], "answer": 0}, "2 to 26 options"),
         ({"multi_choice": "abcd"}, "must be a list"),
@@ -198,7 +198,7 @@ def test_missing_keys(tmp_path):
             read_avqa(write(tmp_path / "a.json", [record]), split="train")
     with pytest.raises(ValueError, match="entry 2 has no `id`"):
         read_avqa(write(tmp_path / "a.json", [AVQA, {"video_name": "x"}]), split="train")
-    with pytest.raises(ValueError, match="entry 1 is no JSON object"):
+    with pytest.raises(ValueError, match="entry 1 is not a JSON object"):
         read_avqa(write(tmp_path / "a.json", [3]), split="train")
 
 
@@ -215,9 +215,9 @@ def test_no_questions(tmp_path, content):
 
 
 def test_broken_files(tmp_path):
-    with pytest.raises(ValueError, match="no valid JSON at line 1"):
+    with pytest.raises(ValueError, match="not valid JSON at line 1"):
         read_avqa(write(tmp_path / "a.json", '[{"id": 1,'), split="train")
-    with pytest.raises(ValueError, match="line 2 is no valid JSON"):
+    with pytest.raises(ValueError, match="line 2 is not valid JSON"):
         read_avqa(write(tmp_path / "a.json", json.dumps(AVQA) + "\n{"), split="train")
     (tmp_path / "b.json").write_bytes(b"\xff\xfe[]")
     with pytest.raises(ValueError, match="not UTF-8"):
@@ -227,14 +227,3 @@ def test_broken_files(tmp_path):
 def test_a_blank_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match="split: must be a name"):
         read_avqa(write(tmp_path / "a.json", [AVQA]), split=" ")
-
-
-@pytest.mark.parametrize("key", ["a", "900001", "a-b_C", "x" * 80])
-def test_keys(key):
-    assert check_key(key) == key
-
-
-@pytest.mark.parametrize("key", ["", "a.b", "a/b", "..", "a b", "é", "x" * 81, "a\n", None, 3])
-def test_bad_keys(key):
-    with pytest.raises(ValueError, match="cannot name a sample"):
-        check_key(key)

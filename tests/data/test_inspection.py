@@ -10,18 +10,19 @@ from PIL import Image
 
 from avrt.commands import inspect as inspect_command
 from avrt.data.inspection import summarize, write_sample
-from avrt.data.shards import ShardSet, ShardWriter
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
 
 
 @pytest.fixture
 def shards(tmp_path):
-    def clip(seconds: float, sound: bool = True) -> Clip:
+    def clip(seconds: float, audio: bool = True) -> Clip:
         return Clip(
             frames=torch.full((2, 3, 16, 24), 200, dtype=torch.uint8),
             timestamps=(seconds / 4, 3 * seconds / 4),
             fps=2 / seconds,
-            waveform=torch.full((1600,), 0.25) if sound else None,
+            waveform=torch.full((1600,), 0.25) if audio else None,
             duration=seconds,
             width=48,
             height=32,
@@ -31,7 +32,7 @@ def shards(tmp_path):
     samples = [
         Sample("a", answer=0, source="c1", question_type="Which", modality="Both", clip=clip(10.0), **common),
         Sample("b", answer=0, source="c1", question_type="[bold]Why", trace="t", clip=clip(10.0), **common),
-        Sample("c", answer=2, source="c2", question_type="Which", clip=clip(4.0, sound=False), **common),
+        Sample("c", answer=2, source="c2", question_type="Which", clip=clip(4.0, audio=False), **common),
         Sample("d", answer=1, source="c3", split="val", clip=clip(6.0), **common),
     ]
     with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
@@ -55,7 +56,7 @@ def test_counts(shards):
     assert train.answers == {"A": 2, "C": 1}
     assert train.question_types == {"Which": 2, "[bold]Why": 1}
     assert train.modalities == {"Both": 1, "(not given)": 2}
-    assert train.streams == {"video and sound": 2, "video only": 1}
+    assert train.streams == {"video and audio": 2, "video only": 1}
     assert train.frame_sizes == {"48x32": 3}
     assert (train.num_frames, train.options) == ({2: 3}, {3: 3})
     assert (summaries["val"].samples, summaries["val"].answers) == (1, {"B": 1})
@@ -81,8 +82,8 @@ def test_show_writes_one_sample(shards, tmp_path):
     folder = tmp_path / "look"
     assert sorted(path.name for path in folder.iterdir()) == ["b.frame00.jpg", "b.frame01.jpg", "b.txt", "b.wav"]
     assert Image.open(folder / "b.frame01.jpg").size == (24, 16)
-    sound, rate = soundfile.read(folder / "b.wav")
-    assert (rate, len(sound), sound[0]) == (16_000, 1600, 0.25)
+    audio, rate = soundfile.read(folder / "b.wav")
+    assert (rate, len(audio), audio[0]) == (16_000, 1600, 0.25)
     text = (folder / "b.txt").read_text()
     for part in (
         "Which [b]one[/b]?",

@@ -18,7 +18,8 @@ import webdataset
 
 from avrt.data.manifest import MANIFEST_NAME
 from avrt.data.records import RecordError, decode_clip, encode_clip
-from avrt.data.shards import FaultReason, ShardError, ShardSet, stream_shards
+from avrt.data.shards import ShardSet
+from avrt.data.tar_index import FaultReason, ShardError
 from tests.media_files import png_bomb
 from tests.shard_files import make_clip, write_set
 
@@ -48,20 +49,14 @@ def without_manifest(folder: Path) -> Path:
 
 
 def faults_of(shards: str | Path | list[str], **options) -> tuple[list[str], list[tuple[FaultReason, str | None]]]:
-    """Keys left and faults found under `skip`, the same at random and in order; and that `raise` raises the first."""
+    """Keys left and faults found under `skip`; and that `raise` raises the first."""
     found = ShardSet(shards, on_error="skip", **options)
     for index in range(len(found)):
         assert found[index].id == found.keys[index]
-    streamed_faults: list[ShardError] = []
-    streamed = [sample.id for sample in stream_shards(shards, on_error="skip", on_fault=streamed_faults.append)]
-    assert streamed == found.keys
     faults = [(fault.reason, fault.key) for fault in found.faults]
-    assert [(fault.reason, fault.key) for fault in streamed_faults] == [f for f in faults if f[1] or not options]
     with pytest.raises(ShardError) as caught:
         ShardSet(shards, **options)
     assert (caught.value.reason, caught.value.key) == faults[0]
-    with pytest.raises(ShardError):
-        list(stream_shards(shards))
     return found.keys, faults
 
 
@@ -270,9 +265,7 @@ class TestHostile:
 
     def test_pipes_are_not_run(self, tmp_path):
         marker = tmp_path / "marker"
-        with pytest.raises(ValueError, match="no such folder, file or pattern"):
-            list(stream_shards(f"pipe:touch {marker}"))
-        with pytest.raises(ValueError, match="no such folder, file or pattern"):
+        with pytest.raises(ValueError, match="shards: pipe:touch"):
             ShardSet(f"pipe:touch {marker}")
         assert not marker.exists()
 
@@ -280,7 +273,7 @@ class TestHostile:
         write_set(tmp_path / "s")
         path = tmp_path / "s" / MANIFEST_NAME
         path.write_text(path.read_text().replace("shard-000000.tar", "../other/shard-000000.tar"))
-        with pytest.raises(ValueError, match="no shard's name"):
+        with pytest.raises(ValueError, match="other/shard-000000"):
             ShardSet(tmp_path / "s")
 
     @pytest.mark.parametrize("member", ["flac", "frame00.png", "frame00.jpg"])
@@ -306,14 +299,14 @@ class TestHostile:
 
     @pytest.mark.parametrize("image_format", ["jpg", "png"])
     @pytest.mark.parametrize("content", [b"", b"x", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\xd8" + bytes(500)])
-    def test_no_picture_behind_a_right_checksum(self, image_format, content):
+    def test_no_image_behind_a_right_checksum(self, image_format, content):
         encoded = encode_clip(make_clip(), image_format=image_format)
         encoded.members[f"frame00.{image_format}"] = content
-        with pytest.raises(RecordError, match="no picture's header"):
+        with pytest.raises(RecordError, match=r"frame00.*header"):
             decode_clip(encoded)
 
     @pytest.mark.parametrize("image_format", ["jpg", "png"])
-    def test_torn_picture_behind_a_right_checksum(self, image_format):
+    def test_truncated_image_behind_a_right_checksum(self, image_format):
         encoded = encode_clip(make_clip(), image_format=image_format)
         name = f"frame00.{image_format}"
         encoded.members[name] = encoded.members[name][:300] if image_format == "jpg" else encoded.members[name][:60]

@@ -14,9 +14,10 @@ import webdataset
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from avrt.data.manifest import MANIFEST_NAME
+from avrt.data.manifest import MANIFEST_NAME, read_manifest
 from avrt.data.records import decode_clip, encode_clip
-from avrt.data.shards import ShardSet, ShardWriter, read_manifest, stream_shards
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.sample import Clip
 from tests.shard_files import contents, make_clip, make_sample, write_set
 
@@ -67,17 +68,6 @@ class TestRoundTrip:
         clip = Clip(frames, tuple(float(i) for i in range(120)), 1.0)
         assert torch.equal(decode_clip(encode_clip(clip, image_format="png")).frames, frames)
 
-    def test_stream_and_random_access_agree(self, tmp_path):
-        write_set(tmp_path / "s")
-        shards = ShardSet(tmp_path / "s")
-        streamed = list(stream_shards(tmp_path / "s"))
-        assert [sample.id for sample in streamed] == shards.keys
-        for index, sample in enumerate(streamed):
-            assert torch.equal(sample.clip.frames, shards[index].clip.frames)
-            assert torch.equal(sample.clip.waveform, shards[index].clip.waveform)
-            assert replace(sample, clip=None) == shards.metadata(index)
-        assert [s.id for s in stream_shards(tmp_path / "s", split="val")] == ["q-004"]
-
     def test_plain_webdataset_reads_our_shards(self, tmp_path):
         samples = write_set(tmp_path / "s")
         urls = [str(path) for path in sorted((tmp_path / "s").glob("*.tar"))]
@@ -105,10 +95,10 @@ class TestRoundTrip:
         assert ShardSet(one).keys == ["q-003", "q-004", "q-005"]
         assert len(ShardSet(str(tmp_path / "s" / "*.tar"))) == 7
         assert ShardSet([tmp_path / "s" / "shard-000002.tar", str(one)]).keys == ["q-006", "q-003", "q-004", "q-005"]
-        with pytest.raises(ValueError, match="no such folder, file or pattern"):
+        with pytest.raises(ValueError, match=r"shards: .*none-"):
             ShardSet(tmp_path / "s" / "none-*.tar")
         (tmp_path / "empty").mkdir()
-        with pytest.raises(ValueError, match="no finished set of shards"):
+        with pytest.raises(ValueError, match=r"manifest\.json"):
             ShardSet(tmp_path / "empty")
 
     def test_worker_processes(self, tmp_path):
@@ -170,7 +160,7 @@ class TestWriting:
         with pytest.raises(RuntimeError, match="interrupted"):
             fail()
         assert sorted(contents(tmp_path / "a")) == ["shard-000000.tar", "shard-000001.tar"]
-        with pytest.raises(ValueError, match="no finished set"):
+        with pytest.raises(ValueError, match=r"manifest\.json"):
             ShardSet(tmp_path / "a")
         write_set(tmp_path / "a", count=1)
         assert sorted(contents(tmp_path / "a")) == [MANIFEST_NAME, "shard-000000.tar"]

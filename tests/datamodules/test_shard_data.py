@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
-from avrt.data.shards import ShardWriter
+from avrt.data.writer import ShardWriter
 from avrt.sample import Sample
 from datamodules.grpo import GRPODataModule
 from lightning_modules.grpo import GRPOModule
@@ -80,7 +80,7 @@ def write(folder: Path, *samples: Sample) -> Path:
 
 
 def sample(number: int, source: str, split: str = "train") -> Sample:
-    return replace(make_sample("audio", number, sound_seconds=0.1), id=f"q{number}", source=source, split=split)
+    return replace(make_sample("audio", number, audio_seconds=0.1), id=f"q{number}", source=source, split=split)
 
 
 class Opened(Exception):

@@ -147,12 +147,12 @@ def test_shared_memory_is_free_again_once_a_part_is_taken() -> None:
 @pytest.mark.parametrize("stage", ["fit", "validate"])
 def test_a_run_without_enough_shared_memory(student_folder: Path, tmp_path: Path, stage: str) -> None:
     """One line on stderr, status 1, seconds after the first batch; without workers the same run passes."""
-    from avrt.data.shards import ShardWriter
+    from avrt.data.writer import ShardWriter
 
     for name, first in (("train", 0), ("val", 8)):
         with ShardWriter(tmp_path / name) as writer:
             for i in range(first, first + 8):
-                writer.write(make_sample("audio_video", i, frames=4, height=112, width=112, sound_seconds=1.0))
+                writer.write(make_sample("audio_video", i, frames=4, height=112, width=112, audio_seconds=1.0))
     settings: dict[str, Any] = {
         "model.init_args.student.path": student_folder,
         "data.init_args.train": tmp_path / "train",

@@ -18,7 +18,7 @@ from avrt.demo.paths import find_demo_paths, resolve_demo_paths
 from avrt.demo.prepare import CACHE_VARIABLE, DemoCache, cache_folder
 from avrt.demo.settings import DemoSettings
 from avrt.model.student import Student, StudentConfig
-from avrt.text.prompts import TINY
+from tests.tiny_student import TINY
 
 SMALL = DemoSettings(train_clips=64, val_clips=64, questions_per_clip=1)
 

@@ -134,7 +134,7 @@ def write_shards(folder: Path, samples: int = SAMPLES, first: int = 0) -> Path:
     """Samples of every combination of streams, in an order that gives most micro-batches several of them."""
     with ShardWriter(folder, samples_per_shard=16, image_format="png") as writer:
         for i in range(first, first + samples):
-            sample = make_sample(KINDS[i % len(KINDS)], i, sound_seconds=0.3 + 0.1 * (i % 3))
+            sample = make_sample(KINDS[i % len(KINDS)], i, audio_seconds=0.3 + 0.1 * (i % 3))
             assert sample.clip is not None
             if sample.clip.is_image:
                 sample = replace(sample, clip=replace(sample.clip, timestamps=(0.0,)))

@@ -175,8 +175,8 @@ def test_a_checkpoint_of_something_else(lacks: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"lora": True}, "has True where settings of LoRAConfig belong"),
-        ({"student": {"path": 3}}, "has no model.init_args.student.path"),
+        ({"lora": True}, "has True.*LoRAConfig"),
+        ({"student": {"path": 3}}, r"has no model\.student\.path"),
         ({"student": {"path": "x", "template": {"sistem": "a"}}}, "unknown setting 'sistem' for PromptTemplate"),
     ],
 )

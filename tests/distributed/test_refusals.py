@@ -16,7 +16,7 @@ REFUSALS = {
     "zero3 export": ("ExportStudent cannot save", "python -m avrt export"),
     "plain from deepspeed": ("was written by DeepSpeed", "resume it with the strategy that wrote it"),
     "deepspeed from plain": ("is a single file", "export it and set model.init_args.student.path"),
-    "full from lora": ("lacks the trained weight", "model.init_args.lora"),
+    "full from lora": ("lacks the trained weight", "lora settings"),
 }
 
 

@@ -24,7 +24,7 @@ def write_clip(path: Path, first: int, *, seconds: int = 4) -> Path:
     pictures = [np.ascontiguousarray(numbered_frame(first + n, height=112)) for n in range(8 * seconds)]
     sound = as_int16(tone(440, seconds, 16_000))
     options = {"crf": "12", "g": "1"}
-    return write_video(path, pictures, time_base=Fraction(1, 8), options=options, sound=sound, sound_codec="aac")
+    return write_video(path, pictures, time_base=Fraction(1, 8), options=options, audio=sound, audio_codec="aac")
 
 
 def make_replies(count: int, seed: int, *, skill: float = 0.5) -> list[dict[str, object]]:

@@ -17,7 +17,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from avrt.commands import report as command
-from avrt.data.shards import ShardWriter, encode_clip
+from avrt.data.records import encode_clip
+from avrt.data.writer import ShardWriter
 from avrt.evaluation.report.media import ClipExporter, clip_key
 from avrt.evaluation.report.page import CHUNK_ITEMS, embed_json, write_report
 from avrt.evaluation.report.summary import chance_level

@@ -171,7 +171,7 @@ def test_real_items_go_to_a_server_and_come_back_as_records(real_data: Path, tmp
 
 
 def test_what_is_sent_is_the_clip() -> None:
-    clip = random_clip("audio_video", seed=3, frames=2, seconds=2.0, sound_seconds=0.5)
+    clip = random_clip("audio_video", seed=3, frames=2, seconds=2.0, audio_seconds=0.5)
     smooth = torch.linspace(0, 255, 80).to(torch.uint8).expand(2, 3, 60, 80)  # JPEG keeps a gradient, not noise
     *pictures, sound = media_parts(clip.__class__(smooth, (0.5, 1.5), 1.0, clip.waveform, 2.0, 80, 60), "AV", 95)
     for part in pictures:

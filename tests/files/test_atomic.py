@@ -27,11 +27,11 @@ def flock(*arguments):
     raise OSError(errno.ENOLCK, "No locks available")
 fcntl.flock = flock
 """
-"""As ``sitecustomize.py``: how CIFS answers an fsync of a folder, and Lustre without ``-o flock`` a lock."""
+"""A ``sitecustomize.py`` with the errors of CIFS for an fsync of a folder, and of Lustre without ``-o flock``."""
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
-def test_a_folder_that_cannot_be_synced_is_no_failure(
+def test_a_folder_that_cannot_be_synced_is_not_a_failure(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_for_folders(monkeypatch, number)
@@ -39,7 +39,7 @@ def test_a_folder_that_cannot_be_synced_is_no_failure(
     assert (tmp_path / "a").read_bytes() == b"content"
 
 
-def test_a_failing_disk_is_one_that_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_is_an_error_that_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail_for_folders(monkeypatch, errno.EIO)
     with pytest.raises(OSError, match=str(tmp_path)):
         write_atomic(tmp_path / "a", b"content")

@@ -20,7 +20,7 @@ NO_FLOCK = (
     "def flock(*arguments): raise OSError(errno.ENOLCK, 'No locks available')\n"
     "fcntl.flock = flock\n"
 )
-"""How Lustre answers without ``-o flock``."""
+"""Lustre without ``-o flock``."""
 
 HOLD = (
     "import sys\n"
@@ -112,7 +112,7 @@ def test_without_flock_the_file_is_the_lock(tmp_path: Path) -> None:
         with pytest.raises(FolderInUseError) as refusal, FolderLock(tmp_path, "pack"):
             pass
         assert all(part in str(refusal.value) for part in (str(tmp_path), "`pack`", str(process.pid), "delete"))
-    # The dead process of this machine has left its file, which is no obstacle.
+    # The file of a dead process of this machine is replaced.
     assert list(tmp_path.iterdir()) != []
     with FolderLock(tmp_path, "pack"):
         pass
@@ -151,7 +151,7 @@ def test_other_failures_name_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
         pass
 
 
-def test_a_folder_that_was_made_for_the_lock_alone_goes_with_it(tmp_path: Path) -> None:
+def test_a_folder_that_was_made_for_the_lock_is_removed_with_it(tmp_path: Path) -> None:
     with FolderLock(tmp_path / "new", "pack"):
         pass
     assert not (tmp_path / "new").exists()

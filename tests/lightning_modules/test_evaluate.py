@@ -17,14 +17,15 @@ import yaml
 from PIL import Image
 
 from avrt.cli import main
-from avrt.data.shards import ShardSet, ShardWriter
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.evaluation.benchmarks import BENCHMARKS
 from avrt.evaluation.records.log import RecordWriter, read_records
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.tables import COLUMNS
 from avrt.media.reader import read_clip
+from avrt.model.trained_weights import weights_fingerprint
 from datamodules.benchmark import BenchmarkDataModule
-from lightning_modules.evaluate import weights_fingerprint
 from lightning_modules.sft import SFTModule
 from tests.distributed.runs import write_shards
 from tests.lightning_modules.callbacks.tiny_runs import events, scalars

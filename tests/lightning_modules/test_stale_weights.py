@@ -21,7 +21,7 @@ class OwnWeights(GRPOModule):
 
     def student_loaded(self) -> None:
         super().student_loaded()
-        self.copy = self.student.reference()
+        self.copy = self.student.copy_language_model()
 
     def synchronize(self) -> None:
         new = dict(self.student.language_model.text_model.named_parameters())

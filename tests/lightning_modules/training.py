@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from avrt.data.shards import ShardWriter
+from avrt.data.writer import ShardWriter
 from avrt.rewards import RewardCallback
 from avrt.sample import Completion, Sample
 from avrt.text.answers import parse
@@ -28,7 +28,7 @@ def write_shards(folder: Path, count: int = 10, kinds: Iterable[str] = KINDS, fi
     kinds = tuple(kinds)
     with ShardWriter(folder, image_format="png", samples_per_shard=4) as writer:
         for i in range(first, first + count):
-            sound = {"sound_seconds": 0.2 + 0.05 * (i % 3)}
+            sound = {"audio_seconds": 0.2 + 0.05 * (i % 3)}
             writer.write(make_sample(kinds[i % len(kinds)], i, frames=4, **sound))
     return folder
 

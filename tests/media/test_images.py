@@ -1,4 +1,4 @@
-"""Still pictures."""
+"""Images: rotation, transparency, limits, and damaged files."""
 
 import re
 import sys
@@ -8,23 +8,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from avrt.media.reader import MediaReason, read_image
+from avrt.media.errors import MediaReason
+from avrt.media.reader import read_image
 from avrt.media.video import target_size
 from tests.media_checks import reason_of
 
 
 class TestImages:
     def test_upright_after_exif(self, tmp_path):
-        picture = np.zeros((40, 60, 3), np.uint8)
-        picture[:20] = 255
+        image = np.zeros((40, 60, 3), np.uint8)
+        image[:20] = 255
         exif = Image.Exif()
         exif[0x0112] = 6  # shown turned a quarter clockwise
-        Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+        Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
         clip = read_image(tmp_path / "a.png")
         assert clip.is_image
         assert (clip.timestamps, clip.fps, clip.waveform) == ((0.0,), None, None)
         assert (clip.width, clip.height) == (40, 60)
-        np.testing.assert_array_equal(clip.frames[0].numpy(), np.rot90(picture, -1).transpose(2, 0, 1))
+        np.testing.assert_array_equal(clip.frames[0].numpy(), np.rot90(image, -1).transpose(2, 0, 1))
 
     @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "RGBA", "LA"])
     def test_modes(self, tmp_path, mode):
@@ -51,7 +52,7 @@ class TestImages:
             content = (tmp_path / name).read_bytes()
             (tmp_path / name).write_bytes(content[: len(content) // 2])
             assert reason_of(tmp_path / name, read_image) == MediaReason.CORRUPT_IMAGE
-        (tmp_path / "b.png").write_bytes(b"no picture")
+        (tmp_path / "b.png").write_bytes(b"not an image")
         assert reason_of(tmp_path / "b.png", read_image) == MediaReason.UNREADABLE
         (tmp_path / "c.png").write_bytes(b"")
         assert reason_of(tmp_path / "c.png", read_image) == MediaReason.EMPTY_FILE

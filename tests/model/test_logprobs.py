@@ -66,7 +66,7 @@ def test_half_precision_is_reduced_in_single() -> None:
 
 
 def test_gradients_under_autocast_are_those_of_a_linear_layer() -> None:
-    """Of the logits that the forward pass has rounded, though the backward pass runs outside of autocast."""
+    """The backward pass runs outside of autocast but uses the logits that the forward pass has rounded."""
     hidden, weight, targets = inputs(torch.float32)
     upstream = torch.linspace(-1, 1, ROWS)
     with torch.autocast("cpu", torch.bfloat16):

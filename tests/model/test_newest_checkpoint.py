@@ -1,4 +1,4 @@
-"""The newest checkpoint is the complete one of the highest optimizer step, and what is passed over is named."""
+"""The newest checkpoint is the complete one with the highest optimizer step; skipped ones are named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def aged(path: Path, seconds: int) -> Path:
 
 
 def cut(path: Path) -> Path:
-    """As a copy that was interrupted leaves it."""
+    """The remains of an interrupted copy."""
     if path.is_dir():
         (path / MARKER).unlink()
     else:
@@ -70,7 +70,7 @@ def test_names_of_lightning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [plain, folder])
-def test_an_incomplete_one_is_passed_over_by_name(
+def test_an_incomplete_one_is_skipped_and_named(
     tmp_path: Path, write: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert callable(write)
@@ -102,7 +102,7 @@ def test_a_truncated_file_is_incomplete(tmp_path: Path, size: int) -> None:
 
 
 def test_zeros_are_incomplete(tmp_path: Path) -> None:
-    """What some file systems leave of a file whose content had not reached the disk."""
+    """Some file systems leave zeros for content that had not reached the disk."""
     path = plain(tmp_path / "step=0000001.ckpt", 1)
     path.write_bytes(bytes(path.stat().st_size))
     assert what_is_missing(path)

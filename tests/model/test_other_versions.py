@@ -1,4 +1,4 @@
-"""Exports in other versions of transformers: the same ids, features and log-probabilities as here."""
+"""Exports in other versions of transformers: the same ids, features and log-probabilities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.programs import environment
 from tests.tiny_student import load_student
 
 VERSIONS = ("4.57.1", "5.20.2")
-"""The last of transformers 4, and what recent releases of vLLM resolve to."""
+"""The last transformers 4, and the version that recent releases of vLLM install."""
 
 PROGRAM = """
 import json, sys
@@ -63,7 +63,7 @@ print(json.dumps({
 
 
 def facts(python: list[str], folder: Path, cwd: Path) -> dict[str, Any]:
-    """What the program prints about a folder; run away from this checkout and its settings."""
+    """The program's output about a folder; it runs outside of this checkout."""
     variables = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [*python, "-c", PROGRAM, str(folder)], cwd=cwd, env=variables, capture_output=True, text=True, check=False
@@ -74,7 +74,7 @@ def facts(python: list[str], folder: Path, cwd: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def other_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """An environment with another transformers, as far as its packages can be had."""
+    """An environment with another transformers, if its packages are available."""
     if shutil.which("uv") is None:
         pytest.skip("needs uv to make an environment with another transformers")
     folder = tmp_path_factory.mktemp("environment")

@@ -1,4 +1,4 @@
-"""What a saved student's folder holds, wherever the student came from, and that plain transformers reads it."""
+"""The folder of a saved student does not depend on the student's origin, and plain transformers reads it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def headers(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_as_stored(folder: Path) -> Student:
-    """In the data type of its files: bfloat16 as published, float32 in the tiny student."""
+    """A student in the data type of its files: bfloat16 as published, float32 in the tiny student."""
     with safe_open(next(folder.glob("*.safetensors")), "pt") as content:  # type: ignore[no-untyped-call]
         stored = {content.get_tensor(name).dtype for name in content.keys() if "thinker" in name or "lm_" in name}  # noqa: SIM118
     return load_student(folder, dtype="bfloat16" if stored == {torch.bfloat16} else "float32")
@@ -46,7 +46,7 @@ def load_as_stored(folder: Path) -> Student:
 
 @pytest.fixture(scope="module")
 def saved(any_student_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Where the student came from, and where it was saved."""
+    """The folder that the student was loaded from, and the one it was saved to."""
     out = tmp_path_factory.mktemp("saved") / "once"
     load_as_stored(any_student_folder).save(out)
     return any_student_folder, out
@@ -106,7 +106,7 @@ def test_plain_transformers_runs_it(saved: tuple[Path, Path]) -> None:
     assert torch.equal(again.input_features, prompt.input_features)
 
 
-def test_settings_say_nothing_of_this_machine(saved: tuple[Path, Path]) -> None:
+def test_settings_hold_nothing_about_this_machine(saved: tuple[Path, Path]) -> None:
     source, folder = saved
     for file in folder.glob("*.json"):
         text = file.read_text(encoding="utf-8")
@@ -117,7 +117,7 @@ def test_settings_say_nothing_of_this_machine(saved: tuple[Path, Path]) -> None:
 
 
 def test_end_tokens_and_padding_alone(saved: tuple[Path, Path]) -> None:
-    """Without the published top_k, top_p and repetition_penalty, which a server would take as its defaults."""
+    """Without the published top_k, top_p and repetition_penalty, which servers would use as defaults."""
     source, folder = saved
     tokenizer = load_student(source).processor.tokenizer
     ids = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
@@ -220,7 +220,7 @@ def add_one(weights: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.mark.parametrize("damage", [change_name, drop_one, cut_one, add_one])
-def test_what_transformers_cannot_read_is_noticed(student_folder: Path, tmp_path: Path, damage: Any) -> None:
+def test_a_folder_that_transformers_cannot_read_is_noticed(student_folder: Path, tmp_path: Path, damage: Any) -> None:
     load_student(student_folder).save(tmp_path)
     check_readable(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -231,7 +231,7 @@ def test_what_transformers_cannot_read_is_noticed(student_folder: Path, tmp_path
 
 
 def test_a_written_folder_is_checked(student_folder: Path, tmp_path: Path) -> None:
-    """A weight that the settings do not know of would be lost without a word."""
+    """A weight that is missing in the settings would be lost silently."""
     student: Student = load_student(student_folder)
     student.thinker.model.language_model.extra = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"unexpected_keys.*extra"):

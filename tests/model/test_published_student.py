@@ -1,4 +1,4 @@
-"""Plain transformers reads the fixture in the published layout whole, and the student reads its thinker alike."""
+"""Plain transformers reads the whole fixture in the published layout, and the student reads the same thinker."""
 
 from __future__ import annotations
 

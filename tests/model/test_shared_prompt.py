@@ -1,4 +1,4 @@
-"""Scoring with shared prompts is transformers' own forward: log-probs, entropies and all gradients."""
+"""Shared prompts against transformers' own forward pass: log-probs, entropies and all gradients."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], **tolerance:
 def plain_scores(
     model: Any, student: Student, prompts: Sequence[Prompt], responses: Responses
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Log-probs and entropies of every response, each from a forward of its own through the whole thinker."""
+    """Log-probs and entropies of every response, each from a separate forward pass through the whole thinker."""
     logprobs, entropies = [], []
     for prompt, group in zip(prompts, responses, strict=True):
         for response in group:
@@ -175,7 +175,7 @@ def test_settings_change_nothing(student64: Student, settings: dict[str, Any], t
 def test_flex_attention_changes_nothing(
     student64: Student, layout_folder: Path, monkeypatch: pytest.MonkeyPatch, checkpointing: bool
 ) -> None:
-    """All of the row in one FlexAttention call: the same scores and gradients.
+    """The whole row in one FlexAttention call: the same log-probs and gradients.
 
     torch refuses a gradient on the CPU, though what it runs there without compiling is plain arithmetic that has one.
     """
@@ -189,12 +189,12 @@ def test_flex_attention_changes_nothing(
     torch.testing.assert_close(changed.logprobs, default.logprobs, **EXACT)
     torch.testing.assert_close(changed.entropies, default.entropies, **EXACT)
     assert_same(backward(flex.thinker, rows(changed)), backward(student64.thinker, rows(default)))
-    reference = token_logprobs(flex.reference(), prompts, responses)
+    reference = token_logprobs(flex.copy_language_model(), prompts, responses)
     torch.testing.assert_close(reference.logprobs, default.logprobs, **EXACT)
 
 
 def test_other_prompts_responses_and_padding_change_nothing(student64: Student) -> None:
-    """A group's scores do not depend on what shares its row, or on how long that is."""
+    """A group's log-probs do not depend on other groups in its row or on their lengths."""
     prompts = student64.embed([student64.encoder.encode(sample) for sample in mixed_samples()])
     responses = groups(student64, [3, 3, 3, 3])
     alone = token_logprobs(student64.language_model, prompts[:1], responses[:1])
@@ -219,7 +219,7 @@ def test_permuted_group(student64: Student) -> None:
 
 
 def test_no_rows_times_prompt_tokens(student64: Student) -> None:
-    """The prompt is computed once: the layers see P + the responses' tokens, not G times the prompt."""
+    """The prompt is computed once: the layers get P + the responses' tokens, not G times the prompt."""
     prompts = student64.embed([student64.encoder.encode(make_sample())])
     responses = random_responses([6] * 8, 300)
     seen = []
@@ -247,7 +247,7 @@ def test_refusals(student64: Student) -> None:
 
 @pytest.mark.parametrize("kernel", ["sdpa", "flex"])
 def test_layout_by_hand(kernel: Any) -> None:
-    """Two prompts of 3 and 2 tokens with responses of 2, 0 and 1 tokens: every token's position and what it sees."""
+    """Two prompts of 3 and 2 tokens with responses of 2, 0 and 1 tokens: every token's position and visible tokens."""
     layout = PackedLayout([3, 2], [[2, 0], [1]], kernel=kernel)
     assert layout.num_tokens == 8
     (first, second), ((one, empty), (other,)) = (
@@ -268,7 +268,7 @@ def test_layout_by_hand(kernel: Any) -> None:
     sees = {row: first[: i + 1] for i, row in enumerate(first)} | {row: second[: i + 1] for i, row in enumerate(second)}
     sees |= {row: first + one[: i + 1] for i, row in enumerate(one)} | {other[0]: second + other}
     zeros = torch.zeros(1, 1, 8, 8)
-    # With equal scores everywhere attention is the mean of what is seen: read off the mask from one-hot values.
+    # With equal scores, attention is the mean of the visible values: one-hot values reveal the mask.
     out = layout.attend(zeros, zeros, torch.eye(8)[None, None], 1.0, 0)
     for row, visible in sees.items():
         expected = torch.zeros(8)

@@ -1,4 +1,4 @@
-"""Replacing an exported student: nothing of anybody else's is touched, and a kill leaves the old or the new one."""
+"""Replacing an exported student: other files are never touched, and a kill leaves the old or the new student."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from avrt.cli import main
-from avrt.model import student_folder
+from avrt.files import atomic_folder
 from avrt.model.student_folder import MARKER, check_replaceable, write_student_folder
 from tests.tiny_student import load_student
 
@@ -33,7 +33,7 @@ def write_version(folder: Path, version: int) -> None:
 
 
 def version_of(folder: Path) -> int:
-    """Which version is there, whole."""
+    """The version in a folder, after a check that it is whole."""
     assert {path.name for path in folder.iterdir()} == {*FILES, MARKER}
     version = int((folder / "config.json").read_bytes().split()[1])
     for name in FILES:
@@ -43,10 +43,10 @@ def version_of(folder: Path) -> int:
     return version
 
 
-def write_without_end(folder: Path, version: int, can_exchange: bool) -> None:
+def write_forever(folder: Path, version: int, can_exchange: bool) -> None:
     """The process that the test kills."""
     if not can_exchange:
-        student_folder.exchange = lambda *_: False  # type: ignore[assignment]
+        atomic_folder.exchange = lambda *_: False  # type: ignore[assignment]
     while True:
         version += 1
         write_version(folder, version)
@@ -54,8 +54,8 @@ def write_without_end(folder: Path, version: int, can_exchange: bool) -> None:
 
 @pytest.mark.parametrize("can_exchange", [True, False], ids=["exchange", "without exchange"])
 def test_kills_leave_a_whole_student(tmp_path: Path, can_exchange: bool) -> None:
-    """A process that exports without end is killed at 20 moments. Where two names cannot be exchanged (some network
-    file systems), the older student may lie beside, and the next export puts it back."""
+    """A process that exports forever is killed at 20 moments. Where two names cannot be exchanged (some network
+    file systems), the older student may be in a neighboring folder, and the next export puts it back."""
     folder = tmp_path / "student"
     begin = time.perf_counter()
     for _ in range(3):
@@ -64,7 +64,7 @@ def test_kills_leave_a_whole_student(tmp_path: Path, can_exchange: bool) -> None
     seen, version, partials = set(), 0, 0
     for kill in range(20):
         process = multiprocessing.get_context("fork").Process(
-            target=write_without_end, args=(folder, version, can_exchange)
+            target=write_forever, args=(folder, version, can_exchange)
         )
         process.start()
         time.sleep(0.002 + one_export * 3 * kill / 20)
@@ -81,10 +81,10 @@ def test_kills_leave_a_whole_student(tmp_path: Path, can_exchange: bool) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["student"]
 
 
-def test_the_older_student_comes_back_where_names_cannot_be_exchanged(
+def test_the_older_student_is_restored_where_names_cannot_be_exchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(student_folder, "exchange", lambda *_: False)
+    monkeypatch.setattr(atomic_folder, "exchange", lambda *_: False)
     folder = tmp_path / "student"
     write_version(folder, 1)
     os.rename(folder, tmp_path / "student.old.partial")  # as a kill between the two renames leaves it
@@ -103,7 +103,7 @@ def test_the_older_student_comes_back_where_names_cannot_be_exchanged(
 def test_only_an_export_is_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "student"
     folder.mkdir()
-    write_version(folder, 1)  # an empty folder is nobody's
+    write_version(folder, 1)  # an empty folder belongs to nobody
     write_version(folder, 2)
     assert version_of(folder) == 2
     (folder / "notes.txt").touch()
@@ -125,14 +125,14 @@ def test_a_file_that_was_edited_or_copied_over_an_export_is_not_lost(tmp_path: P
     with pytest.raises(ValueError, match=f"{name} was changed"):
         write_version(folder, 2)
     assert (folder / name).read_text() == "mine"
-    (folder / name).unlink()  # a part of an export alone is nobody's
+    (folder / name).unlink()  # a part of an export belongs to nobody else
     write_version(folder, 2)
     assert version_of(folder) == 2
 
 
 @pytest.mark.parametrize("name", ["student", "student.partial", "student.old.partial"])
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
-def test_what_others_wrote_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+def test_files_of_others_are_refused(tmp_path: Path, name: str, kind: str) -> None:
     """Also beside the folder, under the names that an export uses while it writes."""
     precious = tmp_path / "precious"
     precious.mkdir()
@@ -159,7 +159,7 @@ def test_a_link_to_an_export_stays_a_link(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
 
 
-def test_no_room_is_one_error_that_names_the_file(student_folder: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_error_that_names_the_file(student_folder: Path, tmp_path: Path) -> None:
     """The limit on a file's size fails as a full disk does, in the writer of the weights."""
     student = load_student(student_folder)
     write_student_folder(tmp_path / "student", student.save)
@@ -175,7 +175,7 @@ def test_no_room_is_one_error_that_names_the_file(student_folder: Path, tmp_path
     load_student(tmp_path / "student")
 
 
-def test_the_command_leaves_a_folder_of_someone_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_leaves_a_folder_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").touch()
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 1

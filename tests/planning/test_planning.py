@@ -19,7 +19,6 @@ from avrt.data.shards import ShardSet
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.model.lora import LoRAConfig, add_lora
 from avrt.model.student import Student
-from avrt.model.student import count_parameters as count_in_memory
 from avrt.model.token_logprobs import token_logprobs
 from avrt.planning.cost import Hardware
 from avrt.planning.memory import device_memory, host_memory, kv_cache_bytes
@@ -30,6 +29,7 @@ from avrt.planning.trace import StepTrace, count_flops, trace_memory
 from avrt.rollout.builtin import SamplingConfig, TransformersRollout
 from tests.lightning_modules.training import write_shards
 from tests.published_shapes import OMNI_3B, OMNI_7B, Published
+from tests.published_shapes import count_parameters as count_in_memory
 from tests.tiny_student import SIZES, load_student, make_sample, random_responses, save_student
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
@@ -126,7 +126,7 @@ def test_weights_gradients_and_optimizer_agree_with_the_tensors(folder: Path) ->
     gradient_step(student, prompts, SETTINGS)
     optimizer.step()
     moments = [v for state in optimizer.state.values() for k, v in state.items() if k != "step"]
-    reference = student.reference()
+    reference = student.copy_language_model()
     config, _ = load_config(str(folder))
     settings = replace(SETTINGS, prompt_tokens=len(prompts[0]))
     plan = device_memory(config, settings, count_parameters(config), trace_memory(config, settings))

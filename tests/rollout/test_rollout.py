@@ -54,7 +54,7 @@ def assert_same(ours: list[list[Response]], theirs: list[list[Response]], atol: 
 @pytest.mark.parametrize("kind", [*KINDS, "mixed"])
 def test_recorded_logprobs_are_the_training_forwards(student32: Student, plain32: Any, kind: str) -> None:
     """For every one of the G copies: against our scoring and against transformers' own forward, float32."""
-    samples = mixed_samples() if kind == "mixed" else [make_sample(kind, 1), make_sample(kind, 2, sound_seconds=0.6)]
+    samples = mixed_samples() if kind == "mixed" else [make_sample(kind, 1), make_sample(kind, 2, audio_seconds=0.6)]
     prompts = [student32.encoder.encode(sample) for sample in samples]
     embedded = student32.embed(prompts)
     groups = roll_out(student32, embedded)

@@ -1,4 +1,4 @@
-"""vLLM loads a saved student whole, and its answers and log-probabilities are those of plain transformers.
+"""vLLM loads a saved student completely, and its answers and log-probabilities are those of plain transformers.
 
 Runs where AVRT_VLLM_PYTHON names a Python with vLLM (its CPU build will do), which has an environment of its own.
 """
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 ANSWER_TOKENS = 8
 STREAMS = ((), ("video",), ("audio",), ("video", "audio"))
 SHAPE_FOR_VLLM = replace(SHAPE, num_attention_heads=2, num_key_value_heads=1, vision_width=64, audio_width=64)
-"""With heads of 32, the smallest that vLLM's attention on the CPU has."""
+"""Heads of size 32, the smallest in vLLM's CPU attention."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_vllm_answers_as_transformers(origin: str, vllm_python: str, published_f
     load_student(tmp_path / "once").save(folder)
 
     processor, model = AutoProcessor.from_pretrained(folder), load_plain(folder, torch.float32)
-    clip = random_clip("audio_video", seed=0, frames=8, seconds=4.0, sound_seconds=1.3)
+    clip = random_clip("audio_video", seed=0, frames=8, seconds=4.0, audio_seconds=1.3)
     video = {"do_sample_frames": False, "fps": clip.fps, "size": {"shortest_edge": PIXELS, "longest_edge": PIXELS}}
     prompts = [{"text": render(processor, streams), "streams": streams} for streams in STREAMS]
     settings = {"processor": video, "tokens": ANSWER_TOKENS, "prompts": prompts}

@@ -1,4 +1,4 @@
-"""The answer parser on many forms of replies, over many option sets: right where a person is sure, never wrong."""
+"""The answer parser on many forms of replies and option sets: reads what a person is sure of, and nothing wrongly."""
 
 import json
 import re
@@ -42,7 +42,7 @@ HEADINGS = (
 
 
 def wrong_readings(form, options, *, sure):
-    """The gold letters for which a form is not read as it must be, with what it is read as."""
+    """The gold letters for which a form is not read as expected, each with its reading."""
     wrong = []
     for gold in range(len(options)):
         letter = parse(fill(form, options, gold, (gold + 1) % len(options)), options, "robust").letter
@@ -71,7 +71,7 @@ def test_replies_of_many_kinds(replies, letter):
 
 @pytest.fixture(scope="module")
 def real_sets(real_data):
-    """All option sets of three benchmarks whose options differ, each with its gold option's place."""
+    """All option sets of three benchmarks whose options differ, each with its gold option's index."""
     found = {}
     folder = real_data / "annotations"
     for row in json.loads((folder / "dailyomni_qa.json").read_text(encoding="utf-8")):
@@ -107,7 +107,7 @@ def test_forms_over_real_options(real_sets):
 
 @pytest.mark.parametrize("heading", HEADINGS)
 def test_a_heading_over_the_options_announces_none(real_sets, heading):
-    """The real options gone through under a heading: the closing line decides; without one there is no answer."""
+    """The real options discussed under a heading: the closing line decides; without one there is no answer."""
     read_by_letter, asked_by_letter = Counter(), Counter()
     for options, gold in list(real_sets.items())[HEADINGS.index(heading) % 4 :: 4]:
         each = fill("{each}", options, gold, 0)
@@ -190,7 +190,7 @@ PIECES += [
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_long_reply_takes_linear_time(piece):
-    """100,000 characters; a pattern that backtracks, or a loop over all that follows, takes minutes."""
+    """100,000 characters; a pattern that backtracks, or a quadratic loop, takes minutes."""
     began = time.process_time()
     for text in (piece * (100_000 // len(piece)), "The answer is " + piece * (100_000 // len(piece)) + "?"):
         assert isinstance(parse(text, SETS[0], "robust").reason, Reason)

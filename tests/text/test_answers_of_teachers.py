@@ -18,7 +18,7 @@ def options_of(question):
 
 
 def test_audio_flamingo_outputs(real_data):
-    """Untagged text: the option stands in the closing sentence, with stray asterisks; captions name no option."""
+    """Untagged text: the option is in the closing sentence, with stray asterisks; captions name no option."""
     found = []
     for row in rows(real_data, "af3_think.jsonl"):
         options = options_of(row["question"]) if "question" in row else ["dog", "music"]
@@ -29,7 +29,7 @@ def test_audio_flamingo_outputs(real_data):
 
 
 def test_kimi_outputs(real_data):
-    """Captions: no option to find, but the thinking must be told from the text, and cut replies recognised."""
+    """Captions: no option, but the thinking is separated from the text, and truncated replies are recognized."""
     found = []
     for row in rows(real_data, "kimi_vl.jsonl"):
         parsed = parse(row["text"], ["cat", "dog"], "robust", "stop" if row["complete"] else "length")
@@ -47,7 +47,7 @@ def test_kimi_outputs(real_data):
 
 
 def test_kimi_outputs_with_an_answer_in_place_of_the_caption(real_data):
-    """The same real thinking, followed by what the prompt asks for."""
+    """The same real thinking, followed by an answer in the format of the prompt."""
     for row in rows(real_data, "kimi_vl.jsonl")[:3]:
         thinking = row["text"].partition("◁/think▷")[0]
         text = (

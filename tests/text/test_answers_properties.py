@@ -1,4 +1,4 @@
-"""The answer parser: properties that must never break, whatever a model writes."""
+"""The answer parser: properties that hold for any reply."""
 
 import pytest
 from hypothesis import assume, given, settings
@@ -122,7 +122,7 @@ TEXTS = ("cat", "dog", "Pop rock", "a man is singing", "Yes", "3", "A dog and a 
 @settings(deadline=None)
 @given(data=st.data(), size=st.integers(2, len(TEXTS)))
 def test_the_order_of_options_does_not_change_which_one_is_chosen(data, size):
-    """The same form about the same option is read, or not read, wherever that option is in the list."""
+    """The same form about the same option has the same reading at any index of that option."""
     texts = data.draw(st.permutations(TEXTS))[:size]
     chosen, other = texts[0], texts[1]
     form = data.draw(st.sampled_from([form for form in CLEAR + UNCLEAR if "{T}" in form or "{L}" in form]))
@@ -149,6 +149,6 @@ def test_the_order_of_options_does_not_change_which_one_is_chosen(data, size):
     ],
 )
 def test_long_degenerate_replies_end(text):
-    """A reply that repeats itself must not blow up a pattern's backtracking (the suite's time limit would catch it)."""
+    """A reply that repeats itself causes no long backtracking (the suite's time limit would catch it)."""
     for profile in ("paper", "robust"):
         parse(text, OPTIONS, profile)

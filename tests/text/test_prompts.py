@@ -1,4 +1,4 @@
-"""Prompts: every option is shown with its letter, absent streams leave no trace, targets keep their own format."""
+"""Prompts: every option has its letter, absent streams do not appear, targets follow the format."""
 
 import dataclasses
 import json
@@ -12,7 +12,6 @@ from avrt.sample import LETTERS, Clip, Sample
 from avrt.text.answers import is_formatted, parse
 from avrt.text.prompts import (
     DEFAULT,
-    TINY,
     PromptTemplate,
     build_messages,
     clip_modalities,
@@ -20,6 +19,7 @@ from avrt.text.prompts import (
     question_text,
 )
 
+TINY = PromptTemplate(system="", tags_instruction="", letter_instruction="")
 SAMPLE = Sample(id="s", question="What makes the sound?", options=("a {dog}", "a cat", "rain"), answer=1)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from avrt.data.shards import ShardWriter
+from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
 from avrt.servers.config import StageConfig
 from avrt.traces.config import TracesConfig

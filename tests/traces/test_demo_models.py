@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from avrt.cli import main
-from avrt.data.shards import ShardSet, ShardWriter
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.demo.clips import PICTURES, SOUNDS
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
 from avrt.demo.servers import (

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from avrt.cli import main
-from avrt.data.shards import ShardSet, read_manifest
+from avrt.data.manifest import read_manifest
+from avrt.data.shards import ShardSet
 from avrt.files.folder_lock import LOCK_NAME, FolderInUseError, FolderLock
 from avrt.traces import finalise as finalise_module
 from avrt.traces import output as output_module
@@ -252,7 +253,7 @@ def test_one_clip_alone_cannot_be_split(tmp_path: Path) -> None:
 
 
 def test_a_split_of_the_input_that_loses_all_samples_is_an_error(tmp_path: Path) -> None:
-    from avrt.data.shards import ShardWriter
+    from avrt.data.writer import ShardWriter
 
     source = ShardSet(write_shards(tmp_path / "all", 8))
     with ShardWriter(tmp_path / "shards", samples_per_shard=16, image_format="png") as writer:

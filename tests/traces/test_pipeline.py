@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from avrt.data.shards import ShardSet, read_manifest
+from avrt.data.manifest import read_manifest
+from avrt.data.shards import ShardSet
 from avrt.files.folder_lock import FolderInUseError, FolderLock
 from avrt.servers.status import Status
 from avrt.text.answers import is_formatted, parse

@@ -28,7 +28,7 @@ from avrt.evaluation.clips import read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.atomic import write_atomic
-from avrt.media.reader import MediaError, MediaReason
+from avrt.media.errors import MediaError, MediaReason
 from avrt.media.video import fit
 from avrt.sample import LETTERS, SAMPLING_RATE, Sample
 
@@ -199,13 +199,13 @@ class ClipExporter:
             shards, places = self._shards[path]
         key = record.media.get("key", record.id)
         if key not in places:
-            raise MediaError(path, MediaReason.MISSING_FILE, f"the shard has no sample {key!r}")
+            raise MediaError(MediaReason.MISSING_FILE, f"the shard has no sample {key!r}", path)
         stored = shards.media(places[key])
         clip = decode_clip(stored)
         if clip.frames is None:
             return stored
         _, _, height, width = clip.frames.shape
-        thumbnails = torch.stack([fit(frame, width, height, THUMBNAIL_PIXELS, path) for frame in clip.frames])
+        thumbnails = torch.stack([fit(frame, width, height, THUMBNAIL_PIXELS) for frame in clip.frames])
         small = encode_clip(replace(clip, frames=thumbnails, waveform=None), jpeg_quality=JPEG_QUALITY)
         sound = {name: data for name, data in stored.members.items() if name == AUDIO_MEMBER}
         return EncodedClip(small.members | sound, stored.info)

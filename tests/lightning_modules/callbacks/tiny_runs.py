@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from avrt.data.shards import ShardWriter
+from avrt.data.writer import ShardWriter
 from avrt.rewards import RewardCallback
 from datamodules.grpo import GRPODataModule
 from datamodules.sft import SFTDataModule
@@ -36,7 +36,7 @@ def write_shards(folder: Path, train: int = 8, val: int = 4) -> tuple[Path, Path
     for split, numbers in (("train", range(train)), ("val", range(train, train + val))):
         with ShardWriter(folder / split, image_format="png") as writer:
             for number in numbers:
-                sample = make_sample(KINDS[number % len(KINDS)], number, sound_seconds=0.5)
+                sample = make_sample(KINDS[number % len(KINDS)], number, audio_seconds=0.5)
                 assert sample.clip is not None
                 if sample.clip.is_image:  # shards want a time for every picture
                     sample = replace(sample, clip=replace(sample.clip, timestamps=(0.0,)))

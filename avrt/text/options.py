@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from avrt.sample import LETTERS
-from avrt.text.answer_text import BOX_CLOSE, BOX_OPEN, clean
+from avrt.text.normalize import BOX_CLOSE, BOX_OPEN, clean
 
 
 class Reason(StrEnum):
-    """Why a reply was, or was not, read as it was. `avrt.text.answers.parse` says when each one is given."""
+    """The outcome of parsing a reply; `avrt.text.answers.parse` explains each value."""
 
     OK = "ok"
     EMPTY_THINK = "empty_think"
@@ -29,14 +29,14 @@ class Reason(StrEnum):
 
 
 class Reading(NamedTuple):
-    """What a stretch of text says: a letter, or why there is none."""
+    """The reading of a segment of text: a letter, or the reason why there is none."""
 
     letter: str | None
     failure: Reason | None = None
 
 
 NOTHING = Reading(None)
-"""The text names no option at all; later rules may still find one."""
+"""The text names no option; later rules may still find one."""
 SEVERAL = Reading(None, Reason.MULTI_LETTER)
 CONFLICT = Reading(None, Reason.LETTER_TEXT_CONFLICT)
 
@@ -61,9 +61,9 @@ class Mention(NamedTuple):
     """An option named at the beginning of a text.
 
     Attributes:
-        reading: its letter, or why none is clear.
-        extra: the text behind it.
-        by_text: whether the option's text was there (alone, or with its letter).
+        reading: its letter, or the reason why none is clear.
+        extra: the text after it.
+        by_text: whether the option was named by its text (alone, or with its letter).
     """
 
     reading: Reading
@@ -72,7 +72,7 @@ class Mention(NamedTuple):
 
 
 class Options:
-    """The options of one question, ready to be found in texts that went through `avrt.text.answer_text.clean`."""
+    """The options of one question, for finding them in texts after `avrt.text.normalize.clean`."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.letters = LETTERS[: len(texts)]
@@ -82,7 +82,7 @@ class Options:
             (letter, len(name), key) for letter, name, key in zip(self.letters, names, self._keys, strict=True)
         ]
         self.has_letters = any(len(key) == 1 and key.isalpha() for key in self._keys)
-        # Without their articles, for "the answer is a cat", as long as that leaves the options apart.
+        # Without their articles, for "the answer is a cat", if the options still differ.
         bare = [_without_article(name) for name in names]
         apart = len({name.casefold() for name in bare}) == len(bare)
         self._bare = [(letter, len(name), name.casefold()) for letter, name in zip(self.letters, bare, strict=True)]
@@ -112,23 +112,23 @@ class Options:
 
     def mention(self, text: str) -> Mention:
         """The option that `text` begins with: ``(B)``, ``option B``, ``B. cat``, ``B (cat)``, ``cat``, ``cat (B)``."""
-        by_text, behind = self.leading(text)
+        by_text, after = self.leading(text)
         named = _LETTER.match(text)
         if named and named["letter"] in self.letters:
-            mention = self._lettered(named["letter"], text[named.end() :], by_text, behind)
+            mention = self._lettered(named["letter"], text[named.end() :], by_text, after)
             if mention:
                 return mention
         if not by_text:
             return Mention(NOTHING, text, False)
-        return self._with_letter_behind(by_text, behind)
+        return self._with_letter_after(by_text, after)
 
-    def _lettered(self, letter: str, extra: str, by_text: str, behind: str) -> Mention | None:
+    def _lettered(self, letter: str, extra: str, by_text: str, after: str) -> Mention | None:
         """A mention by letter. `by_text`: options whose text the mention begins with, letter included."""
         separator = _TEXT_FOLLOWS.match(extra)
         own, more = self.leading(extra[separator.end() :]) if separator else ("", "")
         letter_is_text = any(self._keys[LETTERS.index(other)] == letter.casefold() for other in by_text)
         if letter in by_text and (not letter_is_text or not own):  # the option's text begins with its own letter
-            return self._with_letter_behind(by_text, behind)
+            return self._with_letter_after(by_text, after)
         if letter in own:
             # "A dog" may be option A with its text, or the text of another.
             return Mention(SEVERAL if by_text and not letter_is_text else Reading(letter), more.lstrip(")]"), True)
@@ -140,13 +140,13 @@ class Options:
             return Mention(CONFLICT, more, True)
         return Mention(Reading(letter), extra, False)
 
-    def _with_letter_behind(self, by_text: str, behind: str) -> Mention:
+    def _with_letter_after(self, by_text: str, after: str) -> Mention:
         """A mention by text, which a letter in brackets may follow: ``cat (B)``."""
-        beside = _LETTER_FOLLOWS.match(behind)
+        beside = _LETTER_FOLLOWS.match(after)
         if beside and beside[1] in self.letters:
             reading = Reading(beside[1]) if beside[1] in by_text else CONFLICT
-            return Mention(reading, behind[beside.end() :], True)
-        return Mention(Reading(by_text) if len(by_text) == 1 else SEVERAL, behind, True)
+            return Mention(reading, after[beside.end() :], True)
+        return Mention(Reading(by_text) if len(by_text) == 1 else SEVERAL, after, True)
 
     def begins_with(self, phrase: str) -> bool:
         """Whether an option's text begins with the word or words `phrase`."""
@@ -160,7 +160,7 @@ class Options:
 
 
 def several_letters(line: str) -> set[str]:
-    """The letters of a line that is a mere list of them (``A, B``, ``(A) or (C)``, ``AB``); empty for other lines."""
+    """The letters of a line that is only a list of them (``A, B``, ``(A) or (C)``, ``AB``); empty for other lines."""
     words = _WORD.findall(line)
     letters = [word.upper() for word in words if len(word) == 1]
     if any(map(str.isdigit, line)):
@@ -171,7 +171,7 @@ def several_letters(line: str) -> set[str]:
 
 
 def strip(text: str) -> str:
-    """Without outer quotes, opening brackets and closing punctuation."""
+    """Remove outer quotes, opening brackets and closing punctuation."""
     return " ".join(text.split()).lstrip(OPEN_CHARS).rstrip(CLOSE_CHARS)
 
 
@@ -180,7 +180,7 @@ def _without_article(text: str) -> str:
 
 
 def _longest(text: str, names: Sequence[tuple[str, int, str]]) -> tuple[str, int]:
-    """Letters of the longest name at the beginning of `text`, and where it ends there."""
+    """Letters of the longest name at the beginning of `text`, and its end there."""
     best, end = "", 0
     folded = text[: max((size for _, size, _ in names), default=0) + 1].casefold()
     for letter, size, key in names:
@@ -191,7 +191,7 @@ def _longest(text: str, names: Sequence[tuple[str, int, str]]) -> tuple[str, int
 
 
 def _ends_at(text: str, end: int) -> bool:
-    """Whether a name that ends at `end` is whole there: ``dog`` is not in ``dogs`` or ``dog-like``, nor 5 in 5.2."""
+    """Whether a name that ends at `end` is complete: ``dog`` is not in ``dogs`` or ``dog-like``, nor 5 in 5.2."""
     after = text[end : end + 2]
     if not after:
         return True

@@ -1,9 +1,9 @@
-"""Reading the chosen option out of free text, for models that were never taught the answer tags.
+"""Finding the chosen option in free text, for models that were not trained on the answer tags.
 
-`avrt.text.answers` decides which stretch of a reply is the final answer; this module decides which option that stretch
+`avrt.text.answers` decides which segment of a reply is the final answer; this module decides which option that segment
 names, if any. Every rule is anchored: a letter counts only where it is alone, in front of its own option's text, or
-beside words such as "the answer is". A letter inside a sentence ("A man sings") never counts, and a stretch that names
-two options names none.
+beside words such as "the answer is". A letter inside a sentence ("A man sings") never counts, and a segment that names
+two options has no answer.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from avrt.text import answer_wording as wording
-from avrt.text.answer_lines import LAST_CHARS, MAX_LATER, LineReader, agree, weakened
-from avrt.text.answer_options import CLOSE_CHARS, CONFLICT, NOTHING, OPEN, OPEN_CHARS, SEVERAL, Reading, Reason
-from avrt.text.answer_text import BOX_CLOSE, BOX_OPEN, CROSS
-from avrt.text.answer_wording import SENTENCE_END
+from avrt.text import phrases
+from avrt.text.line_reader import LAST_CHARS, MAX_LATER, LineReader, agree, weakened
+from avrt.text.normalize import BOX_CLOSE, BOX_OPEN, CROSS
+from avrt.text.options import CLOSE_CHARS, CONFLICT, NOTHING, OPEN, OPEN_CHARS, SEVERAL, Reading, Reason
+from avrt.text.phrases import SENTENCE_END
 
 _BRACKETED = re.compile(r"[(\[【]\s*([A-Z])\s*[)\]】]")
-# What can begin with an option's letter.
+# The possible beginnings of an option's name.
 _BEGINS = re.compile(
     rf"{OPEN}(?:the\s+)?(?:[^\W\d_](?!\w)|option|choice|letter|answer|either|both|[A-Z]{{2,8}}\b)", re.IGNORECASE
 )
@@ -28,22 +28,22 @@ _QUOTED = re.compile(r"([\"'])([^\"'\n]*)\1\s*[,}\]]")
 
 
 class OptionReader(LineReader):
-    """Finds which of a question's options a stretch of text names.
+    """Finds the one of a question's options that a segment of text names.
 
     Rules, in order; the first that finds something decides:
 
-    1. a correction (``Wait, no, C.``): only what follows the last one counts, and only if it is an answer by itself;
-    2. the whole stretch, when it is one line: a bare letter (``(b)``, ``【B】``, ``B.``); a letter in front of its own
+    1. a correction (``Wait, no, C.``): only the text after the last one counts, and only if it is an answer by itself;
+    2. the whole segment, if it is one line: a bare letter (``(b)``, ``【B】``, ``B.``); a letter in front of its own
        option's text (``B. cat``); an option's exact text; a letter and a reason (``B, because ...``);
-    3. announcements, wherever they are, unless denied, doubted, asked or conditional: ``Answer: B``, ``the answer is
+    3. announcements anywhere, unless denied, doubted, asked or conditional: ``Answer: B``, ``the answer is
        B``, ``option B is correct``, ``I choose B``, ``Therefore, B.``, a box; other lines that are only an answer must
-       agree. A label ``Answer:`` may have its option on the next line, ``option`` and ``choice`` may not: they
+       agree. A label ``Answer:`` may have its option on the next line; ``option`` and ``choice`` may not: they
        end headings (``Going through every option:``);
-    4. single lines that are nothing but an answer by rule 2, and an option named with letter and text in the closing
+    4. single lines that are only an answer by rule 2, and an option named with letter and text in the closing
        sentence (``... the best fit is: *(C) Pop rock*``), unless that sentence denies it.
 
-    Lines that list all options in order are the question repeated, or an evaluation of each; they answer nothing. An
-    answer that a later sentence takes back (``I am not sure.``, ``It could also be C.``) is none.
+    Lines that list all options in order repeat the question, or evaluate each option, and do not count. An answer that
+    a later sentence retracts (``I am not sure.``, ``It could also be C.``) does not count either.
 
     Two different letters within a rule give `Reason.MULTI_LETTER`; a letter whose text is not its option's gives
     `Reason.LETTER_TEXT_CONFLICT`. The running time is linear in the text's length.
@@ -55,31 +55,32 @@ class OptionReader(LineReader):
         self._verdicts: dict[tuple[str, str], Reading] = {}
 
     def read(self, segment: str, *, tagged: bool) -> Reading:
-        """Read a stretch of text that went through `clean`.
+        """Read a segment of text after `avrt.text.normalize.clean`.
 
-        `tagged`: it was in answer tags, so something in it was meant as an answer: if nothing is recognized the
-        failure is `Reason.NOT_AN_OPTION`, else `Reason.NO_ANSWER_TAG`.
+        Args:
+            tagged: the segment was in answer tags, so it was meant as an answer: if nothing is recognized, the failure
+                is `Reason.NOT_AN_OPTION`, else `Reason.NO_ANSWER_TAG`.
         """
         if not segment.strip():
             return Reading(None, Reason.EMPTY_ANSWER if tagged else Reason.NO_ANSWER_TAG)
-        segment = wording.COURTESY.sub("", segment.rstrip())
+        segment = phrases.COURTESY.sub("", segment.rstrip())
         reading = self._read_corrected(segment)
         if reading is NOTHING:
             reading = self._read_plain(segment)
         return reading if reading is not NOTHING else Reading(None, _nothing_found(tagged))
 
-    def amend(self, reading: Reading, before: str, after: str) -> Reading:
-        """What a tagged answer is worth, given the (cleaned) text around its tags.
+    def with_context(self, reading: Reading, before: str, after: str) -> Reading:
+        """A tagged answer in the context of the (cleaned) text around its tags.
 
-        It is none if the words before it deny or doubt it (``The answer is not <answer>B</answer>``), or if the text
-        behind takes it back or names another; a correction that ends in a clear answer replaces it.
+        It does not count if the words before it deny or doubt it (``The answer is not <answer>B</answer>``), or if the
+        text after it retracts it or names another option; a correction that ends in a clear answer replaces it.
         """
         if not reading.letter:
             return reading
         lead = SENTENCE_END.split(before[-LAST_CHARS:])[-1]
-        clause = wording.CLAUSE_END.split(lead)[-1]
+        clause = phrases.CLAUSE_END.split(lead)[-1]
         if len(clause.split()) <= 6 and (
-            wording.NEGATION.search(clause) or wording.DOUBT.search(clause) or wording.CONDITION.search(lead)
+            phrases.NEGATION.search(clause) or phrases.DOUBT.search(clause) or phrases.CONDITION.search(lead)
         ):
             return Reading(None, Reason.NO_ANSWER_TAG)
         if not after.strip(CLOSE_CHARS):
@@ -93,7 +94,7 @@ class OptionReader(LineReader):
         also = self._read_plain(after)
         if also.letter not in (None, reading.letter):
             return SEVERAL
-        return self.unless_taken_back(reading, after)
+        return self.unless_retracted(reading, after)
 
     # --- rule 1 ---
 
@@ -108,20 +109,20 @@ class OptionReader(LineReader):
         return self.withdrawn(text[marker:], earlier.letter) if earlier.letter else earlier
 
     def _last_correction(self, text: str) -> int | None:
-        """Where the last correction's marker begins."""
+        """The position of the last correction's marker."""
         found = None
-        for match in wording.CORRECTION.finditer(text):
-            # The marker may be the beginning of an option's text: "B. No".
+        for match in phrases.CORRECTION.finditer(text):
+            # The marker may begin an option's text: "B. No".
             if not self.options.begins_with(match["marker"].rstrip(",;:.!—–…- ")):
                 found = match.start("marker")
         return found
 
     def _read_tail(self, tail: str) -> Reading:
-        """A correction, from its marker on: ``Wait, no, C.``, ``Actually, the answer is C.``"""
-        marker = wording.CORRECTION.match(tail)
+        """A correction from its marker on: ``Wait, no, C.``, ``Actually, the answer is C.``"""
+        marker = phrases.CORRECTION.match(tail)
         rest = tail[marker.end() :] if marker else tail
         for _ in range(5):
-            filler = wording.AFTER_CORRECTION.match(rest)
+            filler = phrases.AFTER_CORRECTION.match(rest)
             if not filler or not filler.end():
                 break
             rest = rest[filler.end() :]
@@ -131,14 +132,14 @@ class OptionReader(LineReader):
             also = self._read_plain(below) if below.strip() else NOTHING
             if also.letter not in (None, first.letter):
                 return SEVERAL
-            return self.unless_taken_back(first, below)
+            return self.unless_retracted(first, below)
         return self._read_plain(tail)
 
     # --- rules 2 to 4 ---
 
     def _read_plain(self, segment: str) -> Reading:
         lines = [line.strip() for line in segment.splitlines() if line.strip(CLOSE_CHARS + OPEN_CHARS)]
-        if lines and (greeting := wording.INTERJECTION.match(lines[0])):
+        if lines and (greeting := phrases.INTERJECTION.match(lines[0])):
             lines[0] = lines[0][greeting.end() :]
         whole = self.read_line(lines[0]) if len(lines) == 1 else NOTHING
         if whole.letter:
@@ -152,18 +153,18 @@ class OptionReader(LineReader):
             return whole
         alone = NOTHING
         if len(lines) > 1:
-            # A heading over a list is not over what is left when the list is taken out.
+            # Without the list, the heading above it no longer belongs to the next line.
             readings = [self._read_lone(kept, place, headed=not listed) for place in range(len(kept))]
             alone = agree(readings)
             if alone.letter:
                 first = next(place for place, reading in enumerate(readings) if reading.letter)
-                alone = self.unless_taken_back(alone, "\n".join(kept[first + 1 :]))
+                alone = self.unless_retracted(alone, "\n".join(kept[first + 1 :]))
         verdict = agree([alone, self._read_closing_sentence("\n".join(kept))])
         return verdict if verdict is not NOTHING or not listed else SEVERAL
 
     def _read_lone(self, lines: list[str], place: int, *, headed: bool) -> Reading:
-        """A line that may be an answer by itself, unless it is what the heading above it looks at."""
-        if headed and place and wording.EXAMINES.search(lines[place - 1][-LAST_CHARS:]):
+        """A line that may be an answer by itself, unless the heading above it only examines an option."""
+        if headed and place and phrases.EXAMINES.search(lines[place - 1][-LAST_CHARS:]):
             return NOTHING
         return self.read_line(lines[place], nothing_after=True)
 
@@ -192,19 +193,19 @@ class OptionReader(LineReader):
                     readings.append(reading)
         if first is None:
             return NOTHING
-        # Several options in lines above are the list that was chosen from; a single one is an answer.
+        # Several options in the lines above are the list to choose from; a single one is an answer.
         found_above = [self.read_line(line, nothing_after=True) for line in above]
         letters_above = {reading for reading in found_above if reading.letter}
         place, end = first
         below = [self.read_line(line, nothing_after=True) for line in lines[place + 1 :]]
         verdict = agree([*readings, *(letters_above if len(letters_above) == 1 else ()), *below])
-        behind = self.options.mention(lines[place][end:]).extra
-        return self.unless_taken_back(verdict, "\n".join([behind, *lines[place + 1 :]]))
+        after = self.options.mention(lines[place][end:]).extra
+        return self.unless_retracted(verdict, "\n".join([after, *lines[place + 1 :]]))
 
     def _announced_in(self, lines: list[str], place: int) -> Iterator[tuple[int, Reading]]:
-        """What a line announces: for each announcement, where it ends in the line, and its reading."""
+        """The announcements of a line: for each, its end in the line and its reading."""
         line = lines[place]
-        for cue in wording.CUE.finditer(line):
+        for cue in phrases.CUE.finditer(line):
             if _blocked(_before(line, cue.start()), cue[0]) or _not_chosen(_before(line, cue.start())):
                 continue
             rest = line[cue.end() : cue.end() + LAST_CHARS * 2]
@@ -212,22 +213,22 @@ class OptionReader(LineReader):
             if reading is NOTHING and cue["adverbs"]:  # an option's text may begin with one
                 reading = self._read_announced(cue["adverbs"] + " " + rest, label=False)
             yield cue.end(), reading
-        for pattern in (wording.CHOICE, wording.OPTION_NAMED, wording.CHINESE_CUE, wording.CONCLUSION):
+        for pattern in (phrases.CHOICE, phrases.OPTION_NAMED, phrases.CHINESE_CUE, phrases.CONCLUSION):
             for cue in pattern.finditer(line):
                 if not _blocked(_before(line, cue.start())):
                     rest = line[cue.end() : cue.end() + LAST_CHARS * 2]
                     reading = self.stated(rest)
-                    if pattern is wording.CONCLUSION and not self._is_all(rest):
+                    if pattern is phrases.CONCLUSION and not self._is_all(rest):
                         reading = NOTHING
                     yield cue.end(), reading
-        for verdict in wording.VERDICT.finditer(line):
+        for verdict in phrases.VERDICT.finditer(line):
             yield verdict.end(), self._read_verdict(line, verdict)
         for box in _BOX.finditer(line):
             if not _blocked(_before(line, box.start())) and not line[box.end() :].lstrip(CLOSE_CHARS).startswith("?"):
                 yield box.end(), self.read_line(box[1].strip())
         heading = line.strip(OPEN_CHARS + CLOSE_CHARS + "=")
         ends_so = heading.lower().endswith(("answer", "is")) and len(heading) < LAST_CHARS
-        if ends_so and place + 1 < len(lines) and wording.ANSWER_HEADING.fullmatch(heading):
+        if ends_so and place + 1 < len(lines) and phrases.ANSWER_HEADING.fullmatch(heading):
             below = lines[place + 1 : place + 1 + MAX_LATER]
             yield len(line), NOTHING if _blocked(heading) else self._below_heading(below)
 
@@ -239,14 +240,14 @@ class OptionReader(LineReader):
         return reading if reading.letter else NOTHING
 
     def _read_announced(self, rest: str, *, label: bool) -> Reading:
-        """`label`: a line of the form ``Answer: ...``, where what follows the letter must be its option's text."""
+        """The option after an announcement. `label`: after ``Answer: ...`` only its text may follow a letter."""
         key = (rest, label)
         if key not in self._announced:
             begins = _BEGINS.match(rest) is not None or self.options.leading(rest)[0]
-            self._announced[key] = self._read_option_behind(rest, label) if begins else NOTHING
+            self._announced[key] = self._read_option_after(rest, label) if begins else NOTHING
         return self._announced[key]
 
-    def _read_option_behind(self, rest: str, label: bool) -> Reading:
+    def _read_option_after(self, rest: str, label: bool) -> Reading:
         if not rest.strip(OPEN_CHARS + CLOSE_CHARS):
             return NOTHING
         if label and (quoted := _QUOTED.match(rest.strip())):
@@ -261,7 +262,7 @@ class OptionReader(LineReader):
         if reading is not NOTHING:
             return reading
         mention = self.options.mention(rest)
-        if mention.by_text or wording.REASON_FOLLOWS.match(mention.extra) or wording.NOT_THE_OTHER.match(mention.extra):
+        if mention.by_text or phrases.REASON_FOLLOWS.match(mention.extra) or phrases.NOT_THE_OTHER.match(mention.extra):
             return self.closed(mention.reading, mention.extra, verdict=False)
         return (
             SEVERAL if mention.reading.letter and self.names_another(mention.extra, mention.reading.letter) else NOTHING
@@ -281,7 +282,7 @@ class OptionReader(LineReader):
         ends = [0, *(end.end() for end in SENTENCE_END.finditer(before))][-3:]
         for start in ends:
             part = before[start:]
-            for bound in [0, *(bound.end() for bound in wording.BETWEEN_CLAUSES.finditer(part))][-7:]:
+            for bound in [0, *(bound.end() for bound in phrases.BETWEEN_CLAUSES.finditer(part))][-7:]:
                 option = part[bound:].strip()
                 letter = option.strip(OPEN_CHARS + CLOSE_CHARS)
                 if not letter or (len(letter) == 1 and not letter.isupper()):
@@ -297,7 +298,7 @@ class OptionReader(LineReader):
         extra = self.options.mention(rest).extra
         return (
             not extra.strip(CLOSE_CHARS)
-            or wording.REASON_FOLLOWS.match(extra) is not None
+            or phrases.REASON_FOLLOWS.match(extra) is not None
             or extra.lstrip()[0] in ".。"
         )
 
@@ -318,11 +319,11 @@ class OptionReader(LineReader):
             return CONFLICT
         before = SENTENCE_END.split(text[: last.start()])[-1]
         if not before.strip(OPEN_CHARS) and extra.lstrip(" )].!?\"'").startswith(":"):
-            return NOTHING  # "(B) cat: ...", one option looked at
+            return NOTHING  # "(B) cat: ...", one option examined
         _, *later = SENTENCE_END.split(extra)
         if any(part.strip(CLOSE_CHARS) for part in later) or weakened(extra, reason=False):
             return NOTHING
-        if wording.NEGATION.search(before) or wording.DOUBT.search(before) or wording.CONDITION.search(before):
+        if phrases.NEGATION.search(before) or phrases.DOUBT.search(before) or phrases.CONDITION.search(before):
             return NOTHING
         if self.names_another(before, last[1]) or self.names_another(extra, last[1]):
             return SEVERAL
@@ -330,28 +331,28 @@ class OptionReader(LineReader):
 
 
 def _before(line: str, end: int) -> str:
-    """What of a line is looked at before an announcement."""
+    """The part of a line before an announcement that is examined."""
     return line[max(0, end - LAST_CHARS) : end]
 
 
-# A reply that repeats itself asks the same again and again; so do many replies of one model.
+# Cached, because a reply may repeat itself, and replies of one model are alike.
 @lru_cache(maxsize=1024)
 def _blocked(before: str, cue: str = "") -> bool:
-    """Whether the words before an announcement deny or doubt it, or make it depend on a condition."""
-    sentence = wording.CERTAINLY.sub("", wording.BUT.split(SENTENCE_END.split(before)[-1])[-1])
-    clause = wording.CLAUSE_END.split(sentence)[-1] + cue
+    """Whether the words before an announcement deny or doubt it, or make it conditional."""
+    sentence = phrases.CERTAINLY.sub("", phrases.BUT.split(SENTENCE_END.split(before)[-1])[-1])
+    clause = phrases.CLAUSE_END.split(sentence)[-1] + cue
     return bool(
-        wording.CONDITION.search(sentence)
-        or wording.DOUBT_AT_FIRST.search(sentence)
-        or wording.NEGATION.search(clause)
-        or wording.DOUBT.search(clause)
+        phrases.CONDITION.search(sentence)
+        or phrases.DOUBT_AT_FIRST.search(sentence)
+        or phrases.NEGATION.search(clause)
+        or phrases.DOUBT.search(clause)
     )
 
 
 @lru_cache(maxsize=1024)
 def _not_chosen(before: str) -> bool:
-    """Whether "option is" behind these words speaks of an option without choosing it."""
-    return wording.NOT_CHOSEN.search(wording.CLAUSE_END.split(before)[-1]) is not None
+    """Whether "option is" after these words discusses an option without choosing it."""
+    return phrases.NOT_CHOSEN.search(phrases.CLAUSE_END.split(before)[-1]) is not None
 
 
 def _nothing_found(tagged: bool) -> Reason:

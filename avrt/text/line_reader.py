@@ -1,12 +1,12 @@
-"""Reading one line of a reply: whether it is an answer by itself, and whether an announced option is left in force."""
+"""Reading one line of a reply: whether it is an answer by itself, and whether later text retracts it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
-from avrt.text import answer_wording as wording
-from avrt.text.answer_options import (
+from avrt.text import phrases
+from avrt.text.options import (
     CLOSE,
     CLOSE_CHARS,
     CONFLICT,
@@ -19,29 +19,29 @@ from avrt.text.answer_options import (
     Reason,
     several_letters,
 )
-from avrt.text.answer_wording import SENTENCE_END
+from avrt.text.phrases import SENTENCE_END
 
 _BARE = re.compile(rf"{OPEN}{NAMED}([A-Za-z]){CLOSE}", re.IGNORECASE)
 _LETTER_THEN_TEXT = re.compile(
     rf"{OPEN}{NAMED}(?P<letter>[A-Za-z])(?P<separator>\s*[)\]}}】」〕.,、:;–—-]+\s*|\s+)(?P<rest>\S.*)",
     re.IGNORECASE,
 )
-# What may follow an option in a sentence that announces it.
+# Possible continuations after an option in a sentence that announces it.
 _CLOSED = re.compile(r"\s*(?:$|[;!)\]、]|[.,。](?=[\s\"')\]]|$)|[–—-]\s|。)")
 _CLOSED_VERDICT = re.compile(r"\s*(?:[,–—]|(?:and|while|but|among|of|here|for|in|based)\b)")
 _CONJUNCTION = re.compile(
     r"\W*(?:(?:\b(?:or|and|either|maybe|perhaps|possibly|also|then|even)\b|[/&,+])\W*){1,4}", re.IGNORECASE
 )
-# "(B) seems right": what follows the letter is a predicate, not another option's text.
+# "(B) seems right": the letter is followed by a predicate, not by another option's text.
 _PREDICATE = re.compile(
     r"(?:is|was|are|isn't|seems|looks|sounds|appears|may|might|could|can|cannot|can't|would|will|should|must|has|had|does"
     r"|doesn't|fits|matches|describes|or|and)\b",
     re.IGNORECASE,
 )
 LAST_CHARS = 400
-"""How far back from an announcement its sentence is looked at, and how much of the line behind it is."""
+"""Characters of a sentence that are examined before an announcement, and of the line after it."""
 MAX_LATER = 40
-"""How many sentences behind an answer are searched for its being taken back."""
+"""Sentences after an answer that are searched for a retraction."""
 
 
 class LineReader:
@@ -53,19 +53,19 @@ class LineReader:
         self._lines: dict[tuple[str, bool], Reading] = {}
 
     def withdrawn(self, tail: str, letter: str) -> Reading:
-        """An answer that was corrected without another clear one."""
+        """The reading of an answer that was corrected without another clear one."""
         return SEVERAL if self.options.others(tail, letter) else Reading(None, Reason.NO_ANSWER_TAG)
 
     def label(self, line: str) -> str | None:
-        """The letter of an option with which, and with its text, a line begins."""
+        """The letter of the option that a line begins with, letter and text; or None."""
         pair = _LETTER_THEN_TEXT.match(line)
         if not pair or pair["letter"] not in self.letters or not pair["separator"].strip():
             return None
         return pair["letter"] if pair["letter"] in self.options.leading(pair["rest"])[0] else None
 
     def read_line(self, line: str, *, nothing_after: bool = False) -> Reading:
-        """Rule 2 on one line. `nothing_after`: it is one line of many, so no words may follow the option's text."""
-        # A reply that repeats itself is read once.
+        """Rule 2 on one line. `nothing_after`: in one line of many, no words may follow the option's text."""
+        # Cached, because a reply may repeat itself.
         key = (line, nothing_after)
         if key not in self._lines:
             self._lines[key] = self._read_new_line(line, nothing_after)
@@ -98,7 +98,7 @@ class LineReader:
             return Reading(by_text)
         mention = self.options.mention(line)
         alone = mention.by_text and not mention.extra.strip(CLOSE_CHARS)
-        if mention.reading.letter and (alone or wording.REASON_FOLLOWS.match(mention.extra)):
+        if mention.reading.letter and (alone or phrases.REASON_FOLLOWS.match(mention.extra)):
             # "cat (B)", "B (cat)", "B, because it meows".
             return self.closed(mention.reading, mention.extra, verdict=False)
         return mention.reading if mention.reading is CONFLICT and not mention.extra.strip(CLOSE_CHARS) else NOTHING
@@ -113,10 +113,10 @@ class LineReader:
                 return NOTHING
             if by_text.strip(letter) or self.names_another(extra, letter):
                 return SEVERAL
-            return NOTHING if weakened(extra, reason=False) else self.unless_taken_back(Reading(letter), extra)
+            return NOTHING if weakened(extra, reason=False) else self.unless_retracted(Reading(letter), extra)
         if not marked or by_text:
             return NOTHING
-        sentence = _PREDICATE.match(pair["rest"]) or wording.REASON_FOLLOWS.match(pair["rest"])
+        sentence = _PREDICATE.match(pair["rest"]) or phrases.REASON_FOLLOWS.match(pair["rest"])
         return CONFLICT if own or not (nothing_after or sentence) else NOTHING
 
     def stated(self, rest: str) -> Reading:
@@ -125,21 +125,21 @@ class LineReader:
         return self.closed(mention.reading, mention.extra, verdict=False)
 
     def closed(self, reading: Reading, extra: str, *, verdict: bool) -> Reading:
-        """`reading`, if `extra` ends its statement without a second option, a condition, doubt or a question."""
+        """`reading`, if `extra` ends its sentence without a second option, a condition, doubt or a question."""
         if reading is NOTHING:
             return NOTHING
         letter = reading.letter or ""
-        other = wording.NOT_THE_OTHER.match(extra)
+        other = phrases.NOT_THE_OTHER.match(extra)
         if other:
             extra = extra[other.end() :]
         if letter and not verdict and self.names_another(extra, letter):
             return SEVERAL
-        reason = wording.REASON_FOLLOWS.match(extra) is not None
+        reason = phrases.REASON_FOLLOWS.match(extra) is not None
         if extra.strip() and not reason and not _CLOSED.match(extra) and not (verdict and _CLOSED_VERDICT.match(extra)):
             return NOTHING
         return NOTHING if weakened(extra, reason=reason) else reading
 
-    def unless_taken_back(self, reading: Reading, later: str) -> Reading:
+    def unless_retracted(self, reading: Reading, later: str) -> Reading:
         """`reading`, unless a later sentence denies it, doubts it, or offers another option."""
         if not reading.letter or not later.strip(CLOSE_CHARS):
             return reading
@@ -148,24 +148,24 @@ class LineReader:
         )
         for sentence in SENTENCE_END.split(later, maxsplit=MAX_LATER)[:MAX_LATER]:
             sentence = sentence[:LAST_CHARS]
-            if wording.TAKEN_BACK.search(sentence) or wording.UNSURE.search(sentence) or denied.search(sentence):
+            if phrases.RETRACTED.search(sentence) or phrases.UNSURE.search(sentence) or denied.search(sentence):
                 return self.withdrawn(sentence, reading.letter)
-            offers = wording.ALTERNATIVE.search(sentence) and self.options.others(sentence + ".", reading.letter)
-            if offers and not wording.NEGATION.search(sentence) and not wording.BUT.search(sentence[1:]):
+            offers = phrases.ALTERNATIVE.search(sentence) and self.options.others(sentence + ".", reading.letter)
+            if offers and not phrases.NEGATION.search(sentence) and not phrases.BUT.search(sentence[1:]):
                 return SEVERAL
         return reading
 
     def names_another(self, extra: str, letter: str) -> bool:
-        """Whether what follows option `letter` names one more: ``... (C)``, ``... or C``, ``... or dog``."""
+        """Whether the text after option `letter` names another one: ``... (C)``, ``... or C``, ``... or dog``."""
         joined = _CONJUNCTION.match(extra)
         also = self.options.leading(extra[joined.end() :])[0] if joined else ""
-        reason = wording.REASON_FOLLOWS.match(extra) is not None
+        reason = phrases.REASON_FOLLOWS.match(extra) is not None
         named = set() if reason else self.options.others(SENTENCE_END.split(extra, maxsplit=1)[0], letter)
         return bool(named | (set(also) - {letter}))
 
 
 def agree(readings: Iterable[Reading]) -> Reading:
-    """One reading out of several: a contradiction or a failure among them spoils all."""
+    """One reading from several: a contradiction or a failure among them invalidates all."""
     found = [reading for reading in readings if reading is not NOTHING]
     letters = {reading.letter for reading in found if reading.letter}
     failures = [reading for reading in found if reading.failure]
@@ -177,15 +177,15 @@ def agree(readings: Iterable[Reading]) -> Reading:
 
 
 def weakened(extra: str, *, reason: bool) -> bool:
-    """Whether the sentence that an option is in takes it back (``B. cat is wrong``), doubts it or asks."""
+    """Whether the sentence after an option denies it (``B. cat is wrong``), doubts it or asks."""
     sentence = extra.lstrip(CLOSE_CHARS)
     end = SENTENCE_END.search(sentence)
     asked = (sentence[: end.start() + 1] if end else sentence).rstrip(CLOSE_CHARS).endswith("?")
     sentence = sentence[: end.start()] if end else sentence
-    if asked or wording.UNSURE.search(sentence):
+    if asked or phrases.UNSURE.search(sentence):
         return True
     if reason:
         return False
     return bool(
-        wording.CONDITION.search(sentence) or wording.NEGATION.search(sentence) or wording.DOUBT.search(sentence)
+        phrases.CONDITION.search(sentence) or phrases.NEGATION.search(sentence) or phrases.DOUBT.search(sentence)
     )

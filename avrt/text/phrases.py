@@ -1,7 +1,7 @@
-"""The words by which replies announce, weaken, deny and correct an answer, as patterns.
+"""Phrases by which replies announce, weaken, deny and correct an answer, as regular expressions.
 
-Every repetition is bounded or excludes what follows it, so that no pattern backtracks for long (the tests have replies
-of 100,000 characters made for that).
+Every repetition is bounded or excludes its continuation, so that no pattern backtracks for long (the tests have hostile
+replies of 100,000 characters).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ CONCLUSION = re.compile(
     r"|ultimately|finally|in\ssummary)\b,?[ \t]{1,3}",
     re.IGNORECASE,
 )
-"""``Therefore, `` at a sentence's or clause's beginning; the option must be all that follows."""
+"""``Therefore, `` at a sentence's or clause's beginning; only the option may follow."""
 
 VERDICT = re.compile(
     rf"\s{_SAYS}\s(?:{_ADVERBS}\s){{0,2}}(?:(?:the|my)\s)?(?:(?:final|single|only|one|most)\s){{0,2}}"
@@ -62,7 +62,7 @@ VERDICT = re.compile(
     r"(?:\s(?:answer|option|choice|one|fit|match|description|explanation|response))?\b",
     re.IGNORECASE,
 )
-"""`` is the correct answer``: what is before it is the option."""
+"""`` is the correct answer``, after the option."""
 
 BETWEEN_CLAUSES = re.compile(
     r"[,;:]\s|\b(?:so|thus|hence|therefore|that|but|and|because|think|believe|say|conclude|only)\s", re.IGNORECASE
@@ -73,7 +73,7 @@ ANSWER_HEADING = re.compile(
     r"(?:.*\b(?:the|my|final|correct|best|right)\s|)answer(?:\s(?:is|to|for)\b[^.:=\n]{0,60})?[ \t]{0,3}[:=]?",
     re.IGNORECASE,
 )
-"""A line after which the answer may stand on the next: ``Answer:``, ``### Final answer``, ``So the answer is:``."""
+"""A line after which the answer may be on the next: ``Answer:``, ``### Final answer``, ``So the answer is:``."""
 
 NOT_CHOSEN = re.compile(
     r"\b(?:each|every|all|any|an?|one|another|some|other|both|first|second|third|fourth|next|last|previous|alternative"
@@ -82,7 +82,7 @@ NOT_CHOSEN = re.compile(
     r"\s(?:(?!the\b|my\b|our\b)\w+\s){0,3}$",
     re.IGNORECASE,
 )
-"""Words before ``option is`` that speak of an option without choosing it: ``each option:``, ``another answer is``."""
+"""Words before ``option is`` that discuss an option without choosing it: ``each option:``, ``another answer is``."""
 
 NEGATION = re.compile(
     r"\b(?:no|not|cannot|never|nor|neither|unlikely|wrong|incorrect|false|worst|least|except|nobody|nothing"
@@ -93,7 +93,7 @@ CONDITION = re.compile(
     r"\b(?:if|unless|whether|suppos(?:e|ing)|assum(?:e|ing)|provided|in\s+case)\b|^\W*(?:were|had)\b|如果|假如|要是|除非",
     re.IGNORECASE,
 )
-"""Anywhere before the answer in its sentence, since a condition reaches over a comma."""
+"""A condition anywhere before the answer in its sentence, also before a comma."""
 
 DOUBT = re.compile(
     r"\b(?:doubt\w*|might|may|maybe|perhaps|possib\w+|could|tempt\w*|unsure|(?:not|un)\s?certain"
@@ -108,34 +108,34 @@ DOUBT_AT_FIRST = re.compile(
     r"|\b(?:one|some|someone|people|others|many)\b(?:\s+\w+){0,2}\s+(?:think|say|assume|argue|claim|believe|expect)\b",
     re.IGNORECASE,
 )
-"""Doubt that reaches over a comma."""
+"""Doubt that applies across a comma."""
 UNSURE = re.compile(
     r"\b(?:not\s+(?:\w+\s+)?(?:sure|certain|confident)|unsure|uncertain|no\s+idea|(?:just|only)\s+a\s+guess|doubt\w*"
     r"|(?:not|n't)\s+(?:be\s+sure|know|tell))\b|不确定",
     re.IGNORECASE,
 )
-"""Doubt that takes an answer back also when it follows."""
+"""Doubt that retracts an answer even after it."""
 
 ALTERNATIVE = re.compile(
     r"^\W*(?:or|maybe|perhaps|possibly|alternatively)\b|\b(?:could|might|may|can)\s+(?:(?:also|well|equally|even|just)\s+)*be\b"
     r"|\balso\s+(?:possible|plausible|correct|right|fits|be)\b|\bequally\b",
     re.IGNORECASE,
 )
-"""A sentence that offers one more option."""
+"""A sentence that offers another option."""
 
-TAKEN_BACK = re.compile(
+RETRACTED = re.compile(
     r"^\W*(?:(?:but|though|yet)\W+)?(?:(?:that|this|which|it)\b)?\s*(?:"
     r"(?:is|was|'s|seems)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not\s+(?:right|correct)|a\s+mistake)"
     r"|(?:can't\s+be|cannot\s+be|isn't|wasn't)\s+(?:right|correct|it))\b",
     re.IGNORECASE,
 )
-"""A sentence that says of the answer before it that it is wrong."""
+"""A sentence that says that the answer before it is wrong."""
 
 REASON_FOLLOWS = re.compile(r"\s*,?\s*(?:because|since|as|given|due)\b|\s*,?\s*因为", re.IGNORECASE)
 NOT_THE_OTHER = re.compile(
     r"\s*[,(]?\s*(?:and\s+)?(?:not|rather\s+than|instead\s+of)\s+(?:option\s+)?[(\[]?[A-Z](?!\w)[)\]]{0,2}"
 )
-"""``, not C`` or ``(not C)`` behind an answer."""
+"""``, not C`` or ``(not C)`` after an answer."""
 
 _OPENERS = r"(?:(?:but|oh|hm+|well|ah|and|ok|okay|uh|um|er|yes)\b[\s,.…!—–-]{0,4}){0,3}"
 CORRECTION = re.compile(
@@ -152,30 +152,30 @@ CORRECTION = re.compile(
     r"|更正|不对|等等)",
     re.IGNORECASE,
 )
-"""Where a reply begins to correct itself."""
+"""The beginning of a correction."""
 AFTER_CORRECTION = re.compile(
     r"[\s,.!?…:;—–-]{0,8}(?:(?:no|wait|actually|but|so|sorry|hm+|rather|yes|correction|it's|it\sis|it\s(?:should|must)\sbe"
     r"|that\sshould\sbe|should\sbe|make\s(?:it|that)|I\smeant?|I\sthink|to)\b)?",
     re.IGNORECASE,
 )
-"""Filler between a correction's first word and the option."""
+"""Filler words between a correction's marker and the option."""
 
 COURTESY = re.compile(
     r"(?<=[.!?)\]\n])[ \t]{0,3}(?:do\syou\s(?:have|need|want)|would\syou\slike|let\sme\sknow|is\sthere\sany|feel\sfree"
     r"|i\shope|please\slet)\b[^\n]{0,300}$",
     re.IGNORECASE,
 )
-"""A closing sentence that says nothing of the question."""
+"""A polite closing sentence."""
 INTERJECTION = re.compile(r"(?:sure|certainly|of\scourse|okay|ok)[!,.:]\s{1,3}", re.IGNORECASE)
 EXAMINES = re.compile(
     r"\b(?:consider|evaluat|analy[sz]|examin|compar|check|look|discuss|review|explor|assess|through)\w*\b.{0,60}"
     r"\b(?:option|choice|answer)s?\b.{0,20}:$",
     re.IGNORECASE,
 )
-"""A heading over an option that is looked at."""
+"""A heading above an option that is only examined."""
 
 SENTENCE_END = re.compile(r"[.!?][\"')\]⟧]{0,4}(?=\s|$)|\n|。")
 CLAUSE_END = re.compile(r"[.!?。;,:\n]|\b(?:so|thus|hence|therefore|but|however)\b", re.IGNORECASE)
 CERTAINLY = re.compile(r"\b(?:no|without\s+(?:a\s+|any\s+)?)\s*doubt\b|\bnot\s+only\b", re.IGNORECASE)
-"""Words of denial or doubt that are neither."""
+"""Phrases with words of denial or doubt that express neither."""
 BUT = re.compile(r"\b(?:but|however|yet)\b", re.IGNORECASE)

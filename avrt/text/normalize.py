@@ -1,6 +1,6 @@
-r"""Normalization of replies and option texts before they are compared: one form for what looks alike.
+r"""Normalization of replies and option texts before they are compared.
 
-Options and replies go through the same `clean`, so whatever it drops is dropped on both sides. Every step is linear in
+Options and replies go through the same `clean`, so it drops the same characters on both sides. Every step is linear in
 the text's length.
 """
 
@@ -10,10 +10,10 @@ import re
 import unicodedata
 
 BOX_OPEN, BOX_CLOSE = "⟦", "⟧"
-r"""`clean` puts these around the contents of LaTeX's ``\boxed{}``: a reply boxes what it means as its answer."""
+r"""`clean` puts these around the contents of LaTeX's ``\boxed{}``, in which replies give their answer."""
 
 CROSS = "❌"
-"""The one mark left for "this is wrong"; its variants are turned into it, marks of approval are dropped."""
+"""The mark for "this is wrong": its variants become this one, and marks of approval are dropped."""
 
 # NFKC sorts runs of combining marks in quadratic time, so it gets them in pieces.
 _NON_ASCII = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]{1,64}")
@@ -60,7 +60,7 @@ def unify(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    r"""Bring a text to the form in which replies and options are compared.
+    r"""The form of a text in which replies and options are compared.
 
     Unifies look-alike characters and quotes; drops invisible characters, emoji, Markdown and HTML emphasis, bullets,
     heading signs and LaTeX styles; marks the contents of ``\boxed{}``; writes a table's row as ``first : second``.
