@@ -12,8 +12,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from avrt.data.shards import ShardSet
-from avrt.model.token_logprobs import token_logprobs
-from datamodules.streaming import MicroBatch
+from avrt.model.token_logprobs import TokenLogprobs, token_logprobs
+from avrt.rollout.builtin import TransformersRollout
+from avrt.rollout.engine import RolloutEngine, SamplingConfig
+from avrt.rollout.window import Rollout
+from datamodules.windows import MicroBatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.sft import SFTModule
 from tests.lightning_modules.training import (
@@ -69,7 +72,7 @@ def test_encoders_stay_bit_equal_and_the_rest_moves(any_student_folder: Path, sh
 
 def test_equal_rewards_give_exactly_no_gradient(student_folder: Path, shards: Path) -> None:
     watched = Gradients()
-    settings = {"beta": 0.0, "optimizer": optimizer(weight_decay=0.0)}
+    settings: dict[str, Any] = {"loss": {"beta": 0.0}, "optimizer": optimizer(weight_decay=0.0)}
     run = fit(grpo_module(student_folder, **settings), grpo_data(shards), watched, Constant(), max_steps=2)
     assert len(watched.gradients) == 2
     for gradients in watched.gradients:
@@ -107,8 +110,7 @@ def test_cutting_a_grpo_step_changes_nothing(student_folder: Path, shards: Path,
             student_folder,
             ExactGRPO,
             student=student_config(student_folder, dtype="float64"),
-            loss_type=loss_type,
-            importance_sampling_level=level,
+            loss={"type": loss_type, "importance_sampling_level": level},
         )
         run = fit(
             module,
@@ -203,13 +205,13 @@ def test_the_first_steps_kl_is_zero_and_then_grows(student_folder: Path, shards:
 
 
 def test_no_reference_at_beta_zero(student_folder: Path, shards: Path) -> None:
-    run = fit(grpo_module(student_folder, beta=0.0), grpo_data(shards), max_steps=1)
+    run = fit(grpo_module(student_folder, loss={"beta": 0.0}), grpo_data(shards), max_steps=1)
     assert "kl" not in run.logged[0]
 
 
 def test_iterations_on_one_window(student_folder: Path, shards: Path) -> None:
     """Two steps on each window: one rollout, sampled log-probs as old ones, and ratios leave 1 in the second."""
-    module = grpo_module(student_folder, num_iterations=2, epsilon=0.01)
+    module = grpo_module(student_folder, num_iterations=2, loss={"epsilon": 0.01})
     run = fit(module, grpo_data(shards), max_steps=4)
     assert run.ids[0:2] == run.ids[2:4]
     assert run.tokens[0:2] == run.tokens[2:4]
@@ -244,7 +246,7 @@ def test_training_scores_what_the_rollout_recorded(any_student_folder: Path, sha
                 self.compared += 1
 
     compare = Compare()
-    module = grpo_module(any_student_folder, temperature=temperature, num_iterations=2)
+    module = grpo_module(any_student_folder, sampling={"temperature": temperature}, num_iterations=2)
     fit(module, grpo_data(shards, batch_size=4), compare, max_steps=2)
     assert compare.compared == 2 * 4 * 3
 
@@ -274,10 +276,34 @@ def test_media_features_are_freed_after_their_window(student_folder: Path, shard
     assert watch.freed == 2
 
 
-def test_turning_sharing_off_changes_no_step(student_folder: Path, shards: Path) -> None:
-    """Setting by setting, through the module: the same tokens and gradient, and the work that it was to save."""
+class PromptPerResponse(ExactGRPO):
+    """Computes a prompt once for each of its responses in the training pass."""
 
-    def step(encoder_tokens: int = 4096, **settings: Any) -> tuple[Any, dict[str, torch.Tensor], dict[str, int]]:
+    def policy_logprobs(self, rollout: Rollout, prompts: slice) -> TokenLogprobs:
+        return token_logprobs(
+            self.student.language_model,
+            rollout.prompts[prompts],
+            [[response.token_ids for response in group] for group in rollout.responses[prompts]],
+            banned=self.student.banned_tokens,
+            share_prompt=False,
+        )
+
+
+class PrefillPerResponse(ExactGRPO):
+    """Prefills a prompt once for each of its responses."""
+
+    def rollout_engine(self, sampling: SamplingConfig) -> RolloutEngine:
+        student = self.student
+        banned = student.banned_tokens
+        return TransformersRollout(student.language_model, sampling, student.eos_token_ids, banned, share_prefill=False)
+
+
+def test_sharing_and_cutting_change_no_step(student_folder: Path, shards: Path) -> None:
+    """One by one, through the module: the same tokens and gradient, and the work that is saved."""
+
+    def step(
+        kind: type[GRPOModule] = ExactGRPO, encoder_tokens: int = 4096, **settings: Any
+    ) -> tuple[Any, dict[str, torch.Tensor], dict[str, int]]:
         tokens, encoders = [], []
 
         class Count(Callback):
@@ -289,20 +315,21 @@ def test_turning_sharing_off_changes_no_step(student_folder: Path, shards: Path)
 
         watched = Gradients()
         student = student_config(student_folder, dtype="float64", encoder_batch_tokens=encoder_tokens)
-        module = grpo_module(student_folder, ExactGRPO, student=student, **settings)
+        module = grpo_module(student_folder, kind, student=student, **settings)
         run = fit(module, grpo_data(shards, batch_size=4), watched, Count(), max_steps=1)
         # The prefill comes first, the one gradient pass last.
         work = {"prefill": tokens[0], "training": tokens[-1], "passes": len(tokens), "encoders": len(encoders)}
         return run.tokens, watched.gradients[0], work
 
     tokens, gradients, work = step()
-    for settings, grows in (
-        ({"share_prompt": False}, "training"),
-        ({"share_prefill": False}, "prefill"),
-        ({"kv_cache_tokens": 1}, "passes"),
+    changes: list[tuple[dict[str, Any], str | None]] = [
+        ({"kind": PromptPerResponse}, "training"),
+        ({"kind": PrefillPerResponse}, "prefill"),
+        ({"sampling": {"kv_cache_tokens": 1}}, "passes"),
         ({"encoder_tokens": 1}, "encoders"),
         ({"chunk_rows": 0}, None),
-    ):
+    ]
+    for settings, grows in changes:
         other_tokens, other_gradients, other_work = step(**settings)
         assert other_tokens == tokens, settings
         for name, gradient in gradients.items():
@@ -319,7 +346,7 @@ def test_mixed_precision_rolls_out_and_refers_as_it_trains(student_folder: Path,
 
 def test_flex_attention_is_refused_where_it_has_no_gradient(student_folder: Path, shards: Path) -> None:
     module = grpo_module(student_folder, student=student_config(student_folder, attention_kernel="flex"))
-    with pytest.raises(ValueError, match=r"model\.init_args\.student\.attention_kernel.*sdpa"):
+    with pytest.raises(ValueError, match=r"model\.student\.attention_kernel.*sdpa"):
         fit(module, grpo_data(shards), max_steps=1)
 
 
