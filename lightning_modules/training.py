@@ -84,6 +84,7 @@ class TrainingModule(AnsweringModule):
                 if getattr(self.trainer, name) == 0:
                     raise ValueError(f"trainer.{name} is 0; it must be positive")
         super().setup(stage)
+        self._data = None  # of an earlier run
         strategy = self.trainer.strategy
         if isinstance(strategy, AVRTDeepSpeedStrategy) and strategy.stage == 3:
             data = self.trainer.datamodule  # type: ignore[attr-defined]

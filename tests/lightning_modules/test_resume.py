@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from avrt.rewards import FormatReward, LengthReward, RewardCallback, describe_rewards
 from datamodules.base import ShardDataModule
-from lightning_modules.base import StudentModule
 from lightning_modules.callbacks import Throughput
+from lightning_modules.training import TrainingModule
 from tests.lightning_modules.training import (
     Recorder,
     StopAfter,
@@ -32,7 +32,7 @@ from tests.lightning_modules.training import (
     write_shards,
 )
 
-Make = Callable[..., tuple[StudentModule, ShardDataModule]]
+Make = Callable[..., tuple[TrainingModule, ShardDataModule]]
 SCHEDULE = {"schedule": "cosine", "warmup_steps": 1}
 
 
@@ -135,7 +135,10 @@ def test_lightnings_own_checkpoints(student_folder: Path, shards: Path, tmp_path
 def test_the_reference_is_still_the_first_student(student_folder: Path, shards: Path, tmp_path: Path) -> None:
     """After a resume the policy pulls towards the weights that the run began with, not those of the checkpoint."""
     whole, first, second = stop_and_resume(
-        lambda: grpo(student_folder, shards, {"beta": 0.5}, batch_size=2), tmp_path / "stop.ckpt", 2, max_steps=4
+        lambda: grpo(student_folder, shards, {"loss": {"beta": 0.5}}, batch_size=2),
+        tmp_path / "stop.ckpt",
+        2,
+        max_steps=4,
     )
     assert [logged["kl"] for logged in first.logged + second.logged] == [logged["kl"] for logged in whole.logged]
     assert second.logged[0]["kl"] > 1e-3
@@ -165,14 +168,14 @@ def test_iterations(student_folder: Path, shards: Path, tmp_path: Path, stop: in
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"seed": 1}, r"data\.init_args\.seed"),
-        ({"shuffle": False}, r"data\.init_args\.shuffle"),
-        ({"batch_size": 1}, r"data\.init_args\.batch_size"),
-        ({"batch_size": 4}, r"data\.init_args\.batch_size"),
+        ({"seed": 1}, r"data\.seed"),
+        ({"shuffle": False}, r"data\.shuffle"),
+        ({"batch_size": 1}, r"data\.batch_size"),
+        ({"batch_size": 4}, r"data\.batch_size"),
         ({"batch_size": 1, "accumulate_grad_batches": 4}, r"trainer\.accumulate_grad_batches"),
         ({"batch_size": 4, "accumulate_grad_batches": 1}, r"trainer\.accumulate_grad_batches"),
-        ({"num_iterations": 2}, r"model\.init_args\.num_iterations"),
-        ({"train": "other"}, r"data\.init_args\.train"),
+        ({"num_iterations": 2}, r"model\.num_iterations"),
+        ({"train": "other"}, r"data\.train"),
     ],
     ids=str,
 )
@@ -194,9 +197,9 @@ def test_changed_settings_are_refused(
 
 CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": optimizer(**SCHEDULE, learning_rate=5e-4)}, "optimizer.learning_rate (0.01 then, 0.0005 now)"),
-    ({"beta": 0.5}, "beta (0.04 then, 0.5 now)"),
+    ({"loss": {"beta": 0.5}}, "model.loss.beta (0.04 then, 0.5 now)"),
     ({"num_generations": 4}, "num_generations"),
-    ({"temperature": 0.5}, "temperature"),
+    ({"sampling": {"temperature": 0.5}}, "model.sampling.temperature"),
 ]
 
 

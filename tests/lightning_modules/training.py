@@ -90,6 +90,25 @@ class Recorder(Callback):
         return self.ids[start:], self.losses[start:], self.tokens[start:]
 
 
+class Gradients(Callback):
+    """The gradient of every optimizer step, before clipping, and the weights before and after it."""
+
+    def __init__(self) -> None:
+        self.gradients: list[dict[str, torch.Tensor]] = []
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.weights.append(weights(module))
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        named = module.student.thinker.named_parameters()
+        self.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch.last:
+            self.weights.append(weights(module))
+
+
 class StopAfter(Callback):
     """Saves a checkpoint after so many optimizer steps and stops the run there, as a signal would."""
 
