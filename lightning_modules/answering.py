@@ -128,8 +128,8 @@ class AnsweringModule(LightningModule):
         if "state_dict" in checkpoint:  # DeepSpeed's strategy has checked its own files
             self.check_saved_weights(checkpoint["state_dict"])
         state = checkpoint.get("avrt")
-        if state is None:
-            raise ValueError("the checkpoint was not written by this project's training modules")
+        if state is None or "rewards" not in state:
+            raise ValueError("the checkpoint was not written by this version of the project's training modules")
         if state["frozen"] != self._frozen:
             raise ValueError(
                 "the checkpoint was trained with other frozen weights than model.student.path has now "

@@ -38,16 +38,8 @@ def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     ]
 
 
-def changed_rewards(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """The differences between the rewards of two runs, as `avrt.rewards.describe_rewards` gives them, in any order.
-
-    Args:
-        saved: None for a checkpoint of an earlier version of this project, which did not save them.
-    """
-    if saved is None:
-        if now:
-            log.warning("the checkpoint holds no rewards to compare with this run's")
-        return []
+def changed_rewards(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences between the rewards of two runs, as `avrt.rewards.describe_rewards` gives them, in any order."""
     changed = []
     for name in sorted({*saved, *now}):
         then, new = saved.get(name), now.get(name)

@@ -249,13 +249,13 @@ class TrainingModule(AnsweringModule):
         state = checkpoint["avrt"]
         if self.trainer.training:
             now = flat_settings(self.training_settings())
-            changed = changed_settings(state.get("settings", now), now)
-            changed += changed_rewards(state.get("rewards"), self.reward_settings())
+            changed = changed_settings(state["settings"], now)
+            changed += changed_rewards(state["rewards"], self.reward_settings())
             check_unchanged(changed, self.resume_with_changes)
             for schedule in checkpoint.get("lr_schedulers", []):  # the peak is saved with it; the config's counts
                 schedule["base_lrs"] = [self.optimizer_config.learning_rate] * len(schedule["base_lrs"])
         self.step_metrics.tokens_seen = state["tokens_seen"]
-        self.skipped.total, self.skipped.in_a_row = state["skipped_steps"], state.get("skipped_in_a_row", 0)
+        self.skipped.total, self.skipped.in_a_row = state["skipped_steps"], state["skipped_in_a_row"]
 
     def _check_weights_are_finite(self) -> None:
         """Refuse to save weights that no run can continue from; a good checkpoint may be deleted for them.

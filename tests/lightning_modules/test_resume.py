@@ -257,7 +257,7 @@ CHANGED_REWARDS: list[tuple[Callable[[], list[Any]], str]] = [
     (lambda: [FormatReward(), Letters("ae", {"a": 1.0}, weight=2.0)], r"'letters'.*letters.*'aeiou' then, 'ae' now"),
     (lambda: [FormatReward(), Letters(per={"a": 2.0}, weight=2.0)], r"'letters'.*per\.a.*1\.0 then, 2\.0 now"),
     (lambda: [FormatReward(), OtherLetters(per={"a": 1.0}, weight=2.0)], r"'letters'.*\.Letters' then.*OtherLetters"),
-    (lambda: [Letters(per={"a": 1.0}, weight=2.0)], r"reward 'format'.*there then"),
+    (lambda: [Letters(per={"a": 1.0}, weight=2.0)], r"reward 'format'.*removed"),
     (lambda: [FormatReward(), Letters(per={"a": 1.0}, weight=2.0), LengthReward()], r"reward 'length'.*new"),
 ]
 
@@ -282,15 +282,26 @@ def test_rewards_in_another_order_and_other_logging_callbacks(
     assert fit(*grpo(student_folder, shards), *callbacks, ckpt_path=rewarded, max_steps=2).logged
 
 
-def test_a_checkpoint_from_before_rewards_were_noted(
-    student_folder: Path, shards: Path, rewarded: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_checkpoint_of_an_earlier_version_is_refused(
+    student_folder: Path, shards: Path, rewarded: Path, tmp_path: Path
 ) -> None:
     old = torch.load(rewarded, weights_only=True)
     del old["avrt"]["rewards"]
     torch.save(old, tmp_path / "old.ckpt")
-    assert fit(*grpo(student_folder, shards), FormatReward(), ckpt_path=tmp_path / "old.ckpt", max_steps=2).logged
-    (line,) = [record.getMessage() for record in caplog.records if "rewards" in record.getMessage()]
-    assert "compared" in line
+    with pytest.raises(ValueError, match="version"):
+        fit(*grpo(student_folder, shards), FormatReward(), ckpt_path=tmp_path / "old.ckpt", max_steps=2)
+
+
+def test_renamed_settings_need_permission(student_folder: Path, shards: Path, rewarded: Path, tmp_path: Path) -> None:
+    """Checkpoints from before `loss:` and `sampling:` were groups hold flat names."""
+    old = torch.load(rewarded, weights_only=True)
+    settings = old["avrt"]["settings"]
+    settings["beta"] = settings.pop("loss.beta")
+    torch.save(old, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match=r"model\.beta .*model\.loss\.beta .*resume_with_changes"):
+        fit(*grpo(student_folder, shards), FormatReward(), ckpt_path=tmp_path / "old.ckpt", max_steps=2)
+    allowed = grpo(student_folder, shards, {"resume_with_changes": True})
+    assert fit(*allowed, FormatReward(), ckpt_path=tmp_path / "old.ckpt", max_steps=2).logged
 
 
 def test_what_is_noted_of_a_reward() -> None:
