@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from avrt.rollout.builtin import SamplingConfig, TransformersRollout
+from avrt.rollout.builtin import TransformersRollout
+from avrt.rollout.engine import SamplingConfig
 from benchmarks.measure import Timing, alternate, paired_ratio, parser, save, show
 from benchmarks.models import Shape, language_model, random_ids, text_only_model, text_prompt
 

@@ -10,13 +10,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.data import Dataset
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
+from avrt.grpo.loss import LossConfig
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student, StudentConfig
 from avrt.model.tiny import TinyShape, build_tiny_thinker, tiny_config, tiny_processor
 from avrt.rewards import RewardCallback
+from avrt.rollout.engine import SamplingConfig
 from avrt.sample import Completion, Sample
 from benchmarks.models import Shape, text_only_model
-from datamodules.streaming import Item, MicroBatch, WindowLoader
+from datamodules.windows import MicroBatch, WindowLoader
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.optimization import OptimizerConfig
 
@@ -77,7 +79,7 @@ class TokenSum(RewardCallback):
         return [float(sum(c.token_ids) % 7) for c in completions]
 
 
-class Prompts(Dataset[Item]):
+class Prompts(Dataset[Prompt]):
     """Encoded prompts held in memory."""
 
     def __init__(self, prompts: list[Prompt]) -> None:
@@ -86,8 +88,8 @@ class Prompts(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def __getitem__(self, index: int) -> Item:
-        return Item(self.prompts[index])
+    def __getitem__(self, index: int) -> Prompt:
+        return self.prompts[index]
 
 
 def text_prompt(ids: torch.Tensor) -> Prompt:
@@ -126,9 +128,9 @@ class OurStep:
         self.module = BenchmarkModule(
             StudentConfig(path=str(folder), dtype="float32", min_pixels=28 * 28, max_pixels=10**7),
             OptimizerConfig(learning_rate=1e-6, warmup_steps=0, schedule="constant"),
+            LossConfig(beta=0.01),
+            SamplingConfig(max_completion_length=response),
             num_generations=group,
-            max_completion_length=response,
-            beta=0.01,
         )
         self.prompts = prompts
 

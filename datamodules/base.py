@@ -1,4 +1,4 @@
-"""What all data modules share: shards, workers, and the student's own encoder."""
+"""Training and validation data from shards: the base of the data modules for SFT and GRPO."""
 
 from __future__ import annotations
 
@@ -7,32 +7,39 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from avrt.config.global_batch import accumulation
+from avrt.config.numbers import NonNegativeInt, PositiveInt
 from avrt.data.shards import ShardSet
 from avrt.data.tar_index import ShardError
 from avrt.media.clip_files import without_extension
 from avrt.media.masking import Modalities
-from avrt.model.encoding import PromptEncoder
-from datamodules.streaming import EncodedDataset, EvaluationLoader, WindowLoader, shard_across_devices
+from avrt.model.encoding import Prompt, PromptEncoder
+from datamodules.reading import EncodedDataset, EvaluationLoader, device_batches
+from datamodules.windows import WindowLoader
 
 
 class ShardDataModule(LightningDataModule):
     """Training and validation samples from shards (see `avrt.data.shards`).
 
-    How a sample is encoded belongs to the student, so the encoder comes from the module that is being trained.
+    The student decides how a sample is encoded, so the module `connect`s its encoder once the student is loaded.
 
     Args:
         train: training shards: a folder, a glob, or a list of either.
-        val: validation shards in the same forms, which `predict` answers too; None for no validation.
+        val: validation shards in the same forms, also used by `predict`; None for no validation.
         batch_size: prompts per device and micro-batch.
         val_batch_size: prompts per device and validation step.
-        val_modalities: ``AV``; or ``A`` (frames blanked) or ``V`` (sound silenced) in validation.
-        val_samples: validate on the first so many samples only; None for all.
+        val_modalities: ``AV``; or ``A`` (frames blanked) or ``V`` (audio silenced) in validation.
+        val_samples: validate on the first `val_samples` samples only; None for all.
         num_workers: processes that read and encode samples ahead, per device.
         prefetch: micro-batches (in validation, parts of a batch) that each of them keeps ready in shared memory.
-        seed: of the order of the training samples.
-        shuffle: permute the training samples anew in every epoch.
+        seed: determines the order of the training samples.
+        shuffle: permute the training samples differently in every epoch.
         train_split, val_split: take only samples of this split; None for all.
         allow_overlap: train although samples of the validation set are in the training set.
+        prompts_per_step: prompts of one optimizer step over all devices. Gradient accumulation follows:
+            `prompts_per_step` / (`batch_size` x devices). None leaves it to `trainer.accumulate_grad_batches`.
+        val_every_n_steps: optimizer steps from one validation to the next; None leaves it to
+            `trainer.val_check_interval`, which counts micro-batches.
     """
 
     with_targets = False
@@ -41,30 +48,21 @@ class ShardDataModule(LightningDataModule):
         self,
         train: str | list[str],
         val: str | list[str] | None = None,
-        batch_size: int = 1,
-        val_batch_size: int = 8,
+        batch_size: PositiveInt = 1,
+        val_batch_size: PositiveInt = 8,
         val_modalities: Modalities = "AV",
-        val_samples: int | None = None,
-        num_workers: int = 2,
-        prefetch: int = 2,
-        seed: int = 0,
+        val_samples: PositiveInt | None = None,
+        num_workers: NonNegativeInt = 2,
+        prefetch: PositiveInt = 2,
+        seed: NonNegativeInt = 0,
         shuffle: bool = True,
         train_split: str | None = None,
         val_split: str | None = None,
         allow_overlap: bool = False,
+        prompts_per_step: PositiveInt | None = None,
+        val_every_n_steps: PositiveInt | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or val_batch_size < 1:
-            raise ValueError("data.init_args.batch_size and val_batch_size must be positive")
-        if val_samples is not None and val_samples < 1:
-            raise ValueError(
-                f"data.init_args.val_samples must be positive, or null for all, is {val_samples}; for no validation "
-                "set data.init_args.val to null"
-            )
-        if num_workers < 0:
-            raise ValueError(f"data.init_args.num_workers must be 0 or more, is {num_workers}")
-        if prefetch < 1:
-            raise ValueError(f"data.init_args.prefetch must be positive, is {prefetch}")
         self.train = train
         self.val = val
         self.batch_size = batch_size
@@ -78,20 +76,56 @@ class ShardDataModule(LightningDataModule):
         self.train_split = train_split
         self.val_split = val_split
         self.allow_overlap = allow_overlap
+        self.prompts_per_step = prompts_per_step
+        self.val_every_n_steps = val_every_n_steps
+        self._encoder: PromptEncoder | None = None
+        self._num_iterations = 1
+        self._allow_changes = False
         self._window_loader: WindowLoader | None = None
         self._shards: dict[str, ShardSet] = {}
 
     def setup(self, stage: str) -> None:
         """Open the shards, before the student is loaded, which may take minutes."""
         if stage == "fit":
+            self._count_in_optimizer_steps()
             self._open("train")
         if self.val is not None:
             self._open("val")
         elif stage != "fit":
             command = getattr(stage, "value", stage)
-            raise ValueError(f"data.init_args.val: is null, and that is what `{command}` reads; set it to shards")
+            raise ValueError(f"data.val: is null, and `{command}` reads it; set it to shards")
         if stage == "fit" and self.val is not None:
             check_overlap(self._open("train"), self._open("val"), self.allow_overlap)
+
+    def _count_in_optimizer_steps(self) -> None:
+        """Tell the trainer how many micro-batches make an optimizer step, and after how many it validates.
+
+        Lightning counts both in micro-batches. Called in `setup`: the number of devices is known by then, and strategy
+        and loops read the trainer's values later.
+
+        Raises:
+            ValueError: no whole number of micro-batches makes a step, or the trainer was given another value.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+        if self.prompts_per_step is not None:
+            micro_batches = accumulation(self.prompts_per_step, self.batch_size, trainer.world_size)
+            if trainer.accumulate_grad_batches not in (1, micro_batches):
+                raise ValueError(
+                    f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, and data.prompts_per_step "
+                    f"{self.prompts_per_step} makes it {micro_batches}; remove one of the two"
+                )
+            trainer.accumulate_grad_batches = micro_batches
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.val_every_n_steps is not None and not trial:  # a trial validates once, at its end
+            interval = self.val_every_n_steps * trainer.accumulate_grad_batches
+            if trainer.val_check_interval not in (1.0, interval):
+                raise ValueError(
+                    f"trainer.val_check_interval is {trainer.val_check_interval}, and data.val_every_n_steps "
+                    f"{self.val_every_n_steps} makes it {interval}; remove one of the two"
+                )
+            trainer.val_check_interval = interval
+            trainer.check_val_every_n_epoch = None  # else a validation would have to fit into an epoch
 
     def _open(self, name: Literal["train", "val"]) -> ShardSet:
         """The shards of `train` or `val`, read once."""
@@ -101,19 +135,32 @@ class ShardDataModule(LightningDataModule):
             except ShardError:
                 raise
             except ValueError as error:
-                raise ValueError(f"data.init_args.{name}: {error}") from error
+                raise ValueError(f"data.{name}: {error}") from error
         return self._shards[name]
+
+    def connect(self, encoder: PromptEncoder, num_iterations: int = 1, allow_changes: bool = False) -> None:
+        """Take what the module decides; called by the module in every run, before loaders are built.
+
+        Args:
+            encoder: the student's.
+            num_iterations: optimizer steps on each window of prompts.
+            allow_changes: resume although data or order have changed since the checkpoint.
+        """
+        self._encoder = encoder
+        self._num_iterations = num_iterations
+        self._allow_changes = allow_changes
+        self._window_loader = None  # of an earlier run, with that run's encoder and position
 
     @property
     def encoder(self) -> PromptEncoder:
-        """The encoder of the student that the trainer works on."""
-        assert self.trainer is not None
-        module: Any = self.trainer.lightning_module
-        return module.student.encoder
+        """The connected student's."""
+        if self._encoder is None:
+            raise ValueError(f"{type(self).__name__} has no encoder yet: call connect(student.encoder) first")
+        return self._encoder
 
     @property
     def window_loader(self) -> WindowLoader:
-        """The training loader; built once, since it carries the position in the data."""
+        """The training loader; built once per run, since it holds the position in the data."""
         if self._window_loader is None:
             assert self.trainer is not None
             shards = self._open("train")
@@ -121,7 +168,7 @@ class ShardDataModule(LightningDataModule):
                 EncodedDataset(shards, self.encoder, self.with_targets),
                 micro_batch_size=self.batch_size,
                 micro_batches=self.trainer.accumulate_grad_batches,
-                num_iterations=getattr(self.trainer.lightning_module, "num_iterations", 1),
+                num_iterations=self._num_iterations,
                 rank=self.trainer.global_rank,
                 world_size=self.trainer.world_size,
                 seed=self.seed,
@@ -129,7 +176,7 @@ class ShardDataModule(LightningDataModule):
                 num_workers=self.num_workers,
                 prefetch=self.prefetch,
                 fingerprint=shards.fingerprint,
-                allow_changes=getattr(self.trainer.lightning_module, "resume_with_changes", False),
+                allow_changes=self._allow_changes,
             )
             loader = self._window_loader
             rank_zero_info(
@@ -138,28 +185,28 @@ class ShardDataModule(LightningDataModule):
             )
         return self._window_loader
 
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self) -> WindowLoader:
         return self.window_loader
 
-    def val_dataloader(self) -> EvaluationLoader | list[Any]:
+    def val_dataloader(self) -> EvaluationLoader[list[Prompt]] | list[Any]:
         if self.val is None:
             return []
         assert self.trainer is not None
         shards = self._open("val")
         size = len(shards) if self.val_samples is None else min(self.val_samples, len(shards))
-        indices = shard_across_devices(size, self.trainer.global_rank, self.trainer.world_size)
+        batches = device_batches(size, self.val_batch_size, self.trainer.global_rank, self.trainer.world_size)
         dataset = EncodedDataset(shards, self.encoder, modalities=self.val_modalities)
-        return EvaluationLoader(dataset, indices, self.val_batch_size, self.num_workers, self.prefetch)
+        return EvaluationLoader(dataset, batches, self.num_workers, self.prefetch)
 
-    def predict_dataloader(self) -> EvaluationLoader | list[Any]:
+    def predict_dataloader(self) -> EvaluationLoader[list[Prompt]] | list[Any]:
         """The validation questions."""
         return self.val_dataloader()
 
 
 def check_overlap(train: ShardSet, val: ShardSet, allow: bool) -> None:
-    """Refuse to train on samples of the validation set; say how many clips the two share with other questions.
+    """Refuse to train on samples of the validation set; report how many clips the two share with other questions.
 
-    A sample is the same when id and clip are: two sets may count their own ids from 0.
+    Samples are the same if both id and clip are equal: two sets may each count their ids from 0.
 
     Raises:
         ValueError: samples are in both, and `allow` is False.

@@ -6,4 +6,4 @@ from datamodules.base import ShardDataModule
 
 
 class GRPODataModule(ShardDataModule):
-    """Questions whose answers rewards can check; traces, if there are any, are not read."""
+    """Questions with gold answers that rewards can check; traces in the shards are not read."""

@@ -6,6 +6,6 @@ from datamodules.base import ShardDataModule
 
 
 class SFTDataModule(ShardDataModule):
-    """Questions and the traces to learn from; every training sample must carry one."""
+    """Questions with traces to learn from; every training sample must have a trace."""
 
     with_targets = True

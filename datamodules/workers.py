@@ -1,4 +1,4 @@
-"""Batches of a data set's items, read ahead by data workers, and one line for what can happen to these processes."""
+"""Batches of a data set's items, read ahead by data workers, with one-line errors for workers that fail."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from datamodules.handover import NoSharedMemory, pack, unpack
+from datamodules.shared_memory import NoSharedMemory, pack, unpack
 
 SIGTERM_GRACE_SECONDS = 300
-"""How long a data worker continues after SIGTERM."""
+"""Time that a data worker continues after SIGTERM."""
 
 MB = 1_000_000
 
@@ -30,8 +30,8 @@ def read_batches(
 ) -> Iterator[list[T]]:
     """The items of every batch, read ahead by data workers.
 
-    All workers read every batch together, each a part of it, so that what waits in shared memory is `prefetch` batches
-    (or as many items for each worker, where a batch has fewer items than there are workers).
+    All workers read every batch together, each a part of it, so that `prefetch` batches wait in shared memory (or as
+    many items for each worker, if a batch has fewer items than there are workers).
 
     Args:
         dataset: items by index.
@@ -40,8 +40,7 @@ def read_batches(
         prefetch: parts of a batch that each worker keeps ready.
 
     Raises:
-        ValueError, OSError: what `dataset` raised on an item, as it raised it. torch would raise another error, whose
-            message is the worker's traceback; it is a note of ours.
+        ValueError, OSError: raised by `dataset` on an item, unchanged; the worker's traceback is added as a note.
         DataWorkerError: a worker was killed, or shared memory is too small for a part of a batch.
     """
     size = max(1, -(-max((len(batch) for batch in batches), default=1) // max(1, num_workers)))
@@ -51,8 +50,8 @@ def read_batches(
         batch_sampler=parts,
         num_workers=num_workers,
         prefetch_factor=prefetch if num_workers else None,
-        collate_fn=pack if num_workers else _keep,
-        worker_init_fn=_outlive_sigterm,
+        collate_fn=pack if num_workers else list,
+        worker_init_fn=_survive_sigterm,
     )
     stream = iter(loader)
     if num_workers:
@@ -66,22 +65,22 @@ def read_batches(
 
 
 def _next_part(stream: Iterator[Any], waiting: int) -> list[Any]:
-    """The next part's items; up to `waiting` parts are in shared memory at one time."""
+    """The next part's items; up to `waiting` parts are in shared memory at once."""
     try:
-        parcel = next(stream)
+        packed = next(stream)
     except RuntimeError as error:
         known = _worker_error(error)
         if known is None:
             raise
         raise known from None
-    if isinstance(parcel, NoSharedMemory):
+    if isinstance(packed, NoSharedMemory):
         raise DataWorkerError(
-            f"shared memory is too small for the data workers: /dev/shm has {parcel.total / MB:,.0f} MB, "
-            f"{parcel.free / MB:,.0f} MB of it free, and they need {waiting * parcel.needed / MB:,.0f} MB "
-            f"({parcel.needed / MB:,.1f} MB for each of {waiting} parts of a batch). Start the container with a larger "
+            f"shared memory is too small for the data workers: /dev/shm has {packed.total / MB:,.0f} MB, "
+            f"{packed.free / MB:,.0f} MB of it free, and they need {waiting * packed.needed / MB:,.0f} MB "
+            f"({packed.needed / MB:,.1f} MB for each of {waiting} parts of a batch). Start the container with a larger "
             "one (docker run --shm-size 8g, or --ipc=host), or set data.num_workers to 0 or lower it and data.prefetch"
         )
-    items = unpack(parcel)
+    items = unpack(packed)
     for item in items:
         if isinstance(item, Exception):
             raise item
@@ -89,7 +88,7 @@ def _next_part(stream: Iterator[Any], waiting: int) -> list[Any]:
 
 
 def _worker_error(error: RuntimeError) -> DataWorkerError | None:
-    """One line for torch's message about a worker that is not there any more; None for any other error."""
+    """One line for torch's message about a worker that has ended; None for any other error."""
     if isinstance(error.__cause__, DataWorkerError):  # raised by the handler below while torch waited for a part
         return error.__cause__
     text = str(error)
@@ -105,7 +104,7 @@ def _worker_error(error: RuntimeError) -> DataWorkerError | None:
 
 
 def _explain_killed_workers() -> None:
-    """Give torch's handler of SIGCHLD our message: it raises wherever the main thread is when a worker dies."""
+    """Reword the error of torch's SIGCHLD handler, which raises wherever the main thread is when a worker dies."""
     handler = signal.getsignal(signal.SIGCHLD)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         return
@@ -115,7 +114,7 @@ def _explain_killed_workers() -> None:
 
 
 class _WorkerWatch:
-    """A handler of SIGCHLD that says what torch's says in our words."""
+    """A SIGCHLD handler that calls torch's and rewords its error."""
 
     def __init__(self, handler: Any) -> None:
         self.handler = handler
@@ -131,7 +130,7 @@ class _WorkerWatch:
 
 
 class _Errors(Dataset[Any]):
-    """A data set whose refusals leave a worker as items."""
+    """A data set that returns its errors as items, so that they leave a worker unchanged."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -146,10 +145,6 @@ class _Errors(Dataset[Any]):
             return error
 
 
-def _outlive_sigterm(worker: int) -> None:
-    """A scheduler sends SIGTERM to every process of a job; a worker must serve until the run has saved itself."""
+def _survive_sigterm(worker: int) -> None:
+    """A scheduler sends SIGTERM to every process of a job; a worker must continue until the run has saved itself."""
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE_SECONDS))
-
-
-def _keep(items: list[Any]) -> list[Any]:
-    return items

@@ -1,4 +1,4 @@
-"""How plain (single-file) checkpoints are written and read; see `avrt.model.checkpoints`."""
+"""Writing and reading plain (single-file) checkpoints; see `avrt.model.checkpoints`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from avrt.model.checkpoints import check_complete, check_no_instantiator, load_w
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Files that are whole or absent, and are read without running code. Training modules install it themselves."""
+    """Files that are complete or absent, and are read without running code. See `lightning_modules.plugins`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         if storage_options is not None:
@@ -28,7 +28,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if path.is_dir():
             raise ValueError(
                 f"checkpoint {path} was written by DeepSpeed; resume it with the strategy that wrote it, or export it "
-                "and set model.init_args.student.path"
+                "and set model.student.path"
             )
         checkpoint = load_without_code(path, "cpu")
         check_no_instantiator(checkpoint, path)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from lightning.pytorch import LightningDataModule
+
+from avrt.config.numbers import PositiveInt
 from avrt.evaluation.benchmarks import new_record
-from avrt.evaluation.question_sets import MediaConfig, QuestionSet, prompt_settings
+from avrt.evaluation.question_sets import QuestionSet, prompt_settings
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.run_log import RunState, begin_run, finish_run, say_missing
+from avrt.evaluation.run_log import RunState, begin_run, finish_run, run_state, say_missing
 from avrt.evaluation.running import RunningScores
 from avrt.evaluation.score_table import score_console
 from avrt.evaluation.scoring import grade_record
@@ -24,28 +27,29 @@ from avrt.model.trained_weights import weights_fingerprint
 from avrt.sample import Sample
 from avrt.text.answers import Profile
 from avrt.text.prompts import build_messages
-from datamodules.benchmark import QuestionBatch
-from lightning_modules.base import StudentModule
-from lightning_modules.optimization import OptimizerConfig
+from datamodules.benchmark import BenchmarkDataModule, QuestionBatch
+from lightning_modules.answering import AnsweringModule
+
+T = TypeVar("T")
 
 
-class EvaluateModule(StudentModule):
-    """Answers benchmarks greedily and leaves a run folder, see `avrt.evaluation.records`.
+class EvaluateModule(AnsweringModule):
+    """Answers benchmarks greedily and writes a run folder, see `avrt.evaluation.records`.
 
-    The student comes from `student.path` (an exported folder or a hub id), or from a checkpoint of this project over
-    it (``--ckpt_path``). Devices share the questions batch by batch. A run that was killed goes on when it is started
-    again, with any number of devices. When all is answered, the first device scores it.
+    The student comes from `student.path` (an exported folder or a hub id), or from a checkpoint of this project on top
+    of it (``--ckpt_path``). Devices share the questions batch by batch. A run that was killed continues when it is
+    started again, with any number of devices. When all questions are answered, the first device scores the run.
 
     Logged per benchmark: ``test/<benchmark>/<name>`` for every name of `RunningScores`.
 
     Args:
-        student: which student, and how it is asked (`answer_format`).
+        student: the student, and how it reads its prompts (`answer_format`).
         run: the run's folder; None takes the logger's.
         name: the run's name in tables; None takes the folder's.
         max_completion_length: token limit of an answer.
-        kv_cache_tokens: bound on the tokens whose keys and values are held at one time.
-        lora: adapters, where the checkpoint was trained with them.
-        profile: how answers are read, ``paper`` or ``robust``; None takes what goes with `student.answer_format`.
+        kv_cache_tokens: bound on the tokens whose keys and values are held at once.
+        lora: adapters, if the checkpoint was trained with them.
+        profile: rules of answer parsing, ``paper`` or ``robust``; None follows `student.answer_format`.
         harness: also write lm-evaluation-harness's files, into ``<run>/harness``.
     """
 
@@ -54,64 +58,98 @@ class EvaluateModule(StudentModule):
         student: StudentConfig,
         run: str | None = None,
         name: str | None = None,
-        max_completion_length: int = 1024,
-        kv_cache_tokens: int = 262_144,
+        max_completion_length: PositiveInt = 1024,
+        kv_cache_tokens: PositiveInt = 262_144,
         lora: LoRAConfig | None = None,
         profile: Profile | None = None,
         harness: bool = True,
     ) -> None:
-        super().__init__(student, OptimizerConfig(), max_completion_length, kv_cache_tokens, lora)
+        super().__init__(student, max_completion_length, kv_cache_tokens, lora)
         self.run = run
         self.run_name = name
         self.profile = profile
         self.harness = harness
         self._folder = Path()
+        self._data: BenchmarkDataModule | None = None
         self._sets: dict[str, QuestionSet] = {}
         self._infos: dict[str, RunInfo] = {}
         self._done: dict[str, set[str]] = {}
         self._writers: dict[str, RecordWriter] = {}
         self._scores: dict[str, RunningScores] = {}
 
-    def begin_runs(self, question_sets: Sequence[QuestionSet], media: MediaConfig) -> dict[str, set[str]]:
-        """Open the run's folders; returns the ids that need no answer any more, by benchmark, the same on all devices.
+    def connect_data(self, data: LightningDataModule) -> None:
+        """Tell the data module which answers the run's folder holds already; nothing is written yet."""
+        if not self.trainer.testing:
+            super().connect_data(data)
+            return
+        if not isinstance(data, BenchmarkDataModule):
+            raise ValueError(
+                f"data.class_path: EvaluateModule answers benchmarks, which {type(data).__name__} does not provide; "
+                "set it to datamodules.benchmark.BenchmarkDataModule"
+            )
+        log_dir = self.trainer.log_dir  # all devices must ask
+        self._folder = Path(self.run or log_dir or ".")
+        self._data = data
+        self._sets = {questions.name: questions for questions in data.question_sets}
+        done = self._on_first_device(lambda: {n: run_state(self._folder, q).done for n, q in self._sets.items()})
+        data.connect(self.student.encoder, done)
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def on_test_start(self) -> None:
+        """Start the run: write ``run.json``, lock the folders, open this device's records.
+
+        Here and not earlier: the checkpoint's weights are loaded now, and their fingerprint is part of ``run.json``.
 
         Raises:
             ValueError: a folder holds another run, or another process is writing there.
         """
-        log_dir = self.trainer.log_dir  # all devices must ask
-        self._folder = Path(self.run or log_dir or ".")
-        self._sets = {questions.name: questions for questions in question_sets}
+        if self._data is None:
+            raise ValueError("test needs a data module: datamodules.benchmark.BenchmarkDataModule")
         weights, prompt = weights_fingerprint(self), self._prompt()
         self._infos = {
-            questions.name: questions.run_info(
+            name: questions.run_info(
                 run=self.run_name or self._folder.resolve().name,
                 model=str(self.trainer.ckpt_path or self.student_config.path),
                 answer_format=self.student_config.answer_format,
                 profile=self.profile,
-                media=media,
+                media=self._data.media,
                 decoding=self._decoding(),
                 prompt=prompt,
                 weights=weights,
             )
-            for questions in question_sets
+            for name, questions in self._sets.items()
         }
-        states = self._begun_by_first_device()
-        rank = self.trainer.global_rank
+        states: dict[str, RunState] = self._on_first_device(
+            lambda: {name: begin_run(self._folder, self._sets[name], info) for name, info in self._infos.items()}
+        )
         self._done = {name: state.done for name, state in states.items()}
-        for name in self._sets:
-            self._writers[name] = RecordWriter(self._folder / name, rank)
+        self._writers = {name: RecordWriter(self._folder / name, self.trainer.global_rank) for name in self._sets}
         self._scores = {name: RunningScores().to(self.device) for name in self._sets}
-        if rank == 0:
+        if self.trainer.is_global_zero:
             for name, state in states.items():
                 say_missing(self._sets[name], state, score_console())
                 self._count(name, state.answered + state.missing)
-        return self._done
+
+    def _on_first_device(self, function: Callable[[], T]) -> T:
+        """The first device's result, on all devices; its error ends all of them."""
+        result: T | None = None
+        problem = ""
+        if self.trainer.is_global_zero:
+            try:
+                result = function()
+            except (ValueError, OSError) as error:
+                problem = str(error)
+        result, problem = self.trainer.strategy.broadcast((result, problem))
+        if problem:
+            raise ValueError(problem)
+        return result  # type: ignore[return-value]
 
     def _decoding(self) -> dict[str, Any]:
         student = self.student_config
         settings: dict[str, Any] = {
-            "max_completion_length": self.val_sampling.max_completion_length,
-            "temperature": self.val_sampling.temperature,
+            "max_completion_length": self.answer_sampling.max_completion_length,
+            "temperature": self.answer_sampling.temperature,
             "dtype": str(self.student.thinker.dtype).removeprefix("torch."),
             "min_pixels": student.min_pixels,
             "max_pixels": student.max_pixels,
@@ -119,7 +157,7 @@ class EvaluateModule(StudentModule):
         return settings | ({"base": student.path} if self.trainer.ckpt_path else {})
 
     def _prompt(self) -> dict[str, Any]:
-        """The wording, and a fingerprint of what chat template and tokenizer make of it."""
+        """The prompt's wording, and a fingerprint of the tokens that chat template and tokenizer make of it."""
         config = self.student_config
         sample = Sample("example", "Which of these?", ("one", "two"), 0)
         messages = build_messages(
@@ -133,21 +171,10 @@ class EvaluateModule(StudentModule):
             "tokens_sha256": hashlib.sha256(tokens.encode()).hexdigest(),
         }
 
-    def _begun_by_first_device(self) -> dict[str, RunState]:
-        """What the folders hold, found by one device before any writes; its refusal ends all of them."""
-        result: dict[str, RunState] | str = {}
-        if self.trainer.is_global_zero:
-            try:
-                result = {name: begin_run(self._folder, self._sets[name], info) for name, info in self._infos.items()}
-            except (ValueError, OSError) as error:
-                result = str(error)
-        result = self.trainer.strategy.broadcast(result)
-        if isinstance(result, str):
-            raise ValueError(result)
-        return result
+    # ---- answers ----------------------------------------------------------------------------------------------------
 
     def test_step(self, batch: QuestionBatch, batch_idx: int) -> None:
-        """Answer a batch and write it down."""
+        """Answer a batch and record it."""
         records = list(batch.unreadable)
         if batch.items:
             begin = time.perf_counter()
@@ -160,12 +187,12 @@ class EvaluateModule(StudentModule):
                         item,
                         text=completion.text,
                         finish_reason=completion.finish_reason,
-                        prompt_tokens=len(prompt.prompt.input_ids),
+                        prompt_tokens=len(prompt.input_ids),
                         completion_tokens=len(completion.token_ids),
                         latency_seconds=seconds,
                     )
                 )
-        # A batch whose writing was cut off is answered again as a whole, so that its replies come out the same.
+        # A batch whose writing was interrupted is answered again as a whole, so that its replies stay the same.
         wanted = [record for record in records if record.id not in self._done[batch.benchmark]] if records else []
         if wanted:
             self._writers[batch.benchmark].append(*wanted)
@@ -176,7 +203,7 @@ class EvaluateModule(StudentModule):
         self._scores[benchmark].add(grade_record(record, profile) for record in records)
 
     def running_accuracy(self, benchmark: str) -> float:
-        """The strict accuracy so far, over what this device has answered."""
+        """The strict accuracy so far, over this device's answers."""
         return self._scores[benchmark].accuracy_here()
 
     def on_test_epoch_end(self) -> None:

@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule, both from the config."""
+"""AdamW's settings and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from avrt.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ShareBelowOne
+
 
 @dataclass
 class OptimizerConfig:
@@ -17,32 +19,20 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: peak, reached after warm-up.
-        betas, eps, weight_decay: of AdamW. Biases and norm weights do not decay, as is the field's custom.
+        betas, eps, weight_decay: AdamW's. Biases and norm weights do not decay, as usual.
         schedule: after warm-up, ``cosine`` to 0, ``linear`` to 0, or ``constant``.
         warmup_steps: optimizer steps over which the rate rises from 0.
         total_steps: optimizer steps of the whole run, where the schedule ends; None takes `trainer.max_steps` or the
             steps of `trainer.max_epochs` epochs, whichever are fewer.
     """
 
-    learning_rate: float = 2e-6
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    learning_rate: PositiveFloat = 2e-6
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.999)
+    eps: NonNegativeFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.01
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 100
-    total_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, fits, wanted in (
-            ("learning_rate", 0 < self.learning_rate < math.inf, "positive"),
-            ("betas", all(0 <= beta < 1 for beta in self.betas), "from 0 to below 1"),
-            ("eps", self.eps >= 0, "0 or more"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
-            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
-            ("total_steps", self.total_steps is None or self.total_steps > 0, "positive, or null"),
-        ):
-            if not fits:
-                raise ValueError(f"model.init_args.optimizer.{name} must be {wanted}, is {getattr(self, name)}")
+    warmup_steps: NonNegativeInt = 100
+    total_steps: PositiveInt | None = None
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

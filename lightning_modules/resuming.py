@@ -1,4 +1,4 @@
-"""What a run that goes on from a checkpoint must share with the run that wrote it."""
+"""The settings that a resumed run must share with the run that wrote its checkpoint."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 NEUTRAL = frozenset({"student.path", "student.revision", "student.gradient_checkpointing", "optimizer.total_steps"})
-"""Settings that may change: the same student may lie elsewhere (its frozen weights have a fingerprint), activations may
-be kept or not, and a run may be made longer."""
+"""Settings that may change: the student's folder may have moved (its frozen weights have a fingerprint), activations
+may be kept or recomputed, and a run may be made longer."""
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,22 +32,14 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
 def changed_settings(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The differences between the settings of two runs, as `flat_settings` gives them; one text for each."""
     return [
-        f"model.init_args.{key} ({saved.get(key)!r} then, {now.get(key)!r} now)"
+        f"model.{key} ({saved.get(key)!r} then, {now.get(key)!r} now)"
         for key in sorted({*saved, *now})
         if saved.get(key) != now.get(key)
     ]
 
 
-def changed_rewards(saved: Mapping[str, Any] | None, now: Mapping[str, Any]) -> list[str]:
-    """The differences between the rewards of two runs, as `avrt.rewards.describe_rewards` gives them, in any order.
-
-    Args:
-        saved: None for a checkpoint that does not say, of an earlier version of this project.
-    """
-    if saved is None:
-        if now:
-            log.warning("the checkpoint does not say which rewards it was trained with; they could not be compared")
-        return []
+def changed_rewards(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The differences between the rewards of two runs, as `avrt.rewards.describe_rewards` gives them, in any order."""
     changed = []
     for name in sorted({*saved, *now}):
         then, new = saved.get(name), now.get(name)
@@ -77,6 +69,6 @@ def check_unchanged(changed: Sequence[str], allowed: bool) -> None:
     if not allowed:
         raise ValueError(
             f"cannot resume: changed since the checkpoint: {'; '.join(changed)}. Restore it, or set "
-            "model.init_args.resume_with_changes to true"
+            "model.resume_with_changes to true"
         )
     log.warning("resumed with changes: %s", "; ".join(changed))

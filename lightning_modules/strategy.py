@@ -2,36 +2,35 @@
 
 Lightning's own strategy refuses CPUs, divides an accumulated loss twice, cannot leave frozen weights out of a
 checkpoint that it resumes from, unpickles checkpoints, and writes them so that a killed save looks like a whole one.
-This subclass mends these and adds nothing else.
+This subclass fixes these and adds nothing else.
 
-How the weights live: ZeRO-2 keeps a copy of the weights on every device and splits gradients and optimizer state over
-them; with offload these two live in host memory. ZeRO-3 splits the trained weights too.
+ZeRO-2 keeps a copy of the weights on every device and splits gradients and optimizer state over the devices; with
+offload these two are in host memory. ZeRO-3 splits the trained weights too.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.cpp_extension import get_default_build_root
 
+from avrt.config.numbers import PositiveFloat, PositiveInt
 from avrt.model.checkpoints import (
     DEEPSPEED_TAG,
     DEEPSPEED_WEIGHTS,
@@ -42,26 +41,26 @@ from avrt.model.checkpoints import (
     save_tensors,
     start_folder,
 )
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What an optimizer step did.
-
-    Attributes:
-        grad_norm: of all gradients over all devices, before clipping; not finite when the step was skipped.
-        learning_rate: that the step used.
-    """
-
-    grad_norm: float
-    learning_rate: float
+from avrt.model.student import Student
+from lightning_modules.step_metrics import StepReport
 
 
 class StudentPrecision(DeepSpeedPrecision):
-    """Leaves batches alone: they hold samples, and the student converts what it embeds."""
+    """Leaves batches unchanged: they hold samples, and the student converts what it embeds."""
 
     def convert_input(self, data: Any) -> Any:
         return data
+
+
+class TrainedModule(Protocol):
+    """The part of a module that the strategy uses; `lightning_modules.answering.AnsweringModule` has it."""
+
+    student: Student
+
+    @property
+    def trainer(self) -> Trainer: ...
+
+    def check_saved_weights(self, saved: Iterable[str]) -> None: ...
 
 
 class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
@@ -75,11 +74,11 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         stage: 1 splits the optimizer state over devices, 2 the gradients too, 3 the trained weights too.
         offload_optimizer: keep float32 masters, optimizer state and gradients in host memory, and step there.
         pin_memory: pin that memory; faster transfers, for a host with memory to spare.
-        overlap_comm: reduce gradients while the backward pass goes on; costs one more bucket.
+        overlap_comm: reduce gradients during the backward pass; costs one more bucket.
         allgather_bucket_size: elements of weights gathered at a time.
         reduce_bucket_size: elements of gradients reduced at a time.
         timeout_minutes: a device that does not answer a collective for so long ends the run. It must be longer than
-            the longest stretch one device works alone (the slowest rollout against the fastest).
+            the longest time that one device works alone (the slowest rollout against the fastest).
     """
 
     def __init__(
@@ -88,19 +87,10 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         offload_optimizer: bool = True,
         pin_memory: bool = False,
         overlap_comm: bool = True,
-        allgather_bucket_size: int = 200_000_000,
-        reduce_bucket_size: int = 200_000_000,
-        timeout_minutes: float = 30.0,
+        allgather_bucket_size: PositiveInt = 200_000_000,
+        reduce_bucket_size: PositiveInt = 200_000_000,
+        timeout_minutes: PositiveFloat = 30.0,
     ) -> None:
-        if stage not in (1, 2, 3):
-            raise ValueError(f"trainer.strategy.init_args.stage must be 1, 2 or 3, is {stage}")
-        for name, size in (
-            ("timeout_minutes", timeout_minutes),
-            ("allgather_bucket_size", allgather_bucket_size),
-            ("reduce_bucket_size", reduce_bucket_size),
-        ):
-            if not 0 < size < math.inf:
-                raise ValueError(f"trainer.strategy.init_args.{name} must be positive, is {size}")
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would warn that it had to find that out
         super().__init__(
@@ -117,7 +107,7 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         self.stage = stage
         self.offload_optimizer = offload_optimizer
         self.last_step: StepReport | None = None
-        """Of the last optimizer step; the engine knows the norm only after its step."""
+        """The outcome of the last optimizer step; the engine knows the norm only after its step."""
 
     @property
     def precision_plugin(self) -> Precision:
@@ -149,7 +139,7 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
 
     @property
     def root_device(self) -> torch.device:
-        # DeepSpeed asks a device for its index, which a plain CPU device has not.
+        # DeepSpeed reads a device's index, which a plain CPU device does not have.
         return torch.device("cpu", self.local_rank) if self._on_cpu else super().root_device
 
     @property
@@ -157,15 +147,19 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         assert self.parallel_devices is not None
         return self.parallel_devices[0].type == "cpu"
 
+    @property
+    def _module(self) -> TrainedModule:
+        assert self.lightning_module is not None
+        return cast("TrainedModule", self.lightning_module)
+
     # ---- engine -----------------------------------------------------------------------------------------------------
 
     def init_deepspeed(self) -> None:
-        module: Any = self.lightning_module
+        module = self._module
         assert isinstance(self.model, LightningModule)
         if module.trainer.gradient_clip_algorithm == GradClipAlgorithmType.VALUE:
             raise ValueError("trainer.gradient_clip_algorithm: DeepSpeed clips by norm only; remove the key")
         if self.stage == 3:
-            check_zero3(module)
             keep_whole(module.student.thinker.model, ("visual", "audio_tower"), self.root_device)
         if module.trainer.training:
             self._initialize_deepspeed_train(self.model)
@@ -179,8 +173,8 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         if self.stage == 3:
             import deepspeed
 
-            module: Any = self.lightning_module
-            deepspeed.zero.register_external_parameter(module, module.student.thinker.lm_head.weight)
+            weight = self._module.student.thinker.lm_head.weight
+            deepspeed.zero.register_external_parameter(self.lightning_module, weight)
 
     @contextmanager
     def model_sharded_context(self) -> Generator[None, None, None]:
@@ -205,9 +199,8 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         return DeepSpeedCPUAdam(groups, adamw_mode=True, **settings)
 
     def _auto_select_batch_size(self) -> int:
-        # Only for DeepSpeed's own throughput log; Lightning would look for a torch DataLoader's sampler.
-        assert self.lightning_module is not None
-        return getattr(self.lightning_module.trainer.datamodule, "batch_size", 1)  # type: ignore[attr-defined]
+        # Only DeepSpeed's own throughput log reads it. Lightning would look for a torch DataLoader's sampler.
+        return 1
 
     # ---- a step -----------------------------------------------------------------------------------------------------
 
@@ -239,7 +232,7 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
             self.deepspeed_engine.save_checkpoint(
                 partial, client_state=client_state, tag=DEEPSPEED_TAG, exclude_frozen_parameters=True
             )
-        except OSError:  # a full disk: leave nothing that takes room
+        except OSError:  # a full disk: leave nothing that takes space
             shutil.rmtree(partial, ignore_errors=True)
             raise
         self.barrier()
@@ -251,16 +244,16 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         """Read a checkpoint of this strategy.
 
         Raises:
-            ValueError: it is incomplete, holds code, was written by another number of devices, or misses weights.
+            ValueError: it is incomplete, holds code, was written by another number of devices, or lacks weights.
         """
         path = Path(checkpoint_path)
         check_complete(path)
         if not path.is_dir():
             raise ValueError(
                 f"{path}: is a single file, not a checkpoint of DeepSpeed; resume it with the strategy that wrote it, "
-                "or export it and set model.init_args.student.path"
+                "or export it and set model.student.path"
             )
-        module: Any = self.lightning_module
+        module = self._module
         saved = load_without_code(path / DEEPSPEED_TAG / DEEPSPEED_WEIGHTS, mmap=True)
         check_no_instantiator(saved, path)
         if module.trainer.training and saved["dp_world_size"] != self.world_size:
@@ -275,52 +268,11 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         return super().load_checkpoint(checkpoint_path, weights_only)
 
 
-def check_strategy(strategy: Strategy) -> None:
-    """Refuse strategies under which a run would go wrong without a word.
-
-    Lightning's FSDP gathers weights when a layer is called, but the head's weight is used without calling the head, and
-    a device whose batch has no sound never calls the audio encoder; its own DeepSpeed divides accumulated losses twice.
-
-    Raises:
-        ValueError: names the key and the mend.
-    """
-    if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or (
-        isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, AVRTDeepSpeedStrategy)
-    ):
-        raise ValueError(
-            f"trainer.strategy: {type(strategy).__name__} does not train these students rightly; set it to auto, to "
-            "ddp, or to lightning_modules.strategy.AVRTDeepSpeedStrategy, whose stage 3 splits the weights too"
-        )
-
-
-def check_zero3(module: Any) -> None:
-    """What ZeRO-3 cannot do here.
-
-    Every device must run the same layers in the same order under it, since each gathers the weights of a layer from
-    the others. Sampling runs for as long as a device's longest response.
-
-    Raises:
-        ValueError: names the key and the mend.
-    """
-    trainer: Trainer = module.trainer
-    if hasattr(module, "num_generations"):
-        raise ValueError(
-            "trainer.strategy.init_args.stage: 3 splits the weights over devices, and GRPO samples a different number "
-            "of tokens on each, so they would wait for each other for ever; set it to 2 (the 7B student fits: see "
-            "python -m avrt plan)"
-        )
-    if getattr(trainer.datamodule, "val", None) is not None and trainer.limit_val_batches:  # type: ignore[attr-defined]
-        raise ValueError(
-            "trainer.strategy.init_args.stage: 3 cannot validate, since devices would sample answers of different "
-            "length; set trainer.limit_val_batches to 0 and validate the exported model, or set the stage to 2"
-        )
-
-
 def keep_whole(owner: nn.Module, names: Iterable[str], device: torch.device) -> None:
-    """Take frozen encoders out of the engine's sight, so that ZeRO-3 neither splits nor gathers them.
+    """Hide frozen encoders from the engine, so that ZeRO-3 neither splits nor gathers them.
 
-    A device whose batch has no sound never calls the audio encoder; were its weights split, the others would wait for
-    this device's part for ever. They stay reachable under their names, whole on every device.
+    A device whose batch has no audio never calls the audio encoder. If the encoder's weights were split, the other
+    devices would wait for this device's part forever. They stay reachable under their names, whole on every device.
     """
     for name in names:
         encoder = owner._modules.pop(name)
@@ -329,7 +281,7 @@ def keep_whole(owner: nn.Module, names: Iterable[str], device: torch.device) -> 
 
 
 def safe_checkpoint_engine() -> Any:
-    """DeepSpeed's reader and writer of files, without its unpickling of anything whatsoever, and with clear errors."""
+    """DeepSpeed's reader and writer of files, without unpickling code, and with clear errors."""
     from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
     class SafeCheckpointEngine(TorchCheckpointEngine):

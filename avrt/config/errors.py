@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from avrt.config.class_paths import refusal
+from avrt.config.numbers import WORDING
 
 
 class UsageError(ValueError):
@@ -21,7 +22,6 @@ class UsageError(ValueError):
 
 
 _TYPE_NAMES = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
-_RESTRICTED = {"PositiveInt": "a whole number above 0"}
 
 _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
 
@@ -210,7 +210,7 @@ def _wrong_value(message: str, key: str) -> str:
     if bare:
         return f"{key}: {bare[1]!r} is not a known class; give its full class path"
     types, choices = [], []
-    types += [_RESTRICTED[name] for name in re.findall(r"Not of type (\w+)", message) if name in _RESTRICTED]
+    types += [WORDING[name] for name in re.findall(r"Not of type (\w+)", message) if name in WORDING]
     for literals, type_name in re.findall(r"Expected an? (?:typing\.Literal\[([^\]]+)\]|<class '([^']+)'>)", message):
         if literals:
             choices.extend(literals.split(", "))

@@ -53,7 +53,7 @@ def fit_command(preset: str, *, train: Path, val: Path, student: Path, out: Path
     if seed:
         words += ["--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
     if seed and preset.startswith("grpo"):
-        words += ["--model.init_args.seed", str(seed)]
+        words += ["--model.sampling.seed", str(seed)]
     return words
 
 

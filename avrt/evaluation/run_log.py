@@ -28,15 +28,33 @@ class RunState:
     Attributes:
         answered: records with a reply: these items are left alone.
         missing: records of items whose media are not there.
+        noted: ids of the items that the folder already records as missing.
     """
 
     answered: tuple[Record, ...]
     missing: tuple[Record, ...]
+    noted: frozenset[str] = frozenset()
 
     @property
     def done(self) -> set[str]:
         """Ids of the items that need no reply any more."""
         return {record.id for record in self.answered + self.missing}
+
+
+def run_state(run: Path, questions: QuestionSet) -> RunState:
+    """What earlier runs have left in a benchmark's folder and which media are missing; writes nothing."""
+    folder = run / questions.name
+    known = {record.id: record for record in read_records(folder)} if record_files(folder) else {}
+    items = {item.sample.id for item in questions.items}
+    answered = tuple(record for record in known.values() if record.failure is None and record.id in items)
+    done = {record.id for record in answered}
+    missing = tuple(
+        missing_media_record(questions.benchmark, item)
+        for item in questions.items
+        if item.missing and item.sample.id not in done
+    )
+    noted = frozenset(record.id for record in known.values() if record.failure == MISSING_MEDIA)
+    return RunState(answered, missing, noted)
 
 
 def begin_run(run: Path, questions: QuestionSet, info: RunInfo) -> RunState:
@@ -49,18 +67,10 @@ def begin_run(run: Path, questions: QuestionSet, info: RunInfo) -> RunState:
     """
     folder = run / questions.name
     info.write(folder)
-    known = {record.id: record for record in read_records(folder)} if record_files(folder) else {}
-    items = {item.sample.id for item in questions.items}
-    answered = tuple(record for record in known.values() if record.failure is None and record.id in items)
-    done = {record.id for record in answered}
-    missing = tuple(
-        missing_media_record(questions.benchmark, item)
-        for item in questions.items
-        if item.missing and item.sample.id not in done
-    )
+    state = run_state(run, questions)
     with RecordWriter(folder) as writer:
-        writer.append(*(record for record in missing if not _says_missing(known.get(record.id))))
-    return RunState(answered, missing)
+        writer.append(*(record for record in state.missing if record.id not in state.noted))
+    return state
 
 
 def say_missing(questions: QuestionSet, state: RunState, console: Console) -> None:
@@ -75,10 +85,6 @@ def say_missing(questions: QuestionSet, state: RunState, console: Console) -> No
             soft_wrap=True,
             markup=False,
         )
-
-
-def _says_missing(record: Record | None) -> bool:
-    return record is not None and record.failure == MISSING_MEDIA
 
 
 def batches_left(items: Sequence[Item], done: Iterable[str], batch_size: int) -> list[list[int]]:

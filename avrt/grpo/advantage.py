@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,18 +14,18 @@ ADVANTAGE_EPSILON = 1e-4
 LARGE_REWARD = 1e15
 """Squares of larger rewards come near float32's limit; their statistics are computed in float64."""
 
-SCALES = ("group", "batch", "none")
-"""What advantages are divided by: see `group_advantages`."""
+RewardScale = Literal["group", "batch", "none"]
+"""The divisor of advantages, see `group_advantages`."""
 
 
 @dataclass(frozen=True)
 class GroupStatistics:
-    """What the rewards of a batch say group by group.
+    """Advantages and statistics of a batch, group by group.
 
     Attributes:
         advantages: ``[N]``, the same for every token of a response.
         group_std: ``[N / G]`` unbiased standard deviation of each group's rewards.
-        zero_std: bool ``[N / G]``, groups whose rewards are all equal: they carry no signal.
+        zero_std: bool ``[N / G]``, groups whose rewards are all equal: they have no gradient.
     """
 
     advantages: Tensor
@@ -36,8 +37,8 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
     """Advantages A_i = (r_i - mean(r)) / (std(r) + 1e-4) within each prompt's group of G responses.
 
     Args:
-        rewards: ``[N]`` summed rewards, the G responses of a prompt side by side. NaN (a response that no reward
-            could score) is left out of the group's mean and standard deviation and gets advantage 0.
+        rewards: ``[N]`` summed rewards, the G responses of a prompt side by side. NaN (no reward applies to
+            the response) is left out of the group's mean and standard deviation and gets advantage 0.
         num_generations: group size G, at least 2.
         scale_rewards: ``group`` divides by the group's standard deviation, ``batch`` by the batch's, ``none`` not at
             all (Dr. GRPO).
@@ -47,8 +48,7 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
     """
     if num_generations < 2:
         raise ValueError(
-            f"num_generations is {num_generations}: a group needs at least 2 responses, with one response every "
-            "advantage is 0; set model.init_args.num_generations to 2 or more"
+            f"num_generations must be 2 or more, is {num_generations}: with one response every advantage is 0"
         )
     if rewards.ndim != 1 or rewards.shape[0] % num_generations:
         raise ValueError(f"rewards of shape {tuple(rewards.shape)} do not split into groups of {num_generations}")
@@ -65,7 +65,7 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
     elif scale_rewards == "none":
         scale = torch.ones((), dtype=rewards.dtype, device=rewards.device)
     else:
-        raise ValueError(f"scale_rewards must be one of {', '.join(SCALES)}, is {scale_rewards!r}")
+        raise ValueError(f"scale_rewards must be one of {', '.join(get_args(RewardScale))}, is {scale_rewards!r}")
     advantages = torch.nan_to_num(centered / scale, nan=0.0).flatten()
     group_std = group_std.to(dtype)
     return GroupStatistics(advantages.to(dtype), group_std, torch.isclose(group_std, torch.zeros_like(group_std)))

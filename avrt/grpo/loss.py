@@ -5,14 +5,17 @@ Shape letters: N responses of the batch, C longest response.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
-IMPORTANCE_SAMPLING_LEVELS = ("token", "sequence")
+from avrt.config.numbers import NonNegativeFloat, PositiveFloat
+from avrt.grpo.advantage import RewardScale
+
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
+SamplingLevel = Literal["token", "sequence"]
 
 
 @dataclass(frozen=True)
@@ -20,43 +23,31 @@ class LossConfig:
     """Settings of the objective; names and defaults are the field's.
 
     Attributes:
-        loss_type: how token losses are reduced. ``grpo``: mean over each response's tokens, then over responses.
-            ``bnpo``: mean over all tokens of the optimizer step on this device. ``dapo``: the same over all devices.
-            ``dr_grpo``: sum over tokens divided by responses times `max_completion_length`.
+        type: reduction of the token losses. ``grpo``: mean over each response's tokens, then over responses. ``bnpo``:
+            mean over all tokens of the optimizer step on this device. ``dapo``: the same over all devices. ``dr_grpo``:
+            sum over tokens divided by responses times the token limit of a response.
         beta: weight of the KL term; at 0 no reference policy is needed.
         epsilon: clip range below 1, and above 1 too unless `epsilon_high` is set.
         epsilon_high: clip range above 1.
         importance_sampling_level: ``token`` (GRPO) or ``sequence`` (GSPO: one ratio per response, the exponential of
             the mean token log-ratio).
+        scale_rewards: divisor of the advantages, see `avrt.grpo.advantage.group_advantages`.
     """
 
-    loss_type: str = "grpo"
-    beta: float = 0.01
-    epsilon: float = 0.2
-    epsilon_high: float | None = None
-    importance_sampling_level: str = "token"
+    type: LossType = "grpo"
+    beta: NonNegativeFloat = 0.01
+    epsilon: PositiveFloat = 0.2
+    epsilon_high: PositiveFloat | None = None
+    importance_sampling_level: SamplingLevel = "token"
+    scale_rewards: RewardScale = "group"
 
-    def __post_init__(self) -> None:
-        if self.loss_type not in LOSS_TYPES:
-            raise ValueError(f"model.init_args.loss_type must be one of {', '.join(LOSS_TYPES)}, is {self.loss_type!r}")
-        if self.importance_sampling_level not in IMPORTANCE_SAMPLING_LEVELS:
-            raise ValueError(
-                "model.init_args.importance_sampling_level must be one of "
-                f"{', '.join(IMPORTANCE_SAMPLING_LEVELS)}, is {self.importance_sampling_level!r}"
-            )
-        if not 0 <= self.beta < math.inf:
-            raise ValueError(f"model.init_args.beta must be 0 (no reference policy) or positive, is {self.beta}")
-        if not self.epsilon > 0:
-            raise ValueError(f"model.init_args.epsilon must be positive, is {self.epsilon}")
-        if self.epsilon_high is not None and not self.epsilon_high > 0:
-            raise ValueError(
-                f"model.init_args.epsilon_high must be positive, or null for epsilon's value, is {self.epsilon_high}"
-            )
+
+DEFAULT_LOSS = LossConfig()
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """What the losses of an optimizer step are divided by; counted over the whole step, not over a micro-batch.
+    """The totals that losses are divided by; counted over the whole optimizer step, not over a micro-batch.
 
     Dividing every micro-batch's sum by the step's totals makes the gradient independent of how the step is cut.
 
@@ -75,7 +66,7 @@ class Normalizer:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """Loss of a micro-batch and what is logged about it.
+    """Loss of a micro-batch, and its metrics.
 
     Attributes:
         loss: scalar; the micro-batch's share of the optimizer step's loss (shares add up to the loss).
@@ -108,8 +99,8 @@ def grpo_loss(
         advantages: ``[N]``.
         config: the objective's settings.
         normalizer: totals of the optimizer step.
-        old_logprobs: ``[N, C]`` under the policy that sampled; None when no update has happened since, then they are
-            `logprobs` without gradient and cost no extra pass.
+        old_logprobs: ``[N, C]`` under the policy that sampled; None if no update has happened since: then they are
+            `logprobs` without gradient, at no extra cost.
         ref_logprobs: ``[N, C]`` under the reference policy; needed unless ``beta`` is 0.
         entropies: ``[N, C]`` of the policy, only logged.
     """
@@ -129,7 +120,7 @@ def grpo_loss(
     tokens = weight.sum()
     if config.beta:
         if ref_logprobs is None:
-            raise ValueError("beta is not 0 but no ref_logprobs were given")
+            raise ValueError("beta is not 0: ref_logprobs are needed")
         difference = torch.where(mask, ref_logprobs, 0.0) - logprobs
         kl = difference.exp() - difference - 1
         token_loss = token_loss + config.beta * kl
@@ -138,14 +129,16 @@ def grpo_loss(
         sums["entropy"] = ((torch.where(mask, entropies, 0.0) * weight).sum(), tokens)
 
     token_loss = token_loss * weight
-    if config.loss_type == "grpo":
+    if config.type == "grpo":
         loss = (token_loss.sum(-1) / weight.sum(-1).clamp(min=1.0)).sum() / normalizer.responses
-    elif config.loss_type == "bnpo":
+    elif config.type == "bnpo":
         loss = token_loss.sum() / max(normalizer.tokens, 1)
-    elif config.loss_type == "dapo":
+    elif config.type == "dapo":
         loss = token_loss.sum() / max(normalizer.tokens_per_device, 1.0)
-    else:  # dr_grpo
+    elif config.type == "dr_grpo":
         loss = token_loss.sum() / (normalizer.responses * normalizer.max_completion_length)
+    else:
+        raise ValueError(f"type must be one of {', '.join(get_args(LossType))}, is {config.type!r}")
     sums.update(_clip_sums(ratio.detach(), advantage, weight, low, high))
     return LossOutput(loss, sums)
 
@@ -153,7 +146,7 @@ def grpo_loss(
 def _clip_sums(
     ratio: Tensor, advantage: Tensor, weight: Tensor, low: float, high: float
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Shares of tokens (of responses, for sequence ratios) whose gradient the clipping stops."""
+    """Shares of tokens (or of responses, for sequence ratios) whose gradient is zero because of clipping."""
     clipped_low = ((ratio < 1 - low) & (advantage < 0)).to(weight.dtype)
     clipped_high = ((ratio > 1 + high) & (advantage > 0)).to(weight.dtype)
     if ratio.shape[-1] == 1 and weight.shape[-1] != 1:

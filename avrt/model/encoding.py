@@ -1,9 +1,9 @@
-"""From a sample to the tensors that the student reads: chat text, token ids, patches, mel features.
+"""Encoding of samples into the student's input tensors: chat text, token ids, patches, mel features.
 
-Runs in the data workers, needs the processor but not the model, and does no work twice: frames and sound come decoded
+Runs in the data workers, needs the processor but not the model, and does no work twice: frames and audio come decoded
 from the shards.
 
-Shape letters: P prompt tokens, F mel frames.
+Shape letters: P prompt tokens, C trace tokens, F mel frames.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ from avrt.text.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messa
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question, ready for the student. Tensors of absent streams are None.
+    """One question, encoded for the student. Tensors of absent streams are None.
 
     Attributes:
         sample: the question, with its clip (callbacks show it).
         input_ids: ``[P]``, one placeholder token per media feature.
         frames: the image or the frames as resized for the vision encoder, uint8 ``[T, 3, height, width]``;
-            `avrt.model.encoders.normalized_patches` makes of them what the encoder reads. As float32 patches they would
-            be four times as large on the way from a data worker; and where nothing was resized they are the clip's own
-            frames, which then travel once.
+            `avrt.model.encoders.normalized_patches` turns them into the encoder's input. As float32 patches they would
+            be four times as large when a data worker passes them on; where nothing was resized they are the clip's own
+            frames, which are then passed on once.
         image_grid_thw, video_grid_thw: ``[1, 3]`` patches in time, height and width.
         second_per_grid: seconds between two temporal patches of the video.
         input_features: log-mel features ``[mel bins, F]``.
+        target: token ids ``[C]`` of the trace that supervised fine-tuning predicts.
     """
 
     sample: Sample
@@ -45,6 +46,7 @@ class Prompt:
     video_grid_thw: Tensor | None = None
     second_per_grid: float | None = None
     input_features: Tensor | None = None
+    target: Tensor | None = None
 
 
 class PromptEncoder:
@@ -53,7 +55,7 @@ class PromptEncoder:
     Args:
         processor: `Qwen2_5OmniProcessor`.
         template: wording of the prompt.
-        answer_format: ``tags`` or ``letter``; which of the template's instructions closes the prompt.
+        answer_format: ``tags`` or ``letter``; selects the template's instruction that ends the prompt.
         min_pixels, max_pixels: bounds on the pixels of each frame; a frame outside is resized.
         max_prompt_tokens: longer prompts are refused (a cut prompt would lose media placeholders), or None.
     """
@@ -79,13 +81,18 @@ class PromptEncoder:
 
     @float32_default()
     @torch.autocast("cpu", enabled=False)
-    def encode(self, sample: Sample) -> Prompt:
-        """The prompt of a sample; which streams it shows follows from its clip. Computed in float32 always.
+    def encode(self, sample: Sample, with_target: bool = False) -> Prompt:
+        """The prompt of a sample, with the streams that its clip has. Always computed in float32.
+
+        Args:
+            sample: with its clip decoded.
+            with_target: also encode the sample's trace.
 
         Raises:
-            ValueError: the sample has no clip, its text spells a special token, or its prompt is longer than
-                `max_prompt_tokens`.
+            ValueError: the sample has no clip or no trace, its text spells a special token, or its prompt is longer
+                than `max_prompt_tokens`.
         """
+        target = self.encode_target(sample) if with_target else None
         clip = sample.clip
         if clip is None:
             raise ValueError(f"sample {sample.id!r} has no clip; was its shard read with media?")
@@ -139,10 +146,11 @@ class PromptEncoder:
             video_grid_thw=inputs.get("video_grid_thw"),
             second_per_grid=None if seconds is None else float(seconds[0]),
             input_features=features,
+            target=target,
         )
 
     def encode_target(self, sample: Sample) -> Tensor:
-        """Token ids of the sample's trace with the end-of-turn token: what supervised fine-tuning predicts, ``[C]``."""
+        """Token ids of the sample's trace with the end-of-turn token, ``[C]``: the target of supervised fine-tuning."""
         if not sample.trace:
             raise ValueError(
                 f"sample {sample.id!r} has no trace to learn from; supervised fine-tuning needs shards that carry "
@@ -153,7 +161,7 @@ class PromptEncoder:
         return torch.tensor(ids)
 
     def _refuse_special_tokens(self, sample: Sample, *texts: str) -> None:
-        """In the data's text one would end a turn, or stand for media that is not there."""
+        """A special token in the data's text would end a turn, or announce media that does not exist."""
         for token in self._special_tokens:
             if any(token in text for text in texts):
                 raise ValueError(
@@ -162,10 +170,10 @@ class PromptEncoder:
                 )
 
     def _audio_arguments(self, samples: int) -> dict[str, Any]:
-        """Pad the sound by one analysis window of silence only, not to the model's 30 or 300 seconds.
+        """Pad the audio by one analysis window of silence only, not to the model's 30 or 300 seconds.
 
-        The features are the same (every mel frame of the sound sees silence behind the end either way), and a 10 s
-        clip does not pay for the spectrogram of minutes of silence.
+        The features are the same (every mel frame of the audio sees silence behind the end either way), and no
+        spectrogram of minutes of silence is computed for a 10 s clip.
         """
         extractor = self.processor.feature_extractor
         padded = samples + extractor.n_fft
@@ -174,12 +182,12 @@ class PromptEncoder:
 
 
 def _even(frames: Tensor) -> Tensor:
-    """An even number of frames: the vision encoder reads them in pairs; the last one stands in for its partner."""
+    """An even number of frames, for the vision encoder reads them in pairs; an odd last frame is repeated."""
     return frames if len(frames) % 2 == 0 else torch.cat([frames, frames[-1:]])
 
 
 def _resized(patches: Tensor, grid: Tensor, media: Any) -> Tensor:
-    """The processor's patches ``[patches, patch values]`` put together to frames ``[T, channels, height, width]``.
+    """The processor's patches ``[patches, patch values]`` reassembled into frames ``[T, channels, height, width]``.
 
     An image counts as two equal frames.
     """

@@ -113,7 +113,7 @@ def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit
                 offload = f"trainer.strategy.class_path: {STRATEGY}, and {offload}"
             found.append((device.optimizer, offload))
     if device.kv_cache and device.rollout > device_limit * USABLE:
-        found.append((device.kv_cache, "model.init_args.kv_cache_tokens: lower (the window is sampled in parts)"))
+        found.append((device.kv_cache, "model.sampling.kv_cache_tokens: lower (the window is sampled in parts)"))
     if device.peak > device_limit * USABLE:
         if device.reference:
             found.append((device.reference, "model.init_args.reference_device: cpu"))

@@ -118,7 +118,7 @@ def read_settings(
     ):
         if value < 1:
             raise UsageError(f"{name} must be positive, is {value}")
-    limit = arguments["max_completion_length"] if task == "grpo" else 512
+    limit = arguments["sampling"]["max_completion_length"] if task == "grpo" else 512
     lora = LoRAConfig(**arguments["lora"]) if arguments.get("lora") else None
     if task == "grpo" and strategy_arguments.get("stage") == 3:
         raise UsageError("trainer.strategy.init_args.stage: fit refuses GRPO under ZeRO-3; set it to 2")
@@ -142,7 +142,7 @@ def read_settings(
         num_generations=arguments.get("num_generations", 1),
         num_iterations=arguments.get("num_iterations", 1),
         reference=_reference(task, arguments, lora),
-        kv_cache_tokens=arguments.get("kv_cache_tokens", 0),
+        kv_cache_tokens=arguments["sampling"]["kv_cache_tokens"] if task == "grpo" else 0,
         encoder_batch_tokens=arguments["student"]["encoder_batch_tokens"],
         lora=lora,
         reduce_bucket_size=strategy_arguments.get("reduce_bucket_size", 0),
@@ -223,7 +223,7 @@ def _longest_prompt(student: dict[str, Any]) -> int:
 
 
 def _reference(task: str, arguments: dict[str, Any], lora: LoRAConfig | None) -> str:
-    if task == "sft" or not arguments["beta"]:
+    if task == "sft" or not arguments["loss"]["beta"]:
         return "none"
     if lora is not None:
         return "adapters off"

@@ -1,4 +1,4 @@
-"""What a reward is, how a run's rewards are found, and how a batch of completions is scored (Eq. 3).
+"""The base class of rewards, the rewards of a run, and the rewards of a batch of completions (Eq. 3).
 
 Shape letters: N completions (prompts times group size).
 """
@@ -36,11 +36,11 @@ class RewardCallback(Callback):
 
     A reward is a Lightning callback so that a run lists it under ``trainer.callbacks`` by class path, from any
     installed package. It may use the callback hooks, but `score` must be pure: the same completions give the same
-    values, whatever came before, for a resumed run repeats them.
+    values, whatever was scored before, because a resumed run repeats its rollouts.
 
     Args:
         weight: factor of this reward in the sum. With 0 it is only logged.
-        name: what the reward is called in the logs (``rewards/{name}/mean``); the class's own name if left out.
+        name: the reward's name in the logs (``rewards/{name}/mean``); the class's `name` if left out.
     """
 
     name: str = ""
@@ -48,11 +48,11 @@ class RewardCallback(Callback):
     _arguments: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Keep the arguments, defaults filled in, whatever a subclass makes of them: a resumed run compares them."""
+        """Keep the arguments, with defaults, whatever a subclass does with them: a resumed run compares them."""
         self = super().__new__(cls)
         try:
             bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
-        except TypeError:  # `__init__` is about to say so; unpickling brings the attributes by itself
+        except TypeError:  # `__init__` will raise it; unpickling restores the attributes by itself
             return self
         bound.apply_defaults()
         kinds = bound.signature.parameters
@@ -79,9 +79,9 @@ class RewardTable:
 
     Attributes:
         by_name: float32 ``[N]`` for each reward, before its weight; NaN where it does not apply.
-        total: float32 ``[N]``, the weighted sum. A reward that does not apply adds nothing; where none applies the
-            total is NaN, and the completion must stay out of its group's statistics and get advantage 0. (A total of
-            0 would move the group's mean.) TRL's GRPOTrainer does the same.
+        total: float32 ``[N]``, the weighted sum. A reward that does not apply adds nothing. If none applies the total
+            is NaN: the completion is left out of its group's statistics and gets advantage 0, as in TRL. (A total of 0
+            would move the group's mean.)
     """
 
     by_name: dict[str, Tensor]
@@ -104,17 +104,19 @@ def collect_rewards(callbacks: Iterable[Callback]) -> list[RewardCallback]:
     for reward in rewards:
         kind = type(reward).__qualname__
         if not isinstance(reward.name, str) or not reward.name:
-            raise ValueError(f"trainer.callbacks: {kind} has no name: give the class a `name`, or set init_args.name")
+            raise ValueError(
+                f"trainer.callbacks: {kind} has no name: give the class a `name`, or set its argument name"
+            )
         if reward.name in taken:
             raise ValueError(
-                f"trainer.callbacks: two rewards are called {reward.name!r}: set init_args.name of one of them"
+                f"trainer.callbacks: two rewards are called {reward.name!r}: set the argument name of one of them"
             )
         taken.add(reward.name)
         weight = as_float32(reward.weight)
         if weight is None or not math.isfinite(weight):
             raise ValueError(
                 f"trainer.callbacks: the weight of reward {reward.name!r} is {_shown(reward.weight)}: set "
-                "init_args.weight to a finite number"
+                "weight to a finite number"
             )
     return rewards
 
@@ -125,9 +127,9 @@ SECRET = re.compile(
 
 
 def describe_rewards(rewards: Iterable[RewardCallback]) -> dict[str, dict[str, Any]]:
-    """What a run learns from, by reward: its class, weight and arguments as plain values, by dotted key.
+    """The rewards of a run by name: class, weight and arguments as plain values, by dotted key.
 
-    Secrets are left out: a checkpoint is copied around, and they do not change a score.
+    Secrets are left out: checkpoints get copied, and a secret does not change a score.
     """
     described = {}
     for reward in rewards:
@@ -173,7 +175,7 @@ def _plain(value: Any) -> Any:
 
 
 def compute_rewards(rewards: Sequence[RewardCallback], completions: Sequence[Completion]) -> RewardTable:
-    """Score completions with every reward and sum the scores up by weight.
+    """Score completions with every reward, and the weighted sum of the scores.
 
     Raises:
         RewardError: a reward raised an exception, or did not return one finite number or NaN per completion. The
@@ -181,7 +183,7 @@ def compute_rewards(rewards: Sequence[RewardCallback], completions: Sequence[Com
         ValueError: no rewards.
     """
     if not rewards:
-        raise ValueError("no rewards to score with: list at least one under trainer.callbacks")
+        raise ValueError("no rewards: list at least one under trainer.callbacks")
     by_name = {reward.name: _checked_scores(reward, completions) for reward in rewards}
     table = torch.stack(list(by_name.values()), dim=1)
     weights = torch.tensor([float(reward.weight) for reward in rewards], dtype=torch.float32)
@@ -236,14 +238,14 @@ def as_float32(value: object) -> float | None:
 
 
 def _shown(value: object) -> str:
-    """For a message; Python refuses to print whole numbers of thousands of digits."""
+    """A value for a message; Python refuses to print whole numbers of thousands of digits."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"a whole number of {value.bit_length()} bits"
     return repr(value)
 
 
 def _raise_for_one_sample(reward: RewardCallback, completions: Sequence[Completion]) -> None:
-    """After a failure on the batch: score one completion at a time to find whose it was."""
+    """After a failure on the batch: score one completion at a time to find the one that fails."""
     for completion in completions:
         try:
             reward.score([completion])
@@ -252,7 +254,7 @@ def _raise_for_one_sample(reward: RewardCallback, completions: Sequence[Completi
 
 
 def _describe(reward: RewardCallback, error: Exception, sample_ids: Sequence[str]) -> str:
-    """One line: reward, samples, what was raised and where."""
+    """One line: reward, samples, the error and its source line."""
     ids = list(dict.fromkeys(sample_ids))
     shown = ", ".join(repr(sample_id) for sample_id in ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
     origin = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,4 +1,4 @@
-"""Format reward (Eq. 4): 1 for a reply that is one think pair followed by one answer pair, and nothing else."""
+"""Format reward (Eq. 4): 1 for a reply of one think pair followed by one answer pair, with nothing else."""
 
 from __future__ import annotations
 

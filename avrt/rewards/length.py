@@ -1,4 +1,4 @@
-"""Length reward (Eq. 6): enough thinking, but not rambling."""
+"""Length reward (Eq. 6): thinking of a wanted length."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class LengthReward(RewardCallback):
     """min(1, exp(-(w - mu)^2 / (2 sigma^2)) + bonus * [w_min <= w <= w_max]), with w the words of the thinking.
 
     Words are separated by white space and counted in the first complete think pair; without one the reward is 0. The
-    paper's ``min(0, ...)`` is read as ``min(1, ...)``. It does not give the bonus; 0.2 is inferred.
+    paper prints ``min(0, ...)``, read here as ``min(1, ...)``, and gives no bonus; 0.2 is this project's choice.
 
     Args:
         mu: wanted number of words.
-        sigma: width of the bell around it, in words.
+        sigma: width of the bell curve around `mu`, in words.
         w_min: fewest words that get the bonus.
         w_max: most words that get the bonus.
         bonus: b in the paper; 0 to 1.
         weight: factor of this reward in the sum.
-        name: what the reward is called in the logs.
+        name: the reward's name in the logs.
 
     Raises:
         ValueError: `sigma` not above 0, `w_min` above `w_max`, or `bonus` outside 0 to 1.
@@ -43,11 +43,11 @@ class LengthReward(RewardCallback):
     ) -> None:
         super().__init__(weight=weight, name=name)
         if not (math.isfinite(mu) and math.isfinite(sigma) and sigma > 0):
-            raise ValueError(f"LengthReward: init_args.sigma must be above 0 and mu finite; are {sigma} and {mu}")
+            raise ValueError(f"LengthReward: sigma must be above 0 and mu finite; are {sigma} and {mu}")
         if w_min > w_max:
-            raise ValueError(f"LengthReward: init_args.w_min is {w_min}, above w_max {w_max}; set w_min <= w_max")
+            raise ValueError(f"LengthReward: w_min is {w_min}, above w_max {w_max}; set w_min <= w_max")
         if not 0 <= bonus <= 1:
-            raise ValueError(f"LengthReward: init_args.bonus is {bonus}; set it between 0 and 1")
+            raise ValueError(f"LengthReward: bonus is {bonus}; set it between 0 and 1")
         self.mu = mu
         self.sigma = sigma
         self.w_min = w_min

@@ -15,12 +15,19 @@ BYTES_PER_GIB = 2**30
 
 
 class StepMetrics(Protocol):
-    """What the callback needs of the training module (`lightning_modules.base.StudentModule`)."""
+    """The part of `lightning_modules.step_metrics.StepMetrics` that the callback uses."""
+
+    synchronize: bool
+
+    def add(self, name: str, total: Tensor | float, weight: Tensor | float = 1.0) -> None:
+        """Add to a metric of the optimizer step: sum of totals / sum of weights, over micro-batches and devices."""
+
+
+class MeasuredModule(Protocol):
+    """The part of a training module that the callback uses (`lightning_modules.training.TrainingModule`)."""
 
     device: torch.device
-
-    def add_to_step(self, name: str, total: Tensor | float, weight: Tensor | float = 1.0) -> None:
-        """Add to a metric of the optimizer step: sum of totals / sum of weights, over micro-batches and devices."""
+    step_metrics: StepMetrics
 
 
 class Throughput(Callback):
@@ -29,6 +36,8 @@ class Throughput(Callback):
     The time of a step is what passes between the ends of two optimizer steps, without validation and the writing of
     checkpoints. It is split in two: from the end of a micro-batch to the start of the next the device waits for data,
     the rest is work. Of several devices, counts are added up, times averaged, and memory is that of the fullest device.
+
+    While it is listed, the module's own ``seconds/*`` are measured with the GPU synchronized.
 
     Metrics (see docs/metrics.md): ``tokens_per_second``, ``samples_per_second``, ``seconds_per_step``,
     ``data_wait_fraction``, ``peak_memory_gib``.
@@ -48,6 +57,7 @@ class Throughput(Callback):
         self._state, self._since = state, now
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.step_metrics.synchronize = True  # type: ignore[union-attr]
         self._seconds = {"working": 0.0, "waiting": 0.0}
         self._state = None
         self._switch("waiting")
@@ -72,18 +82,18 @@ class Throughput(Callback):
         if batch.last:
             self._log_step(trainer, pl_module, batch)  # type: ignore[arg-type]
 
-    def _log_step(self, trainer: Trainer, module: StepMetrics, batch: Any) -> None:
+    def _log_step(self, trainer: Trainer, module: MeasuredModule, batch: Any) -> None:
         seconds = sum(self._seconds.values())
         # Divided by the sum of seconds / devices, the sum of counts becomes a rate of all devices together.
         seconds_share = seconds / trainer.world_size
-        module.add_to_step("throughput/tokens_per_second", step_tokens(module, batch), seconds_share)
-        module.add_to_step("throughput/samples_per_second", len(batch.window.items), seconds_share)
-        module.add_to_step("throughput/seconds_per_step", seconds)
-        module.add_to_step("throughput/data_wait_fraction", self._seconds["waiting"], seconds)
+        module.step_metrics.add("throughput/tokens_per_second", step_tokens(module, batch), seconds_share)
+        module.step_metrics.add("throughput/samples_per_second", len(batch.window.prompts), seconds_share)
+        module.step_metrics.add("throughput/seconds_per_step", seconds)
+        module.step_metrics.add("throughput/data_wait_fraction", self._seconds["waiting"], seconds)
         memory = torch.tensor(peak_memory_bytes(module.device) / BYTES_PER_GIB, device=module.device)
         if trainer.world_size > 1:
             memory = trainer.strategy.reduce(memory, reduce_op="max")
-        module.add_to_step("throughput/peak_memory_gib", memory)
+        module.step_metrics.add("throughput/peak_memory_gib", memory)
         self._seconds = {"working": 0.0, "waiting": 0.0}
 
 
@@ -93,12 +103,12 @@ def step_tokens(module: Any, batch: Any) -> int:
     Counted as in ``num_tokens``: every response (in SFT: every trace) together with its prompt, media tokens included,
     though a group's shared prompt is computed only once.
     """
-    items = batch.window.items
+    prompts = batch.window.prompts
     rollout = getattr(module, "rollout", None)
     if rollout is None:
-        return sum(len(item.prompt.input_ids) + (0 if item.target is None else len(item.target)) for item in items)
-    group_size = len(rollout.completions) // len(items)
-    prompt_tokens = sum(len(item.prompt.input_ids) for item in items)
+        return sum(len(p.input_ids) + (0 if p.target is None else len(p.target)) for p in prompts)
+    group_size = len(rollout.completions) // len(prompts)
+    prompt_tokens = sum(len(p.input_ids) for p in prompts)
     return group_size * prompt_tokens + sum(len(completion.token_ids) for completion in rollout.completions)
 
 

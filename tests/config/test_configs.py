@@ -108,9 +108,14 @@ def test_the_presets_hold_the_papers_hyperparameters(preset: str) -> None:
     if preset.startswith("sft"):
         assert model.student.path == f"Qwen/Qwen2.5-Omni-{preset[-2:].upper()}"
         return
-    assert (model.num_generations, model.epsilon, model.beta, model.temperature) == (4, 0.2, 0.01, 1.0)
-    assert (model.loss_type, model.num_iterations, model.scale_rewards) == ("grpo", 1, "group")
-    assert (model.epsilon_high, model.importance_sampling_level) == (None, "token")
+    assert (model.num_generations, model.loss.epsilon, model.loss.beta, model.sampling.temperature) == (
+        4,
+        0.2,
+        0.01,
+        1.0,
+    )
+    assert (model.loss.type, model.num_iterations, model.loss.scale_rewards) == ("grpo", 1, "group")
+    assert (model.loss.epsilon_high, model.loss.importance_sampling_level) == (None, "token")
     rewards = {c.class_path: c.get("init_args", {}) for c in trainer.callbacks if c.class_path.startswith("avrt.rew")}
     assert list(rewards) == [f"avrt.rewards.{kind}Reward" for kind in ("Format", "Accuracy", "Length")]
     length = rewards["avrt.rewards.LengthReward"]
@@ -153,7 +158,7 @@ def test_a_preset_trains_on_a_laptop_with_a_tiny_student(
         "data.init_args.num_workers": 0,
     }
     if preset.startswith("grpo"):
-        limits["model.init_args.max_completion_length"] = 4
+        limits["model.init_args.sampling.max_completion_length"] = 4
     files = [CONFIGS / f"{preset}.yaml", CONFIGS / "overlays" / "laptop.yaml"]
     words = [f"--config={path}" for path in files] + [f"--{key}={value}" for key, value in limits.items()]
     assert main(["fit", *words]) == 0

@@ -63,7 +63,7 @@ class Fit:
             "trainer.max_epochs": 10,
         }
         if preset.startswith("grpo"):
-            options["model.init_args.max_completion_length"] = 4
+            options["model.init_args.sampling.max_completion_length"] = 4
         self.folder = folder
         self.files = [CONFIGS / f"{preset}.yaml", CONFIGS / "overlays" / "laptop.yaml"]
         self.options = [f"--{key}={value}" for key, value in options.items()]

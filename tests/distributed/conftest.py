@@ -152,6 +152,8 @@ def two_processes(
         jobs.append(add(f"{task} deepspeed", SMOOTH, task=task, strategy="deepspeed", callbacks=[EXPORT]))
         offload = SMOOTH | {f"{ARGUMENTS}.offload_optimizer": True}
         jobs.append(add(f"{task} offload", offload, task=task, strategy="deepspeed"))
+        stated = SMOOTH | {"data.init_args.prompts_per_step": 4}  # one prompt per process: two micro-batches
+        jobs.append(add(f"{task} stated", stated, task=task, strategy="deepspeed", batch_size=1))
         common: dict[str, Any] = {"task": task, "strategy": "deepspeed", "batch_size": 1, "accumulate": 2}
         jobs.append(add(f"{task} whole", {}, steps=6, callbacks=CHECKPOINTS, **common))
         part = add(f"{task} resumed", {}, steps=STOPS[2, task], callbacks=CHECKPOINTS, **common)

@@ -230,7 +230,11 @@ class Run:
             },
         }
         if self.task == "grpo":
-            config["model"]["init_args"] |= {"num_generations": 2, "max_completion_length": 6, "beta": 0.05}
+            config["model"]["init_args"] |= {
+                "num_generations": 2,
+                "sampling": {"max_completion_length": 6},
+                "loss": {"beta": 0.05},
+            }
         for key, value in self.overrides.items():
             place = config
             *parents, last = key.split(".")
@@ -283,9 +287,9 @@ class PresetRun(Run):
 
     def limits(self) -> dict[str, Any]:
         callbacks = [{"class_path": "tests.distributed.runs.Recorder", "init_args": {"folder": str(self.folder)}}]
-        lengths = {"val_max_completion_length": 4}
+        lengths: dict[str, Any] = {"val_max_completion_length": 4}
         if self.preset.startswith("grpo"):
-            lengths["max_completion_length"] = 4
+            lengths["sampling"] = {"max_completion_length": 4}
             callbacks.append({"class_path": "tests.distributed.runs.RewardByLength"})
         train, val = str(self.assets.shards), str(self.assets.val)
         return {

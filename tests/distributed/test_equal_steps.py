@@ -1,4 +1,4 @@
-"""However a step is cut over micro-batches and processes, and whoever runs it: the same step."""
+"""The same step however it is cut over micro-batches and processes, with DeepSpeed or without."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_micro_batches(one_process: Mapping[str, Run], task: str, cut: str) -> N
 
 
 @pytest.mark.parametrize("task", ["sft", "grpo"])
-@pytest.mark.parametrize("strategy", ["plain", "deepspeed", "offload"])
+@pytest.mark.parametrize("strategy", ["plain", "deepspeed", "offload", "stated"])
 def test_two_processes(
     one_process: Mapping[str, Run], two_processes: Mapping[str, Run], task: str, strategy: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Settings that would train something else than they say are refused, with the key and the mend."""
+"""Settings under which training would silently go wrong are refused, with the key and how to fix it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 from tests.distributed.runs import Run
 
 REFUSALS = {
-    "odd number of batches": ("trainer.limit_train_batches", "a multiple of trainer.accumulate_grad_batches"),
+    "odd number of batches": ("trainer.limit_train_batches", "multiple"),
     "bfloat16 without masters": ("AVRTDeepSpeedStrategy", "trainer.precision to bf16-mixed"),
-    "grpo zero3": ("trainer.strategy.init_args.stage: 3", "set it to 2"),
-    "zero3 validation": ("trainer.strategy.init_args.stage: 3", "trainer.limit_val_batches to 0"),
+    "grpo zero3": ("trainer.strategy.stage: 3", "set it to 2"),
+    "zero3 validation": ("trainer.strategy.stage: 3", "trainer.limit_val_batches to 0"),
     "zero3 export": ("ExportStudent cannot save", "python -m avrt export"),
     "plain from deepspeed": ("was written by DeepSpeed", "resume it with the strategy that wrote it"),
-    "deepspeed from plain": ("is a single file", "export it and set model.init_args.student.path"),
-    "full from lora": ("lacks the trained weight", "lora settings"),
+    "deepspeed from plain": ("is a single file", "export it and set model.student.path"),
+    "full from lora": ("lacks the trained weight", "lora"),
 }
 
 

@@ -11,7 +11,9 @@ from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.model.shared_prompt import ATTENTION_NAME
 from avrt.model.student import freeze_encoders
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, token_logprobs
-from avrt.rollout.builtin import SamplingConfig, TransformersRollout, attention_scores
+from avrt.rollout.builtin import TransformersRollout
+from avrt.rollout.decode_layout import attention_scores
+from avrt.rollout.engine import SamplingConfig
 from tests.published_shapes import OMNI_7B
 
 PROMPT, MEDIA, GROUP = 3072, 2500, 4

@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,12 +24,9 @@ from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.tables import COLUMNS
 from avrt.media.reader import read_clip
 from avrt.model.trained_weights import weights_fingerprint
-from datamodules.benchmark import BenchmarkDataModule
-from lightning_modules.sft import SFTModule
 from tests.distributed.runs import write_shards
 from tests.lightning_modules.callbacks.tiny_runs import events, scalars
 from tests.lightning_modules.evaluations import arguments, evaluate, kill_when, lines, logged_ids, replies, run_to_end
-from tests.tiny_student import student_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
 PRESETS = sorted(path for path in CONFIGS.glob("eval_*.yaml") if path.stem != "eval_server")
@@ -356,13 +352,3 @@ def test_an_evaluation_preset_parses_and_says_what_it_is_for(path: Path) -> None
 
 def test_every_column_of_the_papers_table_has_a_preset() -> None:
     assert {path.stem for path in PRESETS} == {f"eval_{name}" for name in [*COLUMNS, "all", "demo"]}
-
-
-def test_only_the_evaluation_module_answers_benchmarks(student_folder: Path, questions: Path) -> None:
-    from lightning_modules.optimization import OptimizerConfig
-
-    data = BenchmarkDataModule("mine", shards=str(questions))
-    data.trainer = SimpleNamespace(lightning_module=SFTModule(student_config(student_folder), OptimizerConfig()))  # type: ignore[assignment]
-    data.setup("test")
-    with pytest.raises(ValueError, match=r"model.class_path lightning_modules.evaluate.EvaluateModule"):
-        data.test_dataloader()

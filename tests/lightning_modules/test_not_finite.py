@@ -97,10 +97,3 @@ def test_sampling_from_weights_that_are_not_finite(student_folder: Path, shards:
     """GRPO meets them before it has a loss."""
     with pytest.raises(ValueError, match="not finite"):
         fit(grpo_module(student_folder, max_skipped_steps=3), grpo_data(shards), SpoilWeights(1), max_steps=30)
-
-
-def test_the_setting_must_be_positive(student_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"model\.init_args\.max_skipped_steps must be positive, is 0"):
-        sft_module(student_folder, max_skipped_steps=0)
-    with pytest.raises(ValueError, match=r"model\.init_args\.max_skipped_steps must be positive, is 0"):
-        grpo_module(student_folder, max_skipped_steps=0)

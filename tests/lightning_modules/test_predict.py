@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch import Trainer
 
 from avrt.data.shards import ShardSet
-from lightning_modules.base import PREDICTIONS_NAME
+from lightning_modules.answering import PREDICTIONS_NAME
 from tests.lightning_modules.training import grpo_data, grpo_module, sft_data, sft_module
 
 

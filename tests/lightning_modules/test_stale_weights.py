@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from avrt.model.token_logprobs import LanguageModel
-from avrt.rollout.builtin import RolloutEngine, SamplingConfig, TransformersRollout
+from avrt.rollout.builtin import TransformersRollout
+from avrt.rollout.engine import RolloutEngine, SamplingConfig
 from lightning_modules.grpo import GRPOModule
 from tests.lightning_modules.training import fit, grpo_data, grpo_module, optimizer, write_shards
 

@@ -1,66 +1,117 @@
-"""Settings that cannot be right are refused by their key, before the student is loaded where that is possible."""
+"""Invalid settings are refused with their key: values when parsed, the trainer's before the student is loaded."""
 
 from __future__ import annotations
 
 import math
+from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonargparse import ArgumentParser
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy, Strategy
 
-from lightning_modules.strategy import AVRTDeepSpeedStrategy, check_strategy
-from tests.lightning_modules.training import fit, grpo_data, grpo_module, optimizer, sft_data, sft_module
+from datamodules.benchmark import BenchmarkDataModule
+from datamodules.grpo import GRPODataModule
+from lightning_modules.evaluate import EvaluateModule
+from lightning_modules.grpo import GRPOModule
+from lightning_modules.sft import SFTModule
+from lightning_modules.strategy import AVRTDeepSpeedStrategy
+from lightning_modules.strategy_checks import check_strategy
+from tests.lightning_modules.training import fit, grpo_data, grpo_module, sft_data, sft_module
 
-OPTIMIZER: list[tuple[str, Any]] = [
-    ("learning_rate", 0.0),
-    ("learning_rate", math.inf),
-    ("betas", (2.0, 0.9)),
-    ("betas", (0.9, 1.0)),
-    ("eps", -1.0),
-    ("weight_decay", -0.1),
-    ("warmup_steps", -1),
-    ("total_steps", 0),
+TRAINING: list[tuple[str, Any]] = [
+    ("optimizer.learning_rate", 0.0),
+    ("optimizer.learning_rate", math.inf),
+    ("optimizer.betas", [2.0, 0.9]),
+    ("optimizer.betas", [0.9, 1.0]),
+    ("optimizer.eps", -1.0),
+    ("optimizer.weight_decay", -0.1),
+    ("optimizer.warmup_steps", -1),
+    ("optimizer.total_steps", 0),
+    ("val_max_completion_length", 0),
+    ("chunk_rows", -1),
+    ("max_skipped_steps", 0),
 ]
-MODULE: list[tuple[str, Any]] = [
+GRPO: list[tuple[str, Any]] = [
     ("num_generations", 1),
     ("num_iterations", 0),
-    ("max_completion_length", 0),
-    ("val_max_completion_length", 0),
-    ("kv_cache_tokens", 0),
-    ("chunk_rows", -1),
-    ("temperature", 0.0),
-    ("temperature", math.inf),
-    ("beta", -0.1),
-    ("beta", math.nan),
-    ("epsilon", 0.0),
-    ("epsilon", math.nan),
-    ("epsilon_high", -1.0),
-    ("loss_type", "ppo"),
-    ("importance_sampling_level", "word"),
-    ("scale_rewards", "all"),
+    ("sampling.max_completion_length", 0),
+    ("sampling.kv_cache_tokens", 0),
+    ("sampling.temperature", 0.0),
+    ("sampling.temperature", math.inf),
+    ("sampling.seed", -1),
+    ("loss.beta", -0.1),
+    ("loss.beta", math.nan),
+    ("loss.epsilon", 0.0),
+    ("loss.epsilon", math.nan),
+    ("loss.epsilon_high", -1.0),
+    ("loss.type", "ppo"),
+    ("loss.importance_sampling_level", "word"),
+    ("loss.scale_rewards", "all"),
     ("reference_device", "disk"),
+]
+DATA: list[tuple[str, Any]] = [
+    ("batch_size", 0),
+    ("val_batch_size", 0),
+    ("val_samples", 0),
+    ("val_modalities", "VA"),
+    ("num_workers", -1),
+    ("prefetch", 0),
+    ("prompts_per_step", 0),
+    ("val_every_n_steps", 0),
+]
+BENCHMARK: list[tuple[str, Any]] = [
+    ("batch_size", 0),
+    ("num_workers", -1),
+    ("prefetch", 0),
+    ("num_frames", 0),
+    ("max_audio_seconds", 0.0),
+]
+STRATEGY: list[tuple[str, Any]] = [
+    ("stage", 4),
+    ("timeout_minutes", 0),
+    ("allgather_bucket_size", 0),
+    ("reduce_bucket_size", 0),
+]
+CASES = [
+    *((GRPOModule, *case) for case in TRAINING + GRPO),
+    *((SFTModule, *case) for case in [*TRAINING, ("kv_cache_tokens", 0)]),
+    *((EvaluateModule, name, 0) for name in ("max_completion_length", "kv_cache_tokens")),
+    *((GRPODataModule, *case) for case in DATA),
+    *((BenchmarkDataModule, *case) for case in BENCHMARK),
+    *((AVRTDeepSpeedStrategy, *case) for case in STRATEGY),
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), OPTIMIZER, ids=str)
-def test_the_optimizers(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^model\.init_args\.optimizer\.{name} must be .*, is ") as refused:
-        optimizer(**{name: value})
-    assert str(value) in str(refused.value)
+def parse(kind: type, name: str, value: Any) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    needed: dict[str, Any] = {"train": "shards"} if kind is GRPODataModule else {}
+    parser.parse_object(needed | {name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), MODULE, ids=str)
-def test_the_modules(student_folder: Path, name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=rf"^model\.init_args\.{name} (must be .*, )?is {value!r}"):
-        grpo_module(student_folder, **{name: value})
+@pytest.mark.parametrize(("kind", "name", "value"), CASES, ids=lambda x: x.__name__ if isinstance(x, type) else str(x))
+def test_values(kind: type, name: str, value: Any) -> None:
+    with pytest.raises(ArgumentError) as error:
+        parse(kind, name, value)
+    assert name in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["val_max_completion_length", "chunk_rows"])
-def test_those_of_supervised_training(student_folder: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^model\.init_args\.{name} must be .*, is -1"):
-        sft_module(student_folder, **{name: -1})
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (GRPOModule, "loss.beta", 0),
+        (SFTModule, "kv_cache_tokens", 1000),
+        (EvaluateModule, "max_completion_length", 1),
+        (GRPODataModule, "prompts_per_step", None),
+        (BenchmarkDataModule, "prefetch", 3),
+        (AVRTDeepSpeedStrategy, "stage", 3),
+    ],
+)
+def test_others_are_accepted(kind: type, name: str, value: Any) -> None:
+    parse(kind, name, value)
 
 
 @pytest.mark.parametrize("name", ["accumulate_grad_batches", "max_steps"])
@@ -70,12 +121,6 @@ def test_the_trainers(
 ) -> None:
     with pytest.raises(ValueError, match=rf"^trainer\.{name} is 0"):
         fit(module(student_folder), data(shards), **{name: 0})
-
-
-@pytest.mark.parametrize("name", ["timeout_minutes", "allgather_bucket_size", "reduce_bucket_size"])
-def test_sizes_of_the_strategy(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"trainer\.strategy\.init_args\.{name} must be positive, is 0"):
-        AVRTDeepSpeedStrategy(**{name: 0})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy])

@@ -10,13 +10,15 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from avrt.data.writer import ShardWriter
+from avrt.grpo.loss import LossConfig
 from avrt.rewards import RewardCallback
+from avrt.rollout.engine import SamplingConfig
 from avrt.sample import Completion, Sample
 from avrt.text.answers import parse
 from datamodules.base import ShardDataModule
 from datamodules.grpo import GRPODataModule
 from datamodules.sft import SFTDataModule
-from datamodules.streaming import MicroBatch
+from datamodules.windows import MicroBatch
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.sft import SFTModule
@@ -76,7 +78,7 @@ class Recorder(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: MicroBatch, batch_idx: int
     ) -> None:
-        self.ids.append([item.prompt.sample.id for item in batch.items])
+        self.ids.append([prompt.sample.id for prompt in batch.prompts])
         self.losses.append(float(outputs["loss"]))
         self._step_ended = batch.last
         if isinstance(module, GRPOModule):
@@ -86,6 +88,25 @@ class Recorder(Callback):
 
     def after(self, start: int) -> tuple[Any, ...]:
         return self.ids[start:], self.losses[start:], self.tokens[start:]
+
+
+class Gradients(Callback):
+    """The gradient of every optimizer step, before clipping, and the weights before and after it."""
+
+    def __init__(self) -> None:
+        self.gradients: list[dict[str, torch.Tensor]] = []
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self.weights.append(weights(module))
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        named = module.student.thinker.named_parameters()
+        self.gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch.last:
+            self.weights.append(weights(module))
 
 
 class StopAfter(Callback):
@@ -105,13 +126,19 @@ def optimizer(**settings: Any) -> OptimizerConfig:
     return OptimizerConfig(**{"learning_rate": 1e-2, "warmup_steps": 0, "schedule": "constant", **settings})
 
 
-def grpo_module(folder: Path, kind: type[GRPOModule] = GRPOModule, **settings: Any) -> GRPOModule:
+def grpo_module(
+    folder: Path,
+    kind: type[GRPOModule] = GRPOModule,
+    loss: dict[str, Any] | None = None,
+    sampling: dict[str, Any] | None = None,
+    **settings: Any,
+) -> GRPOModule:
     defaults: dict[str, Any] = {
         "student": student_config(folder),
         "optimizer": optimizer(),
+        "loss": LossConfig(**{"beta": 0.04, **(loss or {})}),
+        "sampling": SamplingConfig(**{"max_completion_length": 5, **(sampling or {})}),
         "num_generations": 3,
-        "max_completion_length": 5,
-        "beta": 0.04,
         "val_max_completion_length": 4,
     }
     return kind(**{**defaults, **settings})

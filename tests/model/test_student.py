@@ -16,7 +16,8 @@ from avrt.model.encoding import Prompt
 from avrt.model.student import END_TOKENS, MEDIA_TOKENS, Student, StudentConfig, freeze_encoders
 from avrt.model.tiny import tiny_processor
 from avrt.model.token_logprobs import token_logprobs
-from avrt.rollout.builtin import SamplingConfig, TransformersRollout
+from avrt.rollout.builtin import TransformersRollout
+from avrt.rollout.engine import SamplingConfig
 from tests.published_shapes import OMNI_3B, OMNI_7B, Published, count_parameters
 from tests.tiny_student import (
     CORPUS,

@@ -19,7 +19,7 @@ MAX_LENGTH = 16
 EXACT = {"rtol": 0.0, "atol": 1e-9}
 
 LOSSES = [
-    LossConfig(loss_type=loss_type, beta=beta, epsilon=0.2, epsilon_high=high, importance_sampling_level=level)
+    LossConfig(type=loss_type, beta=beta, epsilon=0.2, epsilon_high=high, importance_sampling_level=level)
     for loss_type, beta, high, level in itertools.product(
         ("grpo", "bnpo", "dr_grpo", "dapo"), (0.0, 0.04), (None, 0.28), ("token", "sequence")
     )
@@ -87,7 +87,7 @@ def test_the_batches_above_are_clipped_on_both_sides() -> None:
 @pytest.mark.parametrize("loss_type", ["grpo", "dr_grpo", "dapo"])
 def test_accumulated_micro_batches(loss_type: str, level: str) -> None:
     """Two micro-batches of equal size add up to what TRL's two add up to (bnpo differs on purpose, see below)."""
-    config = LossConfig(loss_type=loss_type, beta=0.04, importance_sampling_level=level)
+    config = LossConfig(type=loss_type, beta=0.04, importance_sampling_level=level)
     b = Batch()
     tokens = int(b.mask.sum())
     ours, theirs = [], []
@@ -101,7 +101,7 @@ def test_accumulated_micro_batches(loss_type: str, level: str) -> None:
 
 def test_bnpo_normalizes_over_the_whole_step() -> None:
     """TRL divides each micro-batch by its own tokens, which weighs tokens by how the step is cut; we do not."""
-    config = LossConfig(loss_type="bnpo", beta=0.04)
+    config = LossConfig(type="bnpo", beta=0.04)
     b = Batch()
     parts = [
         grpo_loss(b.logprobs[p], b.mask[p], b.advantages[p], config, b.normalizer(), b.old[p], b.ref[p]).loss

@@ -58,7 +58,7 @@ def trl_loss(
     trainer = make_trainer(
         args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=accumulation_steps),
         current_gradient_accumulation_steps=accumulation_steps,
-        loss_type=config.loss_type,
+        loss_type=config.type,
         beta=config.beta,
         epsilon_low=config.epsilon,
         epsilon_high=config.epsilon if config.epsilon_high is None else config.epsilon_high,

@@ -26,7 +26,8 @@ from avrt.planning.plan import make_plan
 from avrt.planning.settings import RunSettings, read_settings
 from avrt.planning.shapes import count_parameters, load_config
 from avrt.planning.trace import StepTrace, count_flops, trace_memory
-from avrt.rollout.builtin import SamplingConfig, TransformersRollout
+from avrt.rollout.builtin import TransformersRollout
+from avrt.rollout.engine import SamplingConfig
 from tests.lightning_modules.training import write_shards
 from tests.published_shapes import OMNI_3B, OMNI_7B, Published
 from tests.published_shapes import count_parameters as count_in_memory

@@ -70,7 +70,7 @@ def test_rewards_are_found_in_order_among_other_callbacks():
     ("callbacks", "message"),
     [
         ([Callback()], "trainer.callbacks lists no reward: add"),
-        ([AccuracyReward(), AccuracyReward()], "two rewards are called 'accuracy': set init_args.name"),
+        ([AccuracyReward(), AccuracyReward()], "two rewards are called 'accuracy'.* name"),
         ([RewardCallback()], "RewardCallback has no name"),
         ([AccuracyReward(weight=math.nan)], "weight of reward 'accuracy' is nan"),
         ([AccuracyReward(weight=math.inf)], "weight of reward 'accuracy' is inf"),

@@ -43,7 +43,7 @@ def runs(
 ) -> dict[str, tuple[set[str], set[str]]]:
     """Names of the curves, and of the texts, pictures and sounds, of two optimizer steps with validation."""
     found = {}
-    for kind, parts in (("SFT", sft(student_folder, shards)), ("GRPO", grpo(student_folder, shards, beta=0.01))):
+    for kind, parts in (("SFT", sft(student_folder, shards)), ("GRPO", grpo(student_folder, shards))):
         folder = tmp_path_factory.mktemp(kind)
         trainer(folder, [SampleTable(), Throughput(), TextReward()]).fit(*parts)
         tags = events(folder).Tags()

@@ -13,11 +13,11 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-import lightning_modules.grpo
+import avrt.rollout.window
 import lightning_modules.sft
 from avrt.model.student import Student
 from avrt.rollout.builtin import TransformersRollout
-from datamodules.streaming import EncodedDataset
+from datamodules.reading import EncodedDataset
 from lightning_modules.callbacks import Throughput
 from tests.lightning_modules.callbacks.tiny_runs import TextReward, events, grpo, scalars, sft, trainer
 
@@ -42,12 +42,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         monkeypatch.setattr(owner, name, slow)
 
     monkeypatch.setattr("lightning_modules.callbacks.throughput.time", clock)
-    monkeypatch.setattr("lightning_modules.base.time", clock)
+    monkeypatch.setattr("lightning_modules.step_metrics.time", clock)
     takes(READ, EncodedDataset, "__getitem__")
     takes(EMBED, Student, "embed")
     takes(ROLLOUT, TransformersRollout, "generate")
-    takes(REWARDS, lightning_modules.grpo, "compute_rewards")
-    takes(SCORE, lightning_modules.grpo, "token_logprobs")
+    takes(REWARDS, avrt.rollout.window, "compute_rewards")
+    takes(SCORE, avrt.rollout.window, "token_logprobs")
     takes(SCORE, lightning_modules.sft, "token_logprobs")
     takes(BACKWARD, torch.Tensor, "backward")
     takes(OPTIMIZE, torch.optim.AdamW, "step")

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from avrt.data.writer import ShardWriter
 from avrt.rewards import RewardCallback
+from avrt.rollout.engine import SamplingConfig
 from datamodules.grpo import GRPODataModule
 from datamodules.sft import SFTDataModule
 from lightning_modules.grpo import GRPOModule
@@ -46,9 +47,8 @@ def write_shards(folder: Path, train: int = 8, val: int = 4) -> tuple[Path, Path
 
 def grpo(student: Path, shards: tuple[Path, Path], **settings: Any) -> tuple[GRPOModule, GRPODataModule]:
     """A GRPO module and its data: 2 prompts in a micro-batch, 3 responses each."""
-    module = GRPOModule(
-        student_config(student), OPTIMIZER, **{"num_generations": 3, "max_completion_length": 6} | settings
-    )
+    sampling = SamplingConfig(max_completion_length=settings.pop("max_completion_length", 6))
+    module = GRPOModule(student_config(student), OPTIMIZER, sampling=sampling, **{"num_generations": 3} | settings)
     return module, GRPODataModule(str(shards[0]), str(shards[1]), batch_size=2, num_workers=0)
 
 

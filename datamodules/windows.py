@@ -1,42 +1,23 @@
-"""Which samples a device sees, in which order, and a loader that can stop and go on at any optimizer step.
+"""The samples of each optimizer step, their order, and a loader that resumes exactly at any optimizer step.
 
 The order of an epoch is a permutation of the data set that depends on (seed, epoch) alone. It is cut into *windows*:
-all prompts of one optimizer step over all devices. Device r of W takes every W-th prompt of a window. Which samples a
-step sees therefore depends neither on the number of workers nor, for an equal window, on the number of devices.
+all prompts of one optimizer step over all devices. Device r of W takes every W-th prompt of a window. So the samples of
+a step depend neither on the number of workers nor, for an equal window, on the number of devices.
 
 A window reaches the module as micro-batches that all carry the whole window, because GRPO rolls a window out at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
-from avrt.media.masking import mask_clip
-from avrt.model.encoding import Prompt, PromptEncoder
-from avrt.sample import Sample
+from avrt.model.encoding import Prompt
 from datamodules.workers import read_batches
-
-
-class SampleSource(Protocol):
-    """Random access to samples, such as `avrt.data.shards.ShardSet`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Sample: ...
-
-
-@dataclass(frozen=True)
-class Item:
-    """An encoded sample: its prompt and, for supervised fine-tuning, the target's token ids ``[C]``."""
-
-    prompt: Prompt
-    target: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,21 +27,21 @@ class Window:
     Attributes:
         number: windows before this one since the run began; the same on all devices.
         epoch: passes over the data set before this one.
-        items: all items of the window on this device, micro-batch by micro-batch.
+        prompts: all prompts of the window on this device, micro-batch by micro-batch.
     """
 
     number: int
     epoch: int
-    items: list[Item]
+    prompts: list[Prompt]
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one `training_step` works on: items ``start`` to ``stop`` of a window.
+    """The prompts of one `training_step`: ``start`` to ``stop`` of a window.
 
     Attributes:
-        iteration: how often the window has been gone through before (GRPO's `num_iterations`).
-        first: nothing of the window has been seen yet.
+        iteration: passes over the window before this one (GRPO's `num_iterations`).
+        first: the first micro-batch of the window that this process sees.
         last: an optimizer step follows.
     """
 
@@ -72,56 +53,38 @@ class MicroBatch:
     last: bool
 
     @property
-    def items(self) -> list[Item]:
-        return self.window.items[self.start : self.stop]
+    def prompt_slice(self) -> slice:
+        """The micro-batch's place among the window's prompts."""
+        return slice(self.start, self.stop)
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        return self.window.prompts[self.prompt_slice]
 
-class EncodedDataset(Dataset[Item]):
-    """Samples read from shards and encoded for the student, in the data workers.
-
-    Args:
-        source: the samples, media decoded on access.
-        encoder: the student's.
-        with_targets: also encode the trace (supervised fine-tuning).
-        modalities: ``AV``, ``A`` (frames blanked) or ``V`` (sound silenced).
-    """
-
-    def __init__(
-        self, source: SampleSource, encoder: PromptEncoder, with_targets: bool = False, modalities: str = "AV"
-    ) -> None:
-        self.source = source
-        self.encoder = encoder
-        self.with_targets = with_targets
-        self.modalities = modalities
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Item:
-        sample = mask_clip(self.source[index], self.modalities)
-        target = self.encoder.encode_target(sample) if self.with_targets else None
-        return Item(self.encoder.encode(sample), target)
+    def rows(self, num_generations: int) -> slice:
+        """The micro-batch's place among the window's responses, `num_generations` to a prompt."""
+        return slice(self.start * num_generations, self.stop * num_generations)
 
 
 class WindowLoader:
     """A sized, resumable loader of micro-batches; one pass is one epoch.
 
     Args:
-        dataset: encoded samples.
+        dataset: encoded samples by index.
         micro_batch_size: prompts per device and `training_step`.
         micro_batches: `training_step`s per optimizer step (`trainer.accumulate_grad_batches`).
         num_iterations: optimizer steps taken on each window.
         rank, world_size: this device among all.
-        seed: of the order; `shuffle` off keeps the data set's order in every epoch.
+        seed, shuffle: the order of every epoch; without `shuffle` it is the data set's own.
         num_workers: processes that read and encode ahead; 0 reads in the training process.
         prefetch: see `datamodules.workers.read_batches`.
-        fingerprint: of the data; a run does not resume on other data.
-        allow_changes: resume on other data, or in another order, all the same.
+        fingerprint: identifies the data; a run does not resume on other data.
+        allow_changes: resume even on other data or in another order.
     """
 
     def __init__(
         self,
-        dataset: Dataset[Item],
+        dataset: Dataset[Prompt],
         *,
         micro_batch_size: int,
         micro_batches: int = 1,
@@ -153,7 +116,7 @@ class WindowLoader:
             raise ValueError(
                 f"the training set has {size} samples, fewer than the {self.window_size} prompts of one optimizer step "
                 f"({micro_batch_size} per device x {micro_batches} accumulated x {world_size} devices); lower "
-                "data.init_args.batch_size or trainer.accumulate_grad_batches"
+                "data.prompts_per_step, data.batch_size or trainer.accumulate_grad_batches"
             )
 
     @property
@@ -163,7 +126,7 @@ class WindowLoader:
 
     @property
     def windows_per_epoch(self) -> int:
-        """Whole windows in one pass; the samples that fill none are left out of it (others in every epoch)."""
+        """Whole windows in one pass; samples left over are skipped (different ones in every epoch)."""
         return len(self.dataset) // self.window_size  # type: ignore[arg-type]
 
     @property
@@ -184,7 +147,7 @@ class WindowLoader:
         return torch.randperm(size, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        # A run may have stopped between two steps on one window: then the window comes again for those it still owes.
+        # A run may have stopped between two steps on one window: the window comes again for the remaining steps.
         windows_done, iterations_done = divmod(self._steps_done, self.num_iterations)
         epoch, first_window = divmod(windows_done, self.windows_per_epoch)
         order = self.order(epoch)
@@ -195,13 +158,13 @@ class WindowLoader:
             batches += [mine[i : i + step] for i in range(0, len(mine), step)]
         stream = read_batches(self.dataset, batches, self.num_workers, self.prefetch)
         for w in range(first_window, self.windows_per_epoch):
-            items = [item for _ in range(self.micro_batches) for item in next(stream)]
-            window = Window(epoch * self.windows_per_epoch + w, epoch, items)
+            prompts = [prompt for _ in range(self.micro_batches) for prompt in next(stream)]
+            window = Window(epoch * self.windows_per_epoch + w, epoch, prompts)
             for iteration in range(iterations_done, self.num_iterations):
                 for m in range(self.micro_batches):
                     last = m + 1 == self.micro_batches
                     if last:
-                        # A checkpoint after this micro-batch's optimizer step must go on behind it.
+                        # A checkpoint after this micro-batch's optimizer step must resume behind it.
                         self._steps_done = window.number * self.num_iterations + iteration + 1
                     first = m == 0 and iteration == iterations_done
                     yield MicroBatch(window, m * step, (m + 1) * step, iteration, first=first, last=last)
@@ -219,64 +182,34 @@ class WindowLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken.
+        """Continue where `state` was taken.
 
         Raises:
             ValueError: the data, the seed, or how prompts make up an optimizer step has changed since. Changes of the
                 first two can be allowed.
         """
         for key, what in (
-            ("fingerprint", "data.init_args.train points to other shards than the checkpoint's run read"),
-            ("seed", "data.init_args.seed differs from the checkpoint's"),
-            ("shuffle", "data.init_args.shuffle differs from the checkpoint's"),
+            ("fingerprint", "data.train points to other shards than the checkpoint's run read"),
+            ("seed", "data.seed differs from the checkpoint's"),
+            ("shuffle", "data.shuffle differs from the checkpoint's"),
             (
                 "window_size",
-                "an optimizer step takes another number of prompts (data.init_args.batch_size x "
+                "an optimizer step takes another number of prompts (data.prompts_per_step, or data.batch_size x "
                 "trainer.accumulate_grad_batches x devices)",
             ),
             # Lightning counts the micro-batches of an epoch.
-            ("micro_batches", "trainer.accumulate_grad_batches differs from the checkpoint's"),
-            ("num_iterations", "model.init_args.num_iterations differs from the checkpoint's"),
+            (
+                "micro_batches",
+                "trainer.accumulate_grad_batches differs from the checkpoint's",
+            ),
+            ("num_iterations", "model.num_iterations differs from the checkpoint's"),
         ):
             order = key in ("fingerprint", "seed", "shuffle")
             if state[key] == getattr(self, key) or (order and self.allow_changes):
                 continue
-            allow = "set model.init_args.resume_with_changes to true, " if order else ""
+            allow = "set model.resume_with_changes to true, " if order else ""
             raise ValueError(
                 f"cannot resume: {what} ({state[key]!r} then, {getattr(self, key)!r} now). Restore it, {allow}or "
-                "start a new run from the weights alone (export the checkpoint and set model.init_args.student.path)"
+                "start a new run from the weights alone (export the checkpoint and set model.student.path)"
             )
         self._steps_done = state["steps_done"]
-
-
-def shard_across_devices(size: int, rank: int, world_size: int) -> list[int]:
-    """This device's indices of an evaluation set: each item on exactly one device, uneven splits included."""
-    return list(range(rank, size, world_size))
-
-
-class EvaluationLoader:
-    """A sized loader of batches of items in order, for validation.
-
-    It is no `DataLoader`: Lightning would replace its batch sampler for `predict`.
-
-    Args:
-        dataset: encoded samples.
-        indices: which of them, in order.
-        batch_size: items of a batch.
-        num_workers: processes that read and encode ahead; 0 reads in the process that evaluates.
-        prefetch: see `datamodules.workers.read_batches`.
-    """
-
-    def __init__(
-        self, dataset: Dataset[Item], indices: Sequence[int], batch_size: int, num_workers: int, prefetch: int = 2
-    ) -> None:
-        self.dataset = dataset
-        self.batches = [list(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
-        self.num_workers = num_workers
-        self.prefetch = prefetch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        return read_batches(self.dataset, self.batches, self.num_workers, self.prefetch)

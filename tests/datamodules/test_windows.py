@@ -1,4 +1,4 @@
-"""Which samples a device sees and in which order, and a loader that stops and goes on anywhere."""
+"""The samples of each device and their order, and a loader that stops and resumes anywhere."""
 
 from __future__ import annotations
 
@@ -18,21 +18,15 @@ from avrt.data.writer import ShardWriter
 from avrt.model.encoding import Prompt
 from avrt.rewards import AccuracyReward
 from avrt.sample import Sample
-from datamodules.streaming import (
-    EncodedDataset,
-    EvaluationLoader,
-    Item,
-    MicroBatch,
-    WindowLoader,
-    shard_across_devices,
-)
+from datamodules.reading import EncodedDataset, EvaluationLoader, device_batches
+from datamodules.windows import MicroBatch, WindowLoader
 from datamodules.workers import read_batches
 from tests.lightning_modules.training import gold_completion, write_shards
 from tests.tiny_student import load_student, make_sample
 
 
-class Numbers(Dataset[Item]):
-    """Items that only carry their index."""
+class Numbers(Dataset[Prompt]):
+    """Prompts that only carry their index."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -41,9 +35,9 @@ class Numbers(Dataset[Item]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> Prompt:
         self.reads.append(index)
-        return Item(Prompt(Sample(str(index), "?", ("a", "b"), 0), torch.tensor([index])))
+        return Prompt(Sample(str(index), "?", ("a", "b"), 0), torch.tensor([index]))
 
 
 def loader(size: int = 23, **settings: Any) -> WindowLoader:
@@ -51,7 +45,7 @@ def loader(size: int = 23, **settings: Any) -> WindowLoader:
 
 
 def numbers(batch: MicroBatch) -> list[int]:
-    return [int(item.prompt.sample.id) for item in batch.items]
+    return [int(prompt.sample.id) for prompt in batch.prompts]
 
 
 def epoch_of(one: WindowLoader) -> list[int]:
@@ -135,7 +129,7 @@ def test_micro_batches_carry_their_window() -> None:
 
 @pytest.mark.parametrize("stop", range(1, 13))
 @pytest.mark.parametrize("iterations", [1, 2])
-def test_goes_on_after_any_step(stop: int, iterations: int) -> None:
+def test_resumes_after_any_step(stop: int, iterations: int) -> None:
     """State taken after a step's last micro-batch: the next loader gives exactly what would have come."""
     one = loader(num_iterations=iterations)
     whole = [numbers(batch) for _ in range(3) for batch in one]
@@ -210,21 +204,22 @@ def test_changed_settings_are_refused(change: dict[str, Any], named: str, steps:
 
 
 def test_too_few_samples() -> None:
-    with pytest.raises(ValueError, match=r"3 samples, fewer than the 4 prompts.*data\.init_args\.batch_size"):
+    with pytest.raises(ValueError, match=r"3 samples, fewer than the 4 prompts.*data\.batch_size"):
         loader(size=3)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [1, 5, 10])
-def test_evaluation_shares_items_out_exactly_once(size: int, world_size: int) -> None:
-    shares = [shard_across_devices(size, rank, world_size) for rank in range(world_size)]
-    assert sorted(i for share in shares for i in share) == list(range(size))
+def test_evaluation_divides_items_over_devices(size: int, world_size: int) -> None:
+    batches = [batch for rank in range(world_size) for batch in device_batches(size, 2, rank, world_size)]
+    assert sorted(i for batch in batches for i in batch) == list(range(size))
+    assert all(len(batch) <= 2 for batch in batches)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_keeps_the_order(workers: int) -> None:
-    batches = list(EvaluationLoader(Numbers(9), [1, 3, 5, 7, 8], 2, workers))
-    assert [[item.prompt.sample.id for item in batch] for batch in batches] == [["1", "3"], ["5", "7"], ["8"]]
+    batches = list(EvaluationLoader(Numbers(9), [[1, 3], [5, 7], [8]], workers))
+    assert [[prompt.sample.id for prompt in batch] for batch in batches] == [["1", "3"], ["5", "7"], ["8"]]
 
 
 class Broken(Numbers):
@@ -234,7 +229,7 @@ class Broken(Numbers):
         super().__init__(4)
         self.error = error
 
-    def __getitem__(self, index: int) -> Item:
+    def __getitem__(self, index: int) -> Prompt:
         if index == 2:
             raise self.error
         return super().__getitem__(index)
@@ -250,7 +245,7 @@ class Broken(Numbers):
     ids=lambda error: type(error).__name__,
 )
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_a_worker_refuses_is_raised_as_it_was_there(error: Exception, workers: int) -> None:
+def test_errors_of_a_worker_are_raised_unchanged(error: Exception, workers: int) -> None:
     stream = read_batches(Broken(error), [[0, 1], [2, 3]], workers)
     assert len(next(stream)) == 2
     with pytest.raises(type(error)) as raised:
@@ -276,8 +271,8 @@ def test_encoded_samples(student_folder: Path, shards: Path) -> None:
     for i in range(4):
         assert plain[i].target is None
         assert torch.equal(targets[i].target, encoder.encode_target(source[i]))
-        assert torch.equal(plain[i].prompt.input_ids, encoder.encode(source[i]).input_ids)
-        clip = blank[i].prompt.sample.clip
+        assert torch.equal(plain[i].input_ids, encoder.encode(source[i]).input_ids)
+        clip = blank[i].sample.clip
         assert clip is not None
         assert clip.frames is None or not clip.frames.any()
 
@@ -291,9 +286,7 @@ def test_a_missing_trace_stops_supervised_training(student_folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize("answer", [2, 7, -1, "B", 1.0, None, True], ids=repr)
-def test_a_gold_that_is_no_option_stops_loading_with_the_samples_id(
-    student_folder: Path, tmp_path: Path, answer: Any
-) -> None:
+def test_an_invalid_gold_stops_loading_with_the_samples_id(student_folder: Path, tmp_path: Path, answer: Any) -> None:
     """In the record itself, and through the loader's worker from a shard that has it with right checksums."""
     sample = make_sample("audio", 3)
     assert len(sample.options) == 2

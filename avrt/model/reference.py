@@ -1,4 +1,4 @@
-"""The reference policy that GRPO's KL term pulls towards, and where its weights live."""
+"""The reference policy of GRPO's KL term, and where its weights are kept."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from avrt.model.token_logprobs import LanguageModel
 
 
 class ReferencePolicy(abc.ABC):
-    """The language model as it was when the run began. It is no part of the trained module: neither checkpoints nor
+    """The language model as it was when the run began. It is not part of the trained module: neither checkpoints nor
     the optimizer see it."""
 
     @abc.abstractmethod
     def on(self, device: torch.device) -> AbstractContextManager[LanguageModel]:
-        """The model, ready to score on `device` while inside."""
+        """The model, ready to compute on `device` inside the context."""
 
 
 class FrozenCopy(ReferencePolicy):
@@ -27,7 +27,7 @@ class FrozenCopy(ReferencePolicy):
 
     Args:
         model: the copy.
-        in_host_memory: bring the weights to the device only while they score, between rollout and training, when
+        in_host_memory: bring the weights to the device only while they are used, between rollout and training, when
             neither the rollout's cache nor activations take space there. Costs one transfer per rollout.
     """
 

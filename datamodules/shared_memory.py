@@ -1,10 +1,11 @@
-"""Handing a worker's items to the training process in one piece.
+"""Passing a worker's items to the training process in one block of shared memory.
 
-Between processes torch opens, sends and maps the memory of every tensor on its own. A micro-batch has a hundred small
-ones, and for a small student that took a quarter of a training step. Here all tensors of a micro-batch lie in one.
+Between processes torch opens, sends and maps the memory of every tensor separately. A micro-batch has a hundred small
+tensors, and for a small student that took a quarter of a training step. Here all tensors of a micro-batch share one
+block.
 
-That one is allocated in shared memory right here, in the worker's own call, and not when a thread of torch's queue
-sends it: an error there would be printed and the batch lost, and the run would wait for it forever.
+The block is allocated in the worker's own call, not by the thread of torch's queue that sends it: an error in that
+thread would be printed and the batch lost, and the run would wait for it forever.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the mount point itself; nothing
 """File system of Linux's shared memory."""
 
 ALIGNMENT = 64
-"""Bytes to a multiple of which every tensor begins, as those of torch's allocator do."""
+"""Every tensor begins at a multiple of so many bytes, as in torch's allocator."""
 
 Place = tuple[int, torch.dtype, torch.Size]
-"""Where a tensor's bytes begin, their type and its shape."""
+"""A tensor's first byte in the block, its type and its shape."""
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """Any object whose tensors lie one after another in `memory`, uint8; `rest` is everything else of it, pickled."""
+class Packed:
+    """An object whose tensors are one after another in `memory`, uint8; `rest` is everything else, pickled."""
 
     memory: Tensor
     rest: bytes
@@ -41,15 +42,15 @@ class Parcel:
 
 @dataclass(frozen=True)
 class NoSharedMemory:
-    """A parcel that could not be made: it needs `needed` bytes, `total` and `free` are those of `SHARED_MEMORY`."""
+    """An object that did not fit: it needs `needed` bytes, `total` and `free` are those of `SHARED_MEMORY`."""
 
     needed: int
     total: int
     free: int
 
 
-def pack(content: Any) -> Parcel | NoSharedMemory:
-    """Copy all tensors in `content` into one, in shared memory; one that occurs twice is copied once."""
+def pack(content: Any) -> Packed | NoSharedMemory:
+    """Copy all tensors in `content` into one block of shared memory; a tensor that occurs twice is copied once."""
     buffer = io.BytesIO()
     packer = _Packer(buffer)
     packer.dump(content)
@@ -64,16 +65,16 @@ def pack(content: Any) -> Parcel | NoSharedMemory:
     for tensor, (start, _, _) in zip(packer.tensors, packer.places, strict=True):
         flat = tensor.reshape(-1).view(torch.uint8)
         memory[start : start + len(flat)] = flat
-    return Parcel(memory, buffer.getvalue())
+    return Packed(memory, buffer.getvalue())
 
 
-def unpack(parcel: Parcel) -> Any:
-    """The object again, in memory of this process alone: the parcel's shared memory is free once the parcel is."""
-    return _Unpacker(parcel.rest, parcel.memory.clone()).load()
+def unpack(packed: Packed) -> Any:
+    """The object again, in this process's own memory; the shared memory is freed together with `packed`."""
+    return _Unpacker(packed.rest, packed.memory.clone()).load()
 
 
 class _Packer(pickle.Pickler):
-    """Writes a tensor's place instead of the tensor; keeps the tensors, so that an id means one of them."""
+    """Writes a tensor's place instead of the tensor. It keeps the tensors, so that no two of them share an id."""
 
     def __init__(self, buffer: io.BytesIO) -> None:
         super().__init__(buffer, pickle.HIGHEST_PROTOCOL)
@@ -96,7 +97,7 @@ class _Packer(pickle.Pickler):
 
 
 class _Unpacker(pickle.Unpickler):
-    """Reads what this process's own worker has written, and nothing from outside."""
+    """Reads what a worker of this process has written, never anything from outside."""
 
     def __init__(self, rest: bytes, memory: Tensor) -> None:
         super().__init__(io.BytesIO(rest))

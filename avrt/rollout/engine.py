@@ -1,0 +1,87 @@
+"""The interface of rollout engines: sampling settings in, responses with token ids and log-probabilities out.
+
+Shape letter: C response tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
+from avrt.model.token_logprobs import EmbeddedPrompt
+from avrt.sample import Completion, Sample
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Settings of sampling.
+
+    Attributes:
+        max_completion_length: token limit of a response.
+        temperature: divides the logits; log-probabilities are computed at the same temperature. Configs give a number
+            above 0; validation and evaluation use 0, which takes the most likely token.
+        kv_cache_tokens: bound on the tokens whose keys and values are held at once (prompts once, responses in full).
+            A window that needs more is rolled out in parts of whole prompts, one after another; a prompt that needs
+            more by itself is rolled out alone.
+        seed: start of all random streams, see `avrt.rollout.window.stream_seed`.
+    """
+
+    max_completion_length: PositiveInt = 1024
+    temperature: PositiveFloat = 1.0
+    kv_cache_tokens: PositiveInt = 262_144
+    seed: NonNegativeInt = 0
+
+
+DEFAULT_SAMPLING = SamplingConfig()
+
+
+@dataclass(frozen=True)
+class Response:
+    """One sampled response.
+
+    Attributes:
+        token_ids: int64 ``[C]`` on the CPU, including the end-of-turn token if there is one.
+        logprobs: float32 ``[C]`` on the CPU, at the sampling temperature (at 1 when greedy).
+        finished: the model ended its turn (False: the token limit cut the response).
+    """
+
+    token_ids: Tensor
+    logprobs: Tensor
+    finished: bool
+
+
+class RolloutEngine(Protocol):
+    """Samples responses with the policy's current weights, such as `avrt.rollout.builtin.TransformersRollout`."""
+
+    def generate(
+        self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
+    ) -> list[list[Response]]:
+        """`num_generations` responses for every prompt, in order; prompt i draws from random stream ``seeds[i]``."""
+        ...
+
+
+def completions(
+    samples: Sequence[Sample], groups: Sequence[Sequence[Response]], decode: Callable[[Tensor], str]
+) -> list[Completion]:
+    """The responses to each sample as rewards and evaluation read them, one after another.
+
+    Args:
+        samples: one per prompt.
+        groups: the responses to each prompt.
+        decode: token ids to text without special tokens.
+    """
+    return [
+        Completion(
+            sample=sample,
+            text=decode(response.token_ids),
+            token_ids=tuple(response.token_ids.tolist()),
+            logprobs=tuple(response.logprobs.tolist()),
+            finish_reason="stop" if response.finished else "length",
+        )
+        for sample, group in zip(samples, groups, strict=True)
+        for response in group
+    ]

@@ -1,0 +1,222 @@
+"""The rollout of a window and its metrics, without a trainer."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from avrt.grpo.advantage import group_advantages
+from avrt.grpo.loss import Normalizer
+from avrt.model.reference import FrozenCopy
+from avrt.model.student import Student
+from avrt.model.token_logprobs import TokenLogprobs, token_logprobs
+from avrt.rewards import RewardTable
+from avrt.rollout.builtin import TransformersRollout
+from avrt.rollout.engine import Response, SamplingConfig
+from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences
+from avrt.rollout.window import Devices, Rollout, WindowRollout, device_advantages, step_normalizer, stream_seed
+from avrt.sample import Completion
+from tests.lightning_modules.training import VowelReward
+from tests.tiny_student import KINDS, load_student, make_sample
+
+SAMPLING = SamplingConfig(max_completion_length=6, seed=7)
+GROUP = 3
+
+
+@pytest.fixture(scope="module")
+def student(student_folder: Path) -> Student:
+    return load_student(student_folder)
+
+
+def window_rollout(student: Student, **settings: Any) -> WindowRollout:
+    engine = TransformersRollout(student.language_model, SAMPLING, student.eos_token_ids, student.banned_tokens)
+    defaults: dict[str, Any] = {"engine": engine, "rewards": [VowelReward()], "reference": None, "sampling": SAMPLING}
+    return WindowRollout(student, **{**defaults, "num_generations": GROUP, **settings})
+
+
+def roll_out(student: Student, epoch: int = 0, micro_batch_size: int = 2, **settings: Any) -> Rollout:
+    prompts = [student.encoder.encode(make_sample(kind, i)) for i, kind in enumerate(KINDS)]
+    return window_rollout(student, **settings).run(prompts, epoch, micro_batch_size)
+
+
+def test_a_window(student: Student) -> None:
+    """Every part of the rollout belongs to the same prompts and responses, and the reference is the student itself."""
+    rollout = roll_out(student, reference=FrozenCopy(student.copy_language_model()))
+    count = len(KINDS) * GROUP
+    assert [len(group) for group in rollout.responses] == [GROUP] * len(KINDS)
+    assert [c.sample.id for c in rollout.completions] == [
+        make_sample(kind, i).id for i, kind in enumerate(KINDS) for _ in range(GROUP)
+    ]
+    flat = [response for group in rollout.responses for response in group]
+    assert [c.token_ids for c in rollout.completions] == [tuple(r.token_ids.tolist()) for r in flat]
+    assert [c.finish_reason == "stop" for c in rollout.completions] == [r.finished for r in flat]
+    assert rollout.rewards.total.tolist() == pytest.approx(VowelReward().score(rollout.completions))
+    assert torch.equal(rollout.statistics.advantages, group_advantages(rollout.rewards.total, GROUP).advantages)
+    assert rollout.ref_logprobs is not None
+    assert len(rollout.ref_logprobs) == count
+    for reference, response in zip(rollout.ref_logprobs, flat, strict=True):
+        torch.testing.assert_close(reference, response.logprobs, rtol=0, atol=1e-4)
+    tokens = sum(len(r.token_ids) for r in flat)
+    assert rollout.normalizer == Normalizer(count, tokens, float(tokens), 6)
+    assert not rollout.old_logprobs
+    assert not any(tensor.requires_grad for tensor in rollout.ref_logprobs)
+
+
+def test_the_reference_does_not_depend_on_the_micro_batch(student: Student) -> None:
+    reference = FrozenCopy(student.copy_language_model())
+    one, all_at_once = (roll_out(student, micro_batch_size=n, reference=reference).ref_logprobs for n in (1, 8))
+    assert one is not None
+    assert all_at_once is not None
+    for a, b in zip(one, all_at_once, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4)
+
+
+def test_responses_depend_on_seed_epoch_and_sample(student: Student) -> None:
+    def tokens(rollout: Rollout) -> list[tuple[int, ...]]:
+        return [completion.token_ids for completion in rollout.completions]
+
+    first = tokens(roll_out(student))
+    assert tokens(roll_out(student)) == first
+    assert tokens(roll_out(student, epoch=1)) != first
+    assert tokens(roll_out(student, sampling=replace(SAMPLING, seed=8))) != first
+
+
+def test_phases_are_measured_and_run_in_the_given_precision(student: Student) -> None:
+    phases: list[str] = []
+    inside: list[str] = []
+
+    @contextmanager
+    def timed(phase: str) -> Any:
+        phases.append(phase)
+        yield
+
+    def precision() -> AbstractContextManager[None]:
+        inside.append(phases[-1])
+        return timed("precision")
+
+    roll_out(student, timed=timed, precision=precision, reference=FrozenCopy(student.copy_language_model()))
+    assert [phase for phase in phases if phase != "precision"] == ["embedding", "rollout", "rewards", "reference"]
+    assert inside == ["embedding", "rollout", "reference"]
+
+
+# ---- several devices ------------------------------------------------------------------------------------------------
+
+
+def two_devices(rank: int, other: Tensor) -> Devices:
+    """This device and another one whose values are `other`."""
+
+    def gather(values: Tensor) -> Tensor:
+        return torch.cat([values, other] if rank == 0 else [other, values])
+
+    return Devices(rank, 2, gather)
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_advantages_of_one_of_two_devices(scale: str, rank: int) -> None:
+    """The batch's deviation is that of both devices; every device gets the advantages of its own responses."""
+    rewards = torch.rand(12, generator=torch.Generator().manual_seed(0))
+    parts = rewards.split(6)
+    expected = group_advantages(rewards, GROUP, scale)
+    found = device_advantages(parts[rank], GROUP, scale, two_devices(rank, parts[1 - rank]))
+    assert torch.equal(found.advantages, expected.advantages.split(6)[rank])
+    assert torch.equal(found.group_std, expected.group_std.split(2)[rank])
+    assert torch.equal(found.zero_std, expected.zero_std.split(2)[rank])
+
+
+def test_normalizer_of_two_devices() -> None:
+    done = [Completion(make_sample("audio", 1), "", token_ids=(1,) * n) for n in (3, 4)]
+    assert step_normalizer(done, 9, two_devices(0, torch.tensor([10.0]))) == Normalizer(2, 7, 8.5, 9)
+
+
+def test_stream_seeds() -> None:
+    seeds = {stream_seed(s, e, i) for s in range(3) for e in range(3) for i in ("a", "b", "ab")}
+    assert len(seeds) == 27
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+# ---- metrics --------------------------------------------------------------------------------------------------------
+
+
+def made_rollout(lengths: list[int], stopped: list[bool], rewards: list[float]) -> Rollout:
+    """Two prompts of 5 and 7 tokens with made-up responses."""
+    sample = make_sample("audio", 1)
+    done = [
+        Completion(
+            sample, "<think>x</think><answer>A</answer>" if stop else "x", (1,) * n, (), "stop" if stop else "length"
+        )
+        for n, stop in zip(lengths, stopped, strict=True)
+    ]
+    total = torch.tensor(rewards)
+    group = len(done) // 2
+    prompts: Any = [torch.zeros(5), torch.zeros(7)]
+    responses: Any = [done[:group], done[group:]]
+    statistics = group_advantages(total, group)
+    normalizer = Normalizer(len(done), sum(lengths), float(sum(lengths)), 10)
+    return Rollout(prompts, responses, done, RewardTable({"one": total}, total), statistics, normalizer, None)
+
+
+def test_metrics_by_hand() -> None:
+    rollout = made_rollout([2, 4, 10, 8], [True, True, False, True], [1.0, 0.0, 0.5, 0.5])
+    metrics = rollout_metrics(rollout, Tensor.cpu)
+    expected = {
+        "completions/mean_length": 6.0,
+        "completions/min_length": 2.0,
+        "completions/max_length": 10.0,
+        "completions/clipped_ratio": 0.25,
+        "completions/mean_terminated_length": 14 / 3,
+        "frac_reward_zero_std": 0.5,
+        "reward": 0.5,
+        "reward_std": 0.40824829,
+        "rewards/one/mean": 0.5,
+        "rewards/one/std": 0.40824829,
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert sum(value for name, value in metrics.items() if name.startswith("answers/")) == pytest.approx(1)
+    assert count_tokens(rollout, Tensor.cpu) == 24 + 2 * 12
+
+
+def test_metrics_of_two_devices_are_those_of_one_with_all_responses() -> None:
+    lengths, stopped, rewards = [2, 4, 10, 8], [True, True, False, True], [1.0, 0.0, 0.5, 0.5]
+    more_lengths, more_stopped, more_rewards = [1, 3, 5, 9], [False, True, True, True], [0.2, float("nan"), 0.1, 0.4]
+    both = made_rollout(lengths + more_lengths, stopped + more_stopped, rewards + more_rewards)
+    one, other = made_rollout(lengths, stopped, rewards), made_rollout(more_lengths, more_stopped, more_rewards)
+    # The group size differs, so only metrics of responses are compared.
+    sent: list[Tensor] = []
+    rollout_metrics(other, lambda values: sent.append(values) or values)  # type: ignore[func-returns-value]
+    parts = iter(sent)
+
+    def gather(values: Tensor) -> Tensor:
+        return torch.cat([values, next(parts)])
+
+    found, expected = rollout_metrics(one, gather), rollout_metrics(both, Tensor.cpu)
+    del found["frac_reward_zero_std"], expected["frac_reward_zero_std"]
+    assert found == pytest.approx(expected)
+
+
+def test_without_a_reward_that_applies_there_is_no_reward_metric() -> None:
+    nan = float("nan")
+    rollout = made_rollout([1, 2, 3, 4], [True] * 4, [nan] * 4)
+    metrics = rollout_metrics(rollout, Tensor.cpu)
+    assert not [name for name in metrics if name.startswith("reward")]
+
+
+@pytest.mark.parametrize("change", [0.0, 0.5])
+def test_sampling_differences(student: Student, change: float) -> None:
+    rollout = roll_out(student)
+    responses = [[Response(r.token_ids, r.logprobs + change, r.finished) for r in group] for group in rollout.responses]
+    scores: TokenLogprobs = token_logprobs(
+        student.language_model,
+        rollout.prompts,
+        [[r.token_ids for r in group] for group in responses],
+        banned=student.banned_tokens,
+    )
+    found = sampling_differences(scores, responses)
+    assert len(found) == rollout.normalizer.tokens
+    torch.testing.assert_close(found, torch.full_like(found, change), rtol=0, atol=1e-4)
