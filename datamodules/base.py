@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
+from avrt.config.global_batch import accumulation
 from avrt.data.shards import ShardError, ShardSet
 from avrt.media.clip_files import without_extension
 from avrt.media.masking import Modalities
@@ -32,6 +33,10 @@ class ShardDataModule(LightningDataModule):
         shuffle: permute the training samples anew in every epoch.
         train_split, val_split: take only samples of this split; None for all.
         allow_overlap: train although samples of the validation set are in the training set.
+        prompts_per_step: prompts of one optimizer step over all devices. Gradient accumulation follows:
+            `prompts_per_step` / (`batch_size` x devices). None leaves it to `trainer.accumulate_grad_batches`.
+        val_every_n_steps: optimizer steps from one validation to the next; None leaves it to
+            `trainer.val_check_interval`, which counts micro-batches.
     """
 
     with_targets = False
@@ -51,10 +56,15 @@ class ShardDataModule(LightningDataModule):
         train_split: str | None = None,
         val_split: str | None = None,
         allow_overlap: bool = False,
+        prompts_per_step: int | None = None,
+        val_every_n_steps: int | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or val_batch_size < 1:
             raise ValueError("data.init_args.batch_size and val_batch_size must be positive")
+        for name, value in (("prompts_per_step", prompts_per_step), ("val_every_n_steps", val_every_n_steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"data.init_args.{name} must be positive, or null, is {value}")
         if val_samples is not None and val_samples < 1:
             raise ValueError(
                 f"data.init_args.val_samples must be positive, or null for all, is {val_samples}; for no validation "
@@ -77,12 +87,15 @@ class ShardDataModule(LightningDataModule):
         self.train_split = train_split
         self.val_split = val_split
         self.allow_overlap = allow_overlap
+        self.prompts_per_step = prompts_per_step
+        self.val_every_n_steps = val_every_n_steps
         self._window_loader: WindowLoader | None = None
         self._shards: dict[str, ShardSet] = {}
 
     def setup(self, stage: str) -> None:
         """Open the shards, before the student is loaded, which may take minutes."""
         if stage == "fit":
+            self._count_in_optimizer_steps()
             self._open("train")
         if self.val is not None:
             self._open("val")
@@ -91,6 +104,36 @@ class ShardDataModule(LightningDataModule):
             raise ValueError(f"data.init_args.val: is null, and that is what `{command}` reads; set it to shards")
         if stage == "fit" and self.val is not None:
             check_overlap(self._open("train"), self._open("val"), self.allow_overlap)
+
+    def _count_in_optimizer_steps(self) -> None:
+        """Tell the trainer how many micro-batches make an optimizer step, and after how many it validates.
+
+        Lightning counts both in micro-batches. Called in `setup`: the number of devices is known by then, and strategy
+        and loops read the trainer's values later.
+
+        Raises:
+            ValueError: no whole number of micro-batches makes a step, or the trainer was given another value.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+        if self.prompts_per_step is not None:
+            micro_batches = accumulation(self.prompts_per_step, self.batch_size, trainer.world_size)
+            if trainer.accumulate_grad_batches not in (1, micro_batches):
+                raise ValueError(
+                    f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, and data.prompts_per_step "
+                    f"{self.prompts_per_step} makes it {micro_batches}; remove one of the two"
+                )
+            trainer.accumulate_grad_batches = micro_batches
+        trial = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if self.val_every_n_steps is not None and not trial:  # a trial validates once, at its end
+            interval = self.val_every_n_steps * trainer.accumulate_grad_batches
+            if trainer.val_check_interval not in (1.0, interval):
+                raise ValueError(
+                    f"trainer.val_check_interval is {trainer.val_check_interval}, and data.val_every_n_steps "
+                    f"{self.val_every_n_steps} makes it {interval}; remove one of the two"
+                )
+            trainer.val_check_interval = interval
+            trainer.check_val_every_n_epoch = None  # else a validation would have to fit into an epoch
 
     def _open(self, name: Literal["train", "val"]) -> ShardSet:
         """The shards of `train` or `val`, read once."""
