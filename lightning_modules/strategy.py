@@ -25,13 +25,20 @@ import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision, Precision
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+    StrategyRegistry,
+)
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.cpp_extension import get_default_build_root
 
+from avrt.config.strategies import CHOICES, STRATEGIES
 from avrt.model.checkpoints import (
     check_complete,
     check_no_instantiator,
@@ -280,20 +287,17 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Refuse strategies under which a run would go wrong without a word.
-
-    Lightning's FSDP gathers weights when a layer is called, but the head's weight is used without calling the head, and
-    a device whose batch has no sound never calls the audio encoder; its own DeepSpeed divides accumulated losses twice.
+    """Refuse strategies that train these students wrongly; `avrt.config.strategies` says why.
 
     Raises:
-        ValueError: names the key and the mend.
+        ValueError: names the key and the strategies to choose from.
     """
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or (
         isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, AVRTDeepSpeedStrategy)
     ):
         raise ValueError(
-            f"trainer.strategy: {type(strategy).__name__} does not train these students rightly; set it to auto, to "
-            "ddp, or to lightning_modules.strategy.AVRTDeepSpeedStrategy, whose stage 3 splits the weights too"
+            f"trainer.strategy: {type(strategy).__name__} is not supported for these students; set it to one of "
+            f"{CHOICES}"
         )
 
 
@@ -354,3 +358,7 @@ def compile_locks(operator: str) -> list[Path]:
     folder = os.environ.get("TORCH_EXTENSIONS_DIR")
     root, below = (Path(folder), "") if folder else (Path(get_default_build_root()), "*/")
     return sorted(root.glob(f"{below}{operator}/lock"))
+
+
+for _name, _arguments in STRATEGIES.items():
+    StrategyRegistry.register(_name, AVRTDeepSpeedStrategy, description=f"DeepSpeed with {_arguments}", **_arguments)

@@ -1,12 +1,13 @@
-"""Compute a run's memory, arithmetic, time and length from its config, without loading anything.
+"""Estimate a run's memory, FLOPs, time and length from its config, without loading the model.
 
-Nothing is measured: read the times as a lower bound. Memory follows the project's own training step on tensors that
-have shapes only. Exit status 1 when the run does not fit.
+Nothing is measured: read the times as a lower bound. Memory is that of the project's own training step, run on tensors
+that have shapes but no data. Exit status 1 if the run does not fit.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +32,14 @@ def run(args: argparse.Namespace) -> int:
     """Print the plan."""
     import json
     import math
+    import tempfile
     from dataclasses import replace
+    from pathlib import Path
 
     from rich.console import Console
 
     from avrt.config.errors import UsageError, describe
+    from avrt.demo.paths import locate_demo_paths
     from avrt.planning.cost import Hardware
     from avrt.planning.plan import make_plan, print_plan
     from avrt.planning.settings import read_settings
@@ -43,11 +47,6 @@ def run(args: argparse.Namespace) -> int:
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} must be positive, is {value}")
-    numbers = (args.samples, args.prompt_tokens, args.completion_tokens)
-    try:
-        settings = read_settings(args.config, args.devices, args.nodes, args.student, *numbers)
-    except ValueError as error:  # status 1 says that a run does not fit
-        raise UsageError(describe(error)) from error
     hardware = replace(
         Hardware(),
         peak_tflops=args.peak_tflops,
@@ -55,7 +54,17 @@ def run(args: argparse.Namespace) -> int:
         bandwidth_gb=args.bandwidth,
         host_bandwidth_gb=args.host_bandwidth,
     )
-    plan = make_plan(settings, hardware, args.gpu_memory, args.host_memory)
+    numbers = (args.samples, args.prompt_tokens, args.completion_tokens)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def prepare(config: dict[str, Any]) -> None:
+            locate_demo_paths(config, Path(folder) / "demo_student")
+
+        try:
+            settings = read_settings(args.config, args.devices, args.nodes, args.student, *numbers, prepare=prepare)
+        except ValueError as error:  # status 1 means that a run does not fit
+            raise UsageError(describe(error)) from error
+        plan = make_plan(settings, hardware, args.gpu_memory, args.host_memory)
     if args.json:
         print(json.dumps(plan.as_dict(), indent=1))  # noqa: T201
     else:

@@ -88,15 +88,23 @@ class DemoCache:
             ValueError: there is no such part, or it cannot be built.
             OSError: the cache cannot be written.
         """
-        if part not in PARTS:
-            known = ", ".join(f"demo:{name}" for name in PARTS)
-            raise ValueError(f"there is no 'demo:{part}'; the demo has {known}")
-        path = self.folder / part
+        path = self.path(part)
         if not self._is_whole(part):
             with self._lock(part):
                 if not self._is_whole(part):  # nobody has built it while we waited
                     self._build(part, path)
         return path
+
+    def path(self, part: str) -> Path:
+        """Where a part is, or will be once it is built.
+
+        Raises:
+            ValueError: there is no such part.
+        """
+        if part not in PARTS:
+            known = ", ".join(f"demo:{name}" for name in PARTS)
+            raise ValueError(f"there is no 'demo:{part}'; the demo has {known}")
+        return self.folder / part
 
     def _is_whole(self, part: str) -> bool:
         return (self.folder / part / PARTS[part]).is_file()

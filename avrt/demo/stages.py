@@ -45,15 +45,15 @@ def fit_command(preset: str, *, train: Path, val: Path, student: Path, out: Path
     """Train `student` as a preset says; curves, checkpoints and the trained student go to `out`."""
     words = [
         *("fit", "--config", shown_path(config_file(preset))),
-        *("--model.init_args.student.path", shown_path(student)),
-        *("--data.init_args.train", shown_path(train)),
-        *("--data.init_args.val", shown_path(val)),
-        *("--trainer.logger.init_args.save_dir", shown_path(out)),
+        *("--model.student.path", shown_path(student)),
+        *("--data.train", shown_path(train)),
+        *("--data.val", shown_path(val)),
+        *("--output_dir", shown_path(out)),
     ]
     if seed:
-        words += ["--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
+        words += ["--seed_everything", str(seed), "--data.seed", str(seed)]
     if seed and preset.startswith("grpo"):
-        words += ["--model.init_args.seed", str(seed)]
+        words += ["--model.seed", str(seed)]
     return words
 
 
@@ -61,10 +61,10 @@ def evaluate_command(modalities: str, *, shards: Path, student: Path, out: Path)
     """Answer the held-out questions under ``AV``, ``A`` or ``V``; records and numbers go to `out`."""
     return [
         *("test", "--config", shown_path(config_file("eval_demo.yaml"))),
-        *("--model.init_args.student.path", shown_path(student)),
-        *("--data.init_args.shards", shown_path(shards / "val")),
-        *("--data.init_args.modalities", modalities),
-        *("--trainer.logger.init_args.save_dir", shown_path(out)),
+        *("--model.student.path", shown_path(student)),
+        *("--data.shards", shown_path(shards / "val")),
+        *("--data.modalities", modalities),
+        *("--output_dir", shown_path(out)),
     ]
 
 

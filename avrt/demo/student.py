@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from transformers import Qwen2Tokenizer
+
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
 from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.files.atomic import PARTIAL_SUFFIX, sync_folder
-from avrt.model.tiny import save_tiny_student
+from avrt.model.tiny import TinyShape, save_tiny_student, tiny_config
 
 CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
 """The words that the conversation format adds."""
@@ -25,8 +27,7 @@ def build_student(folder: Path, *, seed: int = 0) -> None:
     """
     if (folder / "config.json").is_file():
         return
-    questions = plan_questions(plan_clips("train", CORPUS_CLIPS, seed=0), questions_per_clip=1)
-    tokenizer = build_tiny_tokenizer([CHAT_WORDS, *demo_texts(questions)])
+    tokenizer = _tokenizer()
     partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
     if partial.exists():
         shutil.rmtree(partial)  # of a build that was killed
@@ -34,3 +35,13 @@ def build_student(folder: Path, *, seed: int = 0) -> None:
     save_tiny_student(partial, tokenizer, seed=seed)
     partial.rename(folder)
     sync_folder(folder.parent)
+
+
+def write_shapes(folder: Path) -> None:
+    """Write the student's ``config.json`` alone, which is enough to plan a run."""
+    tiny_config(TinyShape(), _tokenizer()).save_pretrained(folder)
+
+
+def _tokenizer() -> Qwen2Tokenizer:
+    questions = plan_questions(plan_clips("train", CORPUS_CLIPS, seed=0), questions_per_clip=1)
+    return build_tiny_tokenizer([CHAT_WORDS, *demo_texts(questions)])

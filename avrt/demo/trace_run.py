@@ -32,12 +32,12 @@ def traces_command(shards: Path, ledger: Path, output: Path, *, port: int = DEFA
         ledger, output: new folders; the ledger may lie in the output, which gets a folder for each split.
         port: of the server that `serve_command` started.
     """
-    settings = [f"shards={shown_path(shards)}", f"ledger={shown_path(ledger)}", f"output={shown_path(output)}"]
-    if port != DEFAULT_PORT:
-        settings += [f'{stage}.base_urls=["{server_url(port)}"]' for stage in STAGES]
     words = ["traces", "--config", shown_path(config_file("traces_demo.yaml"))]
-    for setting in settings:
-        words += ["--set", setting]
+    for key, path in (("shards", shards), ("ledger", ledger), ("output", output)):
+        words += [f"--{key}", shown_path(path)]
+    if port != DEFAULT_PORT:
+        for stage in STAGES:
+            words += [f"--{stage}.base_urls", f'["{server_url(port)}"]']
     return words
 
 

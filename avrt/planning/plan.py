@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from avrt.config.class_paths import STRATEGY
 from avrt.planning.cost import Hardware, StepCost, step_cost
 from avrt.planning.memory import DeviceMemory, HostMemory, device_memory, host_memory
 from avrt.planning.settings import RunSettings
@@ -100,23 +99,18 @@ def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit
     found: list[tuple[int, str]] = []
     if device.training > device_limit * USABLE:
         if not s.gradient_checkpointing:
-            found.append((device.activations, "model.init_args.student.gradient_checkpointing: true"))
+            found.append((device.activations, "model.student.gradient_checkpointing: true"))
         elif s.batch_size > 1:
-            found.append(
-                (device.activations, "data.init_args.batch_size: lower, trainer.accumulate_grad_batches: higher")
-            )
+            found.append((device.activations, "data.batch_size: lower"))
         else:
-            found.append((device.activations, "model.init_args.student.max_pixels: lower (shorter prompts)"))
+            found.append((device.activations, "model.student.max_pixels: lower (shorter prompts)"))
         if device.optimizer:
-            offload = "trainer.strategy.init_args.offload_optimizer: true"
-            if not s.stage:
-                offload = f"trainer.strategy.class_path: {STRATEGY}, and {offload}"
-            found.append((device.optimizer, offload))
+            found.append((device.optimizer, "trainer.strategy: avrt_zero2_offload"))
     if device.kv_cache and device.rollout > device_limit * USABLE:
-        found.append((device.kv_cache, "model.init_args.kv_cache_tokens: lower (the window is sampled in parts)"))
+        found.append((device.kv_cache, "model.kv_cache_tokens: lower (the window is sampled in parts)"))
     if device.peak > device_limit * USABLE:
         if device.reference:
-            found.append((device.reference, "model.init_args.reference_device: cpu"))
+            found.append((device.reference, "model.reference_device: cpu"))
         if s.lora is None:
             saved = device.gradients + device.optimizer + device.reference
             found.append((saved, "--config cli_configs/overlays/lora.yaml"))

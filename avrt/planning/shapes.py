@@ -68,7 +68,7 @@ def load_config(path: str) -> tuple[Qwen2_5OmniThinkerConfig, str]:
         return _published(PUBLISHED / f"{assumed}.json"), f"the published shapes of {assumed} ({path} does not exist)"
     known = ", ".join(sorted(f"Qwen/{p.stem}" for p in PUBLISHED.glob("*.json")))
     raise UsageError(
-        f"model.init_args.student.path: there is no folder {path!r} with a config.json, and it is none of the known "
+        f"model.student.path: there is no folder {path!r} with a config.json, and it is none of the known "
         f"hub ids ({known}); add --student with a folder or one of these"
     )
 

@@ -43,10 +43,10 @@ class PreemptionCallback(Callback):
         self.signals = []
         for name in signals:
             if name not in signal.Signals.__members__:
-                raise ValueError(f"PreemptionCallback.init_args.signals: {name!r} is no signal, such as SIGTERM")
+                raise ValueError(f"signals: {name!r} is not a signal, such as SIGTERM")
             self.signals.append(signal.Signals[name])
         if not 1 <= exit_status <= 125:
-            raise ValueError(f"PreemptionCallback.init_args.exit_status must be 1 to 125, is {exit_status}")
+            raise ValueError(f"exit_status must be 1 to 125, is {exit_status}")
         self.exit_status = exit_status
         self.received: signal.Signals | None = None
         self._leaving = False

@@ -56,10 +56,10 @@ class SampleTable(Callback):
     def __init__(self, every_n_steps: int = 10, num_best: int = 3, num_worst: int = 3) -> None:
         super().__init__()
         if every_n_steps < 1:
-            raise ValueError(f"SampleTable: init_args.every_n_steps must be at least 1, is {every_n_steps}")
+            raise ValueError(f"every_n_steps must be at least 1, is {every_n_steps}")
         if num_best < 0 or num_worst < 0 or num_best + num_worst == 0:
             raise ValueError(
-                f"SampleTable: init_args.num_best ({num_best}) and num_worst ({num_worst}) must be 0 or more, and one "
+                f"num_best ({num_best}) and num_worst ({num_worst}) must be 0 or more, and one "
                 "of them positive"
             )
         self.every_n_steps = every_n_steps
