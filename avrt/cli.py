@@ -19,12 +19,19 @@ from typing import NoReturn
 
 from avrt import __version__
 from avrt.config.class_paths import allowed_prefixes, parse_prefixes
-from avrt.config.commands import TRAINING
 from avrt.config.errors import UsageError, describe
 from avrt.config.preset_files import with_preset_paths
 from avrt.interrupts import INTERRUPTED
 
 PROGRAM = "python -m avrt"
+
+TRAINING = {
+    "fit": "train a model: --config cli_configs/grpo_tiny.yaml",
+    "validate": "compute the validation metrics once",
+    "test": "evaluate on benchmarks: --config cli_configs/eval.yaml",
+    "predict": "write a student's answers to the validation questions",
+}
+"""LightningCLI's own subcommands."""
 
 GROUPS = {
     "Before and after training": {
@@ -200,7 +207,8 @@ def _run_command(name: str, arguments: list[str]) -> int:
     )
     module.add_arguments(parser)
     if getattr(module, "TAKES_SETTINGS", False):
-        args, args.settings = parser.parse_known_args(arguments)
+        args, settings = parser.parse_known_args(arguments)
+        args.settings = settings
     else:
         _refuse_unknown_options(parser, arguments)
         args = parser.parse_args(arguments)

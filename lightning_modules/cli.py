@@ -182,7 +182,10 @@ def _parse(reader: ArgumentParser, words: list[str], known: Iterable[str]) -> Na
         settings = reader.parse_args(words)
     except argparse.ArgumentError as error:
         raise UsageError(distil(str(error), lambda name: _accepted(name, known))) from error
-    strategy = settings[words[0]].trainer.strategy
+    trainer = settings[words[0]].trainer
+    if not isinstance(trainer, Namespace):
+        raise UsageError("trainer: must be a mapping of settings, such as max_steps: 10")
+    strategy = trainer.strategy
     if isinstance(strategy, str):
         check_strategy_name(strategy)  # Lightning's own check comes after everything else is built
     return settings

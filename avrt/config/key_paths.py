@@ -21,11 +21,13 @@ class Refused(ValueError):
 
     Attributes:
         kind: the class.
+        arguments: by name.
     """
 
-    def __init__(self, kind: type, error: ValueError) -> None:
+    def __init__(self, kind: type, arguments: dict[str, Any], error: ValueError) -> None:
         super().__init__(one_line(error))
         self.kind = kind
+        self.arguments = arguments
 
 
 def instantiate(kind: type, *args: Any, **kwargs: Any) -> Any:
@@ -35,7 +37,7 @@ def instantiate(kind: type, *args: Any, **kwargs: Any) -> Any:
     except Refused:
         raise
     except ValueError as error:
-        raise Refused(kind, error) from error
+        raise Refused(kind, kwargs, error) from error
 
 
 def locate(refused: Refused, settings: dict[str, Any]) -> str:
@@ -45,7 +47,10 @@ def locate(refused: Refused, settings: dict[str, Any]) -> str:
         settings: the parsed settings as plain values.
     """
     line = str(refused).replace(".init_args", "")
-    key = next((key for key, kind in _built(settings) if kind is refused.kind), "")
+    places = [(key, given) for key, kind, given in _built(settings) if kind is refused.kind]
+    # Two arguments may be of one class: that with the refused values comes first.
+    places.sort(key=lambda place: not _agree(place[1], refused.arguments))
+    key = places[0][0] if places else ""
     section = key.partition(".")[0]
     if not key or line.startswith(f"{section}."):
         return line
@@ -55,28 +60,36 @@ def locate(refused: Refused, settings: dict[str, Any]) -> str:
     return f"{key}: {line}"
 
 
-def _built(settings: Any, key: str = "") -> Iterator[tuple[str, type]]:
-    """Key and class of everything that the settings build. An entry of a list has its class's name as key."""
+def _agree(given: Any, arguments: dict[str, Any]) -> bool:
+    """Whether plain values of a section are those of the arguments."""
+    plain = {name: value for name, value in arguments.items() if isinstance(value, (str, int, float))}
+    return isinstance(given, dict) and all(given.get(name) == value for name, value in plain.items())
+
+
+def _built(settings: Any, key: str = "") -> Iterator[tuple[str, type, Any]]:
+    """Key, class and arguments of everything that the settings build. A list's entry has its class's name as key."""
     if isinstance(settings, list):
         for entry in settings:
             name = entry.get("class_path", "").rpartition(".")[2] if isinstance(entry, dict) else ""
             yield from _built(entry, f"{key}.{name}")
     elif isinstance(settings, dict):
         kind = _imported(settings["class_path"]) if isinstance(settings.get("class_path"), str) else None
+        arguments = (settings.get("init_args") or {}) if kind is not None else settings
         if kind is not None:
-            yield key, kind
-            yield from _dataclasses(kind, key)
-        for name, value in (settings.get("init_args") or {} if kind is not None else settings).items():
+            yield key, kind, arguments
+            yield from _dataclasses(kind, arguments, key)
+        for name, value in arguments.items():
             yield from _built(value, f"{key}.{name}".removeprefix("."))
 
 
-def _dataclasses(owner: type, key: str) -> Iterator[tuple[str, type]]:
+def _dataclasses(owner: type, arguments: Any, key: str) -> Iterator[tuple[str, type, Any]]:
     """Dataclasses among the arguments of a class, which are given by their fields alone."""
     for name, hint in get_type_hints(owner.__init__).items():  # type: ignore[misc]
+        given = arguments.get(name) if isinstance(arguments, dict) else None
         for kind in (hint, *get_args(hint)):
             if isinstance(kind, type) and is_dataclass(kind):
-                yield f"{key}.{name}", kind
-                yield from _dataclasses(kind, f"{key}.{name}")
+                yield f"{key}.{name}", kind, given
+                yield from _dataclasses(kind, given, f"{key}.{name}")
 
 
 def _imported(class_path: str) -> type | None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avrt.config.commands import TRAINING
 from avrt.config.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,15 +60,18 @@ def scan_text(text: str, source: str) -> None:
     if not isinstance(root, yaml.MappingNode):
         found = "is empty" if root is None else "is a list or a single value"
         raise UsageError(f"{source}: a config must be a mapping of keys (trainer:, model:, data:), {found}")
-    _refuse_config_key(root, source)
+    for key_node, _ in root.value:
+        if _scalar(key_node) == "config":
+            raise UsageError(
+                f"{_at(source, key_node)}: config: a config inside a config is merged shallowly, "
+                "which loses settings; remove the key and give the file as a second --config on the command line"
+            )
     if _expanded_size(root, {}) > MAX_VALUES:
         raise UsageError(f"{source}: its anchors (&name, *name) expand to too many values; write the values out")
     for key, node in _walk(root, ""):
         if node.tag not in _PLAIN_TAGS:
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise UsageError(
-                f"{_at(source, node)}: {key or 'the file'}: the tag {tag} is refused; use plain values"
-            )
+            raise UsageError(f"{_at(source, node)}: {key or 'the file'}: the tag {tag} is refused; use plain values")
         if isinstance(node, yaml.MappingNode):
             _refuse_repeated_keys(node, key, source)
 
@@ -119,21 +121,6 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
         children = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
         sizes[id(node)] = 1 + sum(_expanded_size(child, sizes) for child in children)
     return sizes[id(node)]
-
-
-def _refuse_config_key(root: yaml.MappingNode, source: str) -> None:
-    """At the top level, or below a command's name."""
-    import yaml
-
-    for key_node, value_node in root.value:
-        key = _scalar(key_node)
-        if key == "config":
-            raise UsageError(
-                f"{_at(source, key_node)}: config: a config inside a config is merged shallowly, "
-                "which loses settings; remove the key and give the file as a second --config on the command line"
-            )
-        if key in TRAINING and isinstance(value_node, yaml.MappingNode):
-            _refuse_config_key(value_node, source)
 
 
 def _refuse_repeated_keys(node: yaml.MappingNode, key: str, source: str) -> None:

@@ -30,5 +30,5 @@ def check_strategy_name(name: str) -> None:
     """
     if name in ("auto", *STRATEGIES) or name == "ddp" or name.startswith("ddp_"):
         return
-    near = suggest(name, ("auto", "ddp", *STRATEGIES))
-    raise UsageError(f"trainer.strategy: {name!r} is not supported{near}; set it to one of {CHOICES}")
+    fix = suggest(name, ("auto", "ddp", *STRATEGIES)) or f"; set it to one of {CHOICES}"
+    raise UsageError(f"trainer.strategy: {name!r} is not supported{fix}")

@@ -32,8 +32,8 @@ class ExportStudent(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         if getattr(trainer.strategy, "stage", None) == 3:
             raise ValueError(
-                "trainer.callbacks: ExportStudent cannot save under ZeRO-3 (trainer.strategy), where no process has all "
-                "weights; remove it, and run python -m avrt export RUN --out DIR afterwards"
+                "trainer.callbacks: ExportStudent cannot save under ZeRO-3 (trainer.strategy), where no process has "
+                "all weights; remove it, and run python -m avrt export RUN --out DIR afterwards"
             )
         log_dir = trainer.log_dir  # all devices must ask
         self._target = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "student")

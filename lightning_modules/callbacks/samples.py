@@ -59,8 +59,7 @@ class SampleTable(Callback):
             raise ValueError(f"every_n_steps must be at least 1, is {every_n_steps}")
         if num_best < 0 or num_worst < 0 or num_best + num_worst == 0:
             raise ValueError(
-                f"num_best ({num_best}) and num_worst ({num_worst}) must be 0 or more, and one "
-                "of them positive"
+                f"num_best ({num_best}) and num_worst ({num_worst}) must be 0 or more, and one of them positive"
             )
         self.every_n_steps = every_n_steps
         self.num_best = num_best

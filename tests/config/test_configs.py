@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from avrt.cli import TRAINING, main
-from avrt.config.class_paths import ALLOWED_PREFIXES
 from avrt.config.scan import scan_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +60,7 @@ def test_all_presets_are_there() -> None:
 
 @pytest.mark.parametrize("path", LIGHTNING, ids=name)
 def test_a_preset_parses(path: Path) -> None:
-    scan_file(path, tuple(TRAINING), ALLOWED_PREFIXES)
+    scan_file(path)
     settings = parse(path)
     assert settings.model.class_path.startswith("lightning_modules.")
     assert settings.trainer.use_distributed_sampler is False  # the data modules share samples out themselves
@@ -70,7 +69,7 @@ def test_a_preset_parses(path: Path) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
 @pytest.mark.parametrize("path", FIT, ids=name)
 def test_an_overlay_goes_over_every_preset(path: Path, overlay: Path) -> None:
-    scan_file(overlay, tuple(TRAINING), ALLOWED_PREFIXES)
+    scan_file(overlay)
     alone, both = parse(path), parse(path, overlay)
     before = [callback.class_path for callback in alone.trainer.callbacks]
     assert [callback.class_path for callback in both.trainer.callbacks][: len(before)] == before

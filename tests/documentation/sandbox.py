@@ -102,13 +102,12 @@ class Sandbox:
         if command == "traces":
             demo = "traces_demo" in " ".join(words)
             url = self.demo_url if demo else self.url
-            stages = [f"{stage}.base_urls=[{url}]" for stage in ("vision", "audio", "merge")]
-            size = "shards=shards/demo" if demo else "val_share=0.3"
-            return [word for setting in (*stages, size) for word in ("--set", setting)]
+            stages = [f"--{stage}.base_urls=[{url}]" for stage in ("vision", "audio", "merge")]
+            return [*stages, "--shards=shards/demo" if demo else "--val_share=0.3"]
         if command == "plan" and "--samples" not in words:
             return ["--samples", "40127"]
         if command == "evaluate-server":
-            return ["--set", f"server.base_urls=[{self.url}]"]
+            return [f"--server.base_urls=[{self.url}]"]
         return []
 
     def _small_training(self, words: list[str]) -> list[str]:

@@ -83,7 +83,7 @@ def test_the_filter_keeps_a_quarter_with_right_traces_in_the_demos_own_words(dem
 
     def traces(variant: str) -> dict[str, Any]:
         command = traces_command(demo_shards, tmp_path / "ledger", tmp_path / variant, port=port)
-        assert main([*command, "--set", f"variant={variant}"]) == 0
+        assert main([*command, "--variant", variant]) == 0
         return json.loads((tmp_path / variant / "statistics.json").read_text(encoding="utf-8"))
 
     with demo_server(port):
@@ -169,7 +169,7 @@ def test_the_command_of_the_story_is_the_public_one() -> None:
     words = traces_command(Path("a/shards"), Path("a/ledger"), Path("a/traces"), port=1234)
     assert words[0] == "traces"
     assert words[1:3] == ["--config", str(Path(words[2]))]
-    config = load_config([words[2]], words[4::2])
+    config = load_config([words[2]], words[3:])
     assert (config.shards, config.ledger, config.output) == ("a/shards", "a/ledger", "a/traces")
     assert {config.stage(stage).base_urls[0] for stage in STAGES} == {"http://127.0.0.1:1234/v1"}
     preset = load_config([words[2]])
