@@ -136,7 +136,13 @@ def read_settings(
     prompts_per_step = data.get("prompts_per_step")
     accumulate = trainer["accumulate_grad_batches"]
     if prompts_per_step is not None:
-        accumulate = accumulation(prompts_per_step, data["batch_size"], total_devices)
+        needed = accumulation(prompts_per_step, data["batch_size"], total_devices)
+        if accumulate not in (1, needed):
+            raise UsageError(
+                f"trainer.accumulate_grad_batches is {accumulate}, and data.prompts_per_step {prompts_per_step} makes "
+                f"it {needed}; remove one of the two"
+            )
+        accumulate = needed
     limit = model["max_completion_length"] if task == "grpo" else 512
     lora = LoRAConfig(**model["lora"]) if model.get("lora") else None
     bfloat16 = "bf16-true" in str(trainer["precision"]) or model["student"]["dtype"] == "bfloat16"

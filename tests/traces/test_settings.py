@@ -132,13 +132,8 @@ def test_the_key_is_sent_and_stands_nowhere(question_shards: Path, tmp_path: Pat
             f"shards: {question_shards}\nledger: {tmp_path / 'ledger'}\noutput: {tmp_path / 'out'}\n"
             + "".join(f"{name}: {stage}\n" for name in STAGES)
         )
-        code = (
-            "import argparse, sys\nfrom avrt.commands import traces\n"
-            "parser = argparse.ArgumentParser()\ntraces.add_arguments(parser)\n"
-            "sys.exit(traces.run(parser.parse_args(sys.argv[1:])))\n"
-        )
         done = subprocess.run(
-            [sys.executable, "-c", code, "--config", str(config)],
+            [sys.executable, "-m", "avrt", "traces", "--config", str(config)],
             env={**os.environ, "TEACHER_KEY": secret, "OPENAI_LOG": "debug"},
             capture_output=True,
             text=True,
