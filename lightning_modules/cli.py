@@ -145,7 +145,12 @@ class TrainingCLI(LightningCLI):
             raise
 
 
-def run(command: str, arguments: Sequence[str], prefixes: Iterable[str], prepare: Prepare) -> None:
+def run(
+    command: str,
+    arguments: Sequence[str],
+    prefixes: Iterable[str],
+    prepare: Prepare = lambda settings: None,
+) -> None:
     """Parse, build and run one training command.
 
     Args:

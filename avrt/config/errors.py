@@ -105,15 +105,12 @@ def _keys(message: str) -> list[str]:
 
 def _problem_block(message: str) -> tuple[str, str] | None:
     """The class of the first ``Problem with given class_path 'C':`` and the indented lines below it."""
-    lines = message.splitlines()
-    for index, line in enumerate(lines):
-        found = re.match(r"(\s*(?:- )?)Problem with given class_path '([^']+)'", line)
-        if not found:
-            continue
-        depth = len(found[1])
-        block = itertools.takewhile(lambda below: len(below) - len(below.lstrip()) >= depth, lines[index + 1 :])
-        return found[2], "\n".join(block)
-    return None
+    found = re.search(r"^(\s*(?:- )?)Problem with given class_path '([^']+)'.*\n", message, re.MULTILINE)
+    if not found:
+        return None
+    indent = " " * len(found[1])
+    lines = message[found.end() :].splitlines()
+    return found[2], "\n".join(itertools.takewhile(lambda line: line.startswith(indent), lines))
 
 
 def _unknown(key: str, owner: str, text: str, lookup: Lookup) -> str:

@@ -125,15 +125,21 @@ class Sandbox:
     def training_limits(self, preset: str) -> dict[str, Any]:
         student: dict[str, Any] = {"min_pixels": 28 * 28, "max_pixels": PIXELS}
         lengths = {"val_max_completion_length": 4}
-        data: dict[str, Any] = {"val_samples": 4, "val_batch_size": 2, "num_workers": 1}
+        data: dict[str, Any] = {
+            "prompts_per_step": 2,
+            "val_every_n_steps": STEPS,
+            "val_samples": 4,
+            "val_batch_size": 2,
+            "num_workers": 1,
+        }
         if preset.endswith("tiny") or preset.startswith("my_"):  # instead of the demo's clips and student
             student["path"] = "Qwen/Qwen2.5-Omni-3B"
             source = "avrt20k" if preset.startswith("sft") else "avqa"
-            data |= {"train": f"shards/{source}/train", "val": f"shards/{source}/val", "batch_size": 2}
+            data |= {"train": f"shards/{source}/train", "val": f"shards/{source}/val", "batch_size": 1}
         if not preset.startswith("sft"):
             lengths["max_completion_length"] = 8
         return {
-            "trainer": {"max_steps": STEPS, "accumulate_grad_batches": 2, "val_check_interval": 2 * STEPS},
+            "trainer": {"max_steps": STEPS},
             "model": {"init_args": {"student": student, **lengths}},
             "data": {"init_args": data},
         }
