@@ -122,6 +122,9 @@ class TrainingCLI(LightningCLI):
         added = complete_trainer(str(self.subcommand), config, output_dir, self.model, self.datamodule)
         return super()._instantiate_trainer(config, [*callbacks, *added])
 
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would read the whole checkpoint here and let it override files and command line."""
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
         return arguments | {"ckpt_path": self._checkpoint}
@@ -208,8 +211,7 @@ def _start(words: Sequence[str], prepare: Prepare = lambda settings: None) -> No
         subclass_mode_data=True,
         # The modules configure their optimizers from their own arguments.
         auto_configure_optimizers=False,
-        # A checkpoint that names the class to build would be code in a data file.
-        load_from_checkpoint_support=False,
+        load_from_checkpoint_support=False,  # modules are built from config files only
         parser_kwargs={
             "prog": "python -m avrt",
             **strict,

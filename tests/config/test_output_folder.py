@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from avrt.cli import TRAINING, main
@@ -195,7 +196,7 @@ def test_last_passes_over_a_truncated_one_and_ignores_the_clock(
     with caplog.at_level(logging.INFO):
         assert sft("--ckpt_path=last", steps=3, overlay=save_every_step(keep=-1)) == 0
     messages = [record.getMessage() for record in caplog.records]
-    (line,) = [message for message in messages if "passed over" in message]
+    (line,) = [message for message in messages if "--ckpt_path last" in message]
     assert "step=0000003.ckpt" in line
     assert "step=0000002.ckpt" in line
     # Nothing that can be loaded: never from the start beside checkpoints.
@@ -295,6 +296,28 @@ def test_a_logger_with_a_new_folder_for_every_start(
     line = capfd.readouterr().err.splitlines()[-1]
     assert "version_0" in line
     assert "trainer.logger.version" in line
+
+
+@pytest.mark.parametrize("entry", [{"_instantiator": "planted_module.build"}, {"_class_path": "planted_module.Thing"}])
+def test_a_checkpoint_cannot_say_what_is_built(
+    sft: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], entry: dict[str, str]
+) -> None:
+    """Such entries would make Lightning import and call what they name."""
+    marker = tmp_path / "imported"
+    (tmp_path / "planted_module.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert sft(steps=1) == 0
+    checkpoint = tmp_path / "runs" / "sft_7b" / "checkpoints" / "step=0000001.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] = entry
+    torch.save(content, checkpoint)
+    capfd.readouterr()
+    status = sft("--ckpt_path", str(checkpoint), "--allow-classes=planted_module", steps=2)
+    assert status == (1 if "_instantiator" in entry else 0)
+    assert ("_instantiator" in capfd.readouterr().err) == ("_instantiator" in entry)
+    assert not marker.exists()
+    settings = yaml.safe_load((tmp_path / "runs" / "sft_7b" / "config.yaml").read_text())
+    assert settings["model"]["class_path"] == "lightning_modules.sft.SFTModule"
 
 
 def test_a_second_fit_on_one_folder_is_refused(sft: Fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
