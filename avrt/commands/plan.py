@@ -15,16 +15,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", action="append", required=True, metavar="FILE", help="as for fit; may be repeated")
     parser.add_argument("--devices", type=int, help="GPUs per machine (default: the config's)")
     parser.add_argument("--nodes", type=int, help="machines (default: the config's)")
-    parser.add_argument("--student", metavar="PATH", help="folder or hub id instead of the config's student")
-    parser.add_argument("--samples", type=int, help="training samples, where the shards are not on this machine")
-    parser.add_argument("--prompt-tokens", type=int, help="tokens of a prompt (default: the most that is allowed)")
-    parser.add_argument("--completion-tokens", type=int, help="tokens of a response on average, for the time")
-    parser.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="of one GPU (default: 80)")
-    parser.add_argument("--host-memory", type=float, default=1000.0, metavar="GIB", help="of a machine (default: 1000)")
-    parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bfloat16, of one GPU (default: 989)")
+    parser.add_argument("--student", metavar="PATH", help="folder or hub id, instead of the config's student")
+    parser.add_argument("--samples", type=int, help="training samples, if the shards are not on this machine")
+    parser.add_argument(
+        "--prompt-tokens", type=int, help="tokens of a prompt (default: the longest that the config allows)"
+    )
+    parser.add_argument("--completion-tokens", type=int, help="mean tokens of a response, for the time")
+    parser.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="memory of one GPU (default: 80)")
+    parser.add_argument(
+        "--host-memory", type=float, default=1000.0, metavar="GIB", help="memory of a machine (default: 1000)"
+    )
+    parser.add_argument(
+        "--peak-tflops", type=float, default=989.0, help="dense bfloat16 TFLOP/s of one GPU (default: 989)"
+    )
     parser.add_argument("--efficiency", type=float, default=0.35, help="share of the peak reached (default: 0.35)")
-    parser.add_argument("--bandwidth", type=float, default=3350.0, metavar="GB/S", help="of GPU memory (default: 3350)")
-    parser.add_argument("--host-bandwidth", type=float, default=200.0, metavar="GB/S", help="of host memory")
+    parser.add_argument(
+        "--bandwidth", type=float, default=3350.0, metavar="GB/S", help="bandwidth of GPU memory (default: 3350)"
+    )
+    parser.add_argument(
+        "--host-bandwidth", type=float, default=200.0, metavar="GB/S", help="bandwidth of host memory (default: 200)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 

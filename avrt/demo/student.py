@@ -13,24 +13,24 @@ from avrt.files.atomic import PARTIAL_SUFFIX, sync_folder
 from avrt.model.tiny import TinyShape, save_tiny_student, tiny_config
 
 CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
-"""The words that the conversation format adds."""
+"""Words that the chat template adds."""
 
 CORPUS_CLIPS = 64
-"""Clips whose questions and traces make the tokenizer: they hold every word."""
+"""Clips whose questions and traces train the tokenizer: they contain every word."""
 
 
 def build_student(folder: Path, *, seed: int = 0) -> None:
-    """Save an untrained student to `folder`, which appears whole or not at all; one that is there is kept.
+    """Save an untrained student to `folder`, atomically; an existing one is kept.
 
     Args:
-        seed: of the random weights.
+        seed: for the random weights.
     """
     if (folder / "config.json").is_file():
         return
     tokenizer = _tokenizer()
     partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
     if partial.exists():
-        shutil.rmtree(partial)  # of a build that was killed
+        shutil.rmtree(partial)  # left by a build that was killed
     partial.mkdir(parents=True)
     save_tiny_student(partial, tokenizer, seed=seed)
     partial.rename(folder)

@@ -1,4 +1,4 @@
-"""The plan of a run: its memory, cost and length, whether it fits, and what to change when it does not."""
+"""The plan of a run: memory, cost and length, whether it fits, and settings to change if it does not."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from avrt.planning.trace import count_flops, trace_memory
 GIB = 2**30
 
 USABLE = 0.92
-"""Share of a device's memory that a run can count on; the rest is lost to fragmentation."""
+"""Usable share of a device's memory; the rest is lost to fragmentation."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `python -m avrt plan` prints."""
+    """The figures that `python -m avrt plan` prints."""
 
     settings: RunSettings
     student: str
@@ -70,7 +70,7 @@ def make_plan(
 
     Args:
         device_gib, host_gib: memory of one device and of one machine.
-        overhead_gib: memory of a device that no tensor can have.
+        overhead_gib: memory of a device that tensors cannot use.
     """
     config, source = load_config(settings.student)
     parameters = count_parameters(config)
@@ -95,7 +95,7 @@ def make_plan(
 
 
 def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit: int, host_limit: int) -> list[str]:
-    """Settings to change, the most helpful first."""
+    """Settings to change, the largest saving first."""
     found: list[tuple[int, str]] = []
     if device.training > device_limit * USABLE:
         if not s.gradient_checkpointing:
@@ -127,7 +127,7 @@ def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """Tables for people."""
+    """Print the plan as tables."""
     s, p = plan.settings, plan.parameters
     console.print(
         f"{s.task.upper()} of {plan.student}: {p.total / 1e9:.2f} billion parameters "
@@ -177,6 +177,8 @@ def _print_cost(plan: Plan, console: Console) -> None:
         soft_wrap=True,
     )
     if plan.hours is None:
-        console.print("length of the run unknown: the training shards are not here; add --samples", highlight=False)
+        console.print(
+            "length of the run unknown: the training shards are not on this machine; add --samples", highlight=False
+        )
     else:
         console.print(f"{s.total_steps:,} steps, about {plan.hours:.1f} hours", highlight=False)

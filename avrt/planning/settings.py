@@ -1,4 +1,4 @@
-"""A run's settings as far as they cost something, read from its config files without building anything."""
+"""Settings that determine a run's cost, read from its config files without building anything."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ FRAMES = 8
 MAX_AUDIO_SECONDS = 10.0
 AUDIO_TOKENS_PER_SECOND = 25
 TEXT_TOKENS = 160
-"""Of a prompt beside its media: system text, question, options, instruction."""
+"""Text of a prompt: system text, question, options, instruction."""
 
 DEFAULT_EPOCHS = 1000
-"""Lightning's, for a run that says neither steps nor epochs."""
+"""Lightning's value for a run with neither steps nor epochs."""
 
 FRAMES_PER_TOKEN = 2
 TOKEN_PIXELS = 28 * 28
-"""One picture token covers so many pixels of `FRAMES_PER_TOKEN` frames."""
+"""Pixels of `FRAMES_PER_TOKEN` frames that one visual token covers."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run costs depends on these.
+    """Settings that determine a run's cost.
 
     Attributes:
         task: ``sft`` or ``grpo``.
         student: path of the student.
-        devices: over all machines; `nodes` machines.
-        weight_bytes: of one weight in the model (2 for bfloat16).
-        stage: of ZeRO, or 0 for a plain strategy.
-        offload: optimizer state in host memory.
+        devices: over all `nodes` machines.
+        weight_bytes: bytes of one weight in the model (2 for bfloat16).
+        stage: ZeRO stage, or 0 for a plain strategy.
+        offload: whether the optimizer state is in host memory.
         batch_size: prompts per device and micro-batch, accumulated `accumulate` times.
-        prompt_tokens: of the longest prompt that the settings allow.
-        completion_tokens: of the longest response (GRPO) or a long trace (SFT).
-        mean_completion_tokens: what time is computed with.
+        prompt_tokens: length of the longest prompt that the settings allow.
+        completion_tokens: length of the longest response (GRPO) or a long trace (SFT).
+        mean_completion_tokens: mean length, for the time.
         reference: ``none``, ``device``, ``host`` or ``adapters off``.
-        total_steps: optimizer steps of the run, or None when they depend on data that is not there.
+        total_steps: optimizer steps of the run, or None if they depend on data that is not on this machine.
     """
 
     task: str
@@ -178,7 +178,7 @@ def parse(configs: Sequence[str]) -> dict[str, Any]:
     """The merged settings of a run as plain values.
 
     Raises:
-        UsageError: a config file is wrong, or of something else than a training run.
+        UsageError: a config file is wrong, or is not a training config.
     """
     words = [word for config in configs for word in ("--config", config)]
     prefixes = allowed_prefixes()
@@ -228,10 +228,10 @@ def _devices(devices: Any) -> int:
 
 
 def _longest_prompt(student: dict[str, Any]) -> int:
-    pictures = FRAMES // FRAMES_PER_TOKEN * (student["max_pixels"] // TOKEN_PIXELS)
+    visual = FRAMES // FRAMES_PER_TOKEN * (student["max_pixels"] // TOKEN_PIXELS)
     return min(
         student.get("max_prompt_tokens") or 10**9,
-        pictures + int(MAX_AUDIO_SECONDS * AUDIO_TOKENS_PER_SECOND) + TEXT_TOKENS,
+        visual + int(MAX_AUDIO_SECONDS * AUDIO_TOKENS_PER_SECOND) + TEXT_TOKENS,
     )
 
 
@@ -274,7 +274,7 @@ def _total_steps(config: dict[str, Any], settings: RunSettings, samples: int | N
 
 
 def count_samples(train: str | list[str], split: str | None = None) -> int | None:
-    """Samples in shards that are on this machine, or None."""
+    """Number of samples in shards on this machine, or None if they are not there."""
     from avrt.data.manifest import MANIFEST_NAME, read_manifest
     from avrt.data.shards import ShardSet
 

@@ -17,7 +17,7 @@ import pytest
 
 from avrt.cli import main
 from avrt.data.shards import ShardSet, ShardWriter
-from avrt.demo.clips import PICTURES, SOUNDS
+from avrt.demo.clips import COLORS, PITCHES
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
 from avrt.demo.servers import (
     AUDIO_MODEL,
@@ -116,11 +116,11 @@ def test_a_teacher_names_what_it_perceives_and_nothing_of_the_other_stream(
     models = DemoModels()
     for content in contents["vision"]:
         head = models.reply(VISION_MODEL, [{"role": "user", "content": content}]).splitlines()[0]
-        assert sum(name in head.rstrip(".").split() for name in PICTURES) == 1
-        assert not any(name in head.rstrip(".").split() for name in SOUNDS)
+        assert sum(name in head.rstrip(".").split() for name in COLORS) == 1
+        assert not any(name in head.rstrip(".").split() for name in PITCHES)
     for content in contents["audio"]:
         head = models.reply(AUDIO_MODEL, [{"role": "user", "content": content}]).splitlines()[0]
-        assert sum(name in head.rstrip(".").split() for name in SOUNDS) == 1
+        assert sum(name in head.rstrip(".").split() for name in PITCHES) == 1
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_teacher_names_what_it_perceives_and_nothing_of_the_other_stream(
 def test_a_model_refuses_the_other_stream(
     model: str, stage: str, contents: dict[str, list[list[dict[str, Any]]]]
 ) -> None:
-    with pytest.raises(BadRequestError, match=f"{model} takes (pictures|sound|text) only"):
+    with pytest.raises(BadRequestError, match=f"{model} takes (images|audio|text) only"):
         DemoModels().reply(model, [{"role": "user", "content": contents[stage][0]}])
 
 
@@ -162,10 +162,10 @@ def test_a_port_that_cannot_be_listened_on_is_named(capsys: pytest.CaptureFixtur
     assert main(["demo", "--serve", "--port", "70000"]) == 1
     assert "--port must be 0 (any free one) to 65535, is 70000" in capsys.readouterr().err
     assert main(["demo", "--port", "8790"]) == 1
-    assert "--port: belongs to --serve" in capsys.readouterr().err
+    assert "--port: needs --serve" in capsys.readouterr().err
 
 
-def test_the_command_of_the_story_is_the_public_one() -> None:
+def test_the_demos_trace_command_is_the_public_one() -> None:
     words = traces_command(Path("a/shards"), Path("a/ledger"), Path("a/traces"), port=1234)
     assert words[0] == "traces"
     assert words[1:3] == ["--config", str(Path(words[2]))]
