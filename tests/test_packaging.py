@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
 import importlib.util
 import os
@@ -13,6 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import avrt.__main__
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -140,6 +143,19 @@ def test_the_wheel_holds_the_packages_and_the_configs(wheel: zipfile.ZipFile) ->
     assert configs <= names
     assert "avrt/py.typed" in names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_has_the_console_command(wheel: zipfile.ZipFile) -> None:
+    (path,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    scripts = configparser.ConfigParser()
+    scripts.read_string(wheel.read(path).decode())
+    entry = importlib.metadata.EntryPoint("avrt", scripts["console_scripts"]["avrt"], "console_scripts")
+    assert entry.load() is avrt.__main__.run
+    code = f"import sys; from {entry.module} import {entry.attr}; sys.exit({entry.attr}())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"avrt {METADATA['project']['version']}\n"
 
 
 def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:

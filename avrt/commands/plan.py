@@ -9,6 +9,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+HARDWARE_OPTIONS = (
+    ("--gpu-memory", 80.0, "GIB", "memory of one GPU"),
+    ("--host-memory", 1000.0, "GIB", "memory of one machine"),
+    ("--peak-tflops", 989.0, "TFLOPS", "dense bfloat16 peak of one GPU"),
+    ("--efficiency", 0.35, "SHARE", "share of the peak that is reached"),
+    ("--bandwidth", 3350.0, "GB/S", "bandwidth of GPU memory"),
+    ("--host-bandwidth", 200.0, "GB/S", "bandwidth of host memory"),
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -17,24 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, help="machines (default: the config's)")
     parser.add_argument("--student", metavar="PATH", help="folder or hub id, instead of the config's student")
     parser.add_argument("--samples", type=int, help="training samples, if the shards are not on this machine")
-    parser.add_argument(
-        "--prompt-tokens", type=int, help="tokens of a prompt (default: the longest that the config allows)"
-    )
+    parser.add_argument("--prompt-tokens", type=int, help="tokens of a prompt (default: the config's longest)")
     parser.add_argument("--completion-tokens", type=int, help="mean tokens of a response, for the time")
-    parser.add_argument("--gpu-memory", type=float, default=80.0, metavar="GIB", help="memory of one GPU (default: 80)")
-    parser.add_argument(
-        "--host-memory", type=float, default=1000.0, metavar="GIB", help="memory of a machine (default: 1000)"
-    )
-    parser.add_argument(
-        "--peak-tflops", type=float, default=989.0, help="dense bfloat16 TFLOP/s of one GPU (default: 989)"
-    )
-    parser.add_argument("--efficiency", type=float, default=0.35, help="share of the peak reached (default: 0.35)")
-    parser.add_argument(
-        "--bandwidth", type=float, default=3350.0, metavar="GB/S", help="bandwidth of GPU memory (default: 3350)"
-    )
-    parser.add_argument(
-        "--host-bandwidth", type=float, default=200.0, metavar="GB/S", help="bandwidth of host memory (default: 200)"
-    )
+    for option, default, unit, text in HARDWARE_OPTIONS:
+        parser.add_argument(option, type=float, default=default, metavar=unit, help=f"{text} (default: {default:g})")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 

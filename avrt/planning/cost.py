@@ -24,7 +24,7 @@ ADAM_BYTES = 32
 
 @dataclass(frozen=True)
 class Hardware:
-    """Hardware that the time is computed for. Defaults: an H100's data sheet, and the share of it that training reaches.
+    """Hardware that the time is computed for. Defaults: an H100's data sheet, and the share that training reaches.
 
     Attributes:
         peak_tflops: dense bfloat16 TFLOP/s of one device.

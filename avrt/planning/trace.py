@@ -186,8 +186,10 @@ def _language_model(
 
 
 def _put_on_cpu(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Replace every tensor on the meta device by one on the CPU; `Module.to_empty` cannot create fake ones. Adapters take
-    the weights' type, as peft does with real weights."""
+    """Replace every tensor on the meta device by one on the CPU; `Module.to_empty` cannot create fake ones.
+
+    Adapters take the weights' type, as peft does with real weights.
+    """
     parameters: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, old in module._parameters.items():

@@ -67,7 +67,7 @@ def test_texts_pictures_and_sounds_are_documented(runs: dict[str, tuple[set[str]
     logged = runs["SFT"][1] | runs["GRPO"][1]
     assert logged <= documented()[MEDIA]
     assert {"samples/completions", "samples/validation"} <= logged
-    assert logged & {"samples/frames", "samples/sound"}
+    assert logged & {"samples/frames", "samples/audio"}
 
 
 def test_every_reason_has_its_row() -> None:
