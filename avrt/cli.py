@@ -1,9 +1,9 @@
-"""The roof: ``python -m avrt COMMAND ...``.
+"""The command line: ``avrt COMMAND ...``, or ``python -m avrt COMMAND ...``.
 
-Imports nothing heavy until a command needs it, so that help and mistakes are answered at once.
+Imports nothing heavy until a command needs it, so that help and errors come at once.
 
-Exit status: 0 done, 1 the run failed, 2 the command line or a config is wrong, 130 interrupted from the keyboard. A
-run that ends itself with a status of its own (a preempted one, say) passes it on.
+Exit status: 0 success, 1 the run failed, 2 the command line or a config is wrong, 130 interrupted from the keyboard. A
+run that exits with a status of its own (after preemption, for example) passes it on.
 """
 
 from __future__ import annotations
@@ -26,37 +26,38 @@ from avrt.interrupts import INTERRUPTED
 PROGRAM = "python -m avrt"
 
 TRAINING = {
-    "fit": "train a model as a YAML file says: --config cli_configs/grpo_tiny.yaml",
-    "validate": "run the validation split once",
-    "test": "answer benchmarks: --config cli_configs/eval_all.yaml",
-    "predict": "write a student's answers to the validation split",
+    "fit": "train a model: --config cli_configs/grpo_tiny.yaml",
+    "validate": "compute the validation metrics once",
+    "test": "evaluate on benchmarks: --config cli_configs/eval.yaml",
+    "predict": "write a student's answers to the validation questions",
 }
 """LightningCLI's own subcommands."""
 
 GROUPS = {
     "Before and after training": {
-        "plan": ("avrt.commands.plan", "compute a run's memory, time and length without loading anything"),
+        "plan": ("avrt.commands.plan", "estimate a run's memory, time and length without loading the model"),
         "export": ("avrt.commands.export", "write a trained student as a folder that transformers and vLLM load"),
     },
     "Data": {
         "pack": ("avrt.commands.pack", "turn clips and annotations into shards"),
-        "inspect": ("avrt.commands.inspect", "print what is in shards, or write one sample's media to look at"),
+        "inspect": ("avrt.commands.inspect", "summarize shards, or write one sample's media as files"),
         "traces": ("avrt.commands.traces", "make reasoning traces with single-modality teachers"),
     },
     "Evaluation": {
-        "evaluate-server": ("avrt.commands.evaluate_server", "ask benchmarks of any model behind a server"),
-        "import-predictions": ("avrt.commands.import_predictions", "make a run of replies that were made elsewhere"),
-        "score": ("avrt.commands.score", "compute a run's numbers again from its raw replies"),
-        "compare": ("avrt.commands.compare", "print runs in the paper's table form, with their differences"),
-        "subsets": ("avrt.commands.subsets", "make easy, medium and hard lists from two teachers' answers"),
-        "report": ("avrt.commands.report", "make a page to look at a run, or at two side by side"),
+        "evaluate-server": ("avrt.commands.evaluate_server", "evaluate any model behind an OpenAI-compatible server"),
+        "import-predictions": ("avrt.commands.import_predictions", "score replies that another program made"),
+        "score": ("avrt.commands.score", "recompute a run's scores from its raw replies"),
+        "compare": ("avrt.commands.compare", "print two runs as in the paper's table, with their differences"),
+        "subsets": ("avrt.commands.subsets", "split items into easy, medium and hard by two teachers' answers"),
+        "report": ("avrt.commands.report", "write an HTML page of one run, or of two side by side"),
     },
     "Demo": {
-        "demo": ("avrt.commands.demo", "run the whole story on a small self-made task, on a laptop"),
+        "demo": ("avrt.commands.demo", "run the whole pipeline on a small synthetic task, on a laptop"),
     },
 }
-"""Own commands by group: name to (module, help line). A module offers ``add_arguments(parser)`` and
-``run(args) -> int``, and imports only the standard library at its top."""
+"""Own commands by group: name to (module, help line). A module has ``add_arguments(parser)`` and ``run(args) -> int``,
+and imports only the standard library at its top. ``args.settings`` holds the unknown options of a module that sets
+``TAKES_SETTINGS``; ``args.main`` is `main`, for a command that runs others."""
 
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
@@ -65,20 +66,20 @@ REQUIRED_MODULES = (
     *("soundfile", "tensorboard", "tokenizers", "torch", "torchaudio", "torchmetrics", "torchvision", "transformers"),
     *("webdataset", "yaml"),
 )
-"""What the project's dependencies are imported as. Without one of them the interpreter is the wrong one."""
+"""Import names of the project's dependencies. If one is missing, the interpreter is the wrong one."""
 
 OK, FAILED, USAGE, PIPE_CLOSED = 0, 1, 2, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status; every expected failure is one line on stderr.
+    """Run one command and return its exit status; every expected failure is one line on stderr.
 
     Args:
         argv: the words after ``python -m avrt``; those of the process by default.
 
     Raises:
-        SystemExit: what a run ends itself with.
-        Exception: a fault in the program, with its traceback.
+        SystemExit: the run exits with a status of its own.
+        Exception: a bug, with its traceback.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words or os.environ.get("AVRT_DEBUG", "") not in ("", "0")
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except BrokenPipeError:
-        # The reader of our output (`| head`) has gone. Python would complain once more when it flushes at exit.
+        # The reader of our output (`| head`) is gone. Python would report it once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except (ValueError, OSError, KeyboardInterrupt, ModuleNotFoundError) as error:
@@ -131,8 +132,8 @@ def _dispatch(words: list[str]) -> int:
     if name.startswith("-"):
         raise UsageError(f"the command comes first, then {name}: {PROGRAM} COMMAND {name} ... (see {PROGRAM} --help)")
     near = difflib.get_close_matches(name, [*TRAINING, *COMMANDS], n=1)
-    mend = f"did you mean {near[0]!r}?" if near else f"see {PROGRAM} --help"
-    raise UsageError(f"unknown command {name!r}; {mend}")
+    fix = f"did you mean {near[0]!r}?" if near else f"see {PROGRAM} --help"
+    raise UsageError(f"unknown command {name!r}; {fix}")
 
 
 def help_text() -> str:
@@ -147,18 +148,18 @@ def help_text() -> str:
         lines.append("")
     lines += [
         "Options of every command:",
-        "  --help               what the command accepts",
+        "  --help               list the command's options",
         "  --debug              show the traceback of an error (also AVRT_DEBUG=1)",
         "",
         "Options of the training commands:",
-        "  --config FILE        a run's settings; a second --config is laid over the first",
-        "  --allow-classes PKG  let YAML name classes of your own package (also AVRT_ALLOWED_CLASS_PREFIXES=PKG)",
+        "  --config FILE        a run's settings; a second --config overrides the first",
+        "  --allow-classes PKG  allow classes of your own package in YAML (also AVRT_ALLOWED_CLASS_PREFIXES=PKG)",
     ]
     return "\n".join(lines)
 
 
 def _take_allowed_classes(words: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Takes ``--allow-classes PKG`` (any number, anywhere) out of the command line."""
+    """Take every ``--allow-classes PKG`` out of the command line, wherever it is."""
     rest: list[str] = []
     prefixes: tuple[str, ...] = ()
     flag = "--allow-classes"
@@ -186,11 +187,12 @@ def _train(name: str, arguments: list[str], extra_prefixes: Sequence[str]) -> in
         prefixes = allowed_prefixes(extra_prefixes)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    scan_arguments(arguments, tuple(TRAINING), prefixes)
+    scan_arguments(arguments)
 
+    from avrt.demo.paths import build_demo_paths
     from lightning_modules.cli import run
 
-    run(name, arguments, prefixes)
+    run(name, arguments, prefixes, build_demo_paths)
     return OK
 
 
@@ -204,12 +206,18 @@ def _run_command(name: str, arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    _refuse_unknown_options(parser, arguments)
-    return module.run(parser.parse_args(arguments))
+    if getattr(module, "TAKES_SETTINGS", False):
+        args, settings = parser.parse_known_args(arguments)
+        args.settings = settings
+    else:
+        _refuse_unknown_options(parser, arguments)
+        args = parser.parse_args(arguments)
+    args.main = main
+    return module.run(args)
 
 
 def _refuse_unknown_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Before argparse, which would complain about what is missing instead, and knows no near misses."""
+    """Checked before argparse, which would report missing options first and suggests no near names."""
     known = parser._option_string_actions
     for word in arguments:
         option = word.partition("=")[0]
@@ -217,12 +225,12 @@ def _refuse_unknown_options(parser: argparse.ArgumentParser, arguments: Sequence
             return
         if option.startswith("--") and option not in known:
             near = difflib.get_close_matches(option, known, n=1)
-            mend = f"did you mean {near[0]}?" if near else "see --help"
-            raise UsageError(f"{parser.prog}: unknown option {option}; {mend}")
+            fix = f"did you mean {near[0]}?" if near else "see --help"
+            raise UsageError(f"{parser.prog}: unknown option {option}; {fix}")
 
 
 class _CommandParser(argparse.ArgumentParser):
-    """argparse with its complaint as one line, without the usage text before it."""
+    """argparse with errors of one line, without the usage text in front."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.prog}: {message} (see --help)")

@@ -8,44 +8,56 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from avrt.config.third_party_noise import quiet
+from avrt.config.library_warnings import silence_libraries
 
-quiet()  # before the imports below, some of which warn
+silence_libraries()  # before the imports below, some of which warn
 
 import lightning.pytorch as pl  # noqa: E402
 import torch  # noqa: E402
 from jsonargparse import ArgumentParser, Namespace, capture_parser  # noqa: E402
 from jsonargparse.typing import PositiveInt  # noqa: E402
-from lightning.pytorch.callbacks import ProgressBar  # noqa: E402
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI  # noqa: E402
-from lightning.pytorch.loggers import Logger  # noqa: E402
-from lightning.pytorch.strategies import StrategyRegistry  # noqa: E402
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # noqa: E402
 from lightning.pytorch.utilities.model_helpers import is_overridden  # noqa: E402
 
-from avrt.config.class_paths import STRATEGY, enforce  # noqa: E402
-from avrt.config.errors import UsageError, describe, distil, suggest  # noqa: E402
-from avrt.demo.paths import resolve_demo_paths  # noqa: E402
-from lightning_modules.callbacks.training_progress import TrainingProgress  # noqa: E402
+from avrt.config.class_paths import enforce  # noqa: E402
+from avrt.config.errors import UsageError, describe, distil  # noqa: E402
+from avrt.config.key_paths import Refused, instantiate, locate  # noqa: E402
+from avrt.config.strategies import check_strategy_name  # noqa: E402
+from lightning_modules.defaults import TRAINER_DEFAULTS, complete_trainer, with_output_dir  # noqa: E402
 from lightning_modules.run_folder import opened  # noqa: E402
 
-LIGHTNINGS_COMPLAINTS = {
-    "No supported gpu backend found": (
-        "trainer.accelerator: is gpu, and torch finds no GPU here; set it to cpu, or try the whole run with a tiny "
-        "student as cli_configs/overlays/laptop.yaml says"
-    ),
-}
-"""What Lightning says without naming the key (a part of it), and what is said instead."""
+NO_GPU = (
+    "trainer.accelerator: is gpu, and torch finds no GPU here; set it to cpu, or try the whole run with a tiny student "
+    "as cli_configs/overlays/laptop.yaml says"
+)
+
+Prepare = Callable[[Namespace], None]
+"""Called with a run's parsed settings before anything is built; may change them in place."""
 
 
 class TrainingCLI(LightningCLI):
-    """LightningCLI whose mistakes are one line each, and whose config files alone say what is built."""
+    """LightningCLI with one-line errors. Config files and the command line alone decide what is built.
+
+    Args:
+        prepare: see `Prepare`.
+    """
+
+    def __init__(self, prepare: Prepare, *args: Any, **kwargs: Any) -> None:
+        self._prepare = prepare
+        super().__init__(*args, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the settings of the process itself."""
+        """Add the settings of the run as a whole."""
+        parser.add_argument(
+            "--output_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run: checkpoints, curves, settings, exports, predictions, evaluation records.",
+        )
         parser.add_argument(
             "--torch_threads",
             type=PositiveInt | None,
@@ -54,7 +66,7 @@ class TrainingCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses `args`, a list of words with the subcommand first.
+        """Parse `args`, a list of words with the subcommand first.
 
         Raises:
             UsageError: with one line that names the key.
@@ -66,52 +78,52 @@ class TrainingCLI(LightningCLI):
         if not isinstance(seed, bool) and not 0 <= (seed or 0) < 2**32:
             raise UsageError(f"seed_everything: must be a whole number from 0 to {2**32 - 1}, is {seed}")
 
-    def _parse_ckpt_path(self) -> None:
-        """Does nothing: Lightning would let a checkpoint's stored arguments override the files and the command line."""
-
     def before_instantiate_classes(self) -> None:
-        """Names the saved settings after the command, so that a test run never overwrites those of the training.
-
-        Also puts real paths for ``demo:`` paths, which may build what they name.
-        """
+        """Prepare the run. A test run saves its settings under another name than the training run in its folder."""
         name = "config.yaml" if self.subcommand == "fit" else f"config_{self.subcommand}.yaml"
-        resolve_demo_paths(self.config)
-        threads = self.config[self.subcommand].torch_threads
-        if threads is not None:
-            torch.set_num_threads(threads)
+        settings = self.config[self.subcommand]
+        self._prepare(settings)
+        if settings.torch_threads is not None:
+            torch.set_num_threads(settings.torch_threads)
         # A resumed run writes into the folder of the run it continues; Lightning refuses that by default.
         self.save_config_kwargs = {"config_filename": name, "overwrite": True}
 
     def instantiate_classes(self) -> None:
-        """Builds model, data and trainer.
+        """Build model, data and trainer. The saved settings stay as the user wrote them.
 
         Raises:
             UsageError: one of them refused a value of the config.
         """
+        settings = self.config.clone()
+        with_output_dir(settings[self.subcommand])
         try:
-            super().instantiate_classes()
+            self.config_init = self.parser.instantiate(settings, instantiators=[(instantiate, object, True)])
+            self.datamodule = self._get(self.config_init, "data")
+            self.model = self._get(self.config_init, "model")
+            self.trainer = self.instantiate_trainer()
         except (ValueError, OSError, MisconfigurationException, ModuleNotFoundError) as error:
-            cause = _unwrapped(error)
-            if isinstance(cause, (ValueError, OSError, MisconfigurationException)):
-                line = describe(cause)
-                key = next((key for text, key in LIGHTNINGS_COMPLAINTS.items() if text in line), "")
-                raise UsageError(key or line) from error
-            if isinstance(cause, ModuleNotFoundError) and str(cause).startswith("Requirement "):
-                accelerator = self.config[self.subcommand].trainer.accelerator
-                raise UsageError(f"trainer.accelerator: {accelerator!r} cannot be used here ({cause})") from error
-            raise cause from None  # a fault in the program, which jsonargparse had wrapped
+            raise self._usage_error(_cause(error)) from error
+
+    def _usage_error(self, cause: BaseException) -> BaseException:
+        """The one line for an error of a class that was built; other errors are faults of the program."""
+        settings = self.config[self.subcommand]
+        if isinstance(cause, Refused):
+            return UsageError(locate(cause, settings.as_dict()))
+        if isinstance(cause, (ValueError, OSError, MisconfigurationException)):
+            line = describe(cause)
+            return UsageError(NO_GPU if "No supported gpu backend found" in line else line)
+        if isinstance(cause, ModuleNotFoundError) and str(cause).startswith("Requirement "):
+            accelerator = settings.trainer.accelerator
+            return UsageError(f"trainer.accelerator: {accelerator!r} cannot be used here ({cause})")
+        return cause
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
-        given = config.get("callbacks") or []
-        listed = any(isinstance(callback, ProgressBar) for callback in (given if isinstance(given, list) else [given]))
-        if self.subcommand == "fit" and config.get("enable_progress_bar") is not False and not listed:
-            callbacks = [*callbacks, TrainingProgress()]
-        loggers = config.get("logger")
-        logger = loggers[0] if isinstance(loggers, list) and loggers else loggers
-        if config.get("default_root_dir") is None and isinstance(logger, Logger):
-            # What Lightning itself saves there belongs to the run's one folder too.
-            config["default_root_dir"] = getattr(logger, "log_dir", None) or logger.save_dir
-        return super()._instantiate_trainer(config, callbacks)
+        output_dir = self._get(self.config_init, "output_dir")
+        added = complete_trainer(str(self.subcommand), config, output_dir, self.model, self.datamodule)
+        return super()._instantiate_trainer(config, [*callbacks, *added])
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would read the whole checkpoint here and let it override files and command line."""
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
@@ -120,8 +132,8 @@ class TrainingCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand == "test" and not is_overridden("test_step", self.model):
             raise UsageError(
-                "model.class_path: `test` answers benchmarks, which lightning_modules.evaluate.EvaluateModule does "
-                "(cli_configs/eval_*.yaml); the validation split of a training config is for `validate` and `predict`"
+                "model.class_path: `test` evaluates on benchmarks, for which lightning_modules.evaluate.EvaluateModule "
+                "is needed (cli_configs/eval.yaml); `validate` and `predict` take a training config"
             )
         try:
             with opened(self.trainer, subcommand, self.config_init[subcommand].get("ckpt_path")) as checkpoint:
@@ -130,19 +142,25 @@ class TrainingCLI(LightningCLI):
         except MisconfigurationException as error:
             raise ValueError(describe(error)) from error
         except SystemExit as error:
-            # Lightning turns Ctrl-C into exit(1); the roof has a status of its own for it.
+            # Lightning turns Ctrl-C into exit(1); the command line has a status of its own for it.
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from error
             raise
 
 
-def run(command: str, arguments: Sequence[str], prefixes: Iterable[str]) -> None:
-    """Parses, builds and runs one training command.
+def run(
+    command: str,
+    arguments: Sequence[str],
+    prefixes: Iterable[str],
+    prepare: Prepare = lambda settings: None,
+) -> None:
+    """Parse, build and run one training command.
 
     Args:
         command: ``fit``, ``validate``, ``test`` or ``predict``.
         arguments: the words after it.
         prefixes: allowed class-path prefixes.
+        prepare: see `Prepare`; not called by ``--print_config`` and ``--help``.
 
     Raises:
         UsageError: the command line or a config file is wrong.
@@ -150,7 +168,7 @@ def run(command: str, arguments: Sequence[str], prefixes: Iterable[str]) -> None
         SystemExit: the run ended itself with a status.
     """
     enforce(prefixes)
-    _start([command, *arguments])
+    _start([command, *arguments], prepare)
 
 
 def parser() -> ArgumentParser:
@@ -172,22 +190,28 @@ def _parse(reader: ArgumentParser, words: list[str], known: Iterable[str]) -> Na
         settings = reader.parse_args(words)
     except argparse.ArgumentError as error:
         raise UsageError(distil(str(error), lambda name: _accepted(name, known))) from error
-    _check_strategy_name(settings[words[0]].trainer.strategy)
+    trainer = settings[words[0]].trainer
+    if not isinstance(trainer, Namespace):
+        raise UsageError("trainer: must be a mapping of settings, such as max_steps: 10")
+    strategy = trainer.strategy
+    if isinstance(strategy, str):
+        check_strategy_name(strategy)  # Lightning's own check comes after everything else is built
     return settings
 
 
-def _start(words: Sequence[str]) -> None:
+def _start(words: Sequence[str], prepare: Prepare = lambda settings: None) -> None:
     # An abbreviated option would be a typo that happens to fit.
     strict: dict[str, Any] = {"exit_on_error": False, "allow_abbrev": False}
     TrainingCLI(
+        prepare,
         pl.LightningModule,
         pl.LightningDataModule,
+        trainer_defaults=TRAINER_DEFAULTS,
         subclass_mode_model=True,
         subclass_mode_data=True,
         # The modules configure their optimizers from their own arguments.
         auto_configure_optimizers=False,
-        # A checkpoint that names the class to build would be code in a data file.
-        load_from_checkpoint_support=False,
+        load_from_checkpoint_support=False,  # modules are built from config files only
         parser_kwargs={
             "prog": "python -m avrt",
             **strict,
@@ -198,7 +222,7 @@ def _start(words: Sequence[str]) -> None:
 
 
 def _accepted(name: str, keys: Iterable[str]) -> Iterable[str]:
-    """See `avrt.config.errors.Lookup`; asked only for classes that the parser has already imported."""
+    """See `avrt.config.errors.Lookup`; called only for classes that the parser has already imported."""
     if not name:
         return keys
     if name in sys.modules:
@@ -212,34 +236,13 @@ def _accepted(name: str, keys: Iterable[str]) -> Iterable[str]:
     return [action.dest for action in arguments._actions]
 
 
-def _check_strategy_name(strategy: Any) -> None:
-    """Refuse the name of no strategy now: Lightning looks at it only after ``demo:`` paths have been built.
-
-    Why its FSDP and DeepSpeed are refused says `lightning_modules.strategy.check_strategy`.
-
-    Raises:
-        UsageError: what is neither a class path nor one of Lightning's names.
-    """
-    if not isinstance(strategy, str):
-        return
-    known = {"auto", *StrategyRegistry.available_strategies()}
-    name = strategy.lower()
-    if name.startswith(("deepspeed", "fsdp")) and name in known:
-        raise UsageError(
-            f"trainer.strategy: {strategy} does not train these students rightly; set it to auto, to ddp, or to "
-            f"{STRATEGY}"
-        )
-    if strategy == STRATEGY:
-        raise UsageError(
-            f"trainer.strategy: a class in a file needs its own key; write class_path: {STRATEGY} below it"
-        )
-    if name not in known:
-        near = suggest(strategy, (*known, STRATEGY)) or f"; set it to auto, to ddp, or to {STRATEGY}"
-        raise UsageError(f"trainer.strategy: there is no strategy {strategy!r}{near}")
-
-
-def _unwrapped(error: BaseException) -> BaseException:
+def _cause(error: BaseException) -> BaseException:
     """The error of the class that was to be built, which jsonargparse raises inside one or more of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, Refused):
+            return cause
+        cause = cause.__cause__
     while error.__cause__ is not None and _raised_in(error).partition(".")[0] == "jsonargparse":
         error = error.__cause__
     return error

@@ -1,4 +1,4 @@
-"""A run's output folder: who may write to it, which checkpoint in it a run continues from, and what may not mix."""
+"""A run's output folder: one `fit` at a time, the checkpoint to resume from, and no mixing with another run."""
 
 from __future__ import annotations
 
@@ -18,39 +18,38 @@ from avrt.model.checkpoints import SUFFIX, complete_checkpoints, newest, step_of
 from lightning_modules.callbacks.checkpoint import RunCheckpoint, run_folder
 
 SETTINGS = "config.yaml"
-"""The settings that `fit` saves in its run's folder; there from the first start on."""
+"""The settings that `fit` saves in its run's folder, there from the first start on."""
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def opened(trainer: Any, command: str, ckpt_path: str | None) -> Iterator[str | None]:
-    """Prepare the run's folder for a command and keep a second `fit` out of it meanwhile.
+    """Prepare the run's folder for a command, and keep a second `fit` out of it meanwhile.
 
     Args:
         command: ``fit``, `validate`, `test` or `predict`.
-        ckpt_path: the setting: a path, ``last``, ``best``, ``hpc`` or None.
+        ckpt_path: a path, ``last``, ``best``, ``hpc`` or None.
 
     Yields:
         The checkpoint to load, or None.
 
     Raises:
-        ValueError: another `fit` is writing there, the checkpoint asked for is not there, or another run's checkpoints
-            are in the way.
+        ValueError: another `fit` is writing to the folder, the checkpoint does not exist, or the folder of a checkpoint
+            callback holds another run's checkpoints.
     """
     folder = run_folder(trainer)
     writes = command == "fit" and not trainer.fast_dev_run
     with FolderLock(folder, "fit") if writes and trainer.is_global_zero else nullcontext():
         if writes:
             _check_checkpoint_folders(trainer, folder, ckpt_path)
-            _say_if_not_saved(trainer)
         if ckpt_path in ("last", "best"):
             checkpoint = _find(trainer, command, ckpt_path)
         else:
             checkpoint = ckpt_path
             if ckpt_path is not None:
-                _say_if_older(trainer, Path(ckpt_path))
-        if writes and trainer.is_global_zero and _begins_anew(trainer, folder, checkpoint):
+                _warn_if_older(trainer, Path(ckpt_path))
+        if writes and trainer.is_global_zero and _is_new_run(trainer, folder, checkpoint):
             _set_aside(folder)
         yield checkpoint
 
@@ -69,7 +68,7 @@ def _find(trainer: Any, command: str, keyword: str) -> str | None:
     found = newest(*folders, folder)
     if found.path is not None:
         if found.passed_over and trainer.is_global_zero:
-            log.warning("--ckpt_path last: passed over %s; taken instead: %s", found.describe_passed_over(), found.path)
+            log.warning("--ckpt_path last: skipped %s; using %s", found.describe_passed_over(), found.path)
         return str(found.path)
     if found.passed_over:
         raise ValueError(
@@ -81,10 +80,10 @@ def _find(trainer: Any, command: str, keyword: str) -> str | None:
         raise ValueError(f"--ckpt_path last: there is no checkpoint in {folders[0]}; set it to a path, or leave it out")
     earlier = [path for place in folder.glob("checkpoints.*") if (path := newest(place).path) is not None]
     if earlier and trainer.is_global_zero:
-        # Those of a run that ended before its first checkpoint may well be meant, but a queued job must start again.
+        # The user may mean the earlier run, but a queued job that never saved a checkpoint must start again.
         log.warning(
-            "--ckpt_path last: %s holds no checkpoint, so the run begins at step 0; those of an earlier run were set "
-            "aside: to continue that run, set --ckpt_path to %s",
+            "--ckpt_path last: %s holds no checkpoint, so the run begins at step 0; an earlier run's were set aside: "
+            "to resume that run, set --ckpt_path to %s",
             folders[0],
             max(earlier, key=lambda path: path.stat().st_mtime_ns),
         )
@@ -92,7 +91,7 @@ def _find(trainer: Any, command: str, keyword: str) -> str | None:
 
 
 def _checkpoint_folders(trainer: Any, folder: Path) -> list[Path]:
-    """The run's own first, then those that callbacks name."""
+    """The run's own folder first, then those that callbacks name."""
     return [folder / "checkpoints", *(Path(c.dirpath).absolute() for c in _savers(trainer) if c.dirpath)]
 
 
@@ -100,19 +99,8 @@ def _savers(trainer: Any) -> list[ModelCheckpoint]:
     return [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
 
 
-def _say_if_not_saved(trainer: Any) -> None:
-    """A list of callbacks in a second file replaces the first file's, with its checkpoints and curves."""
-    chosen = [s for s in _savers(trainer) if isinstance(s, RunCheckpoint) or s.filename or s.dirpath or s.monitor]
-    if trainer.is_global_zero and not chosen:
-        log.warning(
-            "trainer.callbacks: has no lightning_modules.callbacks.RunCheckpoint, so nothing is saved before %s; a "
-            "second file's `callbacks:` replaces the first's list, `callbacks+:` adds to it",
-            "the end of an epoch" if _savers(trainer) else "the end of the run, and then only by other callbacks",
-        )
-
-
 def _check_other_versions(folder: Path) -> None:
-    """A logger without a fixed version gives every start a folder of its own, so that no start finds the last one."""
+    """A logger without a fixed version gives every start a folder of its own, so no start finds the last one."""
     if not re.fullmatch(r"version_\d+", folder.name):
         return
     others = [p for p in folder.parent.glob("version_*/checkpoints") if newest(p).path is not None]
@@ -125,7 +113,7 @@ def _check_other_versions(folder: Path) -> None:
 
 
 def _check_checkpoint_folders(trainer: Any, folder: Path, ckpt_path: str | None) -> None:
-    """A callback's `dirpath` outside the run's folder: say it, and refuse to mix with another run's checkpoints."""
+    """Warn of a callback's `dirpath` outside the run's folder, and refuse one with another run's checkpoints."""
     named: set[Path] = set()
     for saver in _savers(trainer):
         if not saver.dirpath:
@@ -142,7 +130,7 @@ def _check_checkpoint_folders(trainer: Any, folder: Path, ckpt_path: str | None)
         if fresh and newest(place).path is not None:
             raise ValueError(
                 f"{key} {place} holds checkpoints of another run than that in {folder}; remove dirpath, and "
-                "checkpoints go to the logger's folder (trainer.logger.save_dir)"
+                "checkpoints go to output_dir"
             )
         if trainer.is_global_zero:
             log.warning(
@@ -150,36 +138,36 @@ def _check_checkpoint_folders(trainer: Any, folder: Path, ckpt_path: str | None)
             )
 
 
-def _say_if_older(trainer: Any, checkpoint: Path) -> None:
-    """After going back on purpose, ``last`` would still mean the highest step."""
+def _warn_if_older(trainer: Any, checkpoint: Path) -> None:
+    """After a restart from an older checkpoint, ``last`` would still mean the highest step."""
     if not trainer.is_global_zero or checkpoint.suffix != SUFFIX or what_is_missing(checkpoint) is not None:
         return
     found = newest(checkpoint.parent).path
     if found is not None and step_of(found) > step_of(checkpoint):
         log.warning(
-            "--ckpt_path %s: %s beside it has a higher step, and is what `last` and `export` take until this run has "
+            "--ckpt_path %s: %s beside it has a higher step, and `last` and `export` take that one until this run has "
             "passed it; remove it if it is not wanted",
             checkpoint,
             found.name,
         )
 
 
-def _begins_anew(trainer: Any, folder: Path, checkpoint: str | None) -> bool:
-    """Whether the checkpoints that are in the run's folder now are not those of the run that is continued."""
+def _is_new_run(trainer: Any, folder: Path, checkpoint: str | None) -> bool:
+    """Whether the checkpoints that are in the run's folder now are not those of the resumed run."""
     if checkpoint is None:
-        # Lightning continues a job by itself that it has queued again.
+        # Lightning by itself resumes a job that it has queued again.
         return not (SLURMEnvironment.detect() and any(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt")))
     own = (folder, *_checkpoint_folders(trainer, folder))
     return checkpoint != "hpc" and not any(_is_in(Path(checkpoint), place) for place in own)
 
 
 def _is_in(path: Path, folder: Path) -> bool:
-    """Whether a path leads into a folder, whichever way it is written: with ``..``, or through a link."""
+    """Whether a path leads into a folder, also if it is written with ``..`` or through a link."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def _set_aside(folder: Path) -> None:
-    """Rename the checkpoints of an earlier run in the same folder, so that they are never taken for the new run's.
+    """Rename an earlier run's checkpoints in the same folder, so that they are never taken for the new run's.
 
     That run's settings are copied beside them, for `export`.
     """
@@ -193,8 +181,8 @@ def _set_aside(folder: Path) -> None:
     if (folder / SETTINGS).is_file():
         shutil.copyfile(folder / SETTINGS, target / SETTINGS)
     log.warning(
-        "%s: held the checkpoints of an earlier run, which are now in %s; to continue that run, set --ckpt_path to one "
-        "of them",
+        "%s held the checkpoints of an earlier run, which are now in %s; to resume that run, set --ckpt_path to one of "
+        "them",
         folder,
         target.name,
     )

@@ -23,7 +23,7 @@ import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision, Precision
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, StrategyRegistry
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.cpp_extension import get_default_build_root
 
 from avrt.config.numbers import PositiveFloat, PositiveInt
+from avrt.config.strategies import STRATEGIES
 from avrt.model.checkpoints import (
     DEEPSPEED_TAG,
     DEEPSPEED_WEIGHTS,
@@ -302,3 +303,7 @@ def compile_locks(operator: str) -> list[Path]:
     folder = os.environ.get("TORCH_EXTENSIONS_DIR")
     root, below = (Path(folder), "") if folder else (Path(get_default_build_root()), "*/")
     return sorted(root.glob(f"{below}{operator}/lock"))
+
+
+for _name, _arguments in STRATEGIES.items():
+    StrategyRegistry.register(_name, AVRTDeepSpeedStrategy, description=f"DeepSpeed with {_arguments}", **_arguments)

@@ -5,25 +5,22 @@ from __future__ import annotations
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 
+from avrt.config.strategies import CHOICES
 from lightning_modules.strategy import AVRTDeepSpeedStrategy
 
 
 def check_strategy(strategy: Strategy) -> None:
-    """Refuse strategies under which a run would go wrong silently.
-
-    Lightning's FSDP gathers weights when a layer is called, but the head's weight is used without calling the head, and
-    a device whose batch has no audio never calls the audio encoder. Lightning's DeepSpeed divides accumulated losses
-    twice.
+    """Refuse strategies that train these students wrongly; `avrt.config.strategies` says why.
 
     Raises:
-        ValueError: names the key and says how to fix it.
+        ValueError: names the key and the strategies to choose from.
     """
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)) or (
         isinstance(strategy, DeepSpeedStrategy) and not isinstance(strategy, AVRTDeepSpeedStrategy)
     ):
         raise ValueError(
-            f"trainer.strategy: {type(strategy).__name__} is not supported for these students; set it to auto, to ddp, "
-            "or to lightning_modules.strategy.AVRTDeepSpeedStrategy, whose stage 3 splits the weights too"
+            f"trainer.strategy: {type(strategy).__name__} is not supported for these students; set it to one of "
+            f"{CHOICES}"
         )
 
 

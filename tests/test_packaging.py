@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.metadata
 import importlib.util
 import os
@@ -13,6 +14,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import avrt.__main__
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -142,6 +145,19 @@ def test_the_wheel_holds_the_packages_and_the_configs(wheel: zipfile.ZipFile) ->
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
+def test_the_wheel_has_the_console_command(wheel: zipfile.ZipFile) -> None:
+    (path,) = (name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt"))
+    scripts = configparser.ConfigParser()
+    scripts.read_string(wheel.read(path).decode())
+    entry = importlib.metadata.EntryPoint("avrt", scripts["console_scripts"]["avrt"], "console_scripts")
+    assert entry.load() is avrt.__main__.run
+    code = f"import sys; from {entry.module} import {entry.attr}; sys.exit({entry.attr}())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"avrt {METADATA['project']['version']}\n"
+
+
 def test_the_wheel_holds_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert tops == {"avrt", "datamodules", "lightning_modules", f"avrt-{METADATA['project']['version']}.dist-info"}
@@ -169,7 +185,7 @@ def test_installed_presets_are_found_from_any_folder(wheel: zipfile.ZipFile, tmp
     misspelt = run("fit", "--config=cli_configs/grpo_tny.yaml")
     assert f"did you mean {presets / 'grpo_tiny.yaml'}" in misspelt
     # Both files are found and read: what is refused is the setting.
-    message = run("traces", "--config", "cli_configs/traces_demo.yaml", "--set", "no_such_key=1")
+    message = run("traces", "--config", "cli_configs/traces_demo.yaml", "--no_such_key=1")
     notice, error = message.splitlines()
     assert str(presets / "traces_demo.yaml") in notice
     assert "no_such_key" in error

@@ -1,9 +1,9 @@
-"""Run the whole story on a small self-made task, on a laptop.
+"""Run the whole pipeline on a small synthetic task, on a laptop.
 
-Renders short clips whose questions need picture and sound, packs them, has two teachers and a merger write traces,
-fine-tunes a tiny student on these, trains it with GRPO, and measures after each stage what it answers with both streams
-and with either one. Ends with a page that shows every answer. Every step is a command of its own, printed before it
-runs. Takes some minutes on 2 CPU cores.
+Renders short clips whose questions need video and audio, packs them, has two teachers and a merger write traces,
+fine-tunes a tiny student on these, trains it with GRPO, and evaluates it after each stage with both streams and with
+either one. Ends with a page that shows every answer. Every step is a command of its own, printed before it runs. Takes
+some minutes on 2 CPU cores.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", default="runs/demo", metavar="DIR", help="new folder for everything (default: runs/demo)"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the accuracies and the time taken as JSON")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for everything random (default: 0)")
     parser.add_argument(
         "--make", choices=("clips", "student"), help="make only the clips, or only the untrained student, in --out"
     )
@@ -26,11 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only serve the two teachers and the merger, for cli_configs/traces_demo.yaml, until interrupted",
     )
-    parser.add_argument("--port", type=int, metavar="N", help="where --serve listens (default: 8790)")
+    parser.add_argument("--port", type=int, metavar="N", help="port of --serve (default: 8790)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the story, or make one part of it."""
+    """Run the demo, or make one part of it."""
     from dataclasses import asdict
     from pathlib import Path
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from avrt.files.folder_lock import FolderLock
 
     if args.port is not None and not args.serve:
-        raise ValueError("--port: belongs to --serve")
+        raise ValueError("--port: needs --serve")
     if args.serve:
         return _serve(args.port)
     if args.seed < 0:
@@ -60,15 +60,14 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from avrt.cli import main  # the roof itself: the demo types commands like a user
-    from avrt.demo.story import Story, print_result
+    from avrt.demo.walkthrough import Walkthrough, print_result
     from avrt.files.atomic import write_atomic
 
     json_path = None if args.json is None else Path(args.json)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)  # better an error now than after the last stage
+        json_path.parent.mkdir(parents=True, exist_ok=True)  # an error now rather than after the last stage
     with FolderLock(out, "demo", beside=True):
-        result = Story(out, settings, main).run()
+        result = Walkthrough(out, settings, args.main).run()
     print_result(result, out, Console())
     if json_path is not None:
         write_atomic(json_path, result.to_json().encode())
@@ -90,7 +89,7 @@ def _serve(port: int | None) -> int:
     try:
         serve_demo_models(port, announce)
     except KeyboardInterrupt:
-        pass  # that is how it ends
+        pass  # the expected end
     except OSError as error:
         raise ValueError(f"--port {port}: {error.strerror}; choose another one, or 0 for any that is free") from error
     return 0

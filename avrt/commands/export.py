@@ -21,10 +21,10 @@ def run(args: argparse.Namespace) -> int:
     """Export, and say what was exported."""
     from rich.console import Console
 
-    from avrt.config.third_party_noise import quiet
+    from avrt.config.library_warnings import silence_libraries
     from avrt.model.export import export
 
-    quiet()
+    silence_libraries()
     checkpoint = export(args.run, args.out, args.config, args.student)
     console = Console(stderr=True)
     console.print(f"exported {checkpoint} to {args.out}", highlight=False, soft_wrap=True)

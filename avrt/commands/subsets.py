@@ -35,12 +35,12 @@ def run(args: argparse.Namespace) -> int:
     from avrt.evaluation.subsets import difficulty_subsets, read_outcomes, write_subsets
 
     if args.traces:
-        from avrt.demo.paths import resolve_demo_paths
+        from avrt.demo.paths import build_demo_paths
         from avrt.evaluation.ledger_outcomes import ledger_outcomes
         from avrt.traces.config_file import load_config
 
         config = load_config([args.traces])
-        resolve_demo_paths(config)
+        build_demo_paths(config)
         vision, audio = ledger_outcomes(config)
         sources = {"traces": str(args.traces)}
     else:

@@ -14,9 +14,6 @@ from collections.abc import Iterable
 
 ENVIRONMENT_VARIABLE = "AVRT_ALLOWED_CLASS_PREFIXES"
 
-STRATEGY = "lightning_modules.strategy.AVRTDeepSpeedStrategy"
-"""What error messages and plans tell the user to set `trainer.strategy` to."""
-
 ALLOWED_PREFIXES = (
     "avrt",
     "datamodules",

@@ -1,4 +1,4 @@
-"""YAML files and single settings of a command into the dataclass that holds its settings."""
+"""Settings of a command that are a dataclass, from YAML files and the command line."""
 
 from __future__ import annotations
 
@@ -16,36 +16,28 @@ from avrt.config.scan import scan_file
 T = TypeVar("T")
 
 
-def read_dataclass(
-    kind: type[T], files: Sequence[str | Path], settings: Sequence[str], example_file: str, example_setting: str
-) -> T:
+def read_dataclass(kind: type[T], files: Sequence[str | Path], options: Sequence[str], example: str) -> T:
     """Read a config; values are checked for their types only.
 
     Args:
         kind: the dataclass; its fields may be dataclasses themselves.
-        files: YAML files; each is laid over the ones before it.
-        settings: single values over all files, such as ``merge.max_concurrency=8``.
-        example_file, example_setting: what an error suggests where one is missing or has another form.
+        files: YAML files; each one overrides those before it.
+        options: words of the command line that override the files: ``--merge.max_concurrency=8``.
+        example: a config file to suggest when `files` is empty.
 
     Raises:
-        UsageError: naming the key and the mend. Values of unknown keys are not repeated: they may be secrets.
+        UsageError: names the key and says how to fix it. Values of unknown keys are not repeated: they may be secrets.
     """
     if not files:
-        raise UsageError(f"--config: expects a file, for example --config {example_file}")
-    arguments: list[str] = []
+        raise UsageError(f"--config: expects a file, for example --config {example}")
     for file in files:
-        scan_file(Path(file), (), ())
-        arguments += ["--config", str(file)]
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set: expects KEY=VALUE, for example --set {example_setting}")
-        arguments.append(f"--{name}={value}")
-    parser = ArgumentParser(exit_on_error=False, default_env=False)
+        scan_file(Path(file))
+    parser = ArgumentParser(exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(kind)
+    words = [word for file in files for word in ("--config", str(file))]
     try:
-        built = parser.instantiate_classes(parser.parse_args(arguments))
+        built = parser.instantiate_classes(parser.parse_args([*words, *options]))
     except argparse.ArgumentError as error:
         raise UsageError(distil(str(error), lambda name: _keys(kind) if not name else ())) from error
     return kind(**{field.name: built[field.name] for field in fields(kind)})  # type: ignore[arg-type]

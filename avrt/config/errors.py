@@ -1,20 +1,20 @@
-"""Turns the parser's long, nested error messages into one line that names the key and the mend.
+"""Error messages of one line: the key or file, the fault, and how to fix it.
 
-jsonargparse reports a wrong value with every alternative that it tried, nested by type. The one fact that a user needs,
-which key and what it should be, is in there; `distil` takes it out.
+jsonargparse reports a wrong value with every alternative that it tried, nested by type. `distil` extracts the key and
+the value that it should have.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from avrt.config.class_paths import refusal
-from avrt.config.numbers import WORDING
 
 
 class UsageError(ValueError):
@@ -23,11 +23,14 @@ class UsageError(ValueError):
 
 _TYPE_NAMES = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
 
+MOST_LISTED = 12
+"""Keys that an error lists at most when none is near."""
+
 _NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
 
 Lookup = Callable[[str], Iterable[str]]
-"""Names that are accepted: given ``""`` the config's own keys, given a class path the arguments of that class, and
-given a module the classes in it."""
+"""Accepted names: for ``""`` the config's own keys, for a class path the arguments of that class, for a module its
+classes."""
 
 
 def one_line(text: object) -> str:
@@ -66,179 +69,105 @@ def suggest(name: str, accepted: Iterable[str]) -> str:
 
 
 def distil(message: str, lookup: Lookup) -> str:
-    """The one line that an error message of jsonargparse comes down to.
+    """One line for an error message of jsonargparse: the key in its short form (without ``init_args``), and the fault.
 
     Args:
         message: the text of its `ArgumentError`.
-        lookup: tells the accepted names, for near misses.
+        lookup: returns the accepted names, for near misses.
     """
+    keys, owner, text = _keys(message), "", message
+    while found := _problem_block(text):
+        owner, text = found
+        keys += _keys(text)
+    key = ".".join(keys)
     denied = re.search(r"Importing '([^']+)' is not allowed", message)
-    key = _key(message)
-    # First, for without its class_path or init_args an entry is taken for something else altogether.
-    if "Subclass types expect one of" in message:
-        for name in _given_keys(message):
-            if misspelt := _misspelt_form(key, name):
-                return misspelt
     if denied:
         return f"{key}: {refusal(denied[1])}".removeprefix(": ")
-    problem = _problem_block(message)
-    if problem:
-        class_path, block = problem
-        return _in_class(key, class_path, block, message, lookup)
-    return _unknown_key(message, lookup) or _missing_key(message, key) or _wrong_value(message, key)
+    return _unknown(key, owner, text, lookup) or _missing(key, owner, text, lookup) or _wrong_value(key, text)
 
 
-def _key(message: str) -> str:
-    """The outermost key that the message names."""
-    found = re.search(r'Parser key "([^"]+)"', message)
-    return found[1] if found else ""
+def _keys(message: str) -> list[str]:
+    """The outermost key that the message names, as a list of one or none."""
+    found = re.search(r'Parser key "([^"]+)"', message.partition("Problem with given class_path")[0])
+    return [found[1]] if found else []
 
 
 def _problem_block(message: str) -> tuple[str, str] | None:
-    """The first ``Problem with given class_path 'C':`` and the indented lines below it."""
-    lines = message.splitlines()
-    for index, line in enumerate(lines):
-        found = re.match(r"(\s*(?:- )?)Problem with given class_path '([^']+)'", line)
-        if not found:
-            continue
-        depth = len(found[1])
-        block = []
-        for below in lines[index + 1 :]:
-            if len(below) - len(below.lstrip()) < depth:
-                break
-            block.append(below)
-        return found[2], "\n".join(block)
-    return None
+    """The class of the first ``Problem with given class_path 'C':`` and the indented lines below it."""
+    found = re.search(r"^(\s*(?:- )?)Problem with given class_path '([^']+)'.*\n", message, re.MULTILINE)
+    if not found:
+        return None
+    indent = " " * len(found[1])
+    lines = message[found.end() :].splitlines()
+    return found[2], "\n".join(itertools.takewhile(lambda line: line.startswith(indent), lines))
 
 
-def _in_class(key: str, class_path: str, block: str, message: str, lookup: Lookup) -> str:
-    """A problem inside one class's arguments; `block` may hold the same kind of problem one class further in.
-
-    Args:
-        key: where the class stands in the config.
-        class_path: the class.
-        block: what is wrong with its arguments.
-        message: the text that `block` was taken from; it ends with the value as it was given.
-        lookup: tells the accepted names.
-    """
-    # A dataclass is given by its fields alone, without class_path and init_args.
-    given = message.rpartition("Given value:")[2].strip()
-    fields_only = given.startswith("{") and "class_path" not in given
-    if fields_only and given.startswith("{'init_args'"):
-        return f"{key}: class_path is missing"
-    arguments = key if fields_only else f"{key}.init_args"
-    owner = class_path.rpartition(".")[2]
-    inner_key = _key(block)
-    inner = _problem_block(block)
-    if inner and inner_key:
-        return _in_class(f"{arguments}.{inner_key}", *inner, block, lookup)
-    unknown = re.search(r"Option '([^']+)' is not accepted", block)
-    in_group = re.search(r"Group '([^']+)' does not accept option '([^']+)'", block)
-    as_word = re.search(r"unrecognized arguments: --([\w.]+)", block)
-    if unknown or in_group or as_word:
-        name = f"{in_group[1]}.{in_group[2]}" if in_group else (unknown or as_word)[1]  # type: ignore[index]
-        misspelt = _misspelt_form(key, name.split(".")[0])
-        if misspelt:
-            return misspelt
-        return f"{arguments}.{name}: {owner} has no such argument{_mend(name, lookup(class_path))}"
-    missing = re.search(r"the following arguments are required: (.+)", block)
-    if missing:
-        return f"{arguments}.{missing[1].strip()}: is required by {owner} and missing"
-    absent = re.search(r"module '([^']+)' has no attribute '([^']+)'", block)
-    if absent and absent[2] == owner:
-        return f"{key}.class_path: {absent[1]} has no class {owner!r}{suggest(owner, lookup(absent[1]))}"
-    no_module = re.search(r"No module named '([^']+)'", block)
-    if absent or no_module:
-        module = f"{absent[1]}.{absent[2]}" if absent else no_module[1] if no_module else ""
-        return f"{key}.class_path: {class_path!r} cannot be imported: there is no module {module!r}"
-    if inner_key:
-        return _wrong_value(block, f"{arguments}.{inner_key}")
-    return f"{key}: {class_path}: {one_line(block)}"
-
-
-def _mend(name: str, accepted: Iterable[str]) -> str:
-    """A near name of the same level, or the whole list of them when nothing is near."""
-    parent, _, last = name.rpartition(".")
-    level = {full.rpartition(".")[2] for full in accepted if full.rpartition(".")[0] == parent}
-    if near := difflib.get_close_matches(last, sorted(level), n=1):
-        return f"; did you mean {'.'.join(filter(None, (parent, near[0])))!r}?"
-    return f"; {parent or 'it'} accepts {', '.join(sorted(level))}" if level else ""
-
-
-def _unknown_key(message: str, lookup: Lookup) -> str:
-    option = re.search(r"does not accept option '([^']+)'", message) or re.search(
-        r"Option '([^']+)' is not accepted", message
+def _unknown(key: str, owner: str, text: str, lookup: Lookup) -> str:
+    """An unknown key, in a file or as an option; a word that is no option at all."""
+    found = re.search(
+        r"(?:Group '([^']+)' )?does not accept option '([^']+)'|Option '([^']+)' is not accepted"
+        r"|unrecognized arguments: --([\w.]+)",
+        text,
     )
-    if option:
-        return _unknown(option[1], lookup(""))
-    words = re.search(r"unrecognized arguments: (.+)", message)
-    if not words:
-        return ""
-    name = words[1].split()[0].split("=")[0]
-    if not name.startswith("--"):
-        return f"{name!r} is not understood here; settings are given as --key=value"
-    return f"--{_unknown(name.removeprefix('--'), lookup(''))}"
+    if found:
+        name = ".".join(filter(None, found.groups()))
+        return f"{f'{key}.{name}'.removeprefix('.')}: unknown key{_near(name, lookup(owner))}"
+    word = re.search(r"unrecognized arguments: (\S+)", text)
+    return f"{word[1]!r} is not understood here; settings are given as --key=value" if word else ""
 
 
-def _unknown(name: str, accepted: Iterable[str]) -> str:
-    """Says which part of a dotted key is unknown: the section, or the setting in a known section."""
-    known = set(accepted)
-    sections = {full.split(".")[0] for full in known}
-    section, _, rest = name.partition(".")
-    if section not in sections:
-        return f"{section}: unknown key{_mend(section, sections)}"
-    siblings = [full.partition(".")[2] for full in known if full.startswith(f"{section}.")]
-    return f"{name}: unknown key{suggest(rest, siblings)}"
+def _near(name: str, accepted: Iterable[str]) -> str:
+    """A near name for the first unknown part of a dotted key, or the names of its level if nothing is near."""
+    known, parent = list(accepted), ""
+    for part in name.split("."):
+        level = {full.removeprefix(parent).split(".")[0] for full in known if full.startswith(parent)}
+        if part not in level:
+            if suggestion := suggest(part, level):
+                return suggestion
+            return f"; choose from {', '.join(sorted(level))}" if 0 < len(level) <= MOST_LISTED else ""
+        parent += f"{part}."
+    return ""
 
 
-def _missing_key(message: str, key: str) -> str:
-    missing = re.search(r"the following arguments are required: (\S+)", message)
-    if missing:
-        first = missing[1].rstrip(",")
-        name = ".".join(part for part in (key, re.sub(r"^(fit|validate|test|predict)\.", "", first)) if part)
+def _missing(key: str, owner: str, text: str, lookup: Lookup) -> str:
+    """A required key, an option's value, or a class that is missing."""
+    required = re.search(r"the following arguments are required: ([\w.]+)", text)
+    if required and owner:
+        return f"{key}.{required[1]}: is required and missing"
+    if required:
+        name = re.sub(r"^(fit|validate|test|predict)\.", "", required[1])
         return f"{name}: is required and missing; give it in a --config file, such as cli_configs/grpo_tiny.yaml"
-    no_value = re.search(r"argument (\S+): expected one argument", message)
-    return f"{no_value[1]}: expects a value" if no_value else ""
+    no_value = re.search(r"argument (\S+): expected one argument", text)
+    if no_value:
+        return f"{no_value[1]}: expects a value"
+    if re.search(r"module '[^']+' has no attribute '|No module named '", text):
+        module, _, name = owner.rpartition(".")
+        return f"{key}: there is no class {owner!r}{suggest(name, lookup(module))}"
+    return ""
 
 
-def _wrong_value(message: str, key: str) -> str:
+def _wrong_value(key: str, text: str) -> str:
     """A value of the wrong type or outside the choices."""
-    kind = re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", message)
+    kind = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text)
     if kind:
-        return f"{key}: {kind[1] or _given(message)} is not a {kind[2]}"
-    bare = re.search(r"Expected a dot import path string: (\S+)", message)
-    if bare:
-        return f"{key}: {bare[1]!r} is not a known class; give its full class path"
-    types, choices = [], []
-    types += [WORDING[name] for name in re.findall(r"Not of type (\w+)", message) if name in WORDING]
-    for literals, type_name in re.findall(r"Expected an? (?:typing\.Literal\[([^\]]+)\]|<class '([^']+)'>)", message):
-        if literals:
-            choices.extend(literals.split(", "))
-        elif type_name != "NoneType":
-            types.append(_TYPE_NAMES.get(type_name, type_name))
-    if "Subclass types expect one of" in message:
-        types.append("a class, given as `class_path: ...` and `init_args: ...`")
-    if choices:
-        types.append(f"one of {', '.join(dict.fromkeys(choices))}")
-    if types:
-        return f"{key}: must be {' or '.join(dict.fromkeys(types))}; is {_given(message)}"
-    rest = re.sub(r'^Parser key "[^"]+":', "", message)
-    return f"{key}: {one_line(rest)}".removeprefix(": ")
+        return f"{key}: {kind[1]} is not a {kind[2]}"
+    from avrt.config.numbers import WORDING  # it needs jsonargparse, whose message this is
+
+    names = _TYPE_NAMES | WORDING
+    expected: list[str] = []
+    for literals, name in re.findall(r"(?:Literal\[([^\]]+)\]|(?:Not of type |Expected an? <class ')(\w+))", text):
+        if literals or name != "NoneType":
+            expected.append(f"one of {literals}" if literals else names.get(name, name))
+    if "Subclass types expect one of" in text:
+        expected.append("a class, given as `class_path: ...` and `init_args: ...`")
+    if expected:
+        return f"{key}: must be {' or '.join(dict.fromkeys(expected))}; is {_given(text)}"
+    lines = [line.strip(" -") for line in text.splitlines() if not line.startswith("Parser key")]
+    return f"{key}: {lines[lines.index('Errors:') + 1] if 'Errors:' in lines else one_line(' '.join(lines))}"
 
 
-def _misspelt_form(key: str, name: str) -> str:
-    """The line for a key that is nearly ``class_path`` or ``init_args``, or nothing."""
-    near = difflib.get_close_matches(name, ("class_path", "init_args"), n=1, cutoff=0.75)
-    return f"{key}: unknown key {name!r}; did you mean {near[0]!r}?" if near and name != near[0] else ""
-
-
-def _given_keys(message: str) -> list[str]:
-    """The keys of the mappings in the value that the message quotes."""
-    return re.findall(r"[{,] *'(\w+)': ", message.rpartition("Given value:")[2])
-
-
-def _given(message: str, limit: int = 80) -> str:
+def _given(text: str, limit: int = 80) -> str:
     """The offending value, shortened."""
-    found = re.search(r"Got value: (.+)", message) or re.search(r"Given value: (.+)", message, flags=re.DOTALL)
-    text = one_line(found[1]) if found else "something else"
-    return repr(text) if len(text) <= limit and not text.startswith(("{", "[", "Namespace(")) else f"{text[:limit]}"
+    found = re.search(r"(?:Got|Given) value: (.+)", text)
+    value = one_line(found[1]) if found else "something else"
+    return repr(value) if len(value) <= limit and not value.startswith(("{", "[", "Namespace(")) else value[:limit]

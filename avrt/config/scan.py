@@ -1,7 +1,6 @@
-"""Looks through config files and command-line values before anything is imported or built from them.
+"""Checks of a config file's text before anything heavy is imported: mistakes that the parser would accept silently.
 
-Reads only the structure of the YAML (PyYAML's node tree), so nothing in a file can run, and answers in milliseconds,
-long before the training stack is loaded.
+Reads only the structure of the YAML (PyYAML's node tree), so nothing in a file can run.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avrt.config.class_paths import is_allowed, refusal
 from avrt.config.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,95 +23,71 @@ MAX_VALUES = 100_000
 """Values that a config may have. The parser copies what anchors name, so a small file could take hours."""
 
 
-def scan_arguments(arguments: Sequence[str], subcommands: Sequence[str], prefixes: Sequence[str]) -> None:
-    """Checks the config files and the values that a command line gives.
+def scan_arguments(arguments: Sequence[str]) -> None:
+    """Check the config files that a command line gives.
 
     Args:
-        arguments: the words after the subcommand.
-        subcommands: names under which a config file may nest its settings.
-        prefixes: allowed class-path prefixes.
+        arguments: the words after the command.
 
     Raises:
-        UsageError: a config file that is missing or is no YAML, a Python tag, a key given twice, a ``config:`` key, or
-            a class path outside `prefixes`. The message names file, line and key.
+        UsageError: a config file is missing or not valid YAML, has a Python tag, a key given twice or a ``config:``
+            key. The message names file, line and key.
     """
-    for option, value in _options(arguments):
-        if option in ("--config", "-c"):
-            if value is None:
-                raise UsageError(f"{option}: expects a file, for example {option} cli_configs/grpo_tiny.yaml")
-            if value.lstrip().startswith(("{", "[")):
-                scan_text(value, option, subcommands, prefixes)
-            else:
-                scan_file(Path(value), subcommands, prefixes)
-        elif value is None:
-            continue
-        elif option.endswith((".class_path", ".help")):
-            if not is_allowed(value, prefixes):
-                raise UsageError(f"{option}: {refusal(value)}")
-        elif value.lstrip().startswith(("{", "[")):
-            scan_text(value, option, (), prefixes, whole_config=False)
+    for value in _config_values(arguments):
+        if not value.lstrip().startswith(("{", "[")):  # settings as text in place of a file
+            scan_file(Path(value))
 
 
-def scan_file(path: Path, subcommands: Sequence[str], prefixes: Sequence[str]) -> None:
-    """Checks one config file; see `scan_arguments`."""
+def scan_file(path: Path) -> None:
+    """Check one config file; see `scan_arguments`."""
     if not path.is_file():
         raise UsageError(_missing_file(path))
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: is not a YAML text file; save it as UTF-8 ({error})") from error
-    scan_text(text, str(path), subcommands, prefixes)
+    scan_text(text, str(path))
 
 
-def scan_text(
-    text: str, source: str, subcommands: Sequence[str], prefixes: Sequence[str], whole_config: bool = True
-) -> None:
-    """Checks one YAML text; `source` names it in messages, `whole_config` says that it is a whole run's settings."""
+def scan_text(text: str, source: str) -> None:
+    """Check one config's text; `source` names it in messages."""
     import yaml
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
-        if not whole_config:
-            return  # an option's value may start with a bracket and be no YAML; its own type judges it
         raise UsageError(f"{source}: is not valid YAML: {_yaml_problem(error)}") from error
-    if root is None:
-        if whole_config:
-            raise UsageError(f"{source}: has no settings; a config is a mapping of keys (trainer:, model:, data:)")
-        return
-    if whole_config:
-        if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode):
+        found = "is empty" if root is None else "is a list or a single value"
+        raise UsageError(f"{source}: a config must be a mapping of keys (trainer:, model:, data:), {found}")
+    for key_node, _ in root.value:
+        if _scalar(key_node) == "config":
             raise UsageError(
-                f"{source}: a config must be a mapping of keys (trainer:, model:, data:), is a list or a single value"
+                f"{_at(source, key_node)}: config: a config inside a config is merged shallowly, "
+                "which loses settings; remove the key and give the file as a second --config on the command line"
             )
-        _check_sections(root, source, subcommands)
     if _expanded_size(root, {}) > MAX_VALUES:
-        raise UsageError(f"{source}: its anchors (&name, *name) unfold without end or measure; write the values out")
+        raise UsageError(f"{source}: its anchors (&name, *name) expand to too many values; write the values out")
     for key, node in _walk(root, ""):
-        where = _at(source, node)
         if node.tag not in _PLAIN_TAGS:
-            raise UsageError(
-                f"{where}: {key or 'the file'}: the tag {_short_tag(node.tag)} is refused; use plain values"
-            )
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            raise UsageError(f"{_at(source, node)}: {key or 'the file'}: the tag {tag} is refused; use plain values")
         if isinstance(node, yaml.MappingNode):
             _refuse_repeated_keys(node, key, source)
-        elif _names_a_class(key, node) and not is_allowed(node.value, prefixes):
-            raise UsageError(f"{where}: {key}: {refusal(node.value)}")
 
 
-def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Pairs each option with its value, given as ``--key=value`` or as the next word."""
+def _config_values(arguments: Sequence[str]) -> Iterator[str]:
+    """What ``--config FILE``, ``--config=FILE``, ``-c FILE`` and ``-cFILE`` name."""
     for index, word in enumerate(arguments):
-        if not word.startswith("-"):
-            continue
         option, equals, value = word.partition("=")
-        if equals:
-            yield option, value
-        elif word.startswith("-c") and len(word) > 2 and not word.startswith("--"):
-            yield "-c", word[2:]
-        else:
-            following = arguments[index + 1] if index + 1 < len(arguments) else None
-            yield option, following
+        if option in ("--config", "-c"):
+            if not equals:
+                value = next(iter(arguments[index + 1 :]), "")
+                if not value:
+                    raise UsageError(f"{option}: expects a file, for example {option} cli_configs/grpo_tiny.yaml")
+            yield value
+        elif word.startswith("-c") and len(word) > 2:
+            yield word[2:]
 
 
 def _walk(root: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
@@ -124,7 +98,7 @@ def _walk(root: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
     seen = set()
     while pending:
         key, node = pending.pop()
-        if id(node) in seen and not isinstance(node, yaml.ScalarNode):
+        if id(node) in seen:
             continue
         seen.add(id(node))
         yield key, node
@@ -149,22 +123,6 @@ def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
     return sizes[id(node)]
 
 
-def _check_sections(root: yaml.MappingNode, source: str, subcommands: Sequence[str]) -> None:
-    import yaml
-
-    for key_node, value_node in root.value:
-        key = _scalar(key_node)
-        if key == "config":
-            raise UsageError(
-                f"{_at(source, key_node)}: config: a config inside a config is merged shallowly, "
-                "which loses settings; remove the key and give the file as a second --config on the command line"
-            )
-        if key == "trainer" and not isinstance(value_node, yaml.MappingNode):
-            raise UsageError(f"{_at(source, key_node)}: trainer: must be a mapping of settings, such as max_steps: 10")
-        if key in subcommands and isinstance(value_node, yaml.MappingNode):
-            _check_sections(value_node, source, ())
-
-
 def _refuse_repeated_keys(node: yaml.MappingNode, key: str, source: str) -> None:
     first_lines: dict[str, int] = {}
     for key_node, _ in node.value:
@@ -177,20 +135,12 @@ def _refuse_repeated_keys(node: yaml.MappingNode, key: str, source: str) -> None
         first_lines[name] = key_node.start_mark.line + 1
 
 
-def _names_a_class(key: str, node: yaml.Node) -> bool:
-    return key.rpartition(".")[2] == "class_path" and isinstance(node.value, str)
-
-
 def _at(source: str, node: yaml.Node) -> str:
     return f"{source}, line {node.start_mark.line + 1}"
 
 
 def _scalar(node: yaml.Node) -> str:
     return node.value if isinstance(node.value, str) else "?"
-
-
-def _short_tag(tag: str) -> str:
-    return tag.replace("tag:yaml.org,2002:", "!!")
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

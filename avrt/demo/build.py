@@ -20,7 +20,7 @@ from avrt.files.atomic import atomic_file, write_atomic
 
 @dataclass(frozen=True)
 class DemoFiles:
-    """Where `build_demo_clips` put everything."""
+    """Files that `build_demo_clips` writes."""
 
     videos: Path
     train_annotations: Path
@@ -39,19 +39,18 @@ def build_demo_clips(
     """Render the demo's clips and write its annotations.
 
     `out_dir` receives ``videos/<name>.mp4``, ``train_qa.json`` and ``val_qa.json`` in AVQA's schema, and
-    ``clips.json``, which tells how the clips were made.
-    A file gets its final name only when it is complete, so a second call renders just the clips that are missing. One
-    process at a time may build a folder.
-    A folder may grow: the clips of a smaller set are also those of a larger one with the same seed.
+    ``clips.json``, the settings that the clips were made with. A file gets its final name only when it is complete, so
+    a second call renders only the missing clips. One process at a time may build a folder. A folder may grow: a larger
+    set with the same seed contains the clips of a smaller one.
 
     Args:
         train_clips, val_clips: number of clips, each a multiple of 64.
         questions_per_clip: 1 to 7.
-        seed: of everything random, 0 or more.
+        seed: for everything random, 0 or more.
         workers: encoder threads; None takes one per core.
 
     Raises:
-        ValueError: a number is out of range, or `out_dir` holds clips made in another way.
+        ValueError: a number is out of range, or `out_dir` holds clips made with other settings.
         OSError: a file cannot be written.
     """
     if seed < 0:
@@ -74,18 +73,18 @@ def build_demo_clips(
 
 
 def demo_files(out_dir: Path) -> DemoFiles:
-    """Where `build_demo_clips` puts everything in `out_dir`."""
+    """Paths of the files in `out_dir`."""
     return DemoFiles(out_dir / "videos", out_dir / "train_qa.json", out_dir / "val_qa.json")
 
 
 def _claim_folder(out_dir: Path, videos: Path, settings: dict[str, Any]) -> None:
-    """Record how the clips in `out_dir` are made; refuse a folder whose clips were made in another way."""
+    """Write down the settings of the clips in `out_dir`; refuse a folder whose clips have others."""
     record = out_dir / "clips.json"
     if record.exists():
         try:
             found = json.loads(record.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{record} is no JSON ({error}); delete {out_dir} or choose another folder") from error
+            raise ValueError(f"{record} is not JSON ({error}); delete {out_dir} or choose another folder") from error
         if found != settings:
             raise ValueError(
                 f"{out_dir} holds clips made with {found}, not {settings}; delete it or choose another folder"
@@ -97,7 +96,7 @@ def _claim_folder(out_dir: Path, videos: Path, settings: dict[str, Any]) -> None
 
 
 def _render_missing(clips: Iterable[ClipContent], videos: Path, workers: int | None) -> None:
-    """Render the clips that have no file yet. Threads are enough: the encoders work outside Python's global lock."""
+    """Render the clips that have no file yet. Threads suffice: the encoders release Python's global lock."""
     paths = {videos / f"{clip.name}.mp4": clip for clip in sorted(clips, key=lambda clip: clip.name)}
     missing = {path: clip for path, clip in paths.items() if not path.exists()}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

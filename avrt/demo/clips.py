@@ -1,8 +1,8 @@
-"""Rendering of the demo's clips: short mp4 files with one coloured moving shape and one tone.
+"""Rendering of the demo's clips: short mp4 files with one colored moving shape and one tone.
 
-Two properties carry the answers: the colour of the shape (`PICTURES`) and the pitch of the tone (`SOUNDS`).
-Everything else (shape, size, path, background, picture noise, duration; loudness, onset, phase, overtones,
-vibrato, hiss) varies at random and says nothing about either. Backgrounds are grey, so colour is only in the shape.
+Two properties determine the answers: the color of the shape (`COLORS`) and the pitch of the tone (`PITCHES`).
+Everything else (shape, size, path, background, image noise, duration; loudness, onset, phase, overtones, vibrato, hiss)
+varies at random and is independent of both. Backgrounds are gray, so only the shape has a color.
 
 A clip is a function of (seed, split, index) alone: equal arguments give equal bytes on one machine.
 
@@ -20,7 +20,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-PICTURES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+COLORS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     {
         "red": (215, 30, 35),
         "orange": (245, 140, 20),
@@ -32,9 +32,9 @@ PICTURES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
         "pink": (245, 105, 185),
     }
 )
-"""Picture classes: name of the shape's colour and its RGB value before the brightness varies."""
+"""Name of each color and its RGB value before the brightness varies."""
 
-SOUNDS: Mapping[str, float] = MappingProxyType(
+PITCHES: Mapping[str, float] = MappingProxyType(
     {
         "hum": 150.0,
         "drone": 240.0,
@@ -46,7 +46,7 @@ SOUNDS: Mapping[str, float] = MappingProxyType(
         "whistle": 4027.0,
     }
 )
-"""Sound classes: name and fundamental frequency in Hz, eight steps of a factor 1.6."""
+"""Name of each pitch and its fundamental frequency in Hz, eight steps of a factor 1.6."""
 
 SIZE = 112
 """Height and width in pixels: four 28-pixel visual tokens of Qwen2.5-Omni a side."""
@@ -63,7 +63,7 @@ AUDIO_RATE = 32_000
 SPLITS = ("train", "val")
 
 RENDERER_VERSION = 2
-"""Raised whenever a change here alters the rendered clips, so that old files are not mistaken for new ones."""
+"""Incremented whenever a change here alters the rendered clips, so that old files are not mistaken for new ones."""
 
 _SHAPES = ("disc", "square", "diamond", "cross")
 _BACKGROUNDS = ("plain", "gradient", "stripes", "checks")
@@ -71,25 +71,25 @@ _BACKGROUNDS = ("plain", "gradient", "stripes", "checks")
 
 @dataclass(frozen=True)
 class ClipContent:
-    """What one clip shows and sounds like; fixes every byte of the file.
+    """Content of one clip; determines every byte of the file.
 
     Attributes:
-        picture: a key of `PICTURES`.
-        sound: a key of `SOUNDS`.
-        seed, split, index: together they seed all that varies besides picture and sound.
+        color: a key of `COLORS`.
+        pitch: a key of `PITCHES`.
+        seed, split, index: together they seed everything that varies besides color and pitch.
     """
 
-    picture: str
-    sound: str
+    color: str
+    pitch: str
     seed: int
     split: str
     index: int
 
     def __post_init__(self) -> None:
-        if self.picture not in PICTURES:
-            raise ValueError(f"`picture` must be one of {', '.join(PICTURES)}; is {self.picture!r}")
-        if self.sound not in SOUNDS:
-            raise ValueError(f"`sound` must be one of {', '.join(SOUNDS)}; is {self.sound!r}")
+        if self.color not in COLORS:
+            raise ValueError(f"`color` must be one of {', '.join(COLORS)}; is {self.color!r}")
+        if self.pitch not in PITCHES:
+            raise ValueError(f"`pitch` must be one of {', '.join(PITCHES)}; is {self.pitch!r}")
         if self.split not in SPLITS:
             raise ValueError(f"`split` must be one of {', '.join(SPLITS)}; is {self.split!r}")
         if self.seed < 0 or self.index < 0:
@@ -97,11 +97,11 @@ class ClipContent:
 
     @property
     def name(self) -> str:
-        """File name without its ending. It tells the split and the index, never the content."""
+        """File name without its extension: split and index, never the content."""
         return f"demo_{self.split}_{self.index:06d}"
 
     def random_generator(self) -> np.random.Generator:
-        """A fresh generator for everything that varies; no two clips share its stream."""
+        """A new generator for everything that varies; no two clips share its stream."""
         return np.random.default_rng([self.seed, SPLITS.index(self.split), self.index])
 
 
@@ -113,25 +113,25 @@ def render_clip(content: ClipContent, file: BinaryIO) -> None:
     """
     rng = content.random_generator()
     n_frames = int(rng.integers(*FRAME_COUNTS, endpoint=True))
-    frames = _draw_frames(rng, PICTURES[content.picture], n_frames)
-    waveform = _synthesize(rng, SOUNDS[content.sound], n_frames / FRAME_RATE)
+    frames = _draw_frames(rng, COLORS[content.color], n_frames)
+    waveform = _synthesize(rng, PITCHES[content.pitch], n_frames / FRAME_RATE)
     _write_mp4(file, frames, waveform)
 
 
 def _draw_frames(rng: np.random.Generator, rgb: tuple[int, int, int], n_frames: int) -> NDArray[np.uint8]:
-    """Draw a shape of colour `rgb` that moves over a grey background; uint8 [T, H, W, 3]."""
+    """Draw a shape of color `rgb` that moves over a gray background; uint8 [T, H, W, 3]."""
     background = _draw_background(rng)
     inside = _draw_shape(rng, n_frames)
-    colour = (np.asarray(rgb) * rng.uniform(0.85, 1.05)).astype(np.int16)
-    frames = np.where(inside[..., None], colour, background[None, :, :, None])
-    # The same noise in all three channels keeps the background grey.
+    color = (np.asarray(rgb) * rng.uniform(0.85, 1.05)).astype(np.int16)
+    frames = np.where(inside[..., None], color, background[None, :, :, None])
+    # The same noise in all three channels keeps the background gray.
     strength = int(rng.integers(0, 10, endpoint=True))
     frames += rng.integers(-strength, strength, size=inside.shape, endpoint=True, dtype=np.int16)[..., None]
     return np.clip(frames, 0, 255, out=frames).astype(np.uint8)
 
 
 def _draw_background(rng: np.random.Generator) -> NDArray[np.int16]:
-    """Draw a grey pattern of two random levels; int16 [H, W] in 0 to 255."""
+    """Draw a gray pattern of two random levels; int16 [H, W] in 0 to 255."""
     y, x = np.mgrid[0:SIZE, 0:SIZE]
     first, second = rng.uniform(40, 215, size=2)
     angle = rng.uniform(0, 2 * np.pi)
@@ -150,18 +150,18 @@ def _draw_background(rng: np.random.Generator) -> NDArray[np.int16]:
 
 
 def _draw_shape(rng: np.random.Generator, n_frames: int) -> NDArray[np.bool_]:
-    """Tell which pixels the shape covers while it moves in a straight line and bounces; bool [T, H, W]."""
+    """Mask of the pixels that the shape covers while it moves in a straight line and bounces; bool [T, H, W]."""
     radius = rng.uniform(20, 32)
     shape = rng.choice(_SHAPES)
-    room = SIZE - 2 * radius
-    start = rng.uniform(0, room, size=2)
+    span = SIZE - 2 * radius
+    start = rng.uniform(0, span, size=2)
     angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(10, 60)  # speed in pixels per second
     times = np.arange(n_frames)[:, None] / FRAME_RATE
     path = start + times * speed * np.array([np.sin(angle), np.cos(angle)])
-    centres = radius + room - np.abs(path % (2 * room) - room)  # a triangle wave reflects the path at the borders
+    centers = radius + span - np.abs(path % (2 * span) - span)  # a triangle wave reflects the path at the borders
     pixels = np.arange(SIZE)
-    dy = np.abs(pixels[None, :, None] - centres[:, 0, None, None])
-    dx = np.abs(pixels[None, None, :] - centres[:, 1, None, None])
+    dy = np.abs(pixels[None, :, None] - centers[:, 0, None, None])
+    dx = np.abs(pixels[None, None, :] - centers[:, 1, None, None])
     match shape:
         case "disc":
             return dx**2 + dy**2 <= radius**2
@@ -174,13 +174,13 @@ def _draw_shape(rng: np.random.Generator, n_frames: int) -> NDArray[np.bool_]:
 
 
 def _synthesize(rng: np.random.Generator, frequency: float, duration: float) -> NDArray[np.float32]:
-    """Sound a tone near `frequency` Hz for most of `duration` seconds; float32 [S] in -1 to 1."""
+    """A tone near `frequency` Hz for most of `duration` seconds; float32 [S] in -1 to 1."""
     n_samples = round(duration * AUDIO_RATE)
     times = np.arange(n_samples, dtype=np.float64) / AUDIO_RATE
-    pitch = frequency * rng.uniform(0.96, 1.04)
-    # Vibrato moves the pitch by at most 1 %: phase = 2π ∫ pitch (1 + depth sin(2π rate t)) dt.
+    hertz = frequency * rng.uniform(0.96, 1.04)
+    # Vibrato changes the frequency by at most 1 %: phase = 2π ∫ hertz (1 + depth sin(2π rate t)) dt.
     depth, rate = rng.uniform(0, 0.01), rng.uniform(3, 7)
-    phase = 2 * np.pi * pitch * (times - depth * np.cos(2 * np.pi * rate * times) / (2 * np.pi * rate))
+    phase = 2 * np.pi * hertz * (times - depth * np.cos(2 * np.pi * rate * times) / (2 * np.pi * rate))
     phase += rng.uniform(0, 2 * np.pi)
     second, third = rng.uniform(0, 0.25, size=2)
     tone = np.sin(phase) + second * np.sin(2 * phase) + third * np.sin(3 * phase)
@@ -193,7 +193,7 @@ def _synthesize(rng: np.random.Generator, frequency: float, duration: float) -> 
 
 
 def _write_mp4(file: BinaryIO, frames: NDArray[np.uint8], waveform: NDArray[np.float32]) -> None:
-    """Encode frames [T, H, W, 3] and mono sound [S] into one mp4 file."""
+    """Encode frames [T, H, W, 3] and mono audio [S] into one mp4 file."""
     _, height, width, _ = frames.shape
     # `bitexact` keeps library versions out of the file, one encoder thread keeps the bytes the same on every run.
     with av.open(file, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
@@ -205,7 +205,7 @@ def _write_mp4(file: BinaryIO, frames: NDArray[np.uint8], waveform: NDArray[np.f
         for array in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(array, format="rgb24")))
         container.mux(video.encode(None))
-        sound = av.AudioFrame.from_ndarray(waveform[None, :], format="fltp", layout="mono")
-        sound.sample_rate = AUDIO_RATE
-        container.mux(audio.encode(sound))
+        samples = av.AudioFrame.from_ndarray(waveform[None, :], format="fltp", layout="mono")
+        samples.sample_rate = AUDIO_RATE
+        container.mux(audio.encode(samples))
         container.mux(audio.encode(None))

@@ -1,49 +1,71 @@
-"""``demo:`` paths in configs: ``demo:shards/train``, ``demo:shards/val``, ``demo:student``, ``demo:sft``."""
+"""``demo:`` values in a run's settings: ``demo:shards/train``, ``demo:shards/val``, ``demo:student``, ``demo:sft``.
+
+Only the command line calls this module, as a step of its own between parsing a config and starting what it says. Below
+it, a ``demo:`` value has become the path of a folder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
-DEMO_PREFIX = "demo:"
+PREFIX = "demo:"
+
+STUDENTS = ("student", "sft")
 
 
-def find_demo_paths(config: Any) -> list[tuple[Any, Any, str]]:
-    """Every ``demo:`` value of a parsed config, as (container, key, part); containers are mappings, lists, namespaces.
+def build_demo_paths(settings: Any) -> None:
+    """Replace every ``demo:`` value by a folder in the cache, which is built first if it is not there.
 
-    `config` is what jsonargparse parsed, before anything is instantiated.
-    """
-    if isinstance(config, list):
-        entries: Any = list(enumerate(config))
-    elif isinstance(config, MutableMapping):
-        entries = list(config.items())
-    elif hasattr(config, "__dict__"):
-        config = vars(config)
-        entries = list(config.items())
-    else:
-        return []
-    found = []
-    for key, value in entries:
-        if isinstance(value, str):
-            if value.startswith(DEMO_PREFIX):
-                found.append((config, key, value.removeprefix(DEMO_PREFIX)))
-        else:
-            found += find_demo_paths(value)
-    return found
-
-
-def resolve_demo_paths(config: Any) -> None:
-    """Replace every ``demo:`` value of a parsed config, in place, by a path in the cache, built first if need be.
+    Args:
+        settings: parsed settings (mapping, list, namespace or data class), changed in place.
 
     Raises:
-        ValueError: a path names no part of the demo, or the part cannot be built.
+        ValueError: a value names no part of the demo, or the part cannot be built.
         OSError: the cache cannot be written.
     """
-    found = find_demo_paths(config)
-    if not found:
-        return
+    _replace(settings, lambda part: _cache().get(part))
+
+
+def locate_demo_paths(settings: Any, shapes: Path) -> None:
+    """Replace every ``demo:`` value by its folder in the cache, and build nothing.
+
+    Args:
+        settings: as for `build_demo_paths`.
+        shapes: in place of a student that is not there, this folder; it gets the student's ``config.json``.
+    """
+
+    def locate(part: str) -> Path:
+        folder = _cache().path(part)
+        if part not in STUDENTS or (folder / "config.json").is_file():
+            return folder
+        from avrt.demo.student import write_shapes
+
+        write_shapes(shapes)
+        return shapes
+
+    _replace(settings, locate)
+
+
+def _cache() -> Any:
     from avrt.demo.prepare import DemoCache
 
-    cache = DemoCache()
-    for container, key, part in found:
-        container[key] = str(cache.get(part))
+    return DemoCache()
+
+
+def _replace(value: Any, folder_of: Callable[[str], Path]) -> None:
+    if isinstance(value, list):
+        entries: list[tuple[Any, Any]] = list(enumerate(value))
+    elif isinstance(value, MutableMapping):
+        entries = list(value.items())
+    elif hasattr(value, "__dict__"):
+        value = vars(value)
+        entries = list(value.items())
+    else:
+        return
+    for key, child in entries:
+        if isinstance(child, str) and child.startswith(PREFIX):
+            value[key] = str(folder_of(child.removeprefix(PREFIX)))
+        else:
+            _replace(child, folder_of)

@@ -1,6 +1,6 @@
-"""What the demo's configs need, built on first use and kept: clips, shards, tiny student, cold-started student.
+"""Data and students of the demo's configs, built on first use and cached.
 
-Everything lies in one cache folder, whose name changes with the settings, so that an upgrade never meets old data:
+Everything is in one cache folder, whose name changes with the settings, so that an upgrade never uses old data:
 
     clips/                  videos/*.mp4, train_qa.json, val_qa.json
     shards/train, shards/val
@@ -8,8 +8,8 @@ Everything lies in one cache folder, whose name changes with the settings, so th
     student/                random, with a small tokenizer
     sft/                    the same after cli_configs/sft_tiny.yaml; curves and checkpoints are in sft_run/
 
-Several processes may ask at once (the ranks of `torchrun`): one builds, the others wait. Each part takes its final name
-only when it is whole, and a build that was killed is taken up again by the next process that asks.
+Several processes may need a part at once (the ranks of `torchrun`): one builds, the others wait. Each part gets its
+final name only when it is complete, and the next process that needs it continues a build that was killed.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ PARTS = {
     "student": "config.json",
     "sft": "config.json",
 }
-"""What a ``demo:`` path can name, and the file that tells that it is whole."""
+"""Parts that a ``demo:`` path can name, with the file whose presence means that the part is complete."""
 
 CLEAN_UP_SECONDS = 20.0
-"""Given to a command after Ctrl-C before it is killed."""
+"""Time for a command to end after Ctrl-C before it is killed."""
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
 LAUNCHER_PREFIXES = ("TORCHELASTIC_", "SLURM_", "OMPI_", "PMI_")
-"""How launchers tell a process that it is one of several."""
+"""Environment variables by which launchers mark a process as one of several."""
 
 
 def cache_folder(settings: DemoSettings) -> Path:
-    """Where the demo is kept: ``demo-<version>`` in the folder ``AVRT_CACHE``.
+    """The demo's cache: ``demo-<version>`` in the folder ``AVRT_CACHE``.
 
     By default that is ``avrt`` in ``XDG_CACHE_HOME``, or in ``~/.cache``.
 
     Raises:
-        ValueError: there is no home folder to keep it in.
+        ValueError: there is no home folder for it.
     """
     base = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "avrt"
     try:
@@ -69,11 +69,11 @@ def cache_folder(settings: DemoSettings) -> Path:
 
 
 class DemoCache:
-    """Says where the parts of the demo are, and builds those that are missing.
+    """Folders of the demo's parts; missing ones are built.
 
     Args:
-        settings: what to build.
-        folder: where everything lies; None takes `cache_folder`.
+        settings: size and randomness of the demo.
+        folder: the cache; None takes `cache_folder`.
     """
 
     def __init__(self, settings: DemoSettings | None = None, folder: Path | None = None) -> None:
@@ -88,17 +88,25 @@ class DemoCache:
             ValueError: there is no such part, or it cannot be built.
             OSError: the cache cannot be written.
         """
-        if part not in PARTS:
-            known = ", ".join(f"demo:{name}" for name in PARTS)
-            raise ValueError(f"there is no 'demo:{part}'; the demo has {known}")
-        path = self.folder / part
-        if not self._is_whole(part):
+        path = self.path(part)
+        if not self._is_complete(part):
             with self._lock(part):
-                if not self._is_whole(part):  # nobody has built it while we waited
+                if not self._is_complete(part):  # nobody has built it while we waited
                     self._build(part, path)
         return path
 
-    def _is_whole(self, part: str) -> bool:
+    def path(self, part: str) -> Path:
+        """Where a part is, or will be once it is built.
+
+        Raises:
+            ValueError: there is no such part.
+        """
+        if part not in PARTS:
+            known = ", ".join(f"demo:{name}" for name in PARTS)
+            raise ValueError(f"there is no 'demo:{part}'; the demo has {known}")
+        return self.folder / part
+
+    def _is_complete(self, part: str) -> bool:
         return (self.folder / part / PARTS[part]).is_file()
 
     def _build(self, part: str, path: Path) -> None:
@@ -118,7 +126,7 @@ class DemoCache:
         s = self.settings
         clips = self.folder / "clips"
         with self._lock("clips"):
-            self._say(f"rendering {s.train_clips + s.val_clips} short clips with sound: {clips}")
+            self._say(f"rendering {s.train_clips + s.val_clips} short clips: {clips}")
             files = build_demo_clips(clips, **asdict(self.settings))
         self._run(stages.pack_command(files, split, path), "packing clips and questions into shards")
 
@@ -129,7 +137,7 @@ class DemoCache:
             self._run(command, "writing traces with the demo's teachers and merger")
 
     def _fine_tune(self, path: Path) -> None:
-        """Run the preset; the student that it exports is the cold start."""
+        """Run sft_tiny.yaml; the student that it exports is the cold start."""
         run = self.folder / "sft_run"
         command = stages.fit_command(
             "sft_tiny.yaml",
@@ -144,19 +152,19 @@ class DemoCache:
         self._run(command, "fine-tuning the tiny student on the traces, which takes a few minutes")
         (run / "student").rename(path)
 
-    def _run(self, arguments: list[str], what: str) -> None:
-        """Run a command of ours as a user would. A process of its own leaves this one's random state alone."""
-        self._say(f"{what}:\n  python -m avrt {shlex.join(arguments)}")
+    def _run(self, arguments: list[str], purpose: str) -> None:
+        """Run an avrt command in a process of its own, which leaves this one's random state alone."""
+        self._say(f"{purpose}:\n  python -m avrt {shlex.join(arguments)}")
         environment = {
             name: value
             for name, value in os.environ.items()
-            # Under torchrun we are one of several processes; what we start is not.
+            # Under torchrun this is one of several processes; the command is not.
             if name not in LAUNCHER_VARIABLES and not name.startswith(LAUNCHER_PREFIXES)
         }
         words = [sys.executable, "-m", "avrt", *arguments]
         status = _run_to_the_end(words, environment)
         if status == INTERRUPTED:
-            raise SystemExit(INTERRUPTED)  # the command has said so
+            raise SystemExit(INTERRUPTED)  # the command has reported it
         if status:
             raise ValueError(f"building the demo failed: `avrt {arguments[0]}` ended with status {status}, see above")
 
@@ -169,7 +177,7 @@ class DemoCache:
 
 
 def _run_to_the_end(words: list[str], environment: Mapping[str, str]) -> int:
-    """Run a command, and on Ctrl-C, which reaches it too, give it time to clean up."""
+    """Run a command; on Ctrl-C, which reaches it too, give it time to clean up."""
     process = subprocess.Popen(words, env=environment)  # noqa: S603
     try:
         return process.wait()

@@ -1,8 +1,8 @@
-"""The demo's question set: which clip asks what, and the reasoning that answers it.
+"""The demo's question set: the questions about each clip, and the reasoning that answers them.
 
-Clips come in blocks of 64, one for each of the 8 × 8 (picture, sound) pairs. A *quad* is the four clips of two
-pictures crossed with two sounds. All four get the same question with the same options in the same order, and each
-has another right answer. With the options "A red bell, B blue hum, C red hum, D blue bell":
+Clips come in blocks of 64, one for each of the 8 × 8 (color, pitch) pairs. A *quad* is the four clips of two colors
+crossed with two pitches. All four get the same question with the same options in the same order, and each has a
+different right answer. With the options "A red bell, B blue hum, C red hum, D blue bell":
 
 ============  ===========  ============
 clip's shape  clip's tone  right option
@@ -13,7 +13,7 @@ red           hum          C
 blue          bell         D
 ============  ===========  ============
 
-The ceilings are therefore exact and hold for any player, even one that knows the whole set by heart: the text occurs
+The accuracy ceilings are therefore exact, even for a model that has memorized the whole set: the text occurs
 with all four letters (25 %), text and one stream with two letters (50 %), text and both streams with one (100 %).
 Letters and classes are balanced by the same construction.
 """
@@ -26,15 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from avrt.demo.clips import PICTURES, SOUNDS, SPLITS, ClipContent
+from avrt.demo.clips import COLORS, PITCHES, SPLITS, ClipContent
 from avrt.sample import LETTERS
 from avrt.text.prompts import format_target
 
-BLOCK_SIZE = len(PICTURES) * len(SOUNDS)
+BLOCK_SIZE = len(COLORS) * len(PITCHES)
 """Clips per block; the number of clips of a split is a multiple of it."""
 
-MAX_QUESTIONS_PER_CLIP = len(PICTURES) - 1
-"""A clip's questions all oppose it to different pictures and sounds, and there are this many others."""
+MAX_QUESTIONS_PER_CLIP = len(COLORS) - 1
+"""Each question of a clip contrasts it with another color and another pitch, and there are this many others."""
 
 WORDINGS = (
     "What is seen and heard?",
@@ -43,12 +43,12 @@ WORDINGS = (
 )
 
 THOUGHTS = (
-    "I see {picture} {picture_letters}. I hear {sound} {sound_letters}. So {letter}.",
-    "I see {picture} {picture_letters}. I hear {sound} {sound_letters}. So the option is {letter}.",
+    "I see {color} {color_letters}. I hear {pitch} {pitch_letters}. So {letter}.",
+    "I see {color} {color_letters}. I hear {pitch} {pitch_letters}. So the option is {letter}.",
 )
-"""What is seen and the two options that have it, the same for what is heard, and the option on both lists. Each step is
-a plain lookup, which a tiny student learns in some hundred steps. One wording is as short as the length reward wants
-it in cli_configs/grpo_tiny.yaml (12 words), the other too long (15)."""
+"""The color and the two options that have it, the pitch and its two options, and the option in both lists. Each step is
+a lookup, which a tiny student learns in some hundred steps. One wording has the length that the reward in
+cli_configs/grpo_tiny.yaml prefers (12 words), the other is too long (15)."""
 
 _CLIPS, _QUESTIONS = 1, 2
 
@@ -59,9 +59,9 @@ class DemoQuestion:
 
     Attributes:
         id: unique over both splits. Train ids are odd and val ids even, so neither split's size limits the other.
-        clip: what the clip shows and sounds like.
+        clip: content of the clip.
         text: the question.
-        options: four texts, each a picture and a sound.
+        options: four texts, each a color and a pitch.
         answer: index of the right option.
     """
 
@@ -85,50 +85,50 @@ class DemoQuestion:
         }
 
     def trace(self) -> str:
-        """The trace that the demo's merger writes when both teachers have told it right."""
+        """The trace that the demo's merger writes when both teachers are right about the clip."""
         options = dict(zip(LETTERS, self.options, strict=False))
-        return write_trace(self.clip.picture, self.clip.sound, options, LETTERS[self.answer], variant=self.id // 2)
+        return write_trace(self.clip.color, self.clip.pitch, options, LETTERS[self.answer], variant=self.id // 2)
 
 
-def write_trace(picture: str, sound: str, options: Mapping[str, str], letter: str, *, variant: int = 0) -> str:
-    """The reasoning that leads from what is seen and heard to an option.
+def write_trace(color: str, pitch: str, options: Mapping[str, str], letter: str, *, variant: int = 0) -> str:
+    """The reasoning from color and pitch to an option.
 
     Args:
-        picture, sound: what the clip shows and sounds like.
+        color, pitch: of the clip.
         options: the options' texts by letter.
-        letter: of the right one.
+        letter: the right one.
         variant: any number; chooses one of the `THOUGHTS`.
     """
     thought = THOUGHTS[variant % len(THOUGHTS)].format(
-        picture=picture,
-        picture_letters=_letters_with(picture, options),
-        sound=sound,
-        sound_letters=_letters_with(sound, options),
+        color=color,
+        color_letters=_letters_with(color, options),
+        pitch=pitch,
+        pitch_letters=_letters_with(pitch, options),
         letter=letter,
     )
     return format_target(thought, letter)
 
 
 def plan_clips(split: str, n_clips: int, seed: int) -> list[ClipContent]:
-    """Decide what each clip of a split shows and sounds like: every pair once per block, in random order.
+    """Content of each clip of a split: every (color, pitch) pair once per block, in random order.
 
     Clip i is the same whatever `n_clips` is, so a larger set extends a smaller one.
 
     Raises:
-        ValueError: `n_clips` is no positive multiple of `BLOCK_SIZE`.
+        ValueError: `n_clips` is not a positive multiple of `BLOCK_SIZE`.
     """
     if n_clips <= 0 or n_clips % BLOCK_SIZE:
         raise ValueError(
-            f"`{split}_clips` must be a positive multiple of {BLOCK_SIZE} (one clip of every picture and sound); "
+            f"`{split}_clips` must be a positive multiple of {BLOCK_SIZE} (one clip of every color and pitch); "
             f"is {n_clips}, try {max(1, round(n_clips / BLOCK_SIZE)) * BLOCK_SIZE}"
         )
-    pairs = [(picture, sound) for picture in PICTURES for sound in SOUNDS]
+    pairs = [(color, pitch) for color in COLORS for pitch in PITCHES]
     clips = []
     for block in range(n_clips // BLOCK_SIZE):
         order = _block_generator(seed, split, block, _CLIPS).permutation(BLOCK_SIZE)
         for i, pair in enumerate(order, start=block * BLOCK_SIZE):
-            picture, sound = pairs[pair]
-            clips.append(ClipContent(picture, sound, seed=seed, split=split, index=i))
+            color, pitch = pairs[pair]
+            clips.append(ClipContent(color, pitch, seed=seed, split=split, index=i))
     return clips
 
 
@@ -142,16 +142,16 @@ def plan_questions(clips: Sequence[ClipContent], questions_per_clip: int) -> lis
         raise ValueError(f"`questions_per_clip` must be 1 to {MAX_QUESTIONS_PER_CLIP}; is {questions_per_clip}")
     questions: list[DemoQuestion] = []
     for start in range(0, len(clips), BLOCK_SIZE):
-        block = {(clip.picture, clip.sound): clip for clip in clips[start : start + BLOCK_SIZE]}
+        block = {(clip.color, clip.pitch): clip for clip in clips[start : start + BLOCK_SIZE]}
         if len(block) < BLOCK_SIZE:
-            raise ValueError(f"clips {start} and up are no block with every picture and sound once")
+            raise ValueError(f"the clips from {start} on do not have every color and pitch once")
         rng = _block_generator(clips[start].seed, clips[start].split, start // BLOCK_SIZE, _QUESTIONS)
-        picture_rounds = _rounds(list(PICTURES), rng)
-        sound_rounds = _rounds(list(SOUNDS), rng)
+        color_rounds = _rounds(list(COLORS), rng)
+        pitch_rounds = _rounds(list(PITCHES), rng)
         for nth in range(questions_per_clip):
-            for pictures in picture_rounds[nth]:
-                for sounds in sound_rounds[nth]:
-                    quad = [block[picture, sound] for picture in pictures for sound in sounds]
+            for colors in color_rounds[nth]:
+                for pitches in pitch_rounds[nth]:
+                    quad = [block[color, pitch] for color in colors for pitch in pitches]
                     questions.extend(_ask(quad, nth, questions_per_clip, rng))
     return sorted(questions, key=lambda question: question.id)
 
@@ -175,13 +175,13 @@ def _ask(
     """Ask the four clips of a quad the same question: only the right answer differs."""
     text = str(rng.choice(WORDINGS))
     order = [quad[i] for i in rng.permutation(len(quad))]
-    options = tuple(f"{clip.picture} {clip.sound}" for clip in order)
+    options = tuple(f"{clip.color} {clip.pitch}" for clip in order)
     for answer, clip in enumerate(order):
         yield DemoQuestion(_unique_id(clip.index * questions_per_clip + nth, clip.split), clip, text, options, answer)
 
 
 def _rounds(classes: Sequence[str], rng: np.random.Generator) -> list[list[tuple[str, str]]]:
-    """Pair up an even number n of classes in n - 1 rounds, so that every two classes meet exactly once.
+    """Pair up an even number n of classes in n - 1 rounds, so that every two classes are paired exactly once.
 
     This is the circle method of round-robin tournaments, over the classes in random order.
     """

@@ -1,11 +1,11 @@
-"""A local HTTP server with the demo's three models, in the protocol that real teachers are served with.
+"""A local HTTP server with the demo's three models, in the protocol of real model servers.
 
-``demo-vision`` looks at the frames of a request and takes no sound, ``demo-audio`` listens to its sound and takes no
-pictures, ``demo-merger`` reads text alone. None of them sees a file name, an annotation or the right answer.
+``demo-vision`` takes only frames, ``demo-audio`` only audio, ``demo-merger`` only text. None of them gets a file name,
+an annotation or the right answer.
 
-Each question offers two colours crossed with two sounds, so a teacher can only narrow it down to two options. It then
-picks one of the two by the question's own text, as a model guesses: over many questions a quarter of its picks meet
-the other teacher's, with all letters alike. The merger reads both descriptions and finds the one option that fits.
+Each question offers two colors crossed with two pitches, so a teacher can only narrow it down to two options. It then
+picks one of the two by a hash of the question, like a model that guesses: both teachers are right about a quarter of
+the questions, with all letters equally often. The merger reads both descriptions and finds the option that fits both.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ DEFAULT_PORT = 8790
 """The port in cli_configs/traces_demo.yaml."""
 
 _OPTION = re.compile(r"^\(([A-Z])\) (.+)$", re.MULTILINE)
-_PICTURE = re.compile(r"The picture is (\w+)\.")
-_SOUND = re.compile(r"The sound is (\w+)\.")
+_COLOR = re.compile(r"The picture is (\w+)\.")
+_PITCH = re.compile(r"The sound is (\w+)\.")
 _MAX_BODY = 64 * 2**20
 
 
@@ -52,8 +52,8 @@ class DemoModels:
     def __init__(self) -> None:
         self._vision = VisionTeacher()
         self._audio = AudioTeacher()
-        # Several questions share a clip, and perceiving it takes longer than all the rest.
-        self._perceived: dict[bytes, str | None] = {}
+        # Several questions share a clip, and measuring it takes longer than everything else.
+        self._measured: dict[bytes, str | None] = {}
 
     def reply(self, model: str, messages: list[dict[str, Any]]) -> str:
         """Answer one request.
@@ -63,37 +63,37 @@ class DemoModels:
         """
         parts = [part for message in messages for part in _parts(message)]
         text = "\n".join(part["text"] for part in parts if part.get("type") == "text")
-        pictures = [part for part in parts if part.get("type") == "image_url"]
-        sounds = [part for part in parts if part.get("type") == "input_audio"]
-        # The question stands last; before it a prompt may show an example with options of its own.
+        images = [part for part in parts if part.get("type") == "image_url"]
+        audio = [part for part in parts if part.get("type") == "input_audio"]
+        # The question comes last; before it a prompt may show an example with options of its own.
         options = dict(_OPTION.findall(text.rpartition("Question:")[2]))
         if len(options) < 2:
             raise BadRequestError("the request has no options of the form '(A) text'")
-        takes_pictures, takes_sounds = model == VISION_MODEL, model == AUDIO_MODEL
-        if bool(pictures) != takes_pictures or bool(sounds) != takes_sounds:
-            wants = "pictures only" if takes_pictures else "sound only" if takes_sounds else "text only"
-            raise BadRequestError(f"{model} takes {wants}")
+        takes_images, takes_audio = model == VISION_MODEL, model == AUDIO_MODEL
+        if bool(images) != takes_images or bool(audio) != takes_audio:
+            takes = "images only" if takes_images else "audio only" if takes_audio else "text only"
+            raise BadRequestError(f"{model} takes {takes}")
         if model == VISION_MODEL:
-            picture = self._once(pictures, lambda: self._vision.describe(np.stack([*map(_decode_picture, pictures)])))
-            return "I see no picture." if picture is None else _describe("picture", picture, text, options)
+            color = self._once(images, lambda: self._vision.describe(np.stack([*map(_decode_image, images)])))
+            return "I see no picture." if color is None else _describe("picture", color, text, options)
         if model == AUDIO_MODEL:
-            sound = self._once(sounds, lambda: self._audio.describe(*_decode_sound(sounds)))
-            return "I hear no sound." if sound is None else _describe("sound", sound, text, options)
+            pitch = self._once(audio, lambda: self._audio.describe(*_decode_audio(audio)))
+            return "I hear no sound." if pitch is None else _describe("sound", pitch, text, options)
         return _merge(text, options)
 
-    def _once(self, parts: list[dict[str, Any]], perceive: Callable[[], str | None]) -> str | None:
-        """What is perceived in some media; equal media are looked at once."""
+    def _once(self, parts: list[dict[str, Any]], measure: Callable[[], str | None]) -> str | None:
+        """Measure some media; equal media are measured once."""
         digest = hashlib.sha256()
         for part in parts:
             digest.update(str(part[part["type"]]).encode())
         key = digest.digest()
-        if key not in self._perceived:
-            self._perceived[key] = perceive()
-        return self._perceived[key]
+        if key not in self._measured:
+            self._measured[key] = measure()
+        return self._measured[key]
 
 
 def _describe(kind: str, seen: str, text: str, options: dict[str, str]) -> str:
-    """A teacher's reply: what it perceives, which options that leaves, and one of these."""
+    """A teacher's reply: its measurement, the options that fit it, and one of these."""
     fitting = [letter for letter, option in options.items() if seen in option.split()]
     if not fitting:
         return f"The {kind} is {seen}. No option has it."
@@ -107,16 +107,16 @@ def _describe(kind: str, seen: str, text: str, options: dict[str, str]) -> str:
 
 
 def _merge(text: str, options: dict[str, str]) -> str:
-    """The merger's reply: the option that both descriptions fit, told in the words of the demo's own traces."""
-    pictures, sounds = _PICTURE.findall(text), _SOUND.findall(text)
-    if not pictures or not sounds:
+    """The merger's reply: a trace of the demo for the option that fits both descriptions."""
+    colors, pitches = _COLOR.findall(text), _PITCH.findall(text)
+    if not colors or not pitches:
         return "The two reports do not name a picture and a sound."
-    picture, sound = pictures[-1], sounds[-1]
+    color, pitch = colors[-1], pitches[-1]
     for letter, option in options.items():
-        if {picture, sound} <= set(option.split()):
+        if {color, pitch} <= set(option.split()):
             variant = hashlib.sha256(text.encode()).digest()[0]
-            return write_trace(picture, sound, options, letter, variant=variant)
-    return f"No option has {picture} and {sound}."
+            return write_trace(color, pitch, options, letter, variant=variant)
+    return f"No option has {color} and {pitch}."
 
 
 def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -128,27 +128,27 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
     return content
 
 
-def _decode_picture(part: dict[str, Any]) -> np.ndarray:
-    """uint8 ``[3, height, width]`` of an ``image_url`` part with a data address."""
+def _decode_image(part: dict[str, Any]) -> np.ndarray:
+    """uint8 ``[3, height, width]`` of an ``image_url`` part with a data URL."""
     head, comma, body = part["image_url"]["url"].partition(",")
     if not comma or not head.startswith("data:image/"):
-        raise BadRequestError("pictures must be data addresses")
+        raise BadRequestError("images must be data URLs")
     try:
         with Image.open(io.BytesIO(base64.b64decode(body, validate=True)), formats=("JPEG", "PNG")) as image:
             return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
     except (binascii.Error, UnidentifiedImageError, OSError) as error:
-        raise BadRequestError(f"a picture does not decode: {error}") from error
+        raise BadRequestError(f"an image cannot be decoded: {error}") from error
 
 
-def _decode_sound(parts: list[dict[str, Any]]) -> tuple[np.ndarray, int]:
+def _decode_audio(parts: list[dict[str, Any]]) -> tuple[np.ndarray, int]:
     """Mono samples in -1 to 1, and their rate, of one ``input_audio`` part."""
     if len(parts) != 1:
-        raise BadRequestError(f"one sound is expected, not {len(parts)}")
+        raise BadRequestError(f"expected one audio part, not {len(parts)}")
     try:
         data = base64.b64decode(parts[0]["input_audio"]["data"], validate=True)
         samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     except (binascii.Error, soundfile.LibsndfileError) as error:
-        raise BadRequestError(f"the sound does not decode: {error}") from error
+        raise BadRequestError(f"the audio cannot be decoded: {error}") from error
     return samples.mean(axis=1), rate
 
 
@@ -216,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a line per call would drown the run's own output."""
+        """Print nothing: a line per call would hide the run's own output."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -229,7 +229,7 @@ def serve_demo_models(port: int, ready: Callable[[str], None]) -> None:
 
     Args:
         port: 0 takes a free one.
-        ready: called with the address for `base_urls` once calls are taken.
+        ready: called with the address for `base_urls` once the server accepts calls.
 
     Raises:
         OSError: the port is taken.
@@ -240,7 +240,7 @@ def serve_demo_models(port: int, ready: Callable[[str], None]) -> None:
 
 
 def server_url(port: int) -> str:
-    """What stands in `base_urls` for a server of this machine."""
+    """The entry of `base_urls` for a server on this machine."""
     return f"http://{HOST}:{port}/v1"
 
 

@@ -1,4 +1,4 @@
-"""How large the demo is, and what it is made from."""
+"""Size of the demo, and the files that determine its data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCES = (
     "model/tiny.py",
 )
 PRESETS = ("traces_demo.yaml", "sft_tiny.yaml")
-"""The files, under ``avrt/`` and ``cli_configs/``, that decide what is built."""
+"""Files under ``avrt/`` and ``cli_configs/`` that determine the demo's data."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DemoSettings:
 
     Attributes:
         train_clips, val_clips, questions_per_clip: see `avrt.demo.build.build_demo_clips`.
-        seed: of clips, questions, the student's random weights and its training.
+        seed: for clips, questions, the student's random weights and its training.
     """
 
     train_clips: int = 512
@@ -39,7 +39,7 @@ class DemoSettings:
 
     @property
     def version(self) -> str:
-        """Short hash of all that decides what is built: these settings, the code, and the presets that build it."""
+        """Short hash of everything that determines the data: these settings, the code and the presets."""
         package = Path(__file__).resolve().parents[1]
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
         for path in (*(package / name for name in SOURCES), *map(config_file, PRESETS)):

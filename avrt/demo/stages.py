@@ -8,11 +8,11 @@ from avrt.config.preset_files import preset_folder
 from avrt.demo.build import DemoFiles
 
 PACK_OPTIONS = ("--max-pixels", "3136", "--max-audio-seconds", "2")
-"""Frames are stored at the size at which the tiny student sees them: 56 x 56 pixels, four visual tokens."""
+"""Frames are stored at the size that the tiny student gets: 56 x 56 pixels, four visual tokens."""
 
 
 def config_file(name: str) -> Path:
-    """A preset: in the source tree, or in the installed package.
+    """A preset of the source tree or of the installed package.
 
     Raises:
         FileNotFoundError: it is missing.
@@ -24,7 +24,7 @@ def config_file(name: str) -> Path:
 
 
 def shown_path(path: Path) -> str:
-    """A path as one would type it: relative to the working directory where it lies inside."""
+    """A path as a user would type it: relative if it is inside the working directory."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
@@ -42,29 +42,29 @@ def pack_command(files: DemoFiles, split: str, out: Path) -> list[str]:
 
 
 def fit_command(preset: str, *, train: Path, val: Path, student: Path, out: Path, seed: int) -> list[str]:
-    """Train `student` as a preset says; curves, checkpoints and the trained student go to `out`."""
+    """Train `student` with a preset; curves, checkpoints and the trained student go to `out`."""
     words = [
         *("fit", "--config", shown_path(config_file(preset))),
-        *("--model.init_args.student.path", shown_path(student)),
-        *("--data.init_args.train", shown_path(train)),
-        *("--data.init_args.val", shown_path(val)),
-        *("--trainer.logger.init_args.save_dir", shown_path(out)),
+        *("--model.student.path", shown_path(student)),
+        *("--data.train", shown_path(train)),
+        *("--data.val", shown_path(val)),
+        *("--output_dir", shown_path(out)),
     ]
     if seed:
-        words += ["--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
+        words += ["--seed_everything", str(seed), "--data.seed", str(seed)]
     if seed and preset.startswith("grpo"):
         words += ["--model.sampling.seed", str(seed)]
     return words
 
 
 def evaluate_command(modalities: str, *, shards: Path, student: Path, out: Path) -> list[str]:
-    """Answer the held-out questions under ``AV``, ``A`` or ``V``; records and numbers go to `out`."""
+    """Evaluate on the held-out questions with ``AV``, ``A`` or ``V``; records and metrics go to `out`."""
     return [
         *("test", "--config", shown_path(config_file("eval_demo.yaml"))),
-        *("--model.init_args.student.path", shown_path(student)),
-        *("--data.init_args.shards", shown_path(shards / "val")),
-        *("--data.init_args.modalities", modalities),
-        *("--trainer.logger.init_args.save_dir", shown_path(out)),
+        *("--model.student.path", shown_path(student)),
+        *("--data.shards", shown_path(shards / "val")),
+        *("--data.modalities", modalities),
+        *("--output_dir", shown_path(out)),
     ]
 
 
@@ -74,5 +74,5 @@ def compare_command(before: Path, after: Path) -> list[str]:
 
 
 def report_command(before: Path, after: Path, out: Path) -> list[str]:
-    """Make the page that shows every answer of two evaluations."""
+    """Write the report with every answer of two evaluations."""
     return ["report", shown_path(before), shown_path(after), "--out", shown_path(out)]

@@ -1,8 +1,8 @@
-"""A small tokenizer of Qwen2.5-Omni's kind, trained on a handful of texts.
+"""A small tokenizer like Qwen2.5-Omni's, trained on a few texts.
 
-It splits text and encodes bytes as the published one does and carries the same special tokens under the same names;
-only the learned vocabulary is small. So it fits the real processor, and a tiny model spends no parameters on
-150,000 words it never meets.
+It splits text and encodes bytes as the published one does and has the same special tokens under the same names; only
+the learned vocabulary is small. So it works with the real processor, and a tiny model spends no parameters on 150,000
+words that never occur.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ NAMED_TOKENS = {
     "audio_bos_token": "<|audio_bos|>",
     "audio_eos_token": "<|audio_eos|>",
 }
-"""The attributes that transformers' Qwen2.5-Omni processor reads from its tokenizer."""
+"""Attributes that transformers' Qwen2.5-Omni processor reads from its tokenizer."""
 
 ROLE_TOKENS: dict[str, Any] = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-"""Which token ends a turn and which pads, as published."""
+"""Tokens that end a turn and that pad, as published."""
 
 
 def build_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> Qwen2Tokenizer:
     """Train a byte-level BPE tokenizer on `corpus` and give it Qwen2.5-Omni's special tokens.
 
     Ids 0 to 255 are the bytes, learned merges follow, and the special tokens come last, as in the published one.
-    Any text can be encoded; words the corpus does not hold just take more tokens. Equal corpora give equal tokenizers.
+    Any text can be encoded; words that are not in the corpus take more tokens. Equal corpora give equal tokenizers.
 
     Args:
-        corpus: texts; the more often a word occurs, the sooner it becomes one token.
+        corpus: texts; frequent words become single tokens first.
         vocab_size: largest size, special tokens included. A small corpus may need less.
 
     Raises:
@@ -69,7 +69,7 @@ def build_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> Qwen2T
         initial_alphabet=ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Train behind the very normalizer and pre-tokenizer that will encode: those of an empty Qwen2Tokenizer.
+    # Train with the normalizer and pre-tokenizer that will encode: those of an empty Qwen2Tokenizer.
     qwen = Qwen2Tokenizer().backend_tokenizer
     bpe = Tokenizer(models.BPE())
     bpe.normalizer, bpe.pre_tokenizer = qwen.normalizer, qwen.pre_tokenizer
@@ -79,7 +79,7 @@ def build_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> Qwen2T
 
 
 def assemble_tokenizer(vocab: dict[str, int], merges: list[tuple[str, str]]) -> Qwen2Tokenizer:
-    """Make a tokenizer of byte-level BPE `vocab` and `merges`, with Qwen2.5-Omni's special tokens right after them."""
+    """Build a tokenizer from byte-level BPE `vocab` and `merges`, followed by Qwen2.5-Omni's special tokens."""
     special_tokens = {
         token_id: AddedToken(token, special=True, normalized=False)
         for token_id, token in enumerate(SPECIAL_TOKENS, start=len(vocab))

@@ -1,4 +1,4 @@
-"""The demo's traces: the public commands, with the demo's own models behind a real HTTP server."""
+"""Traces of the demo: the public commands, with the demo's own models behind a real HTTP server."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ START_SECONDS = 60.0
 
 
 def serve_command(port: int) -> list[str]:
-    """The words after ``python -m avrt`` that serve the demo's teachers and merger."""
+    """Arguments of ``avrt`` that serve the demo's teachers and merger."""
     return ["demo", "--serve", "--port", str(port)]
 
 
 def traces_command(shards: Path, ledger: Path, output: Path, *, port: int = DEFAULT_PORT) -> list[str]:
-    """The words after ``python -m avrt`` that make traces for packed clips of the demo.
+    """Arguments of ``avrt`` that make traces for packed clips of the demo.
 
     Args:
-        shards: what `avrt pack` made of the clips; all its splits get traces, and keep their split.
-        ledger, output: new folders; the ledger may lie in the output, which gets a folder for each split.
-        port: of the server that `serve_command` started.
+        shards: the packed clips; all splits get traces and stay apart.
+        ledger, output: new folders; the ledger may be inside the output, which gets a folder for each split.
+        port: port of the server that `serve_command` started.
     """
-    settings = [f"shards={shown_path(shards)}", f"ledger={shown_path(ledger)}", f"output={shown_path(output)}"]
-    if port != DEFAULT_PORT:
-        settings += [f'{stage}.base_urls=["{server_url(port)}"]' for stage in STAGES]
     words = ["traces", "--config", shown_path(config_file("traces_demo.yaml"))]
-    for setting in settings:
-        words += ["--set", setting]
+    for key, path in (("shards", shards), ("ledger", ledger), ("output", output)):
+        words += [f"--{key}", shown_path(path)]
+    if port != DEFAULT_PORT:
+        for stage in STAGES:
+            words += [f"--{stage}.base_urls", f'["{server_url(port)}"]']
     return words
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """An unused port of this machine."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
@@ -51,13 +51,13 @@ def free_port() -> int:
 
 @contextmanager
 def demo_server(port: int) -> Iterator[None]:
-    """Run `serve_command` in a process of its own for the length of a block; enters once it takes calls.
+    """Run `serve_command` in a process of its own during a block, which begins once the server accepts calls.
 
     Raises:
-        ValueError: it ended or did not answer in time; its own message stands on standard error.
+        ValueError: the server ended or did not answer in time; its own message is on standard error.
     """
     words = [sys.executable, "-m", "avrt", *serve_command(port)]
-    with interrupts_held_back():  # Ctrl-C is this process's business, which ends the server
+    with interrupts_held_back():  # this process handles Ctrl-C and ends the server
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL)  # noqa: S603
     try:
         deadline = time.monotonic() + START_SECONDS

@@ -51,20 +51,18 @@ class ServerRunConfig:
     harness: bool = True
 
 
-def load_server_config(files: Sequence[str | Path], settings: Sequence[str] = ()) -> ServerRunConfig:
+def load_server_config(files: Sequence[str | Path], options: Sequence[str] = ()) -> ServerRunConfig:
     """Read and check a config.
 
     Args:
-        files: YAML files; each is laid over the ones before it.
-        settings: single values over all files, such as ``questions.benchmarks=mmau``.
+        files: YAML files; each one overrides those before it.
+        options: words of the command line that override the files, such as ``--questions.benchmarks=mmau``.
 
     Raises:
         UsageError: naming the key and the mend; see `read_dataclass`.
         ValueError: a value that cannot work.
     """
-    config = read_dataclass(
-        ServerRunConfig, files, settings, "cli_configs/eval_server.yaml", "questions.benchmarks=mmau"
-    )
+    config = read_dataclass(ServerRunConfig, files, options, "cli_configs/eval_server.yaml")
     check_stage(SERVER, config.server)
     for key, unused in (("preset", None), ("prompt_file", None), ("transport", "data"), ("media_dir", None)):
         if getattr(config.server, key) != unused:

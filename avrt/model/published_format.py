@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
-from avrt.config.third_party_noise import quiet_transformers
+from avrt.config.library_warnings import silenced_transformers
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, as in the published folders."""
@@ -155,7 +155,7 @@ def check_readable(folder: Path) -> None:
         ValueError: a weight is missing, unknown, or of another shape than in the settings.
     """
     thinker_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
-    with quiet_transformers():
+    with silenced_transformers():
         _, info = thinker_class.from_pretrained(
             folder,
             device_map="meta",

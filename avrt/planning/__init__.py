@@ -1,1 +1,1 @@
-"""What a run needs before it is started: memory, arithmetic, time. Nothing is loaded; shapes are enough."""
+"""Memory, FLOPs and time of a run before it starts. No weights are loaded; shapes are enough."""

@@ -1,8 +1,8 @@
-"""Arithmetic and time of an optimizer step, and of the run.
+"""FLOPs and time of an optimizer step.
 
-Time is computed, not measured: dense arithmetic at `peak x efficiency`, decoding at the speed with which weights and
-caches can be read, the offloaded optimizer at the host's memory bandwidth. What is not computed: loading data, waiting
-for the device with the longest response, validation, checkpoints.
+Time is computed, not measured: dense arithmetic at `peak x efficiency`, decoding at the speed of reading weights and
+caches, the offloaded optimizer at the host's memory bandwidth. Left out: loading data, waiting for the device with the
+longest response, validation, checkpoints.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from avrt.planning.shapes import Parameters
 from avrt.planning.trace import StepFlops
 
 ADAM_BYTES = 32
-"""Host memory that one trained weight's update reads and writes: weight, gradient and two moments in float32, both
-ways, and the weight in bfloat16."""
+"""Bytes of host memory read and written per trained weight in an update: weight, gradient and two moments in float32
+(both ways), and the weight in bfloat16."""
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What the time is computed for; the defaults are an H100's data sheet and what training reaches of it.
+    """Hardware that the time is computed for. Defaults: an H100's data sheet, and the share that training reaches.
 
     Attributes:
-        peak_tflops: dense bfloat16 arithmetic of one device.
-        efficiency: share of it that training and scoring reach.
+        peak_tflops: dense bfloat16 TFLOP/s of one device.
+        efficiency: share of the peak that training and scoring reach.
         bandwidth_gb: memory bandwidth of one device, GB/s.
-        bandwidth_efficiency: share of it that decoding reaches.
-        host_bandwidth_gb: of one machine's memory, for the offloaded optimizer, GB/s.
-        link_gb: between one device and its host, GB/s.
+        bandwidth_efficiency: share of that bandwidth that decoding reaches.
+        host_bandwidth_gb: memory bandwidth of one machine, for the offloaded optimizer, GB/s.
+        link_gb: bandwidth between one device and its host, GB/s.
     """
 
     peak_tflops: float = 989.0
@@ -45,13 +45,13 @@ class Hardware:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one optimizer step, over all devices unless it says otherwise.
+    """Cost of one optimizer step over all devices.
 
     Attributes:
-        prompt_tokens, response_tokens: that go through the policy in training.
+        prompt_tokens, response_tokens: tokens that pass the policy in training.
         encoder_runs: prompts whose media are embedded.
         flops: by phase: ``embedding``, ``prefill``, ``decoding``, ``reference``, ``training``.
-        seconds: by phase, and ``optimizer``.
+        seconds: by phase, and of the ``optimizer``; devices work at the same time.
     """
 
     prompt_tokens: int
@@ -80,15 +80,15 @@ def step_cost(
     """Cost of one optimizer step with responses of mean length.
 
     Args:
-        trained: parameters that are trained.
-        micro_batch: operations of one micro-batch with responses of mean length.
+        trained: number of trained parameters.
+        micro_batch: FLOPs of one micro-batch with responses of mean length.
     """
     s = settings
     prompts, responses = s.prompts_per_device, s.responses_per_device
     flops = {"embedding": prompts * _encoder_flops(config, s, parameters)}
     seconds: dict[str, float] = {}
     rate = hardware.peak_tflops * 1e12 * hardware.efficiency
-    windows = 1 / s.num_iterations  # what is done once per window
+    windows = 1 / s.num_iterations  # windows per optimizer step
     if s.task == "grpo":
         flops["prefill"] = prompts * _prefill_flops(config, s, parameters)
         flops["decoding"] = responses * _decoding_flops(config, s, parameters)
@@ -123,7 +123,7 @@ def step_cost(
 
 
 def _encoder_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
-    """Both encoders on one prompt: two operations per weight and token, and full attention in a few layers."""
+    """Both encoders on one prompt: two FLOPs per weight and token, and full attention in a few layers."""
     vision: Any = config.vision_config
     patches = s.prompt_tokens * vision.spatial_merge_size**2
     full = len(vision.fullatt_block_indexes) * 4 * patches**2 / 4 * vision.hidden_size  # four pairs of frames apart

@@ -1,7 +1,7 @@
-"""Memory of a run, per device and per host, part by part.
+"""Memory of a run per device and per host, part by part, in bytes.
 
-Every figure is bytes. With ZeRO-2 each device holds all weights and a share of gradients and optimizer state; offload
-moves these two to the host. Rollout and training follow each other, so a device needs the larger of the two.
+With ZeRO-2 each device holds all weights and a share of gradients and optimizer state; offload moves these two to the
+host. Rollout and training alternate, so a device needs the larger of the two.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from avrt.planning.trace import StepTrace
 
 FLOAT32 = 4
 SAMPLER_BYTES = 20
-"""Of one entry of a decoding step's logits: float32 logits, probabilities and their double-precision sum."""
+"""Bytes per entry of a decoding step's logits: float32 logits, probabilities and their double-precision sum."""
 
 VISION_BYTES = 24
-"""Of one patch's width while the vision encoder runs, in units of the weights' width: queries, keys, values, MLP."""
+"""Values per unit of a patch's width while the vision encoder runs: queries, keys, values, MLP."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class DeviceMemory:
 
     @property
     def resident(self) -> int:
-        """What is there in every phase."""
+        """Bytes in use in every phase."""
         return self.weights + self.optimizer + self.reference + self.media_features + self.overhead
 
     @property
     def rollout(self) -> int:
-        """While responses are sampled (and before that, media embedded)."""
+        """Peak while media are embedded and responses sampled."""
         return self.resident + max(self.kv_cache + self.rollout_logits, self.encoders_at_work)
 
     @property
@@ -60,13 +60,13 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Bytes on one host (machine), all its processes together.
+    """Bytes on one host (machine), over all its processes.
 
     Attributes:
         optimizer: float32 weights, two moments and gradients, when offloaded.
-        staging: weights on their way to the devices.
-        reference: the reference policy's weights, when they wait in host memory.
-        loading: weights of all processes at the start, before they move; not at the same time as the others.
+        staging: buffer for weights on their way to the devices.
+        reference: the reference policy's weights, if they are kept in host memory.
+        loading: weights of all processes at the start; not at the same time as the others.
     """
 
     optimizer: int
@@ -80,7 +80,7 @@ class HostMemory:
 
 
 def kv_cache_bytes(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> int:
-    """Of the largest sub-batch of a rollout: prompts once, responses up to their limit."""
+    """KV cache of the largest sub-batch of a rollout: prompts once, responses up to their limit."""
     if settings.task == "sft":
         return 0
     per_prompt = settings.prompt_tokens + settings.num_generations * settings.completion_tokens
@@ -105,7 +105,7 @@ def device_memory(
     """Memory of one device.
 
     Args:
-        overhead_bytes: of the driver's context and what the allocator cannot reuse.
+        overhead_bytes: the driver's context and what the allocator cannot reuse.
     """
     s, width, trained = settings, settings.weight_bytes, trace.trained
     shards = s.devices
@@ -125,7 +125,7 @@ def device_memory(
     hidden = text.hidden_size
     embedded = s.prompts_per_device if s.task == "grpo" else s.batch_size
     rows = min(s.responses_per_device, max(1, s.kv_cache_tokens // max(1, s.completion_tokens)))
-    # Prompts go through the encoders together up to a bound, a longer one alone.
+    # Prompts are encoded together up to a bound, a longer one alone.
     encoded = max(s.prompt_tokens, min(s.encoder_batch_tokens, embedded * s.prompt_tokens))
     patches = encoded * vision.spatial_merge_size**2
     return DeviceMemory(

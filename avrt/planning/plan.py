@@ -1,4 +1,4 @@
-"""The plan of a run: its memory, cost and length, whether it fits, and what to change when it does not."""
+"""The plan of a run: memory, cost and length, whether it fits, and settings to change if it does not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from avrt.config.class_paths import STRATEGY
 from avrt.planning.cost import Hardware, StepCost, step_cost
 from avrt.planning.memory import DeviceMemory, HostMemory, device_memory, host_memory
 from avrt.planning.settings import RunSettings
@@ -18,12 +17,12 @@ from avrt.planning.trace import count_flops, trace_memory
 GIB = 2**30
 
 USABLE = 0.92
-"""Share of a device's memory that a run can count on; the rest is lost to fragmentation."""
+"""Usable share of a device's memory; the rest is lost to fragmentation."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `python -m avrt plan` prints."""
+    """The figures that `python -m avrt plan` prints."""
 
     settings: RunSettings
     student: str
@@ -71,7 +70,7 @@ def make_plan(
 
     Args:
         device_gib, host_gib: memory of one device and of one machine.
-        overhead_gib: memory of a device that no tensor can have.
+        overhead_gib: memory of a device that tensors cannot use.
     """
     config, source = load_config(settings.student)
     parameters = count_parameters(config)
@@ -96,27 +95,22 @@ def make_plan(
 
 
 def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit: int, host_limit: int) -> list[str]:
-    """Settings to change, the most helpful first."""
+    """Settings to change, the largest saving first."""
     found: list[tuple[int, str]] = []
     if device.training > device_limit * USABLE:
         if not s.gradient_checkpointing:
-            found.append((device.activations, "model.init_args.student.gradient_checkpointing: true"))
+            found.append((device.activations, "model.student.gradient_checkpointing: true"))
         elif s.batch_size > 1:
-            found.append(
-                (device.activations, "data.init_args.batch_size: lower, trainer.accumulate_grad_batches: higher")
-            )
+            found.append((device.activations, "data.batch_size: lower"))
         else:
-            found.append((device.activations, "model.init_args.student.max_pixels: lower (shorter prompts)"))
+            found.append((device.activations, "model.student.max_pixels: lower (shorter prompts)"))
         if device.optimizer:
-            offload = "trainer.strategy.init_args.offload_optimizer: true"
-            if not s.stage:
-                offload = f"trainer.strategy.class_path: {STRATEGY}, and {offload}"
-            found.append((device.optimizer, offload))
+            found.append((device.optimizer, "trainer.strategy: avrt_zero2_offload"))
     if device.kv_cache and device.rollout > device_limit * USABLE:
         found.append((device.kv_cache, "model.sampling.kv_cache_tokens: lower (the window is sampled in parts)"))
     if device.peak > device_limit * USABLE:
         if device.reference:
-            found.append((device.reference, "model.init_args.reference_device: cpu"))
+            found.append((device.reference, "model.reference_device: cpu"))
         if s.lora is None:
             saved = device.gradients + device.optimizer + device.reference
             found.append((saved, "--config cli_configs/overlays/lora.yaml"))
@@ -133,7 +127,7 @@ def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """Tables for people."""
+    """Print the plan as tables."""
     s, p = plan.settings, plan.parameters
     console.print(
         f"{s.task.upper()} of {plan.student}: {p.total / 1e9:.2f} billion parameters "
@@ -183,6 +177,8 @@ def _print_cost(plan: Plan, console: Console) -> None:
         soft_wrap=True,
     )
     if plan.hours is None:
-        console.print("length of the run unknown: the training shards are not here; add --samples", highlight=False)
+        console.print(
+            "length of the run unknown: the training shards are not on this machine; add --samples", highlight=False
+        )
     else:
         console.print(f"{s.total_steps:,} steps, about {plan.hours:.1f} hours", highlight=False)

@@ -1,46 +1,50 @@
-"""A run's settings as far as they cost something, read from its config files without building anything."""
+"""Settings that determine a run's cost, read from its config files without building anything."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from avrt.config.class_paths import allowed_prefixes, enforce
 from avrt.config.errors import UsageError
+from avrt.config.global_batch import accumulation
 from avrt.config.run_length import run_length
-from avrt.demo.paths import DEMO_PREFIX
+from avrt.config.scan import scan_arguments
+from avrt.config.strategies import STRATEGIES
 from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
 from avrt.media.geometry import AUDIO_TOKENS_PER_SECOND, FRAMES_PER_TOKEN, TOKEN_PIXELS
 from avrt.model.lora import LoRAConfig
 
 TEXT_TOKENS = 160
-"""Of a prompt beside its media: system text, question, options, instruction."""
+"""Text of a prompt: system text, question, options, instruction."""
 
 DEFAULT_EPOCHS = 1000
-"""Lightning's, for a run that says neither steps nor epochs."""
+"""Lightning's value for a run with neither steps nor epochs."""
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run costs depends on these.
+    """Settings that determine a run's cost.
 
     Attributes:
         task: ``sft`` or ``grpo``.
         student: path of the student.
-        devices: over all machines; `nodes` machines.
-        weight_bytes: of one weight in the model (2 for bfloat16).
-        stage: of ZeRO, or 0 for a plain strategy.
-        offload: optimizer state in host memory.
+        devices: over all `nodes` machines.
+        weight_bytes: bytes of one weight in the model (2 for bfloat16).
+        stage: ZeRO stage, or 0 for a plain strategy.
+        offload: whether the optimizer state is in host memory.
         batch_size: prompts per device and micro-batch, accumulated `accumulate` times.
-        prompt_tokens: of the longest prompt that the settings allow.
-        completion_tokens: of the longest response (GRPO) or a long trace (SFT).
-        mean_completion_tokens: what time is computed with.
+        prompt_tokens: length of the longest prompt that the settings allow.
+        completion_tokens: length of the longest response (GRPO) or a long trace (SFT).
+        mean_completion_tokens: mean length, for the time.
         reference: ``none``, ``device``, ``host`` or ``adapters off``.
-        total_steps: optimizer steps of the run, or None when they depend on data that is not there.
+        total_steps: optimizer steps of the run, or None if they depend on data that is not on this machine.
     """
 
     task: str
@@ -89,66 +93,79 @@ def read_settings(
     samples: int | None = None,
     prompt_tokens: int | None = None,
     completion_tokens: int | None = None,
+    prepare: Callable[[dict[str, Any]], None] = lambda config: None,
 ) -> RunSettings:
-    """Read the config files as ``fit`` would, later ones over earlier ones, defaults filled in.
+    """Read the config files as ``fit`` would: later ones override earlier ones, and defaults are filled in.
 
     Args:
-        devices, nodes: instead of the config's.
-        student: instead of the config's ``model.init_args.student.path``.
-        samples: of the training set, where its shards are not on this machine.
-        prompt_tokens: of a prompt; None for the longest that `max_pixels` and 10 s of sound allow.
-        completion_tokens: of a response on average; None for half the limit (GRPO) or 250 (SFT).
+        devices: per machine, instead of the config's.
+        nodes: machines, instead of the config's.
+        student: instead of the config's `model.student.path`.
+        samples: size of the training set, if its shards are not on this machine.
+        prompt_tokens: length of a prompt; None for the longest that `max_pixels` and 10 s of audio allow.
+        completion_tokens: mean length of a response; None for half the limit (GRPO) or 250 (SFT).
+        prepare: called with the parsed settings; may change them in place.
 
     Raises:
         UsageError: a config file is wrong.
-        ValueError: the settings are of no training run.
+        ValueError: the config is not of a training run, or the global batch cannot be divided over the devices.
     """
     config = parse(configs)
-    trainer, model, data = config["trainer"], config["model"], config["data"]
-    arguments, data_arguments = model["init_args"], data["init_args"]
-    task = "grpo" if "num_generations" in arguments else "sft"
-    strategy = trainer.get("strategy")
-    strategy_arguments = strategy.get("init_args", {}) if isinstance(strategy, dict) else {}
+    prepare(config)
+    trainer, data = config["trainer"], config["data"]["init_args"]
+    model = config["model"]["init_args"]
+    task = "grpo" if "num_generations" in model else "sft"
+    sampling = model["sampling"] if task == "grpo" else {}
+    strategy = _strategy_arguments(trainer.get("strategy"))
+    if task == "grpo" and strategy.get("stage") == 3:
+        raise UsageError("trainer.strategy: ZeRO-3 does not support GRPO; set it to avrt_zero2_offload")
     nodes = nodes or trainer["num_nodes"]
-    per_node = devices or _devices(trainer["devices"])
+    total_devices = (devices or _devices(trainer["devices"])) * nodes
     for name, value in (
         ("trainer.num_nodes", nodes),
         ("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"]),
-        ("data.init_args.batch_size", data_arguments["batch_size"]),
+        ("data.batch_size", data["batch_size"]),
     ):
         if value < 1:
             raise UsageError(f"{name} must be positive, is {value}")
-    limit = arguments["sampling"]["max_completion_length"] if task == "grpo" else 512
-    lora = LoRAConfig(**arguments["lora"]) if arguments.get("lora") else None
-    if task == "grpo" and strategy_arguments.get("stage") == 3:
-        raise UsageError("trainer.strategy.init_args.stage: fit refuses GRPO under ZeRO-3; set it to 2")
+    prompts_per_step = data.get("prompts_per_step")
+    accumulate = trainer["accumulate_grad_batches"]
+    if prompts_per_step is not None:
+        needed = accumulation(prompts_per_step, data["batch_size"], total_devices)
+        if accumulate not in (1, needed):
+            raise UsageError(
+                f"trainer.accumulate_grad_batches is {accumulate}, and data.prompts_per_step {prompts_per_step} makes "
+                f"it {needed}; remove one of the two"
+            )
+        accumulate = needed
+    limit = sampling.get("max_completion_length", 512)
+    lora = LoRAConfig(**model["lora"]) if model.get("lora") else None
+    bfloat16 = "bf16-true" in str(trainer["precision"]) or model["student"]["dtype"] == "bfloat16"
     settings = RunSettings(
         task=task,
-        student=student or _student_folder(arguments["student"]["path"]),
-        devices=per_node * nodes,
+        student=student or model["student"]["path"],
+        devices=total_devices,
         nodes=nodes,
-        weight_bytes=2
-        if "bf16-true" in str(trainer["precision"]) or arguments["student"]["dtype"] == "bfloat16"
-        else 4,
-        stage=strategy_arguments.get("stage", 0),
-        offload=bool(strategy_arguments.get("offload_optimizer", False)),
-        batch_size=data_arguments["batch_size"],
-        accumulate=trainer["accumulate_grad_batches"],
-        gradient_checkpointing=arguments["student"]["gradient_checkpointing"],
-        chunk_rows=arguments["chunk_rows"],
-        prompt_tokens=prompt_tokens or _longest_prompt(arguments["student"]),
+        weight_bytes=2 if bfloat16 else 4,
+        stage=strategy.get("stage", 0),
+        offload=bool(strategy.get("offload_optimizer", False)),
+        batch_size=data["batch_size"],
+        accumulate=accumulate,
+        gradient_checkpointing=model["student"]["gradient_checkpointing"],
+        chunk_rows=model["chunk_rows"],
+        prompt_tokens=prompt_tokens or _longest_prompt(model["student"]),
         completion_tokens=limit,
         mean_completion_tokens=completion_tokens or (limit // 2 if task == "grpo" else 250),
-        num_generations=arguments.get("num_generations", 1),
-        num_iterations=arguments.get("num_iterations", 1),
-        reference=_reference(task, arguments, lora),
-        kv_cache_tokens=arguments["sampling"]["kv_cache_tokens"] if task == "grpo" else 0,
-        encoder_batch_tokens=arguments["student"]["encoder_batch_tokens"],
+        num_generations=model.get("num_generations", 1),
+        num_iterations=model.get("num_iterations", 1),
+        reference=_reference(task, model, lora),
+        kv_cache_tokens=sampling.get("kv_cache_tokens", 0),
+        encoder_batch_tokens=model["student"]["encoder_batch_tokens"],
         lora=lora,
-        reduce_bucket_size=strategy_arguments.get("reduce_bucket_size", 0),
-        overlap_comm=strategy_arguments.get("overlap_comm", False),
+        reduce_bucket_size=strategy.get("reduce_bucket_size", 0),
+        overlap_comm=strategy.get("overlap_comm", False),
     )
-    steps = _total_steps(config, settings.prompts_per_step, settings.num_iterations, samples)
+    steps = _total_steps(config, settings, samples)
     return replace(settings, total_steps=steps)
 
 
@@ -156,53 +173,44 @@ def parse(configs: Sequence[str]) -> dict[str, Any]:
     """The merged settings of a run as plain values.
 
     Raises:
-        UsageError: a config file is wrong, or of something else than a training run.
+        UsageError: a config file is wrong, or is not a training config.
     """
-    from avrt.cli import TRAINING
-    from avrt.config.class_paths import allowed_prefixes, enforce
-    from avrt.config.scan import scan_arguments
-
     words = [word for config in configs for word in ("--config", config)]
     prefixes = allowed_prefixes()
-    scan_arguments(words, tuple(TRAINING), prefixes)
+    scan_arguments(words)
     _check_training(configs)
 
-    from lightning_modules.cli import read_settings
+    from lightning_modules import cli
 
     enforce(prefixes)
-    return read_settings("fit", words).as_dict()
+    return cli.read_settings("fit", words).as_dict()
 
 
-def _student_folder(path: str) -> str:
-    """All students of the demo have the shapes of the random one, which is built in a moment."""
-    if not path.startswith(DEMO_PREFIX):
-        return path
-    from avrt.demo.prepare import DemoCache
+def _strategy_arguments(strategy: Any) -> dict[str, Any]:
+    """Arguments of the project's DeepSpeed strategy, defaults filled in; empty for a plain strategy."""
+    if isinstance(strategy, dict):
+        return strategy.get("init_args", {})
+    if strategy not in STRATEGIES:
+        return {}
+    from lightning_modules.strategy import AVRTDeepSpeedStrategy
 
-    return str(DemoCache().get("student"))
-
-
-def _shards_folder(path: str) -> str:
-    """The demo's shards are looked for, not made."""
-    if not path.startswith(DEMO_PREFIX):
-        return path
-    from avrt.demo.prepare import DemoCache
-
-    return str(DemoCache().folder / path.removeprefix(DEMO_PREFIX))
+    parameters = inspect.signature(AVRTDeepSpeedStrategy).parameters.values()
+    return {parameter.name: parameter.default for parameter in parameters} | STRATEGIES[strategy]
 
 
 def _check_training(configs: Sequence[str]) -> None:
-    """Only a model that is trained has an optimizer; evaluations and trace runs have their own settings."""
+    """Only the model of a training run has an optimizer."""
     models = [yaml.safe_load(Path(config).read_text(encoding="utf-8")).get("model") for config in configs]
     arguments = [model.get("init_args") for model in models if isinstance(model, dict)]
     if not any(isinstance(given, dict) and "optimizer" in given for given in arguments):
         raise UsageError(
-            f"--config {configs[0]}: has no model.init_args.optimizer, so it is not of a training run; plan computes "
-            "what python -m avrt fit runs, for example cli_configs/grpo_7b.yaml"
+            f"--config {configs[0]}: has no model.optimizer, so it is not a training config; plan takes the configs of "
+            "`avrt fit`, for example cli_configs/grpo_7b.yaml"
         )
 
 
 def _devices(devices: Any) -> int:
+    """How many devices `trainer.devices` means: a number, a list of indices, or either as text."""
     if isinstance(devices, str) and devices.isdigit():
         devices = int(devices)
     if isinstance(devices, str) and "," in devices:
@@ -230,11 +238,11 @@ def _reference(task: str, arguments: dict[str, Any], lora: LoRAConfig | None) ->
     return "host" if arguments["reference_device"] == "cpu" else "device"
 
 
-def _total_steps(config: dict[str, Any], prompts_per_step: int, num_iterations: int, samples: int | None) -> int | None:
-    """Optimizer steps until the run ends, as Lightning counts them; None when its shards are not here.
+def _total_steps(config: dict[str, Any], settings: RunSettings, samples: int | None) -> int | None:
+    """Optimizer steps of the run, as Lightning counts them; None if its shards are not on this machine.
 
     Raises:
-        UsageError: the run has no end, or the training set not enough samples for one step.
+        UsageError: the run has no end, or the training set has too few samples for one step.
     """
     trainer, data = config["trainer"], config["data"]["init_args"]
     most, epochs, limit = trainer["max_steps"], trainer["max_epochs"], trainer["limit_train_batches"]
@@ -251,22 +259,21 @@ def _total_steps(config: dict[str, Any], prompts_per_step: int, num_iterations: 
     samples = samples or count_samples(data["train"], data["train_split"])
     if samples is None:
         return None if most == -1 else most
-    if samples < prompts_per_step:
+    if samples < settings.prompts_per_step:
         raise UsageError(
-            f"one optimizer step takes {prompts_per_step} prompts, and there are {samples}; lower "
-            "data.init_args.batch_size or trainer.accumulate_grad_batches"
+            f"one optimizer step takes {settings.prompts_per_step} prompts, and there are {samples}; lower "
+            "data.prompts_per_step"
         )
-    accumulate = trainer["accumulate_grad_batches"]
-    batches = samples // prompts_per_step * num_iterations * accumulate
-    return run_length(batches, accumulate, epochs, most, limit)
+    batches = samples // settings.prompts_per_step * settings.num_iterations * settings.accumulate
+    return run_length(batches, settings.accumulate, epochs, most, limit)
 
 
 def count_samples(train: str | list[str], split: str | None = None) -> int | None:
-    """Samples in shards that are on this machine, or None."""
+    """Number of samples in shards on this machine, or None if they are not there."""
     from avrt.data.manifest import MANIFEST_NAME, read_manifest
     from avrt.data.shards import ShardSet
 
-    places = [_shards_folder(place) for place in ([train] if isinstance(train, str) else train)]
+    places = [train] if isinstance(train, str) else train
     if not all(Path(place).exists() or glob.glob(place) for place in places):
         return None
     if split is None and all((Path(place) / MANIFEST_NAME).is_file() for place in places):

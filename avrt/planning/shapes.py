@@ -26,7 +26,7 @@ class Parameters:
         language_model: text model and head; what full training trains and the reference copies.
         embeddings: the token embeddings among them (looked up, not multiplied).
         head: the head among them (0 when it is the embeddings' own matrix).
-        vision, audio: the frozen encoders, with their projections into the language model.
+        vision, audio: the frozen encoders, with their projections to the language model.
     """
 
     language_model: int
@@ -41,19 +41,19 @@ class Parameters:
 
     @property
     def layers(self) -> int:
-        """Of the transformer layers, which every token passes."""
+        """Parameters of the transformer layers, which every token passes."""
         return self.language_model - self.embeddings - self.head
 
 
 def load_config(path: str) -> tuple[Qwen2_5OmniThinkerConfig, str]:
-    """The configuration of a student, and a note where it was taken from.
+    """The configuration of a student, and its source.
 
     Args:
         path: a folder with a saved student, the hub id of a published one, or a folder that does not exist yet whose
-            name ends in a size (``exports/sft_7b``): then it is taken for the published student of that size.
+            name ends in a size (``exports/sft_7b``), which means the published student of that size.
 
     Raises:
-        UsageError: nothing is known about that name.
+        UsageError: the path is none of these.
     """
     file = Path(path) / "config.json"
     if file.is_file():
@@ -68,8 +68,8 @@ def load_config(path: str) -> tuple[Qwen2_5OmniThinkerConfig, str]:
         return _published(PUBLISHED / f"{assumed}.json"), f"the published shapes of {assumed} ({path} does not exist)"
     known = ", ".join(sorted(f"Qwen/{p.stem}" for p in PUBLISHED.glob("*.json")))
     raise UsageError(
-        f"model.init_args.student.path: there is no folder {path!r} with a config.json, and it is none of the known "
-        f"hub ids ({known}); add --student with a folder or one of these"
+        f"model.student.path: there is no folder {path!r} with a config.json, and it is not a known hub id "
+        f"({known}); set --student to a folder or one of these"
     )
 
 

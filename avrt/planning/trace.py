@@ -1,7 +1,7 @@
-"""What one micro-batch of training allocates and computes: the real code, run on tensors that have shapes only.
+"""Memory and FLOPs of one micro-batch of training: the real code, run on tensors that have shapes but no data.
 
-Because the forward and backward pass are the project's own, the figures follow every change of them; a test compares
-them with what torch's allocator counts in a real step.
+The forward and backward pass are the project's own, so the figures follow every change of them; a test compares them
+with torch's allocator in a real step.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from avrt.planning.settings import TEXT_TOKENS, RunSettings
 
 @dataclass(frozen=True)
 class StepTrace:
-    """Of one micro-batch on one device.
+    """Memory of one micro-batch on one device.
 
     Attributes:
-        activation_bytes: most that forward and backward hold at one time beside weights and gradients.
-        trained: parameters that get a gradient.
+        activation_bytes: peak of forward and backward beside weights and gradients.
+        trained: number of parameters that get a gradient.
     """
 
     activation_bytes: int
@@ -45,8 +45,8 @@ class StepFlops:
     """Floating-point operations of one micro-batch on one device.
 
     Attributes:
-        forward: of scoring it without gradient (the reference's pass).
-        step: of forward, backward and recomputation.
+        forward: forward pass without gradient (as for the reference).
+        step: forward, backward and recomputation.
     """
 
     forward: int
@@ -54,17 +54,17 @@ class StepFlops:
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of tensors that are made inside and still alive, and their peak.
+    """Counts the bytes of live tensors that are created inside, and their peak.
 
     Args:
-        before: tensors that were there before; views of them are not new memory.
+        before: existing tensors; views of them are not new memory.
     """
 
     def __init__(self, before: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self.live = 0
         self.peak = 0
-        self._before = list(before)  # held, so that no new storage takes the address of one of them
+        self._before = list(before)  # kept alive, so that no new storage reuses an address
         self._known: dict[int, int] = {tensor.untyped_storage()._cdata: 0 for tensor in self._before}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -93,12 +93,12 @@ def trace_memory(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> Ste
     with FakeTensorMode():
         batch = _MicroBatch(config, settings, settings.completion_tokens)
         trained = {id(p): p.numel() for p in batch.parameters if p.requires_grad}
-        # Gradients are planned apart: each leaves as soon as it is whole, as it does under ZeRO-2, and as it does into
-        # one that is there already when micro-batches add up.
+        # Gradients are planned separately: each is freed as soon as it is complete, as under ZeRO-2, or added to an
+        # existing one when micro-batches accumulate.
         for parameter in batch.parameters:
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(_drop_gradient)
-        # The counter of operations would hold on to tensors; it runs on its own.
+        # FLOPs are counted in another run: that counter would keep tensors alive.
         with PeakMemory(batch.tensors()) as memory:
             batch.loss().backward()
     return StepTrace(memory.peak, sum(trained.values()))
@@ -109,7 +109,7 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
 
 
 def count_flops(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> StepFlops:
-    """Count the operations of a micro-batch with responses of mean length."""
+    """Count the FLOPs of a micro-batch with responses of mean length."""
     with FakeTensorMode():
         batch = _MicroBatch(config, settings, settings.mean_completion_tokens)
         with torch.no_grad():
@@ -140,7 +140,7 @@ class _MicroBatch:
         ]
 
     def tensors(self) -> list[torch.Tensor]:
-        """All that is there before the step."""
+        """All tensors that exist before the step."""
         inputs = [tensor for prompt in self.prompts for tensor in vars(prompt).values()]
         responses = [tensor for group in self.responses for tensor in group]
         return [*self.parameters, *self.model.text_model.buffers(), *inputs, *responses]
@@ -168,7 +168,7 @@ def _language_model(
     config: Qwen2_5OmniThinkerConfig, dtype: torch.dtype, checkpointing: bool, lora: LoRAConfig | None
 ) -> LanguageModel:
     small: Any = copy.deepcopy(config)
-    small.vision_config.depth = small.audio_config.encoder_layers = 1  # frozen, and no part of the step
+    small.vision_config.depth = small.audio_config.encoder_layers = 1  # frozen, and not part of the step
     with torch.device("meta"):
         thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(small, dtype=dtype)
     freeze_encoders(thinker)
@@ -186,8 +186,10 @@ def _language_model(
 
 
 def _put_on_cpu(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Put a CPU tensor for every tensor without a device; `Module.to_empty` cannot put fake ones. Adapters take the
-    weights' type, as peft sees to where there are real weights."""
+    """Replace every tensor on the meta device by one on the CPU; `Module.to_empty` cannot create fake ones.
+
+    Adapters take the weights' type, as peft does with real weights.
+    """
     parameters: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, old in module._parameters.items():
@@ -214,7 +216,7 @@ def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = No
 
 
 def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    """TokenLogprobs once more, and the gradients of queries, keys, values and probabilities: five products for two."""
+    """The probabilities once more, and the gradients of queries, keys, values and probabilities: five products."""
     batch, heads, rows, size = query
     return 2 * batch * heads * rows * key[2] * (3 * size + 2 * value[3])
 
@@ -223,4 +225,4 @@ CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""torch counts the kernels of GPUs only; fake tensors run through the CPU's, which do the same work."""
+"""torch counts only GPU kernels; fake tensors run through the CPU's, which do the same work."""

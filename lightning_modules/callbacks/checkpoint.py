@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one every so many optimizer steps, the newest few kept, the last complete one found again."""
+"""Checkpoints of a run: one every few optimizer steps; the newest ones are kept."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from avrt.model.checkpoints import newest, remove, superseded
 class RunCheckpoint(ModelCheckpoint):
     """Writes ``checkpoints/step=<optimizer steps>.ckpt`` in the logger's folder.
 
-    ``--ckpt_path last`` resumes the newest complete one; the first start of a run, when there is none, begins at step
-    0. There is no second copy called "last": a checkpoint of the 7B student is about 110 GB.
+    ``--ckpt_path last`` resumes the newest complete one, or begins at step 0 if there is none. There is no second copy
+    called "last": a checkpoint of the 7B student is about 110 GB.
 
     Args:
         every_n_steps: optimizer steps between two checkpoints.
-        keep: how many of the newest stay, over any number of resumes; -1 for all.
-        dirpath: where they go; None takes ``checkpoints`` in the logger's folder, or without a logger in
-            `trainer.default_root_dir`.
+        keep: how many of the newest are kept, over any number of resumes; -1 for all.
+        dirpath: their folder; None takes ``checkpoints`` in the run's folder (`output_dir`).
 
     Raises:
         ValueError: `every_n_steps` or `keep` out of range.
     """
 
-    def __init__(self, every_n_steps: int = 100, keep: int = 2, dirpath: str | None = None) -> None:
+    def __init__(self, every_n_steps: int = 50, keep: int = 2, dirpath: str | None = None) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"RunCheckpoint.init_args.every_n_steps must be positive, is {every_n_steps}")
+            raise ValueError(f"every_n_steps must be positive, is {every_n_steps}")
         if keep == 0 or keep < -1:
-            raise ValueError(f"RunCheckpoint.init_args.keep must be positive, or -1 for all; is {keep}")
+            raise ValueError(f"keep must be positive, or -1 for all; is {keep}")
         super().__init__(
             dirpath=dirpath,
             filename="step={step:07d}",
@@ -45,7 +44,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """Where a checkpoint notes this callback; the same for every version of this project."""
+        """This callback's key in checkpoints; the same for every version of this project."""
         return self._generate_state_key(
             monitor="step",
             mode="max",
@@ -55,19 +54,19 @@ class RunCheckpoint(ModelCheckpoint):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the folder itself says which checkpoints there are."""
+        """Nothing: the checkpoints are found in the folder."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Ignores what earlier versions noted."""
+        """Ignore the state that earlier versions saved."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.dirpath = str(self.folder(trainer))
         super().setup(trainer, pl_module, stage)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """The last step is always saved, here and not at the end of training: by then Lightning has counted an epoch as
-        finished that `max_steps` cut off, and a resumed run would leave out the rest of it."""
+        """Save the last step here, not at the end of training: by then Lightning counts an epoch that `max_steps` cut
+        off as finished, and a resumed run would skip the rest of it."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         ends = trainer.global_step == trainer.max_steps
         ends |= trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
@@ -75,15 +74,15 @@ class RunCheckpoint(ModelCheckpoint):
             save_now(trainer)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """For a run that something else has stopped."""
+        """Save a run that another callback has stopped."""
         save_now(trainer)
 
     def folder(self, trainer: Any) -> Path:
-        """Where this run's checkpoints lie."""
+        """Folder of this run's checkpoints."""
         return run_folder(trainer) / "checkpoints" if self.dirpath is None else Path(self.dirpath)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Note what a run that begins at step 0 finds in its folder: it is not this run's to delete."""
+        """Remember which files were in the folder when the run began at step 0: they are not this run's to delete."""
         super().on_train_start(trainer, pl_module)
         folder = self.folder(trainer)
         if trainer.ckpt_path is None and folder.is_dir():
@@ -97,21 +96,21 @@ class RunCheckpoint(ModelCheckpoint):
                     remove(path)
 
     def _find_last_checkpoints(self, trainer: Any) -> set[str]:
-        """What Lightning takes ``ckpt_path="last"`` from where the command line has not looked already."""
+        """Where Lightning finds ``ckpt_path="last"`` if the command line has not resolved it."""
         found = newest(self.folder(trainer)).path
         return set() if found is None else {str(found)}
 
 
 def run_folder(trainer: Any) -> Path:
-    """Where a run's curves, settings, checkpoints and exports go: the logger's folder, or `default_root_dir`.
+    """Folder of a run's curves, settings, checkpoints and exports: the logger's, or `default_root_dir`.
 
-    Called on every device, since they agree on it.
+    Must be called on every device: they agree on it.
     """
     return Path(trainer.log_dir or trainer.default_root_dir).absolute()
 
 
 def save_now(trainer: Any) -> str:
-    """Save a checkpoint of this very optimizer step, unless there is one; called on every device. Returns its path."""
+    """Save a checkpoint of this optimizer step, unless there is one; returns its path. Called on every device."""
     callbacks = [callback for callback in trainer.callbacks if isinstance(callback, ModelCheckpoint)]
     for callback in callbacks:
         if isinstance(callback, RunCheckpoint):

@@ -1,14 +1,22 @@
-"""The progress bar of an evaluation: which benchmark, and how it goes."""
+"""The progress bar of an evaluation: the benchmark, and the accuracy so far."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch.callbacks import RichProgressBar
 
 
+@runtime_checkable
+class MeasuresAccuracy(Protocol):
+    """The part of `lightning_modules.evaluate.EvaluateModule` that the bar reads."""
+
+    def running_accuracy(self, benchmark: str) -> float:
+        """Share of right answers so far, 0 to 1."""
+
+
 class EvaluationProgress(RichProgressBar):
-    """Lightning's bar over this device's batches, with the accuracy so far on the benchmark that is being answered."""
+    """Lightning's bar over this device's batches, with the accuracy so far on the current benchmark."""
 
     def on_test_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -1,4 +1,4 @@
-"""Saving the trained student as a folder when a run ends."""
+"""Export of the trained student at the end of a run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from avrt.model.student_folder import check_replaceable, write_student_folder
 class ExportStudent(Callback):
     """Saves the student at the end of `fit`, as a folder that `student.path` and plain transformers load.
 
-    A checkpoint holds what a run needs to go on (optimizer, position in the data); this folder holds what the next
-    stage starts from, in the layout that ``python -m avrt export`` writes too: thinker weights under the published
-    names, processor and chat template; adapters are folded in. It appears whole or not at all, and replaces an earlier
-    export, but no other folder and never `student.path`. Weights that are not finite are not exported. A run that is
-    interrupted exports nothing, and so does a trial with `trainer.fast_dev_run`.
+    A checkpoint is for resuming a run (optimizer, position in the data); this folder is for the next stage, in the
+    layout that ``python -m avrt export`` writes too: thinker weights under the published names, processor and chat
+    template; adapters are merged. It is written atomically and replaces an earlier export, but never another folder or
+    `student.path`. Weights that are not finite are not exported. A run that is interrupted exports nothing, nor does a
+    trial with `trainer.fast_dev_run`.
 
     Args:
-        folder: where to save; None takes ``student`` in the logger's folder, or without a logger in
-            `trainer.default_root_dir`.
+        folder: None takes ``student`` in the run's folder (`output_dir`).
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -32,12 +31,12 @@ class ExportStudent(Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         if getattr(trainer.strategy, "stage", None) == 3:
             raise ValueError(
-                "trainer.callbacks: ExportStudent cannot save under trainer.strategy.init_args.stage 3, where no "
-                "process has all weights; remove it, and run python -m avrt export RUN --out DIR afterwards"
+                "trainer.callbacks: ExportStudent cannot save under ZeRO-3 (trainer.strategy), where no process has "
+                "all weights; remove it, and run python -m avrt export RUN --out DIR afterwards"
             )
-        log_dir = trainer.log_dir  # all devices must ask
+        log_dir = trainer.log_dir  # a collective: every device must call it
         self._target = Path(self.folder or Path(log_dir or trainer.default_root_dir) / "student")
-        check_replaceable(self._target, pl_module.student_config.path)  # better now than after the last step
+        check_replaceable(self._target, pl_module.student_config.path)  # now, not after the last step
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.interrupted or trainer.fast_dev_run or not trainer.is_global_zero:

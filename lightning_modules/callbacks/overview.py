@@ -1,4 +1,4 @@
-"""One page of charts that show several curves each."""
+"""A TensorBoard page of charts with several curves each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ CHARTS = {
         "loss": ["^loss$"],
     },
     "Health": {
-        "how answers are read": ["^answers/"],
-        "no signal, cut off": ["^frac_reward_zero_std$", "^completions/clipped_ratio$"],
+        "answer parsing": ["^answers/"],
+        "groups without signal, truncated responses": ["^frac_reward_zero_std$", "^completions/clipped_ratio$"],
         "length in tokens": ["^completions/(min|mean|max)_length$"],
         "entropy": ["^entropy$"],
         "KL to the reference": ["^kl$"],
@@ -29,7 +29,7 @@ CHARTS = {
 
 
 class Overview(Callback):
-    """Lays out TensorBoard's page "Custom Scalars": related curves in one chart, the important ones first.
+    """Defines TensorBoard's page "Custom Scalars": related curves in one chart, the important ones first.
 
     TensorBoard's other pages show each of a run's 50 curves in a card of its own, in alphabetical order.
     """

@@ -1,4 +1,4 @@
-"""Leaving a machine in good order when the scheduler asks for it."""
+"""Checkpoint and exit cleanly on SIGTERM or SIGUSR1."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from avrt.files.atomic import write_atomic
 from lightning_modules.callbacks.checkpoint import save_now
 
 EXIT_STATUS = 85
-"""Of a run that saved itself and wants to be started again with ``--ckpt_path last``. (Linux's ERESTART.)"""
+"""Exit status of a run that saved itself, to be started again with ``--ckpt_path last``. (Linux's ERESTART.)"""
 
 STATUS_FOLDER = "AVRT_STATUS_DIR"
-"""Environment variable: a folder where the file ``preempted`` is left as well, for launchers that report every status
-but 0 as their own (torchrun) or that kill processes which end a moment later (srun)."""
+"""Environment variable: a folder in which the file ``preempted`` is written too, for launchers that replace the exit
+status by their own (torchrun) or that kill processes which end a moment later (srun)."""
 
 
 class PreemptionCallback(Callback):
     """On SIGTERM or SIGUSR1 to any process of a run: save at the next optimizer step, then exit with status 85.
 
-    The handler only sets a flag. After each optimizer step all processes agree whether one of them was asked to stop,
-    so they save together, at the same step, outside the handler. Lightning's own handlers, which save or talk to other
-    processes in the middle of whatever is running, are replaced.
+    The handler only sets a flag. After each optimizer step all processes agree whether one of them got a signal, so
+    they save together, at the same step, outside the handler. Lightning's own handlers, which save or communicate with
+    other processes in the middle of a step, are replaced.
 
     ``scripts/slurm.sh`` queues such a job again; see ``docs/train.md``.
 
     Args:
         signals: names of the signals to act on.
-        exit_status: what the run ends with.
+        exit_status: exit status of the run.
     """
 
     def __init__(self, signals: Sequence[str] = ("SIGTERM", "SIGUSR1"), exit_status: int = EXIT_STATUS) -> None:
         self.signals = []
         for name in signals:
             if name not in signal.Signals.__members__:
-                raise ValueError(f"PreemptionCallback.init_args.signals: {name!r} is no signal, such as SIGTERM")
+                raise ValueError(f"signals: {name!r} is not a signal, such as SIGTERM")
             self.signals.append(signal.Signals[name])
         if not 1 <= exit_status <= 125:
-            raise ValueError(f"PreemptionCallback.init_args.exit_status must be 1 to 125, is {exit_status}")
+            raise ValueError(f"exit_status must be 1 to 125, is {exit_status}")
         self.exit_status = exit_status
         self.received: signal.Signals | None = None
         self._leaving = False
         self._before: dict[signal.Signals, Any] = {}
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        # Early, so that a signal during loading is kept; Lightning takes the signals over after this.
+        # Early, so that a signal during loading is not lost; Lightning installs its own handlers after this.
         if stage == "fit":
             self._install()
 
@@ -77,7 +77,7 @@ class PreemptionCallback(Callback):
             path = save_now(trainer)
             trainer.strategy.barrier()
             self._leave_note(trainer, path)
-            who = self.received.name if self.received else "another process was asked to stop"
+            who = self.received.name if self.received else "another process got the signal"
             rank_zero_info(f"preempted ({who}): saved {path}; start again with --ckpt_path last")
             self._leaving = True
 
@@ -100,7 +100,7 @@ class PreemptionCallback(Callback):
             write_atomic(Path(folder) / "preempted", f"{checkpoint}\n".encode())
 
     def _status(self, trainer: Any) -> int:
-        """Processes that Lightning started itself end well: their parent kills itself when a child of it fails."""
+        """0 for processes that Lightning started itself: their parent kills itself if a child fails."""
         environment = trainer.strategy.cluster_environment if trainer.world_size > 1 else None
         child = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
         return 0 if child else self.exit_status

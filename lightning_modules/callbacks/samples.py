@@ -1,4 +1,4 @@
-"""What the student writes, and what it saw and heard, in TensorBoard."""
+"""Completions with their frames and audio, in TensorBoard."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from avrt.text.answers import parse
 
 FRAMES_PER_ROW = 4
 MAX_FRAME_SIDE = 320
-"""Pixels; larger frames are shrunk, for an event file keeps every picture."""
+"""Pixels; larger frames are scaled down, because an event file keeps every image."""
 
 
 QUESTION_COLUMNS = 36
@@ -32,7 +32,7 @@ COMPLETION_COLUMNS = 72
 
 
 class Rollout(Protocol):
-    """What the callback needs of a GRPO module's rollout; N completions, the G of a prompt side by side."""
+    """The part of a GRPO module's rollout that the callback uses: N completions, the G of a prompt in sequence."""
 
     completions: Sequence[Completion]
     rewards: RewardTable
@@ -40,15 +40,15 @@ class Rollout(Protocol):
 
 
 class SampleTable(Callback):
-    """Writes completions, frames and sound to TensorBoard, to look at and play.
+    """Writes completions, frames and audio to TensorBoard.
 
     In GRPO, every few optimizer steps: ``samples/completions`` (text), the best and the worst completions of the step
-    with their question, rewards and advantage; ``samples/frames`` (image) and ``samples/sound`` (audio), the clip of
-    the table's first row. After every validation: ``samples/validation`` (text), some right and some wrong answers.
-    All of it from the first device.
+    with their question, rewards and advantage; ``samples/frames`` (image) and ``samples/audio``, the clip of the
+    table's first row. After every validation: ``samples/validation`` (text), some right and some wrong answers.
+    All from the first device.
 
     Args:
-        every_n_steps: optimizer steps from one table to the next; the first step has one too.
+        every_n_steps: optimizer steps between two tables; the first step has one too.
         num_best: rows with the largest summed reward; in validation, right answers.
         num_worst: rows with the smallest summed reward; in validation, wrong answers.
     """
@@ -56,11 +56,10 @@ class SampleTable(Callback):
     def __init__(self, every_n_steps: int = 10, num_best: int = 3, num_worst: int = 3) -> None:
         super().__init__()
         if every_n_steps < 1:
-            raise ValueError(f"SampleTable: init_args.every_n_steps must be at least 1, is {every_n_steps}")
+            raise ValueError(f"every_n_steps must be at least 1, is {every_n_steps}")
         if num_best < 0 or num_worst < 0 or num_best + num_worst == 0:
             raise ValueError(
-                f"SampleTable: init_args.num_best ({num_best}) and num_worst ({num_worst}) must be 0 or more, and one "
-                "of them positive"
+                f"num_best ({num_best}) and num_worst ({num_worst}) must be 0 or more, and one of them positive"
             )
         self.every_n_steps = every_n_steps
         self.num_best = num_best
@@ -71,7 +70,7 @@ class SampleTable(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not _writers(trainer):
             rank_zero_warn(
-                "SampleTable writes nothing: trainer.logger is no TensorBoardLogger. Add one, or drop the callback."
+                "SampleTable writes nothing: trainer.logger is not a TensorBoardLogger. Add one or remove it."
             )
 
     # ---- GRPO -------------------------------------------------------------------------------------------------------
@@ -129,13 +128,13 @@ class SampleTable(Callback):
 
 
 def extremes(totals: Tensor, group_size: int, num_best: int, num_worst: int) -> tuple[list[int], list[int]]:
-    """Indices of the completions with the largest and the smallest summed reward; none is in both lists.
+    """Indices of the completions with the largest and with the smallest summed reward; none is in both lists.
 
-    Among equals, different prompts come before further responses to the same prompt. Completions that no reward could
-    score (NaN) are left out.
+    Among equals, different prompts come before further responses to the same prompt. Completions without any reward
+    (NaN) are left out.
 
     Args:
-        totals: ``[N]`` summed rewards, the G responses of a prompt side by side.
+        totals: ``[N]`` summed rewards, the G responses of a prompt in sequence.
     """
     scored = [i for i, total in enumerate(totals.tolist()) if not math.isnan(total)]
     best = sorted(scored, key=lambda i: (-totals[i].item(), i % group_size, i))[:num_best]
@@ -144,7 +143,7 @@ def extremes(totals: Tensor, group_size: int, num_best: int, num_worst: int) -> 
 
 
 def completion_table(rollout: Rollout, indices: Sequence[int], labels: Sequence[str]) -> str:
-    """Markdown table of some completions of a rollout, with every reward before its weight."""
+    """Markdown table of some completions of a rollout, with every reward before weighting."""
     rewards = rollout.rewards
     rows = []
     for i, label in zip(indices, labels, strict=True):
@@ -160,7 +159,7 @@ def completion_table(rollout: Rollout, indices: Sequence[int], labels: Sequence[
 
 
 def validation_table(completions: Sequence[Completion]) -> str:
-    """Markdown table of validation answers and how they were read."""
+    """Markdown table of validation answers and how they were parsed."""
     rows = []
     for completion in completions:
         parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
@@ -171,13 +170,13 @@ def validation_table(completions: Sequence[Completion]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that shows every cell's text as it is, tags and line breaks included."""
+    """A Markdown table that shows every cell's text unchanged, tags and line breaks included."""
     first, *rest = ([escape(cell) for cell in line] for line in (header, *rows))
     return "\n".join(f"| {' | '.join(line)} |" for line in (first, ["---"] * len(header), *rest))
 
 
 def escape(text: str) -> str:
-    """Text that Markdown and HTML leave alone: ``<think>`` stays visible, no cell or row ends early.
+    """Escape text for Markdown and HTML: ``<think>`` stays visible, no cell or row ends early.
 
     Every ASCII punctuation mark becomes a character reference, which neither of the two interprets.
     """
@@ -186,23 +185,23 @@ def escape(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text whose control characters but line breaks are U+FFFD: TensorBoard uses some of them as its own marks."""
+    """Replace control characters other than line breaks by U+FFFD: TensorBoard uses some of them as its own marks."""
     text = text.replace("\r\n", "\n").replace("\t", " ")
     return re.sub(r"[\x00-\x09\x0b-\x1f\x7f]", "\ufffd", text)
 
 
 def log_clip(writer: Any, clip: Clip | None, step: int) -> None:
-    """Write a clip's frames, as one picture, and its sound; a stream that the clip lacks is left out."""
+    """Write a clip's frames, as one image, and its audio; a stream that the clip does not have is left out."""
     if clip is None:
         return
     if clip.frames is not None:
         writer.add_image("samples/frames", frame_grid(clip.frames), step)
     if clip.waveform is not None and len(clip.waveform):
-        writer.add_audio("samples/sound", clip.waveform.clamp(-1, 1)[None], step, sample_rate=SAMPLING_RATE)
+        writer.add_audio("samples/audio", clip.waveform.clamp(-1, 1)[None], step, sample_rate=SAMPLING_RATE)
 
 
 def frame_grid(frames: Tensor) -> Tensor:
-    """Frames uint8 ``[T, 3, height, width]`` as one picture uint8 ``[3, H, W]``, in reading order."""
+    """Frames uint8 ``[T, 3, height, width]`` as one image uint8 ``[3, H, W]``, in reading order."""
     height, width = frames.shape[-2:]
     scale = min(1.0, MAX_FRAME_SIDE / max(height, width))
     if scale < 1:
@@ -211,8 +210,8 @@ def frame_grid(frames: Tensor) -> Tensor:
 
 
 def _clip_line(sample: Sample) -> str:
-    """Which clip the picture and the sound beside a table belong to."""
-    line = f"samples/frames and samples/sound show the clip of the first row: sample {sample.id}"
+    """Line under a table that names the clip of frames and audio."""
+    line = f"samples/frames and samples/audio show the clip of the first row: sample {sample.id}"
     if sample.clip is not None and sample.clip.timestamps:
         line += ", frames at " + ", ".join(f"{seconds:.2f}" for seconds in sample.clip.timestamps) + " s"
     return escape(line)
@@ -231,7 +230,7 @@ def _reply(completion: Completion) -> str:
 def wrap(text: str, columns: int) -> str:
     """Text with line breaks at spaces, so that no line has more than `columns` characters.
 
-    TensorBoard shares a table's width out by the longest lines: next to one line of a thousand characters, all other
+    TensorBoard divides a table's width by the longest lines: beside one line of a thousand characters, all other
     columns would be one character wide.
     """
     lines = [textwrap.wrap(line, columns, replace_whitespace=False) or [""] for line in printable(text).split("\n")]

@@ -1,4 +1,4 @@
-"""Speed, waiting and memory of training, one value of each per optimizer step."""
+"""Throughput, waiting time and memory of training, one value each per optimizer step."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class MeasuredModule(Protocol):
 class Throughput(Callback):
     """Logs ``throughput/*`` once per optimizer step, for SFT and GRPO, however many micro-batches a step has.
 
-    The time of a step is what passes between the ends of two optimizer steps, without validation and the writing of
-    checkpoints. It is split in two: from the end of a micro-batch to the start of the next the device waits for data,
-    the rest is work. Of several devices, counts are added up, times averaged, and memory is that of the fullest device.
+    The time of a step is the time between the ends of two optimizer steps, without validation and checkpoints. It has
+    two parts: from the end of a micro-batch to the start of the next the device waits for data, the rest is work. Over
+    several devices, counts are summed, times averaged, and memory is that of the fullest device.
 
     While it is listed, the module's own ``seconds/*`` are measured with the GPU synchronized.
 
@@ -50,7 +50,7 @@ class Throughput(Callback):
         self._since = 0.0
 
     def _switch(self, state: str | None) -> None:
-        """Book the time since the last switch to the state that ends, and enter the next; None books nothing."""
+        """Add the time since the last switch to the state that ends, and enter the next; in None no time is counted."""
         now = time.perf_counter()
         if self._state is not None:
             self._seconds[self._state] += now - self._since
@@ -72,7 +72,7 @@ class Throughput(Callback):
         self._switch("waiting" if trainer.state.fn == "fit" else None)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # Called before the file is written, and nothing is called after: the clock rests until the next micro-batch.
+        # Called before the file is written, and nothing is called after: no time is counted until the next micro-batch.
         self._switch(None)
 
     def on_train_batch_end(
@@ -98,10 +98,10 @@ class Throughput(Callback):
 
 
 def step_tokens(module: Any, batch: Any) -> int:
-    """Tokens of the optimizer step that a window's last micro-batch ends, on this device.
+    """Tokens of the optimizer step that ends with this micro-batch, on this device.
 
-    Counted as in ``num_tokens``: every response (in SFT: every trace) together with its prompt, media tokens included,
-    though a group's shared prompt is computed only once.
+    Counted as in ``num_tokens``: every response (in SFT every trace) with its prompt, media tokens included, although
+    the shared prompt of a group is computed only once.
     """
     prompts = batch.window.prompts
     rollout = getattr(module, "rollout", None)
@@ -113,7 +113,7 @@ def step_tokens(module: Any, batch: Any) -> int:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Largest memory since the last call on a GPU; on the CPU, of this process (no data workers) since it began."""
+    """Peak memory: on a GPU since the last call, on the CPU of this process (without data workers) since it began."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

@@ -1,4 +1,4 @@
-"""The progress bar of a training: which optimizer step of how many."""
+"""The progress bar of training: the optimizer step, and how many there are."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from lightning.pytorch.callbacks.progress.rich_progress import ProcessingSpeedCo
 from rich.progress import BarColumn
 
 SHORT_NAMES = {"completions/mean_length": "length", "val/accuracy": "val"}
-"""What the bar calls a metric whose name in the logs is long."""
+"""The bar's names of metrics whose names in the logs are long."""
 
 
 class TrainingProgress(RichProgressBar):
     """Lightning's bar over an epoch's micro-batches, headed by the optimizer step instead of the epoch's number.
 
-    Learning rate and tables go by optimizer steps. A run that `trainer.max_steps` ends has no number of epochs, and
-    Lightning's own heading is then "Epoch 6/-2". `fit` uses this bar unless the config lists another one.
+    Learning rate and tables are per optimizer step. A run that `trainer.max_steps` ends has no number of epochs, and
+    Lightning's own heading is then "Epoch 6/-2".
     """
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -27,8 +27,8 @@ class TrainingProgress(RichProgressBar):
 
     @property
     def total_train_batches(self) -> int | float:
-        """Micro-batches that this epoch will have had when it ends; Lightning takes `max_steps` for micro-batches, and
-        leaves out those before a resumed run."""
+        """Micro-batches of this epoch. Lightning counts `max_steps` as micro-batches, and leaves out those before a
+        resumed run."""
         trainer = self.trainer
         if trainer.max_steps < 0:
             return trainer.num_training_batches
@@ -47,7 +47,7 @@ class TrainingProgress(RichProgressBar):
         return {SHORT_NAMES.get(name, name): f"{value:.3g}" for name, value in metrics.items() if name != "v_num"}
 
     def configure_columns(self, trainer: Any) -> list[Any]:
-        """Without micro-batches per second, which is no figure to go by, and with a short bar: 80 columns are few."""
+        """No micro-batches per second, which are not comparable between runs, and a short bar: 80 columns are few."""
         columns = [c for c in super().configure_columns(trainer) if not isinstance(c, ProcessingSpeedColumn)]
         for column in columns:
             if isinstance(column, BarColumn):

@@ -23,6 +23,10 @@ PACKAGE = """
     class Schedule:
         warmup_steps: int = 10
 
+        def __post_init__(self):
+            if self.warmup_steps < 0:
+                raise ValueError(f"warmup_steps must be 0 or more, is {self.warmup_steps}")
+
 
     class Module(pl.LightningModule):
         def __init__(
@@ -39,6 +43,8 @@ PACKAGE = """
             super().__init__()
             if model != "tiny":
                 raise ValueError(f"model: there is no model {model!r}; use 'tiny'")
+            if beta < 0:
+                raise ValueError(f"`beta` must be 0 or more, is {beta:g}")
             if fault == "bug in init":
                 raise TypeError("a fault of the program")
             if fault == "chained in init":
@@ -83,6 +89,8 @@ PACKAGE = """
 
     class Reward(pl.Callback):
         def __init__(self, weight: float = 1.0):
+            if weight <= 0:
+                raise ValueError(f"weight must be positive, is {weight:g}")
             print(f"reward of weight {weight}")
 """
 

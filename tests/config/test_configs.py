@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from avrt.cli import TRAINING, main
-from avrt.config.class_paths import ALLOWED_PREFIXES
+from avrt.config.global_batch import accumulation
 from avrt.config.scan import scan_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ def parser() -> Any:
 
 
 def parse(*paths: Path) -> Any:
-    """The settings of a run with these config files, one laid over the other."""
+    """The settings of a run with these config files; later ones override earlier ones."""
     name = COMMANDS[paths[0]]
     words = itertools.chain.from_iterable(("--config", str(path)) for path in paths)
     return parser().parse_args([name, *words])[name]
@@ -61,16 +61,17 @@ def test_all_presets_are_there() -> None:
 
 @pytest.mark.parametrize("path", LIGHTNING, ids=name)
 def test_a_preset_parses(path: Path) -> None:
-    scan_file(path, tuple(TRAINING), ALLOWED_PREFIXES)
+    scan_file(path)
     settings = parse(path)
     assert settings.model.class_path.startswith("lightning_modules.")
-    assert settings.trainer.use_distributed_sampler is False  # the data modules share samples out themselves
+    assert settings.trainer.use_distributed_sampler is False  # the data modules divide the samples themselves
+    assert settings.trainer.num_sanity_val_steps == 0
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
 @pytest.mark.parametrize("path", FIT, ids=name)
 def test_an_overlay_goes_over_every_preset(path: Path, overlay: Path) -> None:
-    scan_file(overlay, tuple(TRAINING), ALLOWED_PREFIXES)
+    scan_file(overlay)
     alone, both = parse(path), parse(path, overlay)
     before = [callback.class_path for callback in alone.trainer.callbacks]
     assert [callback.class_path for callback in both.trainer.callbacks][: len(before)] == before
@@ -82,9 +83,10 @@ def test_an_overlay_goes_over_every_preset(path: Path, overlay: Path) -> None:
 def test_a_file_begins_with_what_it_is_for(path: Path) -> None:
     header = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8"))
     assert header, "starts with comments"
-    wanted = ["# Expect: "] if path not in LIGHTNING else ["# Run: ", "# Needs: ", "# Expect: "]
-    for heading in wanted:
-        assert heading in header[0], heading
+    titles = re.findall(r"^# (\w+): ", header[0], re.MULTILINE)
+    order = ["Purpose", "Command", "Hardware", "Data", "Output", "Expect", "Paper"]
+    assert titles == [title for title in order if title in titles]
+    assert {"Purpose", "Command", "Hardware", "Expect"} <= set(titles)
     assert "python -m avrt " in header[0]
     assert f"--config cli_configs/{path.relative_to(CONFIGS)}" in header[0]
     assert "config" not in read(path), "`config:` inside a YAML merges shallowly"
@@ -96,11 +98,12 @@ def test_the_presets_hold_the_papers_hyperparameters(preset: str) -> None:
     settings = parse(CONFIGS / f"{preset}.yaml")
     trainer, model, data = settings.trainer, settings.model.init_args, settings.data.init_args
     assert trainer.max_epochs == 1
-    assert data.batch_size * trainer.accumulate_grad_batches * trainer.devices == 32
-    assert (data.batch_size, trainer.accumulate_grad_batches, trainer.devices) == (1, 8, 4)
+    assert (data.prompts_per_step, data.batch_size, trainer.devices) == (32, 1, 4)
+    assert (trainer.accumulate_grad_batches, trainer.val_check_interval) == (1, None), (
+        "they follow from the data's keys"
+    )
     assert trainer.precision == "bf16-true"
-    assert trainer.strategy.class_path == "lightning_modules.strategy.AVRTDeepSpeedStrategy"
-    assert (trainer.strategy.init_args.stage, trainer.strategy.init_args.offload_optimizer) == (2, True)
+    assert trainer.strategy == "avrt_zero2_offload"
     optimizer = model.optimizer
     assert (optimizer.learning_rate, optimizer.schedule, optimizer.warmup_steps) == (2e-6, "cosine", 100)
     assert (tuple(optimizer.betas), optimizer.eps, optimizer.weight_decay) == ((0.9, 0.999), 1e-8, 0.01)
@@ -128,12 +131,13 @@ def test_the_presets_hold_the_papers_hyperparameters(preset: str) -> None:
 def test_an_overlay_keeps_the_papers_steps(preset: str, overlay: Path) -> None:
     """32 prompts in each, and validation and checkpoints as often as without it."""
     settings = parse(CONFIGS / f"{preset}.yaml", overlay)
-    trainer = settings.trainer
-    devices = trainer.devices * trainer.num_nodes
-    assert settings.data.init_args.batch_size * trainer.accumulate_grad_batches * devices == 32
-    assert trainer.val_check_interval == 100 * trainer.accumulate_grad_batches
-    savers = [callback.class_path for callback in trainer.callbacks if "Checkpoint" in callback.class_path]
-    assert savers == ["lightning.pytorch.callbacks.ModelCheckpoint", "lightning_modules.callbacks.RunCheckpoint"]
+    trainer, data = settings.trainer, settings.data.init_args
+    assert (data.prompts_per_step, data.val_every_n_steps) == (32, 100)
+    assert (
+        accumulation(32, data.batch_size, trainer.devices * trainer.num_nodes) * trainer.devices * trainer.num_nodes
+        == 32
+    )
+    assert not [callback.class_path for callback in trainer.callbacks if "Checkpoint" in callback.class_path]
 
 
 @pytest.mark.parametrize("preset", BIG)
@@ -147,18 +151,18 @@ def test_a_preset_trains_on_a_laptop_with_a_tiny_student(
     monkeypatch.chdir(tmp_path)  # presets write to runs/ of the working directory
     limits = {
         "trainer.max_steps": 1,
-        "trainer.val_check_interval": 2,
+        "data.val_every_n_steps": 1,
         "trainer.enable_progress_bar": "false",
-        "model.init_args.student.path": student_folder,
-        "model.init_args.student.min_pixels": 3136,
-        "model.init_args.student.max_pixels": 3136,
-        "model.init_args.val_max_completion_length": 4,
-        "data.init_args.train": train,
-        "data.init_args.val": val,
-        "data.init_args.num_workers": 0,
+        "model.student.path": student_folder,
+        "model.student.min_pixels": 3136,
+        "model.student.max_pixels": 3136,
+        "model.val_max_completion_length": 4,
+        "data.train": train,
+        "data.val": val,
+        "data.num_workers": 0,
     }
     if preset.startswith("grpo"):
-        limits["model.init_args.sampling.max_completion_length"] = 4
+        limits["model.sampling.max_completion_length"] = 4
     files = [CONFIGS / f"{preset}.yaml", CONFIGS / "overlays" / "laptop.yaml"]
     words = [f"--config={path}" for path in files] + [f"--{key}={value}" for key, value in limits.items()]
     assert main(["fit", *words]) == 0

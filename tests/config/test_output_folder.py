@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from avrt.cli import TRAINING, main
+from avrt.rewards import RewardCallback
 from tests.config.test_configs import BIG, COMMANDS, CONFIGS, LIGHTNING, OVERLAYS, name, read
-
-SAVE_DIR = "--trainer.logger.init_args.save_dir"
 
 
 def paths_in(value: Any, key: str = "") -> list[tuple[str, str]]:
@@ -28,14 +28,18 @@ def paths_in(value: Any, key: str = "") -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("path", LIGHTNING, ids=name)
 def test_a_preset_names_its_folder_once(path: Path) -> None:
-    assert paths_in(read(path)) == [("trainer.logger.init_args.save_dir", f"runs/{path.stem}")]
+    settings = read(path)
+    assert paths_in(settings) == [("output_dir", f"runs/{path.stem}")]
+    assert "logger" not in settings["trainer"]
     assert "dirpath" not in path.read_text("utf-8")
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)
 def test_an_overlay_names_no_folder(path: Path) -> None:
     assert paths_in(read(path)) == []
-    assert not {"default_root_dir", "logger"} & read(path).get("trainer", {}).keys()
+    settings = read(path)
+    assert "output_dir" not in settings
+    assert not {"default_root_dir", "logger"} & settings.get("trainer", {}).keys()
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +55,19 @@ class Fit:
     def __init__(self, preset: str, student: Path, shards: tuple[Path, Path], folder: Path) -> None:
         options: dict[str, Any] = {
             "trainer.enable_progress_bar": "false",
-            "trainer.val_check_interval": 2,
-            "model.init_args.student.path": student,
-            "model.init_args.student.min_pixels": 3136,
-            "model.init_args.student.max_pixels": 3136,
-            "model.init_args.val_max_completion_length": 4,
-            "model.init_args.optimizer.total_steps": 10,
-            "data.init_args.train": shards[0],
-            "data.init_args.val": shards[1],
-            "data.init_args.num_workers": 0,
+            "data.val_every_n_steps": 1,
+            "model.student.path": student,
+            "model.student.min_pixels": 3136,
+            "model.student.max_pixels": 3136,
+            "model.val_max_completion_length": 4,
+            "model.optimizer.total_steps": 10,
+            "data.train": shards[0],
+            "data.val": shards[1],
+            "data.num_workers": 0,
             "trainer.max_epochs": 10,
         }
         if preset.startswith("grpo"):
-            options["model.init_args.sampling.max_completion_length"] = 4
+            options["model.sampling.max_completion_length"] = 4
         self.folder = folder
         self.files = [CONFIGS / f"{preset}.yaml", CONFIGS / "overlays" / "laptop.yaml"]
         self.options = [f"--{key}={value}" for key, value in options.items()]
@@ -107,41 +111,78 @@ def save_every_step(**more: Any) -> dict[str, Any]:
     return {"trainer": {"callbacks": [saver], "limit_val_batches": 0}}
 
 
+class MyReward(RewardCallback):
+    """A user's reward."""
+
+    name = "mine"
+
+    def score(self, completions: Any) -> list[float]:
+        return [float(len(completion.text)) for completion in completions]
+
+
 def test_two_folders_of_one_preset_share_nothing(grpo: Fit, tmp_path: Path) -> None:
-    export = {"trainer": {"callbacks+": [{"class_path": "lightning_modules.callbacks.export.ExportStudent"}]}}
+    export = {"trainer": {"callbacks+": [{"class_path": "lightning_modules.callbacks.ExportStudent"}]}}
     before = names(tmp_path)
-    assert grpo(f"{SAVE_DIR}=one", steps=2, overlay=export) == 0
+    assert grpo("--output_dir=one", steps=2, overlay=export) == 0
     first = digests(tmp_path / "one")
     assert {"checkpoints/best.ckpt", "checkpoints/step=0000002.ckpt", "config.yaml", "student/config.json"} <= set(
         first
     )
     assert any(name.startswith("events.out") for name in first)
-    # The second run finds nothing of the first to resume, by the short name of the option.
-    assert grpo("--trainer.logger.save_dir=two", "--ckpt_path=last", steps=1, overlay=export) == 0
+    # The second run finds nothing of the first to resume.
+    assert grpo("--output_dir=two", "--ckpt_path=last", steps=1, overlay=export) == 0
     assert digests(tmp_path / "one") == first
     second = set(digests(tmp_path / "two"))
     assert {"checkpoints/best.ckpt", "checkpoints/step=0000001.ckpt", "config.yaml", "student/config.json"} <= second
     assert not any("step=0000002" in name for name in second)
-    assert grpo("--trainer.logger.save_dir=two", command="predict") == 0
+    assert grpo("--output_dir=two", command="predict") == 0
     assert "predictions.jsonl" in names(tmp_path / "two")
     assert names(tmp_path) == before | {"one", "two", "overlay.yaml"}
     assert digests(tmp_path / "one") == first
 
 
-def test_last_needs_no_callback_to_find_the_checkpoint(
-    sft: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert sft(steps=2) == 0
-    none = {"trainer": {"callbacks": [{"class_path": "lightning_modules.callbacks.Throughput"}]}}
-    with caplog.at_level(logging.WARNING):
-        assert sft("--ckpt_path=last", steps=3, overlay=none) == 0
-    (line,) = [record.getMessage() for record in caplog.records if "RunCheckpoint" in record.getMessage()]
-    assert "callbacks+" in line
-    caplog.clear()
+def test_a_list_of_rewards_alone_keeps_checkpoints_and_curves(grpo: Fit, tmp_path: Path) -> None:
     from tests.lightning_modules.callbacks.tiny_runs import events, scalars
 
-    steps = [step for step, _ in scalars(events(tmp_path / "runs" / "sft_7b"), "learning_rate")]
+    rewards = {"trainer": {"callbacks": [{"class_path": f"{__name__}.MyReward"}]}}
+    assert grpo("--allow-classes=tests", steps=1, overlay=rewards) == 0
+    run = tmp_path / "runs" / "grpo_7b"
+    assert {"best.ckpt", "step=0000001.ckpt"} == names(run / "checkpoints")
+    tags = events(run).Tags()
+    assert {"rewards/mine/mean", "throughput/tokens_per_second", "val/accuracy"} <= set(tags["scalars"])
+    assert any("custom_scalars" in tag for tag in tags["tensors"])
+    assert grpo("--allow-classes=tests", "--ckpt_path=last", steps=2, overlay=rewards) == 0
+    steps = [step for step, _ in scalars(events(run), "learning_rate")]
     assert steps == sorted(set(steps)), "no step was taken twice"
+
+
+def test_a_listed_callback_takes_the_place_of_its_default(sft: Fit, tmp_path: Path) -> None:
+    assert sft("--trainer.enable_checkpointing=false", steps=1) == 0
+    assert not (tmp_path / "runs" / "sft_7b" / "checkpoints").exists()
+    assert sft(steps=3, overlay=save_every_step(keep=1)) == 0
+    # Without validation there is no best checkpoint.
+    assert names(tmp_path / "runs" / "sft_7b" / "checkpoints") == {"step=0000003.ckpt"}
+
+
+def test_another_logger_writes_to_the_output_folder(sft: Fit, tmp_path: Path) -> None:
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"flush_logs_every_n_steps": 1}}
+    assert sft("--output_dir=one", steps=1, overlay={"trainer": {"logger": logger}}) == 0
+    assert {"metrics.csv", "config.yaml", "checkpoints"} <= names(tmp_path / "one")
+    # A folder of its own is respected, and everything follows it.
+    logger["init_args"] = {"save_dir": "two"}
+    assert sft("--output_dir=one", steps=1, overlay={"trainer": {"logger": [logger]}}) == 0
+    assert {"metrics.csv", "config.yaml", "checkpoints"} <= names(tmp_path / "two")
+    assert sft("--output_dir=three", "--trainer.logger=false", steps=1) == 0
+    assert {"checkpoints"} <= names(tmp_path / "three")
+
+
+def test_the_saved_settings_run_in_another_folder(sft: Fit, tmp_path: Path) -> None:
+    assert sft(steps=1) == 0
+    saved = tmp_path / "runs" / "sft_7b" / "config.yaml"
+    before = digests(saved.parent)
+    assert main(["fit", f"--config={saved}", "--output_dir=other"]) == 0
+    assert digests(saved.parent) == before
+    assert {"checkpoints", "config.yaml"} <= names(tmp_path / "other")
 
 
 def test_last_passes_over_a_truncated_one_and_ignores_the_clock(
@@ -155,7 +196,7 @@ def test_last_passes_over_a_truncated_one_and_ignores_the_clock(
     with caplog.at_level(logging.INFO):
         assert sft("--ckpt_path=last", steps=3, overlay=save_every_step(keep=-1)) == 0
     messages = [record.getMessage() for record in caplog.records]
-    (line,) = [message for message in messages if "passed over" in message]
+    (line,) = [message for message in messages if "--ckpt_path last" in message]
     assert "step=0000003.ckpt" in line
     assert "step=0000002.ckpt" in line
     # Nothing that can be loaded: never from the start beside checkpoints.
@@ -219,16 +260,16 @@ def test_an_old_config_with_a_dirpath(
     best["init_args"] = {"filename": "best", "monitor": "val/accuracy", "mode": "max", "enable_version_counter": False}
     overlay["trainer"] = {"callbacks": [best, *overlay["trainer"]["callbacks"]]}
     with caplog.at_level(logging.WARNING):
-        assert sft(f"{SAVE_DIR}=one", steps=1, overlay=overlay) == 0
+        assert sft("--output_dir=one", steps=1, overlay=overlay) == 0
     assert names(place) == {"step=0000001.ckpt"}
     assert [r.getMessage() for r in caplog.records if "RunCheckpoint.dirpath" in r.getMessage()]
-    assert sft(f"{SAVE_DIR}=one", "--ckpt_path=last", steps=2, overlay=overlay) == 0
+    assert sft("--output_dir=one", "--ckpt_path=last", steps=2, overlay=overlay) == 0
     assert not (tmp_path / "one" / "checkpoints.1").exists(), "it is the same run"
     assert "best.ckpt" in names(tmp_path / "one" / "checkpoints")
     before = digests(place)
     for words in ([], ["--ckpt_path=last"]):
         capfd.readouterr()
-        assert sft(f"{SAVE_DIR}=two", *words, steps=3, overlay=overlay) == 1
+        assert sft("--output_dir=two", *words, steps=3, overlay=overlay) == 1
         line = capfd.readouterr().err.splitlines()[-1]
         assert "RunCheckpoint.dirpath" in line
         assert str(place) in line
@@ -239,22 +280,44 @@ def test_best_is_the_file_of_that_name(sft: Fit, tmp_path: Path, capfd: pytest.C
     assert sft(steps=1) == 0
     assert sft("--ckpt_path=best", command="validate") == 0
     capfd.readouterr()
-    assert sft(f"{SAVE_DIR}=empty", "--ckpt_path=best", command="validate") == 1
+    assert sft("--output_dir=empty", "--ckpt_path=best", command="validate") == 1
     assert "best.ckpt" in capfd.readouterr().err.splitlines()[-1]
-    assert sft(f"{SAVE_DIR}=empty", "--ckpt_path=last", command="validate") == 1
+    assert sft("--output_dir=empty", "--ckpt_path=last", command="validate") == 1
     assert "--ckpt_path last" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_a_logger_with_a_new_folder_for_every_start(
     sft: Fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    logger = ["--trainer.logger.init_args.version=null", f"{SAVE_DIR}=many"]
+    logger = ["--trainer.logger.init_args.version=null", "--output_dir=many"]
     assert sft(*logger, steps=1) == 0
     capfd.readouterr()
     assert sft(*logger, "--ckpt_path=last", steps=2) == 1
     line = capfd.readouterr().err.splitlines()[-1]
     assert "version_0" in line
     assert "trainer.logger.version" in line
+
+
+@pytest.mark.parametrize("entry", [{"_instantiator": "planted_module.build"}, {"_class_path": "planted_module.Thing"}])
+def test_a_checkpoint_cannot_say_what_is_built(
+    sft: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], entry: dict[str, str]
+) -> None:
+    """Such entries would make Lightning import and call what they name."""
+    marker = tmp_path / "imported"
+    (tmp_path / "planted_module.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert sft(steps=1) == 0
+    checkpoint = tmp_path / "runs" / "sft_7b" / "checkpoints" / "step=0000001.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["hyper_parameters"] = entry
+    torch.save(content, checkpoint)
+    capfd.readouterr()
+    status = sft("--ckpt_path", str(checkpoint), "--allow-classes=planted_module", steps=2)
+    assert status == (1 if "_instantiator" in entry else 0)
+    assert ("_instantiator" in capfd.readouterr().err) == ("_instantiator" in entry)
+    assert not marker.exists()
+    settings = yaml.safe_load((tmp_path / "runs" / "sft_7b" / "config.yaml").read_text())
+    assert settings["model"]["class_path"] == "lightning_modules.sft.SFTModule"
 
 
 def test_a_second_fit_on_one_folder_is_refused(sft: Fit, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

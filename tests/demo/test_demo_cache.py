@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from avrt.data.shards import ShardSet
-from avrt.demo.paths import find_demo_paths, resolve_demo_paths
+from avrt.demo.paths import build_demo_paths, locate_demo_paths
 from avrt.demo.prepare import CACHE_VARIABLE, DemoCache, cache_folder
 from avrt.demo.settings import DemoSettings
+from avrt.demo.student import write_shapes
 from avrt.model.student import Student, StudentConfig
 from tests.tiny_student import TINY
 
@@ -93,9 +94,7 @@ def test_the_student_reads_the_demos_words_as_whole_tokens(cache: DemoCache) -> 
     assert student.decode(student.encoder.encode_target(sample)) == sample.trace
 
 
-def test_demo_paths_are_found_wherever_they_stand_and_replaced(
-    cache: DemoCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_demo_paths_are_replaced_wherever_they_are(cache: DemoCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("avrt.demo.prepare.DemoSettings", lambda: SMALL)
     monkeypatch.setenv(CACHE_VARIABLE, str(cache.folder.parent))
     config = Namespace(
@@ -104,14 +103,37 @@ def test_demo_paths_are_found_wherever_they_stand_and_replaced(
             model=Namespace(student=Namespace(path="demo:student", note="a demo: in the middle"), steps=3, none=None),
         )
     )
-    assert sorted(part for _, _, part in find_demo_paths(config)) == ["shards/train", "shards/train", "student"]
-    resolve_demo_paths(config)
+    build_demo_paths(config)
     assert config.fit.data["init_args"] == {
         "train": [str(cache.folder / "shards" / "train"), "other"],
         "val": str(cache.folder / "shards" / "train"),
     }
     assert config.fit.model.student.path == str(cache.folder / "student")
     assert config.fit.model.student.note == "a demo: in the middle"
+
+
+def test_locating_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    config = {"data": {"train": "demo:shards/train"}, "model": {"student": {"path": "demo:sft"}}}
+    locate_demo_paths(config, tmp_path / "shapes")
+    cache = cache_folder(DemoSettings())
+    assert config == {
+        "data": {"train": str(cache / "shards" / "train")},
+        "model": {"student": {"path": str(tmp_path / "shapes")}},
+    }
+    assert not cache.exists()
+    assert [path.name for path in (tmp_path / "shapes").iterdir()] == ["config.json"]
+
+
+def test_the_shapes_are_those_of_the_built_student(cache: DemoCache, tmp_path: Path) -> None:
+    write_shapes(tmp_path)
+    built, written = (
+        json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in (cache.get("student"), tmp_path)
+    )
+    for part in ("text_config", "vision_config", "audio_config"):
+        assert {k: v for k, v in written[part].items() if k != "dtype"} == {
+            k: v for k, v in built[part].items() if k != "dtype"
+        }
 
 
 def test_an_unknown_part_is_refused_with_the_known_ones(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import pytest
 
-from avrt.demo.clips import AUDIO_RATE, FRAME_RATE, PICTURES, SIZE, SOUNDS, ClipContent, render_clip
+from avrt.demo.clips import AUDIO_RATE, COLORS, FRAME_RATE, PITCHES, SIZE, ClipContent, render_clip
 
 CLIP = ClipContent("green", "bell", seed=3, split="train", index=5)
 
@@ -53,25 +53,25 @@ def test_seed_split_and_index_each_vary_both_streams(tmp_path: Path, change: dic
 def test_each_class_lives_in_its_own_stream_only(tmp_path: Path) -> None:
     path = rendered(CLIP, tmp_path)
     video, audio = packets(path, "video"), packets(path, "audio")
-    for sound in SOUNDS.keys() - {CLIP.sound}:
-        path = rendered(replace(CLIP, sound=sound), tmp_path)
+    for pitch in PITCHES.keys() - {CLIP.pitch}:
+        path = rendered(replace(CLIP, pitch=pitch), tmp_path)
         assert packets(path, "video") == video
         assert packets(path, "audio") != audio
-    for picture in PICTURES.keys() - {CLIP.picture}:
-        path = rendered(replace(CLIP, picture=picture), tmp_path)
+    for color in COLORS.keys() - {CLIP.color}:
+        path = rendered(replace(CLIP, color=color), tmp_path)
         assert packets(path, "video") != video
         assert packets(path, "audio") == audio
 
 
 def test_the_file_name_does_not_tell_the_content() -> None:
-    assert CLIP.name == replace(CLIP, picture="red", sound="hum").name
+    assert CLIP.name == replace(CLIP, color="red", pitch="hum").name
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"picture": "mauve"}, "picture"),
-        ({"sound": "moo"}, "sound"),
+        ({"color": "mauve"}, "color"),
+        ({"pitch": "moo"}, "pitch"),
         ({"split": "dev"}, "split"),
         ({"seed": -1}, "seed"),
     ],

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from avrt.demo.clips import PICTURES, SOUNDS
+from avrt.demo.clips import COLORS, PITCHES
 from avrt.demo.questions import BLOCK_SIZE, MAX_QUESTIONS_PER_CLIP, DemoQuestion, plan_clips, plan_questions
 from avrt.sample import LETTERS
 
@@ -36,9 +36,9 @@ def text(question: DemoQuestion) -> tuple[str, tuple[str, ...]]:
 
 def test_ceilings_of_a_player_with_perfect_memory(questions: list[DemoQuestion]) -> None:
     assert best_accuracy(questions, text) == Fraction(1, 4)
-    assert best_accuracy(questions, lambda q: (text(q), q.clip.picture)) == Fraction(1, 2)
-    assert best_accuracy(questions, lambda q: (text(q), q.clip.sound)) == Fraction(1, 2)
-    assert best_accuracy(questions, lambda q: (text(q), q.clip.picture, q.clip.sound)) == 1
+    assert best_accuracy(questions, lambda q: (text(q), q.clip.color)) == Fraction(1, 2)
+    assert best_accuracy(questions, lambda q: (text(q), q.clip.pitch)) == Fraction(1, 2)
+    assert best_accuracy(questions, lambda q: (text(q), q.clip.color, q.clip.pitch)) == 1
 
 
 def test_a_player_who_reads_the_options_needs_no_memory(questions: list[DemoQuestion]) -> None:
@@ -47,7 +47,7 @@ def test_a_player_who_reads_the_options_needs_no_memory(questions: list[DemoQues
         pictures, sounds = {picture for picture, _ in named}, {sound for _, sound in named}
         assert set(named) == {(picture, sound) for picture in pictures for sound in sounds}
         assert (len(pictures), len(sounds)) == (2, 2)
-        assert named.index((question.clip.picture, question.clip.sound)) == question.answer
+        assert named.index((question.clip.color, question.clip.pitch)) == question.answer
 
 
 TEXT_STATISTICS: dict[str, Callable[[DemoQuestion, int], Hashable]] = {
@@ -87,10 +87,10 @@ def test_no_statistic_of_the_training_text_beats_chance(statistic: Callable[[Dem
 def test_letters_classes_and_pairs_are_balanced(questions: list[DemoQuestion]) -> None:
     n = len(questions)
     assert Counter(q.answer for q in questions) == dict.fromkeys(range(4), n // 4)
-    assert Counter(q.clip.picture for q in questions) == dict.fromkeys(PICTURES, n // 8)
-    assert Counter(q.clip.sound for q in questions) == dict.fromkeys(SOUNDS, n // 8)
-    assert Counter((q.clip.picture, q.clip.sound) for q in questions) == {
-        (picture, sound): n // 64 for picture in PICTURES for sound in SOUNDS
+    assert Counter(q.clip.color for q in questions) == dict.fromkeys(COLORS, n // 8)
+    assert Counter(q.clip.pitch for q in questions) == dict.fromkeys(PITCHES, n // 8)
+    assert Counter((q.clip.color, q.clip.pitch) for q in questions) == {
+        (picture, sound): n // 64 for picture in COLORS for sound in PITCHES
     }
 
 
@@ -98,7 +98,7 @@ def test_a_clips_questions_oppose_it_to_different_classes(questions: list[DemoQu
     wrong: dict[str, list[str]] = defaultdict(list)
     for question in questions:
         words = {word for option in question.options for word in option.split(" ")}
-        wrong[question.clip.name] += words - {question.clip.picture, question.clip.sound}
+        wrong[question.clip.name] += words - {question.clip.color, question.clip.pitch}
     assert all(len(set(words)) == len(words) for words in wrong.values())
 
 
@@ -146,11 +146,11 @@ def test_traces_name_what_is_there_and_end_in_the_right_letter(questions: list[D
         assert opening == ""
         assert answer == f"<answer>{letter}</answer>"
         words = thought.replace(".", " ").split()
-        assert [word for word in words if word in PICTURES] == [question.clip.picture]
-        assert [word for word in words if word in SOUNDS] == [question.clip.sound]
+        assert [word for word in words if word in COLORS] == [question.clip.color]
+        assert [word for word in words if word in PITCHES] == [question.clip.pitch]
         with_picture, with_sound = (
             [LETTERS[i] for i, option in enumerate(question.options) if name in option.split()]
-            for name in (question.clip.picture, question.clip.sound)
+            for name in (question.clip.color, question.clip.pitch)
         )
         assert set(with_picture) & set(with_sound) == {letter}
         named = [word for word in words if word in "ABCD"]

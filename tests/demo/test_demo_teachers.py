@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from avrt.demo.build import DemoFiles
-from avrt.demo.clips import PICTURES, SOUNDS
+from avrt.demo.clips import COLORS, PITCHES
 from avrt.demo.teachers import AudioTeacher, VisionTeacher
 from avrt.media.reader import read_clip
 from avrt.sample import SAMPLING_RATE
@@ -35,11 +35,11 @@ def test_both_teachers_are_right_on_every_clip(demo_files: DemoFiles, split: str
 
 def test_teachers_measure_what_is_shown_and_what_sounds() -> None:
     times = torch.arange(SAMPLING_RATE) / SAMPLING_RATE
-    for name, rgb in PICTURES.items():
+    for name, rgb in COLORS.items():
         frames = torch.full((8, 3, 56, 84), 128, dtype=torch.uint8)
         frames[:, :, 10:30, 40:60] = torch.tensor(rgb, dtype=torch.uint8)[:, None, None]
         assert VisionTeacher().describe(frames) == name
-    for name, frequency in SOUNDS.items():
+    for name, frequency in PITCHES.items():
         assert AudioTeacher().describe(0.3 * torch.sin(2 * torch.pi * frequency * times), SAMPLING_RATE) == name
 
 

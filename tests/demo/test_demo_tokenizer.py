@@ -19,7 +19,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from avrt.demo.clips import PICTURES, SOUNDS
+from avrt.demo.clips import COLORS, PITCHES
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
 from avrt.demo.tokenizer import NAMED_TOKENS, SPECIAL_TOKENS, build_tiny_tokenizer
 
@@ -33,7 +33,7 @@ def tokenizer() -> Qwen2Tokenizer:
 
 
 def test_every_class_name_is_one_token(tokenizer: Qwen2Tokenizer) -> None:
-    for word in (*PICTURES, *SOUNDS, "A", "B", "C", "D"):
+    for word in (*COLORS, *PITCHES, "A", "B", "C", "D"):
         assert len(tokenizer.encode(f" {word}")) == 1
 
 

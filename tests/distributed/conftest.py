@@ -14,9 +14,9 @@ from tests.programs import ForkServer
 from tests.tiny_student import SIZES, save_student
 
 CHECKPOINTS = [
-    {"class_path": "lightning_modules.callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_steps": 2, "keep": 2}}
+    {"class_path": "lightning_modules.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 2, "keep": 2}}
 ]
-EXPORT = {"class_path": "lightning_modules.callbacks.export.ExportStudent"}
+EXPORT = {"class_path": "lightning_modules.callbacks.ExportStudent"}
 SMOOTH = {"model.init_args.optimizer.eps": 1e-4}
 """Adam divides a gradient by its own size, rounding noise included; this epsilon leaves noise small."""
 
@@ -26,17 +26,17 @@ BF16 = {"trainer.precision": "bf16-true", f"{STUDENT}.dtype": "bfloat16"}
 LORA = {"model.init_args.lora": {"rank": 4, "alpha": 8}}
 
 PRESETS = {
-    "grpo_3b": (2, 8),
-    "sft_7b": (2, 8),
-    "grpo_7b lora": (2, 8),
-    "grpo_3b no_offload": (2, 8),
-    "sft_7b zero3": (2, 8),
-    "grpo_3b slurm": (2, 4),
-    "sft_3b torchrun": (2, 4),
-    "grpo_3b debug": (2, 2),
-    "grpo_3b one_gpu": (1, 32),
+    "grpo_3b": 2,
+    "sft_7b": 2,
+    "grpo_7b lora": 2,
+    "grpo_3b no_offload": 2,
+    "sft_7b zero3": 2,
+    "grpo_3b slurm": 2,
+    "sft_3b torchrun": 2,
+    "grpo_3b debug": 2,
+    "grpo_3b one_gpu": 1,
 }
-"""Preset and overlay: devices, and micro-batches in an optimizer step."""
+"""Devices by preset and overlay; an optimizer step takes 32 prompts but for `debug`."""
 
 STOPS = {(1, "sft"): 3, (1, "grpo"): 4, (2, "sft"): 3, (2, "grpo"): 3}
 """Steps before a run is stopped, by number of processes and task."""
@@ -49,11 +49,10 @@ def assets(tmp_path_factory: pytest.TempPathFactory) -> Assets:
 
 def preset_runs(root: Path, assets: Assets, devices: int) -> list[Run]:
     runs: list[Run] = []
-    for name, (number, accumulate) in PRESETS.items():
+    for name, number in PRESETS.items():
         preset, _, overlay = name.partition(" ")
         if number == devices:
-            place: dict[str, Any] = {"devices": devices, "accumulate": accumulate, "steps": 1}
-            runs.append(PresetRun(root / name, assets, preset=preset, overlay=overlay, **place))
+            runs.append(PresetRun(root / name, assets, preset=preset, overlay=overlay, devices=devices, steps=1))
     return runs
 
 

@@ -62,7 +62,8 @@ class Recorder(Callback):
         if step == self.last_logged or "loss" not in trainer.logged_metrics:
             return
         self.last_logged = step
-        line = {name: float(value) for name, value in trainer.logged_metrics.items() if "seconds" not in name}
+        logged = trainer.logged_metrics.items()
+        line = {name: float(value) for name, value in logged if not name.startswith(("seconds/", "throughput/"))}
         with (self.folder / f"steps_{trainer.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **line}) + "\n")
 
@@ -163,7 +164,7 @@ class Run:
     Args:
         task: ``sft`` or ``grpo``.
         strategy: ``plain`` (single device or DDP) or ``deepspeed``.
-        overrides: dotted config keys, laid over the rest.
+        overrides: dotted config keys that override the rest.
         refused: the run must end with a ValueError, whose message is then in `refusal`.
     """
 
@@ -201,10 +202,7 @@ class Run:
                 "max_epochs": -1,
                 "accumulate_grad_batches": self.accumulate,
                 "gradient_clip_val": 0.5,
-                "log_every_n_steps": 1,
                 "limit_val_batches": 0,
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,
                 "enable_progress_bar": False,
                 "enable_model_summary": False,
                 "logger": False,
@@ -268,7 +266,7 @@ class Run:
 
 @dataclass
 class PresetRun(Run):
-    """One optimizer step of a shipped preset, with an overlay over it or not; only sizes and places are changed.
+    """One optimizer step of a shipped preset, with or without an overlay; only sizes and places are changed.
 
     Args:
         preset, overlay: names of their files.
@@ -298,7 +296,6 @@ class PresetRun(Run):
                 "devices": self.devices,
                 "num_nodes": 1,
                 "max_steps": self.steps,
-                "val_check_interval": self.accumulate * self.steps,
                 "enable_progress_bar": False,
                 "callbacks+": callbacks,
             },
@@ -308,7 +305,15 @@ class PresetRun(Run):
                     **lengths,
                 }
             },
-            "data": {"init_args": {"train": train, "val": val, "val_samples": 4, "num_workers": 0}},
+            "data": {
+                "init_args": {
+                    "train": train,
+                    "val": val,
+                    "val_samples": 4,
+                    "val_every_n_steps": self.steps,
+                    "num_workers": 0,
+                }
+            },
         }
 
 

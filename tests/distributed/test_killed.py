@@ -20,9 +20,7 @@ STEPS = 16
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_and_resumed(fork_server: ForkServer, assets: Assets, tmp_path: Path, kills: int) -> None:
     dice = random.Random(0)
-    checkpoints = [
-        {"class_path": "lightning_modules.callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_steps": 1}}
-    ]
+    checkpoints = [{"class_path": "lightning_modules.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1}}]
     settings: dict[str, Any] = {"strategy": "deepspeed", "steps": STEPS, "callbacks": checkpoints}
     run, whole = Run(tmp_path / "run", assets, **settings), Run(tmp_path / "whole", assets, **settings)
     undisturbed = whole.begin(fork_server)

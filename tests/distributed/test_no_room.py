@@ -12,7 +12,7 @@ from avrt.model.checkpoints import complete_checkpoints
 from tests.distributed.runs import Assets, Run
 from tests.programs import ForkServer
 
-CHECKPOINTS = {"class_path": "lightning_modules.callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_steps": 1}}
+CHECKPOINTS = {"class_path": "lightning_modules.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1}}
 FULL = {"class_path": "tests.distributed.runs.NoRoom", "init_args": {"step": 2, "bytes": 200_000}}
 
 

@@ -43,7 +43,7 @@ def test_too_many_in_a_row_end_the_run_everywhere(
     callbacks = [
         {"class_path": "tests.distributed.runs.PoisonLoss", "init_args": {"step": 2, "rank": 1, "from_then_on": True}},
         {"class_path": "lightning_modules.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1, "keep": 2}},
-        {"class_path": "lightning_modules.callbacks.export.ExportStudent"},
+        {"class_path": "lightning_modules.callbacks.ExportStudent"},
     ]
     limit = {"model.init_args.max_skipped_steps": 4}
     settings = {"devices": 2, "strategy": strategy, "batch_size": 2, "steps": 40, "callbacks": callbacks}

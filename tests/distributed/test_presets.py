@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from avrt.config.strategies import STRATEGIES
 from avrt.model.checkpoints import complete_checkpoints, load_without_code
 from tests.distributed.conftest import PRESETS
 from tests.distributed.runs import CONFIGS, Run
@@ -33,8 +34,7 @@ def test_takes_an_optimizer_step(run: Run) -> None:
         assert run.steps_of(1) == [step]
     preset = run.folder.name.split()[0]
     saved = yaml.safe_load((run.folder / "runs" / preset / "config.yaml").read_text())
-    strategy = saved["trainer"]["strategy"]
-    assert strategy["class_path"] == "lightning_modules.strategy.AVRTDeepSpeedStrategy"
+    assert saved["trainer"]["strategy"] in STRATEGIES
     assert saved["trainer"]["precision"] == "bf16-true"
     folder = run.folder / "runs" / preset / "checkpoints"
     assert (folder / "step=0000001.ckpt") in complete_checkpoints(folder)

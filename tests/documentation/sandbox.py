@@ -102,13 +102,12 @@ class Sandbox:
         if command == "traces":
             demo = "traces_demo" in " ".join(words)
             url = self.demo_url if demo else self.url
-            stages = [f"{stage}.base_urls=[{url}]" for stage in ("vision", "audio", "merge")]
-            size = "shards=shards/demo" if demo else "val_share=0.3"
-            return [word for setting in (*stages, size) for word in ("--set", setting)]
+            stages = [f"--{stage}.base_urls=[{url}]" for stage in ("vision", "audio", "merge")]
+            return [*stages, "--shards=shards/demo" if demo else "--val_share=0.3"]
         if command == "plan" and "--samples" not in words:
             return ["--samples", "40127"]
         if command == "evaluate-server":
-            return ["--set", f"server.base_urls=[{self.url}]"]
+            return [f"--server.base_urls=[{self.url}]"]
         return []
 
     def _small_training(self, words: list[str]) -> list[str]:
@@ -126,15 +125,21 @@ class Sandbox:
     def training_limits(self, preset: str) -> dict[str, Any]:
         student: dict[str, Any] = {"min_pixels": 28 * 28, "max_pixels": PIXELS}
         lengths: dict[str, Any] = {"val_max_completion_length": 4}
-        data: dict[str, Any] = {"val_samples": 4, "val_batch_size": 2, "num_workers": 1}
+        data: dict[str, Any] = {
+            "prompts_per_step": 2,
+            "val_every_n_steps": STEPS,
+            "val_samples": 4,
+            "val_batch_size": 2,
+            "num_workers": 1,
+        }
         if preset.endswith("tiny") or preset.startswith("my_"):  # instead of the demo's clips and student
             student["path"] = "Qwen/Qwen2.5-Omni-3B"
             source = "avrt20k" if preset.startswith("sft") else "avqa"
-            data |= {"train": f"shards/{source}/train", "val": f"shards/{source}/val", "batch_size": 2}
+            data |= {"train": f"shards/{source}/train", "val": f"shards/{source}/val", "batch_size": 1}
         if not preset.startswith("sft"):
             lengths["sampling"] = {"max_completion_length": 8}
         return {
-            "trainer": {"max_steps": STEPS, "accumulate_grad_batches": 2, "val_check_interval": 2 * STEPS},
+            "trainer": {"max_steps": STEPS},
             "model": {"init_args": {"student": student, **lengths}},
             "data": {"init_args": data},
         }

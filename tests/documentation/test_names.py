@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -35,7 +36,7 @@ SUFFIXES = (
     "tar",
 )
 
-_KEY = re.compile(r"^(?:--(?:set )?)?([a-z_]+(?:\.[a-z_]+)+)(?:$|[ =:])")
+_KEY = re.compile(r"^(?:--)?([a-z_]+(?:\.[a-z_]+)+)(?:$|[ =:])")
 
 
 def page_id(page: Path) -> str:
@@ -102,16 +103,18 @@ def settings() -> frozenset[str]:
     from avrt.servers.presets import PRESETS
     from avrt.traces.config import TracesConfig
     from lightning_modules.cli import read_settings
+    from lightning_modules.strategy import AVRTDeepSpeedStrategy
 
     enforce(ALLOWED_PREFIXES)
     found: set[str] = set()
     for command, files in (
         ("fit", ("sft_7b.yaml",)),
         ("fit", ("grpo_7b.yaml", "overlays/lora.yaml")),
-        ("test", ("eval_all.yaml",)),
+        ("test", ("eval.yaml",)),
     ):
         words = [word for file in files for word in ("--config", str(ROOT / "cli_configs" / file))]
         found |= set(names_in(read_settings(command, words)))
+    found |= {f"trainer.strategy.{name}" for name in inspect.signature(AVRTDeepSpeedStrategy).parameters}
     found |= set(fields_of(TracesConfig)) | set(fields_of(ServerRunConfig))
     found |= {f"vision.sampling.{name}" for preset in PRESETS.values() for name in preset.sampling}
     return frozenset(found | {name.replace(".init_args", "") for name in found})

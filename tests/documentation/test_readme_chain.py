@@ -72,12 +72,7 @@ def test_the_chain(
     check_traces(folder, questions)
     check_stages(folder, size)
     # A student may be trained and exported as often as one likes.
-    again = [
-        "--model.init_args.student.path",
-        f"exports/grpo_{size}",
-        "--trainer.logger.init_args.save_dir",
-        "runs/more",
-    ]
+    again = ["--model.student.path", f"exports/grpo_{size}", "--output_dir", "runs/more"]
     sandbox.run(["fit", "--config", f"cli_configs/grpo_{size}.yaml", *again])
     sandbox.run(["export", "runs/more", "--out", "exports/more"])
     check_export(folder / "exports" / "more", folder / "runs" / "more")

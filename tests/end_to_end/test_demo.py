@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from avrt.demo.story import CURVE_WINDOW, read_accuracy, read_curve
+from avrt.demo.walkthrough import CURVE_WINDOW, read_accuracy, read_curve
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_the_demos_trace_run_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Its config names its shards by a ``demo:`` path."""
     monkeypatch.setenv("AVRT_CACHE", str(tmp_path))
     write_shards(cache_folder(DemoSettings()) / "shards" / "train", QUESTIONS)
-    config = load_config([CONFIGS / "traces_demo.yaml"], [f"ledger={tmp_path / 'ledger'}"])
+    config = load_config([CONFIGS / "traces_demo.yaml"], [f"--ledger={tmp_path / 'ledger'}"])
     config.shards = str(cache_folder(DemoSettings()) / "shards" / "train")
     record_answers(config, QUESTIONS)
     file = tmp_path / "traces.yaml"

@@ -105,8 +105,8 @@ def evaluate(url: str, run: Path, data: Path, *settings: str) -> int:
         "media.num_frames": 4,
         "media.max_audio_seconds": 2.5,
     }
-    words = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-    return main(["evaluate-server", "--config", str(CONFIG), *words, *(w for s in settings for w in ("--set", s))])
+    words = [f"--{key}={value}" for key, value in values.items()] + [f"--{setting}" for setting in settings]
+    return main(["evaluate-server", "--config", str(CONFIG), *words])
 
 
 def test_real_items_go_to_a_server_and_come_back_as_records(real_data: Path, tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_second_run_on_the_folder_is_refused(
 def test_wrong_settings_are_named(setting: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIG.parents[1])
     with pytest.raises(ValueError, match=message) as caught:
-        load_server_config([CONFIG], [setting])
+        load_server_config([CONFIG], [f"--{setting}"])
     assert "secret" not in str(caught.value)
 
 

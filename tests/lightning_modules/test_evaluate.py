@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 import soundfile
 import torch
-import yaml
 from PIL import Image
 
 from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.data.writer import ShardWriter
-from avrt.evaluation.benchmarks import BENCHMARKS
 from avrt.evaluation.records.log import RecordWriter, read_records
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.tables import COLUMNS
@@ -29,7 +27,6 @@ from tests.lightning_modules.callbacks.tiny_runs import events, scalars
 from tests.lightning_modules.evaluations import arguments, evaluate, kill_when, lines, logged_ids, replies, run_to_end
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
-PRESETS = sorted(path for path in CONFIGS.glob("eval_*.yaml") if path.stem != "eval_server")
 QUESTIONS = 61
 
 
@@ -327,28 +324,19 @@ def test_a_masked_stream_stays_in_the_prompt(trained: Path, real_root: Path, tmp
     assert len(set(tokens.values())) == 1
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_an_evaluation_preset_parses_and_says_what_it_is_for(path: Path) -> None:
+def test_the_shipped_evaluation_covers_every_column_of_the_papers_table() -> None:
     from lightning_modules import cli as lightning_cli
 
-    text = path.read_text(encoding="utf-8")
-    settings = lightning_cli.parser().parse_args(["test", "--config", str(path)]).test
-    model, data = settings.model, settings.data
-    assert model.class_path == "lightning_modules.evaluate.EvaluateModule"
-    assert data.class_path == "datamodules.benchmark.BenchmarkDataModule"
-    name = path.stem.removeprefix("eval_")
-    assert data.init_args.benchmarks == name
-    assert name in BENCHMARKS or name in ("all", "demo")
-    # METHOD: every model gets 8 frames and up to 10 s of sound.
-    assert (data.init_args.num_frames, data.init_args.max_audio_seconds) == (8, 10.0)
-    assert settings.trainer.logger.init_args.save_dir == f"runs/{path.stem}"
-    header = re.match(r"(?:#.*\n)+", text)
-    assert header
-    assert header[0].startswith("# Evaluation: ")
-    assert f"# Run:      python -m avrt test --config cli_configs/{path.name}\n" in header[0]
-    assert all(f"# {heading}: " in header[0] for heading in ("Needs", "Expect"))
-    assert "config" not in yaml.safe_load(text)
+    def read(*words: str) -> Any:
+        return lightning_cli.read_settings("test", ["--config", str(CONFIGS / "eval.yaml"), *words])
 
-
-def test_every_column_of_the_papers_table_has_a_preset() -> None:
-    assert {path.stem for path in PRESETS} == {f"eval_{name}" for name in [*COLUMNS, "all", "demo"]}
+    settings = read()
+    data = settings.data.init_args
+    assert settings.model.class_path == "lightning_modules.evaluate.EvaluateModule"
+    # Every model gets 8 frames and up to 10 s of audio.
+    assert (data.benchmarks, data.num_frames, data.max_audio_seconds) == ("all", 8, 10.0)
+    text = (CONFIGS / "eval.yaml").read_text(encoding="utf-8")
+    for name in COLUMNS:
+        assert re.search(rf"\\b{name}\\b", text), name
+        assert read("--data.benchmarks", name).data.init_args.benchmarks == name
+    assert read("--data.benchmarks=[mmar, mmau]").data.init_args.benchmarks == ["mmar", "mmau"]

@@ -18,7 +18,7 @@ import pytest
 from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.data.writer import ShardWriter
-from avrt.demo.clips import PICTURES, SOUNDS
+from avrt.demo.clips import COLORS, PITCHES
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
 from avrt.demo.servers import (
     AUDIO_MODEL,
@@ -84,7 +84,7 @@ def test_the_filter_keeps_a_quarter_with_right_traces_in_the_demos_own_words(dem
 
     def traces(variant: str) -> dict[str, Any]:
         command = traces_command(demo_shards, tmp_path / "ledger", tmp_path / variant, port=port)
-        assert main([*command, "--set", f"variant={variant}"]) == 0
+        assert main([*command, "--variant", variant]) == 0
         return json.loads((tmp_path / variant / "statistics.json").read_text(encoding="utf-8"))
 
     with demo_server(port):
@@ -117,11 +117,11 @@ def test_a_teacher_names_what_it_perceives_and_nothing_of_the_other_stream(
     models = DemoModels()
     for content in contents["vision"]:
         head = models.reply(VISION_MODEL, [{"role": "user", "content": content}]).splitlines()[0]
-        assert sum(name in head.rstrip(".").split() for name in PICTURES) == 1
-        assert not any(name in head.rstrip(".").split() for name in SOUNDS)
+        assert sum(name in head.rstrip(".").split() for name in COLORS) == 1
+        assert not any(name in head.rstrip(".").split() for name in PITCHES)
     for content in contents["audio"]:
         head = models.reply(AUDIO_MODEL, [{"role": "user", "content": content}]).splitlines()[0]
-        assert sum(name in head.rstrip(".").split() for name in SOUNDS) == 1
+        assert sum(name in head.rstrip(".").split() for name in PITCHES) == 1
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_teacher_names_what_it_perceives_and_nothing_of_the_other_stream(
 def test_a_model_refuses_the_other_stream(
     model: str, stage: str, contents: dict[str, list[list[dict[str, Any]]]]
 ) -> None:
-    with pytest.raises(BadRequestError, match=f"{model} takes (pictures|sound|text) only"):
+    with pytest.raises(BadRequestError, match=f"{model} takes (images|audio|text) only"):
         DemoModels().reply(model, [{"role": "user", "content": contents[stage][0]}])
 
 
@@ -163,14 +163,14 @@ def test_a_port_that_cannot_be_listened_on_is_named(capsys: pytest.CaptureFixtur
     assert main(["demo", "--serve", "--port", "70000"]) == 1
     assert "--port must be 0 (any free one) to 65535, is 70000" in capsys.readouterr().err
     assert main(["demo", "--port", "8790"]) == 1
-    assert "--port: belongs to --serve" in capsys.readouterr().err
+    assert "--port: needs --serve" in capsys.readouterr().err
 
 
-def test_the_command_of_the_story_is_the_public_one() -> None:
+def test_the_demos_trace_command_is_the_public_one() -> None:
     words = traces_command(Path("a/shards"), Path("a/ledger"), Path("a/traces"), port=1234)
     assert words[0] == "traces"
     assert words[1:3] == ["--config", str(Path(words[2]))]
-    config = load_config([words[2]], words[4::2])
+    config = load_config([words[2]], words[3:])
     assert (config.shards, config.ledger, config.output) == ("a/shards", "a/ledger", "a/traces")
     assert {config.stage(stage).base_urls[0] for stage in STAGES} == {"http://127.0.0.1:1234/v1"}
     preset = load_config([words[2]])

@@ -47,7 +47,7 @@ def test_the_two_mergers_share_their_teachers() -> None:
 
 def test_a_setting_on_the_command_line_wins() -> None:
     config = load_config(
-        [AVQA], ["variant=audio_only", "merge.max_concurrency=8", "vision.sampling={temperature: null}"]
+        [AVQA], ["--variant=audio_only", "--merge.max_concurrency=8", "--vision.sampling={temperature: null}"]
     )
     assert (config.variant, config.merge.max_concurrency) == ("audio_only", 8)
     assert "temperature" not in resolve_model("vision", config.vision).sampling
@@ -66,12 +66,12 @@ def test_a_setting_on_the_command_line_wins() -> None:
         ("merge.prompt_file=/no/such/file", "merge.prompt_file: /no/such/file is no file"),
         ("vision.transport=file", "vision.media_dir: give a folder"),
         ("val_share=1", "val_share: must be 0 or more and below 1"),
-        ("nonsense", "--set: expects KEY=VALUE"),
+        ("nonsense=1", "nonsense: unknown key"),
     ],
 )
 def test_a_wrong_setting_names_its_key(setting: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_config([AVQA], [setting])
+        load_config([AVQA], [f"--{setting}"])
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,8 @@ def test_the_key_is_sent_and_stands_nowhere(question_shards: Path, tmp_path: Pat
             f"shards: {question_shards}\nledger: {tmp_path / 'ledger'}\noutput: {tmp_path / 'out'}\n"
             + "".join(f"{name}: {stage}\n" for name in STAGES)
         )
-        code = (
-            "import argparse, sys\nfrom avrt.commands import traces\n"
-            "parser = argparse.ArgumentParser()\ntraces.add_arguments(parser)\n"
-            "sys.exit(traces.run(parser.parse_args(sys.argv[1:])))\n"
-        )
         done = subprocess.run(
-            [sys.executable, "-c", code, "--config", str(config)],
+            [sys.executable, "-m", "avrt", "traces", "--config", str(config)],
             env={**os.environ, "TEACHER_KEY": secret, "OPENAI_LOG": "debug"},
             capture_output=True,
             text=True,

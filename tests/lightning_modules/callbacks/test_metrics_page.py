@@ -13,7 +13,7 @@ from tests.lightning_modules.callbacks.tiny_runs import TextReward, events, grpo
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 EVERYWHERE = ("In every run", "Validation")
-MEDIA = "Text, pictures and sound"
+MEDIA = "Text, images and audio"
 
 
 def documented() -> dict[str, set[str]]:
@@ -41,7 +41,7 @@ def expected(section: str) -> set[str]:
 def runs(
     tmp_path_factory: pytest.TempPathFactory, student_folder: Path, shards: tuple[Path, Path]
 ) -> dict[str, tuple[set[str], set[str]]]:
-    """Names of the curves, and of the texts, pictures and sounds, of two optimizer steps with validation."""
+    """Names of the curves, and of the texts, images and audio, of two optimizer steps with validation."""
     found = {}
     for kind, parts in (("SFT", sft(student_folder, shards)), ("GRPO", grpo(student_folder, shards))):
         folder = tmp_path_factory.mktemp(kind)
@@ -67,7 +67,7 @@ def test_texts_pictures_and_sounds_are_documented(runs: dict[str, tuple[set[str]
     logged = runs["SFT"][1] | runs["GRPO"][1]
     assert logged <= documented()[MEDIA]
     assert {"samples/completions", "samples/validation"} <= logged
-    assert logged & {"samples/frames", "samples/sound"}
+    assert logged & {"samples/frames", "samples/audio"}
 
 
 def test_every_reason_has_its_row() -> None:

@@ -17,8 +17,8 @@ from tests.distributed.runs import Assets, Run, make_assets
 from tests.programs import ForkServer, Program
 
 CALLBACKS = [
-    {"class_path": "lightning_modules.callbacks.preemption.PreemptionCallback"},
-    {"class_path": "lightning_modules.callbacks.checkpoint.RunCheckpoint", "init_args": {"every_n_steps": 1000}},
+    {"class_path": "lightning_modules.callbacks.PreemptionCallback"},
+    {"class_path": "lightning_modules.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1000}},
 ]
 STEPS = 400
 """More than a run takes before its signal comes."""

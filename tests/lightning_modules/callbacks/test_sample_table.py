@@ -164,7 +164,7 @@ def test_grpo_shows_the_best_and_the_worst_completions(
         height, width = clip.frames.shape[-2:]
         assert (pixels[4 : 4 + height, 4 : 4 + width] == clip.frames[0].permute(1, 2, 0).numpy()).all()
     if clip.waveform is not None:
-        with wave.open(io.BytesIO(found.Audio("samples/sound")[-1].encoded_audio_string)) as sound:
+        with wave.open(io.BytesIO(found.Audio("samples/audio")[-1].encoded_audio_string)) as sound:
             assert sound.getframerate() == 16_000
             played = np.frombuffer(sound.readframes(-1), "<i2") / 32767
         np.testing.assert_allclose(played, clip.waveform.clamp(-1, 1).numpy(), atol=1 / 32767)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Sets the environment and the filters; what the user has set already stays."""
     # The tokenizers' thread pool is not safe across the fork of data-loading workers, and says so at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -30,7 +30,7 @@ def quiet() -> None:
 
 
 @contextmanager
-def quiet_transformers() -> Iterator[None]:
+def silenced_transformers() -> Iterator[None]:
     """No progress bar, report or warning of transformers inside: for reading a folder whose state is checked anyway."""
     from transformers.utils import logging as messages
 

@@ -1,4 +1,4 @@
-"""The whole story on the demo's task: clips, shards, traces, SFT, GRPO, what each stage has learned, and a page to see.
+"""The whole pipeline on the demo's task: clips, shards, traces, SFT, GRPO, an evaluation after each stage, a report.
 
 Every step is a command that a user can type; it is printed before it runs. All run in this process, which saves the ten
 seconds that each would take to import its libraries.
@@ -26,21 +26,21 @@ from avrt.demo.trace_run import demo_server, free_port, serve_command, traces_co
 from avrt.interrupts import INTERRUPTED
 from avrt.media.masking import MODALITY_MASKS
 
-HEADINGS = {"AV": "picture and sound (AV)", "A": "sound only (A)", "V": "picture only (V)"}
+HEADINGS = {"AV": "video and audio (AV)", "A": "audio only (A)", "V": "video only (V)"}
 
 CURVE_WINDOW = 10
 """Optimizer steps that the first and the last mean reward are taken over."""
 
 
 @dataclass(frozen=True)
-class StoryResult:
-    """What came of a demo.
+class WalkthroughResult:
+    """Results of a demo.
 
     Attributes:
-        accuracy: of the held-out questions, 0 to 1, by stage (``base``, ``sft``, ``grpo``) and modalities (``AV``,
+        accuracy: on the held-out questions, 0 to 1, by stage (``base``, ``sft``, ``grpo``) and modalities (``AV``,
             ``A``, ``V``).
         first_reward, last_reward: mean reward over the first and the last `CURVE_WINDOW` steps of GRPO.
-        seconds: wall-clock time of everything.
+        seconds: wall-clock time of the whole demo.
     """
 
     accuracy: dict[str, dict[str, float]]
@@ -53,11 +53,11 @@ class StoryResult:
         return json.dumps({**self.accuracy, "seconds": round(self.seconds, 1)}, indent=1) + "\n"
 
 
-class Story:
+class Walkthrough:
     """Runs the demo.
 
     Args:
-        out: folder for everything; must be new or empty, for old shards and curves would mix with new ones.
+        out: folder for everything; must be new or empty, because old shards and curves would mix with new ones.
         settings: size of the task, and the seed.
         run_command: runs the words after ``python -m avrt`` and returns the exit status.
 
@@ -73,8 +73,8 @@ class Story:
         self.run_command = run_command
         self.console = Console()
 
-    def run(self) -> StoryResult:
-        """All stages, one after another.
+    def run(self) -> WalkthroughResult:
+        """Run all stages in order.
 
         Raises:
             ValueError: a command failed.
@@ -87,7 +87,7 @@ class Story:
             accuracy[stage] = self.evaluate(stage, student)
         self.show()
         rewards = read_curve(self.out / "grpo", "reward")
-        return StoryResult(
+        return WalkthroughResult(
             accuracy,
             first_reward=mean(rewards[:CURVE_WINDOW]),
             last_reward=mean(rewards[-CURVE_WINDOW:]),
@@ -95,21 +95,21 @@ class Story:
         )
 
     def prepare(self) -> Path:
-        """Clips, shards, traces, and the untrained student, whose folder is returned."""
+        """Make clips, shards, traces and the untrained student; returns the student's folder."""
         files = demo_files(self.out / "clips")
         self._heading("Clips and their questions")
         self._run(stages.make_command("clips", self.out, self.settings.seed))
         self._heading("Shards")
         for split in SPLITS:
             self._run(stages.pack_command(files, split, self.shards / split))
-        self._heading("Traces: one teacher looks, one listens, a merger reads what both say")
+        self._heading("Traces: a vision teacher, an audio teacher, and a merger of their replies")
         self.trace()
         self._heading("An untrained student")
         self._run(stages.make_command("student", self.out, self.settings.seed))
         return self.out / "student"
 
     def trace(self) -> None:
-        """Traces of the training questions, by the demo's own models behind a local server."""
+        """Make traces of the training questions with the demo's own models behind a local server."""
         port = free_port()
         traces = self.out / "traces"
         self._show(serve_command(port), "&")
@@ -117,7 +117,7 @@ class Story:
             self._run(traces_command(self.shards / "train", traces / "ledger", traces, port=port))
 
     def train(self, stage: str, student: Path) -> Path:
-        """One training stage, ``sft`` or ``grpo``; returns the folder of the trained student."""
+        """Run one training stage, ``sft`` or ``grpo``; returns the folder of the trained student."""
         out = self.out / stage
         self._heading({"sft": "Supervised fine-tuning on the traces", "grpo": "GRPO on all questions"}[stage])
         train = {"sft": self.out / "traces" / "train", "grpo": self.shards / "train"}[stage]
@@ -135,7 +135,7 @@ class Story:
 
     def evaluate(self, stage: str, student: Path) -> dict[str, float]:
         """Accuracy on the held-out questions with both streams, and with either one masked."""
-        self._heading(f"What the {stage} student answers right with picture and sound, with sound, with picture")
+        self._heading(f"Evaluation of the {stage} student with video and audio, audio only, video only")
         accuracy: dict[str, float] = {}
         for modalities in MODALITY_MASKS:
             out = self.evaluation(stage, modalities)
@@ -144,7 +144,7 @@ class Story:
         return accuracy
 
     def show(self) -> None:
-        """Compare before and after GRPO, and make the page with every answer."""
+        """Compare before and after GRPO, and write the report with every answer."""
         before, after = self.evaluation("sft", "AV"), self.evaluation("grpo", "AV")
         self._heading("Before and after GRPO, question by question")
         self._run(stages.compare_command(before, after))
@@ -169,7 +169,7 @@ class Story:
         self._show(arguments)
         status = self.run_command(arguments)
         if status == INTERRUPTED:
-            raise SystemExit(INTERRUPTED)  # the command has said so
+            raise SystemExit(INTERRUPTED)  # the command has reported it
         if status:
             raise ValueError(f"the demo stopped: `avrt {arguments[0]}` ended with status {status}, see above")
 
@@ -178,7 +178,7 @@ def read_accuracy(folder: Path) -> float:
     """Strict accuracy, 0 to 1, of an evaluation on the demo's questions.
 
     Raises:
-        OSError: the evaluation left no numbers.
+        OSError: the evaluation wrote no metrics.
     """
     metrics = json.loads((folder / "demo" / "metrics.json").read_text(encoding="utf-8"))
     return float(metrics["strict"]["accuracy"])
@@ -197,9 +197,9 @@ def read_curve(folder: Path, tag: str) -> list[float]:
     return [event.value for event in events.Scalars(tag)]
 
 
-def print_result(result: StoryResult, out: Path, console: Console) -> None:
-    """The table of accuracies, the reward's rise, and where the curves are."""
-    table = Table(title="Held-out questions answered right", title_justify="left")
+def print_result(result: WalkthroughResult, out: Path, console: Console) -> None:
+    """Print the accuracies, the mean reward, and where report and curves are."""
+    table = Table(title="Accuracy on the held-out questions", title_justify="left")
     table.add_column("stage")
     for modalities in MODALITY_MASKS:
         table.add_column(HEADINGS[modalities], justify="right")
@@ -211,8 +211,8 @@ def print_result(result: StoryResult, out: Path, console: Console) -> None:
         f"Mean reward during GRPO: {result.first_reward:.2f} in the first {CURVE_WINDOW} steps, "
         f"{result.last_reward:.2f} in the last {CURVE_WINDOW} (of 3.00).",
         f"It took {result.seconds / 60:.1f} minutes.",
-        f"Every answer with its frames and sound, before and after GRPO: {out / 'report' / 'index.html'}",
-        f"Curves, completions, frames and sound: tensorboard --logdir {shlex.quote(str(out))}",
+        f"Every answer with its frames and audio, before and after GRPO: {out / 'report' / 'index.html'}",
+        f"Curves, completions, frames and audio: tensorboard --logdir {shlex.quote(str(out))}",
         sep="\n",
         highlight=False,
         markup=False,

@@ -1,0 +1,34 @@
+"""Names that `trainer.strategy` takes, and what each of the project's own means.
+
+Lightning's FSDP and its own DeepSpeed strategy are not supported: FSDP gathers weights when a layer is called, but the
+head's weight is used without calling the head, and a device whose batch has no audio never calls the audio encoder;
+Lightning's DeepSpeed divides accumulated losses twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from avrt.config.errors import UsageError, suggest
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "avrt_zero2": {"stage": 2, "offload_optimizer": False},
+    "avrt_zero2_offload": {"stage": 2, "offload_optimizer": True},
+    "avrt_zero3": {"stage": 3, "offload_optimizer": True},
+}
+"""Arguments of `lightning_modules.strategy.AVRTDeepSpeedStrategy` by name. ZeRO-3 splits the trained weights too."""
+
+CHOICES = f"auto, ddp, {', '.join(STRATEGIES)}"
+"""The supported names, for messages."""
+
+
+def check_strategy_name(name: str) -> None:
+    """Refuse a name that is neither the project's own, nor ``auto``, nor one of Lightning's DDP strategies.
+
+    Raises:
+        UsageError: with a near name, and the names to choose from.
+    """
+    if name in ("auto", *STRATEGIES) or name == "ddp" or name.startswith("ddp_"):
+        return
+    fix = suggest(name, ("auto", "ddp", *STRATEGIES)) or f"; set it to one of {CHOICES}"
+    raise UsageError(f"trainer.strategy: {name!r} is not supported{fix}")
