@@ -1,7 +1,7 @@
 """An append-only file of JSON lines: durable before an append returns, one writer at a time, readable after any kill.
 
-JSON lines rather than a database: any tool reads them, a kill at any byte costs at most the last line, and several lines
-appended together need one fsync.
+JSON lines rather than a database: any tool reads them, a kill at any byte costs at most the last line, and several
+lines appended together need one fsync.
 """
 
 from __future__ import annotations
