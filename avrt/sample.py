@@ -1,10 +1,11 @@
-"""The records that every room of the project passes on: `Clip`, `Sample` and `Completion`.
+"""Core records shared by all packages: `Clip`, `Sample` and `Completion`.
 
 Shape letters: T frames, S audio samples, C response tokens.
 """
 
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,25 +16,28 @@ if TYPE_CHECKING:
 LETTERS = string.ascii_uppercase
 """Option letters: option i of a question is called ``LETTERS[i]``."""
 
+KEY_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,80}")
+"""A sample's id also names its members in a shard, where a dot or a slash would end it."""
+
 SAMPLING_RATE = 16_000
 """Audio samples per second, everywhere in the project (mono, float32)."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The decoded media of one sample: a few still frames and a stretch of mono sound.
+    """The decoded media of one sample: a few frames and mono audio.
 
     A stream that the sample does not have is ``None`` (an audio-only benchmark has no frames).
 
     Attributes:
         frames: uint8 ``[T, 3, height, width]``, or None.
         timestamps: time of each frame in seconds, length T.
-        fps: real sampling rate of `frames` in frames per second (8 frames over 10 s: 0.8).
+        fps: real rate of `frames` in frames per second (8 frames over 10 s: 0.8).
             It places the frames in time (TMRoPE); None when there are no frames.
         waveform: float32 ``[S]`` at `SAMPLING_RATE`, or None.
         duration: length of the source file in seconds.
         width, height: display size of the source video in pixels, after rotation, before resizing.
-        is_image: the frames are one still picture, to be shown as an image and not as a video.
+        is_image: the frames are one image, to be encoded as an image and not as a video.
     """
 
     frames: torch.Tensor | None
@@ -63,12 +67,12 @@ class Sample:
         answer: index of the right option.
         split: ``train``, ``val`` or ``test``.
         question_type: the data set's own category (AVQA: "Come From", "Which", ...).
-        modality: which stream the question needs, in the data set's words (AVQA: "Both", "View", "Sound").
+        modality: the stream that the question needs, in the data set's words (AVQA: "Both", "View", "Sound").
         source: name of the clip the sample was made from; samples with equal `source` share a clip.
         clip: decoded media, or None while only the text is needed.
         trace: target text for supervised fine-tuning, ``<think>...</think><answer>X</answer>``.
         teacher_traces: raw text of each teacher, by stage name (``vision``, ``audio``, ...).
-        extra: whatever else the data set says (JSON values), kept but never interpreted here.
+        extra: other fields of the data set (JSON values), kept but not interpreted.
     """
 
     id: str
@@ -91,7 +95,7 @@ class Sample:
             raise ValueError(f"sample {self.id!r}: `answer` must be an option's index, is {self.answer!r}")
         if not 0 <= self.answer < len(self.options):
             raise ValueError(
-                f"sample {self.id!r}: answer index {self.answer} is none of its {len(self.options)} options"
+                f"sample {self.id!r}: answer index {self.answer} is out of range for its {len(self.options)} options"
             )
 
     @property
@@ -104,17 +108,28 @@ class Sample:
         """The letter of the right option."""
         return LETTERS[self.answer]
 
+    def is_right(self, letter: str | None) -> bool:
+        """Whether a reply's letter is the right one; None, for a reply without an answer, is wrong."""
+        return letter == self.gold
+
+
+def check_key(key: str) -> str:
+    """Return `key` if it can be a sample's id, or raise ValueError."""
+    if not isinstance(key, str) or not KEY_PATTERN.fullmatch(key):
+        raise ValueError(f"id {key!r} cannot name a sample: use 1 to 80 letters, digits, '-' and '_'")
+    return key
+
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled response to one sample's question; what rewards score and evaluation records.
+    """One sampled response to one sample's question: the input of rewards and of evaluation records.
 
     Attributes:
-        sample: the question that was asked.
+        sample: the question.
         text: the decoded response, special tokens stripped.
         token_ids: response tokens, the end-of-turn token included when it was produced; length C.
         logprobs: log-probability of each token under the distribution it was drawn from; length C, or None.
-        finish_reason: ``stop`` (the model ended its turn) or ``length`` (the token limit cut it).
+        finish_reason: ``stop`` (the model ended its turn) or ``length`` (it reached the token limit).
     """
 
     sample: Sample
