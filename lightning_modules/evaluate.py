@@ -17,10 +17,10 @@ from avrt.evaluation.question_sets import MediaConfig, QuestionSet, prompt_setti
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.run_log import RunState, begin_run, finish_run, say_missing
-from avrt.evaluation.running import RunningScores
-from avrt.evaluation.score_table import score_console
+from avrt.evaluation.run_lifecycle import RunState, begin_run, finish_run, report_missing
+from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import grade_record
+from avrt.evaluation.terminal_tables import score_console
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
 from avrt.sample import Sample
@@ -105,7 +105,7 @@ class EvaluateModule(StudentModule):
         self._scores = {name: RunningScores().to(self.device) for name in self._sets}
         if rank == 0:
             for name, state in states.items():
-                say_missing(self._sets[name], state, score_console())
+                report_missing(self._sets[name], state, score_console())
                 self._count(name, state.answered + state.missing)
         return self._done
 

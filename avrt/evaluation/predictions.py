@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from avrt.evaluation.benchmarks import Item, new_record
-from avrt.evaluation.benchmarks.base import read_json
+from avrt.evaluation.benchmarks.base import read_json_rows
 from avrt.evaluation.question_sets import QuestionSet
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.run_log import begin_run
+from avrt.evaluation.run_lifecycle import begin_run
 from avrt.text.answers import Profile
 from avrt.text.prompts import AnswerFormat
 
@@ -52,7 +52,7 @@ def read_predictions(path: str | Path, items: Sequence[Item]) -> dict[str, Predi
     by_id = {item.sample.id: item for item in items}
     by_place = {item.index: item for item in items}
     found: dict[str, Prediction] = {}
-    for number, row in enumerate(read_json(path), start=1):
+    for number, row in enumerate(read_json_rows(path), start=1):
         where = f"{path}: entry {number}"
         if "resps" in row:
             item_id, prediction = _sample_item(row, by_id, by_place, where), Prediction(_response(row, where))

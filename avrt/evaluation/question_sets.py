@@ -28,11 +28,10 @@ from avrt.evaluation.benchmarks import (
     select,
 )
 from avrt.evaluation.benchmarks.avqa import question_set
-from avrt.evaluation.clips import UNREADABLE_MEDIA, read_sample
+from avrt.evaluation.item_clips import UNREADABLE_MEDIA, read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.scoring import profile_for
-from avrt.evaluation.subsets import read_ids
 from avrt.media.masking import Modalities, mask_clip
 from avrt.media.reader import MediaError
 from avrt.sample import Sample
@@ -273,3 +272,19 @@ def _limited(sets: Sequence[QuestionSet], subset: str) -> QuestionSet:
         subset=Path(subset).stem,
         shards=questions.shards,
     )
+
+
+def read_ids(path: str | Path) -> list[str]:
+    """The ids of a list: one per line; blank lines and lines that begin with ``#`` are left out.
+
+    Raises:
+        ValueError: an id twice, or none.
+    """
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    ids = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not ids:
+        raise ValueError(f"{path}: lists no ids")
+    if len(set(ids)) < len(ids):
+        twice = next(item for item in ids if ids.count(item) > 1)
+        raise ValueError(f"{path}: lists {twice!r} twice")
+    return ids

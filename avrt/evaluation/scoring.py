@@ -2,7 +2,7 @@
 
 The strict score reads a reply with `avrt.text.answers`, the project's one parser, in the run's profile. An item is
 right if the option that was clearly chosen has the gold option's text; everything else is wrong, and every item counts.
-The benchmark's own rule (`avrt.evaluation.benchmarks.official`) is scored beside it.
+The benchmark's own rule (`avrt.evaluation.benchmarks.official_rules`) is scored beside it.
 
 ``metrics.json`` follows from the raw part of the records alone, byte for byte: no times, no order of files.
 """

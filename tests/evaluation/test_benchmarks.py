@@ -21,9 +21,9 @@ from avrt.evaluation.benchmarks import (
 )
 from avrt.evaluation.benchmarks.avqa import question_set
 from avrt.evaluation.benchmarks.base import relative_path
-from avrt.evaluation.clips import read_sample
+from avrt.evaluation.item_clips import read_sample
+from avrt.evaluation.published_results import COLUMNS
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.tables import COLUMNS
 from avrt.text.option_labels import strip_labels
 
 ANNOTATIONS = {

@@ -14,8 +14,8 @@ from statsmodels.stats.multitest import multipletests
 
 from avrt.commands import compare as compare_command
 from avrt.evaluation.comparison import Score, compare, flips
+from avrt.evaluation.published_results import COLUMNS, average_of, averaged, omnibench_analysis, published_table3
 from avrt.evaluation.scoring import score_run
-from avrt.evaluation.tables import COLUMNS, average_of, averaged, omnibench_analysis, published_table3
 from tests.evaluation.conftest import RunMaker, reply
 
 METHOD_7 = {

@@ -12,16 +12,13 @@ from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.demo.prepare import cache_folder
 from avrt.demo.settings import DemoSettings
-from avrt.evaluation.ledger_outcomes import ledger_outcomes
-from avrt.evaluation.subsets import read_ids
+from avrt.evaluation.difficulty_subsets import ledger_outcomes, read_ids
 from avrt.sample import LETTERS
-from avrt.servers.config import StageConfig
-from avrt.servers.status import Status
-from avrt.traces.config import TracesConfig
-from avrt.traces.config_file import load_config
+from avrt.servers.outcome import Status
+from avrt.traces.call_planner import CallPlanner
+from avrt.traces.call_records import CallRecord
+from avrt.traces.config import StageConfig, TracesConfig, load_config
 from avrt.traces.ledger import LedgerWriter
-from avrt.traces.planning import Planner
-from avrt.traces.records import CallRecord
 from tests.traces.question_set import write_shards
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
@@ -36,7 +33,7 @@ def traces_config(folder: Path) -> TracesConfig:
 
 def record_answers(config: TracesConfig, questions: int) -> None:
     """Vision is right about every second question, audio about every third; both in a teacher's own words."""
-    planner = Planner(config, ShardSet(config.shards))
+    planner = CallPlanner(config, ShardSet(config.shards))
 
     async def write() -> None:
         async with LedgerWriter(config.ledger, "calls") as writer:

@@ -16,7 +16,7 @@ from avrt.evaluation.benchmarks import Item
 from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, QuestionSet, open_question_sets
 from avrt.evaluation.records.log import RecordWriter, read_records
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.run_log import batches_left, begin_run
+from avrt.evaluation.run_lifecycle import batches_left, begin_run
 from avrt.sample import Sample
 from tests.distributed.runs import write_shards
 

@@ -22,7 +22,7 @@ from avrt.evaluation.records.log import (
     write_records,
 )
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.running import RunningScores
+from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import grade_record, profile_for, score_run, summarize, write_scores
 from tests.evaluation.conftest import RunMaker, make_records, reply
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avrt.commands import subsets as subsets_command
-from avrt.evaluation.subsets import difficulty_subsets, read_ids, read_outcomes
+from avrt.evaluation.difficulty_subsets import difficulty_subsets, read_ids, read_outcomes
 from tests.evaluation.conftest import RunMaker, reply
 
 

@@ -19,9 +19,9 @@ from PIL import Image
 from avrt.cli import main
 from avrt.data.shards import ShardSet, ShardWriter
 from avrt.evaluation.benchmarks import BENCHMARKS
+from avrt.evaluation.published_results import COLUMNS
 from avrt.evaluation.records.log import RecordWriter, read_records
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.tables import COLUMNS
 from avrt.media.reader import read_clip
 from datamodules.benchmark import BenchmarkDataModule
 from lightning_modules.evaluate import weights_fingerprint

@@ -32,9 +32,8 @@ from avrt.demo.servers import (
 from avrt.demo.trace_run import demo_server, free_port, traces_command
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
-from avrt.traces.config import STAGES
-from avrt.traces.config_file import load_config
-from avrt.traces.messages import build_content
+from avrt.traces.config import STAGES, load_config
+from avrt.traces.stage_content import build_content
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +128,11 @@ def test_a_teacher_names_what_it_perceives_and_nothing_of_the_other_stream(
 def test_a_model_refuses_the_other_stream(
     model: str, stage: str, contents: dict[str, list[list[dict[str, Any]]]]
 ) -> None:
-    with pytest.raises(BadRequestError, match=f"{model} takes (pictures|sound|text) only"):
+    with pytest.raises(BadRequestError, match=f"{model} takes (pictures|images|frames|sound|audio|text) only"):
         DemoModels().reply(model, [{"role": "user", "content": contents[stage][0]}])
 
 
-def test_the_server_tells_its_address_and_ends_quietly_when_interrupted() -> None:
+def test_the_server_prints_its_address_and_ends_quietly_when_interrupted() -> None:
     words = [sys.executable, "-m", "avrt", "demo", "--serve", "--port", "0"]
     with subprocess.Popen(
         words,
@@ -165,7 +164,7 @@ def test_a_port_that_cannot_be_listened_on_is_named(capsys: pytest.CaptureFixtur
     assert "--port: belongs to --serve" in capsys.readouterr().err
 
 
-def test_the_command_of_the_story_is_the_public_one() -> None:
+def test_the_demos_command_is_the_public_one() -> None:
     words = traces_command(Path("a/shards"), Path("a/ledger"), Path("a/traces"), port=1234)
     assert words[0] == "traces"
     assert words[1:3] == ["--config", str(Path(words[2]))]

@@ -12,7 +12,7 @@ from avrt.evaluation.records.record import Record
 from avrt.sample import LETTERS, Sample
 
 OfficialRule = Callable[[Record], bool | None]
-"""A benchmark's own scoring rule, see `avrt.evaluation.benchmarks.official`."""
+"""A benchmark's own scoring rule, see `avrt.evaluation.benchmarks.official_rules`."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _locate(entry: Entry, index: int, folder: Path) -> Item:
     )
 
 
-def read_json(path: Path) -> list[Any]:
+def read_json_rows(path: Path) -> list[Any]:
     """The entries of a JSON array, or of a JSON lines file.
 
     Raises:

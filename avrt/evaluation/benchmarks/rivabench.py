@@ -19,7 +19,7 @@ from avrt.evaluation.benchmarks.base import (
     Entry,
     entries_of,
     gold_by_letter,
-    read_json,
+    read_json_rows,
     relative_path,
 )
 from avrt.sample import LETTERS, Sample
@@ -55,7 +55,7 @@ def read(path: Path, scenario: str) -> list[Entry]:
             optional_media={"audio": audio},
         )
 
-    rows = [row for row in read_json(path) if str(row.get("scenario", scenario)).lower() == scenario.lower()]
+    rows = [row for row in read_json_rows(path) if str(row.get("scenario", scenario)).lower() == scenario.lower()]
     return entries_of(path, rows, convert)
 
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation.benchmarks import official
+from avrt.evaluation.benchmarks import official_rules
 from avrt.evaluation.benchmarks.base import (
     Benchmark,
     Entry,
     category,
     entries_of,
     gold_by_letter,
-    read_json,
+    read_json_rows,
     relative_path,
 )
 from avrt.sample import Sample
@@ -26,7 +26,7 @@ from avrt.text.option_labels import strip_labels
 
 def read(path: Path) -> list[Entry]:
     """Read the parquet file, its rows as JSON or JSON lines, or the result template."""
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json(path)
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json_rows(path)
     return entries_of(path, _flat(rows), _convert)
 
 
@@ -94,6 +94,6 @@ BENCHMARK = Benchmark(
         "output_test_template.json",
     ),
     read=read,
-    official=official.video_mme,
+    official=official_rules.video_mme,
     official_source="Video-MME evaluation/eval_your_results.py: the first A to D anywhere",
 )

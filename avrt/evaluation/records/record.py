@@ -71,11 +71,6 @@ class Record:
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
 
-    @property
-    def scored(self) -> bool:
-        """Whether the derived fields are filled in."""
-        return self.correct_strict is not None
-
     def raw(self) -> Record:
         """The record without its derived part."""
         cleared: dict[str, Any] = dict.fromkeys(DERIVED_FIELDS)

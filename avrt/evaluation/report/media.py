@@ -24,7 +24,7 @@ from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip, encode_cli
 from avrt.data.shards import ShardSet
 from avrt.data.tar_index import ShardError
 from avrt.evaluation.benchmarks import BENCHMARKS, Item
-from avrt.evaluation.clips import read_sample
+from avrt.evaluation.item_clips import read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.atomic import write_atomic

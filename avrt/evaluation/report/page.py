@@ -26,14 +26,13 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from avrt.evaluation.comparison import compare
+from avrt.evaluation.comparison import by_benchmark, compare
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.report.media import ClipExporter, ShownClip, clip_key
 from avrt.evaluation.report.summary import ERROR_TITLES, REASONS, Runs, summary_html, title_of
 from avrt.evaluation.report.tables import badge
-from avrt.evaluation.scoring import BenchmarkRun, score_run
-from avrt.evaluation.tables import COLUMNS
+from avrt.evaluation.scoring import score_run
 from avrt.files.atomic import write_atomic
 
 PAGE_FILE = "index.html"
@@ -105,7 +104,7 @@ def write_report(
     out = Path(out)
     _check_out(out)
     paths = [run] if other is None else [run, other]
-    runs = [_by_benchmark(score_run(path, partial=partial)) for path in paths]
+    runs = [by_benchmark(score_run(path, partial=partial)) for path in paths]
     comparison = compare(run, other, partial=partial)
     rows = list(_rows(runs))
     clips = _export_clips(rows, out, data, on_clip) if media else {}
@@ -134,13 +133,6 @@ def _check_out(out: Path) -> None:
     page = out / PAGE_FILE
     if page.is_file() and f'content="{GENERATOR}"' not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise ValueError(f"{page}: is no report of this project and would be overwritten; choose another --out")
-
-
-def _by_benchmark(scored: Sequence[BenchmarkRun]) -> dict[str, BenchmarkRun]:
-    """A run's benchmarks by name, in the order of the paper's Table 3, others after them."""
-    order = {name: place for place, name in enumerate(COLUMNS)}
-    in_order = sorted(scored, key=lambda entry: (order.get(entry.info.benchmark, len(order)), entry.info.benchmark))
-    return {entry.info.benchmark: entry for entry in in_order}
 
 
 def _rows(runs: Runs) -> Iterator[_Row]:

@@ -14,24 +14,21 @@ from urllib.parse import urlencode
 
 from avrt.evaluation.benchmarks import BENCHMARKS
 from avrt.evaluation.comparison import masks_of
+from avrt.evaluation.number_format import ABSENT, interval, p_value, percent, signed
+from avrt.evaluation.published_results import AVERAGES, COLUMNS
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.report.plots import Point, axis, difference_scale, interval_plot, stacked_bar
 from avrt.evaluation.report.tables import (
     accuracy,
     badge,
-    interval,
     number_cell,
     number_heads,
-    p_value,
-    percent,
     plot_head,
     section,
-    signed,
     table,
     text_heads,
 )
 from avrt.evaluation.scoring import BenchmarkRun
-from avrt.evaluation.tables import AVERAGES, COLUMNS
 
 ERROR_TITLES = {
     "none": "right",
@@ -147,7 +144,7 @@ def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
                     number_cell(f"{strict['items']:,}"),
                     number_cell(f"{strict['correct']:,}"),
                     number_cell(f"<strong>{percent(strict['accuracy'])}</strong>"),
-                    number_cell(interval(strict)),
+                    number_cell(interval(strict["interval"])),
                     f'<td class="plot">{plot}</td>',
                     number_cell(percent(chance)),
                     number_cell(percent(official["correct"] / strict["items"] if strict["items"] else None)),
@@ -182,15 +179,15 @@ def _differences(comparison: Mapping[str, Any]) -> str:
             f"<td>{escape(title)}</td>",
             number_cell(f"{change['items']:,}" if name in differences else ""),
             number_cell(f"<strong>{signed(change['difference'])}</strong>"),
-            number_cell(" to ".join(signed(limit) for limit in change["interval"])),
+            number_cell(interval(change["interval"], signed)),
             f'<td class="plot">{plot}</td>',
         ]
         if name in differences:
             row += [
                 number_cell(items_link(change["only_second"], benchmark=name, change="won")),
                 number_cell(items_link(change["only_first"], benchmark=name, change="lost")),
-                number_cell(p_value(change["p_value"])),
-                number_cell(p_value(change["p_holm"])),
+                number_cell(escape(p_value(change["p_value"]))),
+                number_cell(escape(p_value(change["p_holm"]))),
             ]
         else:
             row += [number_cell("")] * 4
@@ -280,7 +277,11 @@ def _categories(runs: Runs, benchmark: str) -> str:
                     number_cell(f"{shown[0][0]['items']:,}"),
                     f'<td class="plot">{interval_plot(_points(shown), label)}</td>',
                     *(
-                        number_cell(f"{percent(score['accuracy'])} <small>{interval(score)}</small>" if score else "–")
+                        number_cell(
+                            f"{percent(score['accuracy'])} <small>{interval(score['interval'])}</small>"
+                            if score
+                            else ABSENT
+                        )
                         for score in scores
                     ),
                 ]
@@ -312,9 +313,9 @@ def _replies(runs: Runs, benchmarks: Sequence[str]) -> str:
                 [
                     f"<td>{escape(title_of(name))}</td>" if not rows else "<td></td>",
                     *([f"<td>{badge(number)}</td>"] if len(runs) == 2 else []),
-                    number_cell("–" if metrics["formatted"] is None else f"{percent(metrics['formatted'])} %"),
-                    number_cell("–" if tokens["completion_mean"] is None else f"{tokens['completion_mean']:.0f}"),
-                    number_cell("–" if tokens["completion_max"] is None else f"{tokens['completion_max']:,}"),
+                    number_cell(ABSENT if metrics["formatted"] is None else f"{percent(metrics['formatted'])} %"),
+                    number_cell(ABSENT if tokens["completion_mean"] is None else f"{tokens['completion_mean']:.0f}"),
+                    number_cell(ABSENT if tokens["completion_max"] is None else f"{tokens['completion_max']:,}"),
                     number_cell(f"{tokens['truncated']:,}"),
                     f"<td>{escape(', '.join(balance))}</td>",
                 ]
@@ -367,12 +368,12 @@ def _name(runs: Runs, number: int) -> str:
 
 def _gap(scores: Sequence[Mapping[str, Any] | None]) -> str:
     shares = [score["accuracy"] for score in scores if score]
-    return signed(shares[1] - shares[0]) if len(shares) == 2 else "–"
+    return signed(shares[1] - shares[0]) if len(shares) == 2 else ABSENT
 
 
 def _all_of(values: Iterable[object]) -> str:
     found = dict.fromkeys("" if value is None else str(value) for value in values)
-    return "; ".join(value or "–" for value in found)
+    return "; ".join(value or ABSENT for value in found)
 
 
 def _settings(decoding: Mapping[str, Any]) -> str:

@@ -1,25 +1,26 @@
-"""How a stage's calls ended, and the line that says why some of them failed."""
+"""How a group of calls ended, and the message that says why some of them failed."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from avrt.servers.status import Status
-from avrt.traces.records import CallRecord
+from avrt.servers.client import ServerError
+from avrt.servers.outcome import Outcome, Status
 
 SHOWN_ERRORS = 3
-"""Different errors that a message names, the commonest first."""
+"""Different errors that a message names, the most frequent first."""
 SHOWN_LENGTH = 200
 """Characters of each."""
-
-RETRY_REJECTED = "fix the cause and call again with --retry-rejected"
+MIN_CALLS_TO_JUDGE = 100
+"""Calls after which the share of failures can stop a run."""
 
 
 class ErrorCounts:
-    """Counts errors, taking those that differ in numbers alone (a length, an id) as one; shows the first of each."""
+    """Counts errors; those that differ only in numbers (a length, an id) count as one, shown as the first of them."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -33,7 +34,7 @@ class ErrorCounts:
         self._first.setdefault(kind, error)
 
     def items(self) -> list[tuple[str, int]]:
-        """Errors with their counts, the commonest first."""
+        """Errors with their counts, the most frequent first."""
         return [(self._first[kind], count) for kind, count in self._counts.most_common()]
 
     def __str__(self) -> str:
@@ -43,35 +44,31 @@ class ErrorCounts:
 
 
 @dataclass
-class StageReport:
-    """The calls of one stage, or of one worker's share of it.
+class CallReport:
+    """The calls of one run, or of one worker's share of it.
 
     Attributes:
         made: calls of this run by how they ended.
         earlier: calls that an earlier run had finished, likewise.
-        errors: what failed calls of both said, by status.
+        errors: error messages of the failed calls of both, by status.
     """
 
     made: Counter[Status] = field(default_factory=Counter)
     earlier: Counter[Status] = field(default_factory=Counter)
     errors: dict[Status, ErrorCounts] = field(default_factory=dict)
 
-    def add_made(self, status: Status, error: str) -> None:
+    def add_made(self, outcome: Outcome) -> None:
         """Count a call of this run."""
-        self.made[status] += 1
-        self._add_error(status, error)
+        self.made[outcome.status] += 1
+        self._add_error(outcome.status, outcome.error)
 
-    def add_earlier(self, record: CallRecord | None) -> None:
-        """Count a call that is finished already."""
-        if record is not None:
-            self.earlier[record.status] += 1
-            self._add_error(record.status, record.error)
+    def add_earlier(self, outcome: Outcome | None) -> None:
+        """Count a call that an earlier run had finished; None is no call."""
+        if outcome is not None:
+            self.earlier[outcome.status] += 1
+            self._add_error(outcome.status, outcome.error)
 
-    def _add_error(self, status: Status, error: str, count: int = 1) -> None:
-        if status is not Status.OK:
-            self.errors.setdefault(status, ErrorCounts()).add(_reason(status, error), count)
-
-    def add(self, other: StageReport) -> None:
+    def add(self, other: CallReport) -> None:
         """Add another worker's share."""
         self.made += other.made
         self.earlier += other.earlier
@@ -79,13 +76,18 @@ class StageReport:
             for error, count in errors.items():
                 self._add_error(status, error, count)
 
+    def _add_error(self, status: Status, error: str, count: int = 1) -> None:
+        if status is not Status.OK:
+            reason = error or ("cut by the token limit" if status is Status.LENGTH else "")
+            self.errors.setdefault(status, ErrorCounts()).add(reason, count)
+
     def to_json(self) -> str:
         """The report as text, for another process."""
         errors = {status.value: errors.items() for status, errors in self.errors.items()}
         return json.dumps({"made": self.made, "earlier": self.earlier, "errors": errors})
 
     @classmethod
-    def from_json(cls, text: str) -> StageReport:
+    def from_json(cls, text: str) -> CallReport:
         """The reverse of `to_json`."""
         values = json.loads(text)
         made, earlier = (
@@ -102,20 +104,14 @@ class StageReport:
         """All calls by how they ended."""
         return self.made + self.earlier
 
-    @property
-    def failed(self) -> bool:
-        """Whether there were calls and none of them succeeded."""
-        counts = self.counts
-        return counts.total() > 0 and not counts[Status.OK]
-
-    def explain(self, rejected: str = RETRY_REJECTED) -> str:
-        """How the calls ended that did not succeed, why, and how to fix it; empty where all did.
+    def explain(self, rejected_fix: str) -> str:
+        """How many calls failed, why, and how to fix it; empty if none failed.
 
         Args:
-            rejected: what to do about rejected calls.
+            rejected_fix: what to do about rejected calls.
         """
         fixes = {
-            Status.REJECTED: rejected,
+            Status.REJECTED: rejected_fix,
             Status.GAVE_UP: "the same command calls again",
             Status.LENGTH: "raise sampling.max_tokens",
         }
@@ -127,5 +123,20 @@ class StageReport:
         return ", ".join(parts)
 
 
-def _reason(status: Status, error: str) -> str:
-    return error or ("cut by the token limit" if status is Status.LENGTH else "")
+def check_failed_share(name: str, failed: int, finished: int, max_share: float, reasons: Callable[[], str]) -> None:
+    """Stop a run early in which too many calls fail, say because of a wrong setting.
+
+    Args:
+        name: name of the servers' settings, with which the message begins.
+        failed, finished: calls of this run.
+        max_share: the share of failed calls that is allowed.
+        reasons: returns why calls failed, for the message.
+
+    Raises:
+        ServerError: more failed than allowed, of at least `MIN_CALLS_TO_JUDGE` calls.
+    """
+    if finished >= MIN_CALLS_TO_JUDGE and failed > max_share * finished:
+        raise ServerError(
+            f"{name}: {failed} of {finished} calls failed, more than max_failed_share allows ({max_share:g}): "
+            f"{reasons()}"
+        )

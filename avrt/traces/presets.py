@@ -1,7 +1,7 @@
-"""What is known of the teachers and mergers of the paper: sampling, token limits, markers and server commands.
+"""The paper's teachers and mergers: sampling, token limits, markers and server commands.
 
 A preset fills in what a stage's config leaves out. Values come from the models' own cards and generation configs;
-`docs/traces.md` tells the traps.
+`docs/traces.md` explains the common pitfalls.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ class Preset:
 
     Attributes:
         model: name under which the server offers it.
-        stages: what it can be used for: ``vision``, ``audio``, ``merge``.
+        stages: stages that it can be used for: ``vision``, ``audio``, ``merge``.
         sampling: parameters of every call. ``max_tokens`` is always sent: servers' own defaults may be as low as 16.
-        suffix: sentence that must close the prompt, or nothing.
-        thinking: how the model marks its thinking, for readers; `avrt.text.answers` knows all of these.
+        suffix: sentence that must end the prompt, or nothing.
         serve: command that starts a server for it; `docs/traces.md` explains its options.
     """
 
@@ -29,7 +28,6 @@ class Preset:
     stages: tuple[str, ...]
     sampling: Mapping[str, Any] = field(default_factory=dict)
     suffix: str = ""
-    thinking: str = "none"
     serve: str = ""
 
 
@@ -39,7 +37,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             model="moonshotai/Kimi-VL-A3B-Thinking-2506",
             stages=("vision",),
             sampling={"temperature": 0.8, "max_tokens": 32768},
-            thinking="◁think▷ ... ◁/think▷",
             serve=(
                 "vllm serve moonshotai/Kimi-VL-A3B-Thinking-2506 --revision COMMIT --code-revision COMMIT "
                 "--trust-remote-code --max-model-len 65536 --max-num-seqs 64 --limit-mm-per-prompt '{\"image\": 8}' "
@@ -51,7 +48,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             stages=("audio",),
             sampling={"temperature": 0.0, "max_tokens": 2048},
             suffix="Please think and reason about the input audio before you respond.",
-            thinking="none: reasoning and option inline",
             serve=(
                 "vllm serve audio-flamingo-3-think-merged --served-model-name audio-flamingo-3-think "
                 "--max-model-len 8192 --max-num-seqs 64 --limit-mm-per-prompt '{\"audio\": 1}' --generation-config vllm"

@@ -1,4 +1,4 @@
-"""Settings under which every call fails leave no verdict on samples, and the run says what is wrong."""
+"""Settings under which every call fails reject no sample, and the run says what is wrong."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from avrt.servers.client import StageError
-from avrt.servers.status import Status
+from avrt.servers.call_report import CallReport, ErrorCounts
+from avrt.servers.client import ServerError
+from avrt.servers.outcome import Outcome, Status
+from avrt.traces.call_records import CallRecord, decode_record
 from avrt.traces.config import TracesConfig
 from avrt.traces.ledger import LedgerIndex, LedgerWriter
 from avrt.traces.pipeline import run_traces
-from avrt.traces.records import CallRecord, decode_record
-from avrt.traces.stage_report import ErrorCounts, StageReport
 from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer, make_config
 
@@ -33,10 +33,10 @@ def at(config: TracesConfig, url: str) -> TracesConfig:
     return replace(config, **stages)  # type: ignore[arg-type]
 
 
-def test_a_base_url_without_v1_stops_at_once_and_leaves_nothing_behind(question_shards: Path, tmp_path: Path) -> None:
+def test_a_base_url_without_v1_stops_immediately_and_records_nothing(question_shards: Path, tmp_path: Path) -> None:
     with ScriptedServer(answer, under="/v1/") as server:
         config = make_config(question_shards, tmp_path, server.url)
-        with pytest.raises(StageError, match=r"vision\.base_urls\[0\]: .*must end in /v1"):
+        with pytest.raises(ServerError, match=r"vision\.base_urls\[0\]: .*must end in /v1"):
             run_traces(at(config, server.url.removesuffix("/v1")), steps=["vision"])
         assert records(tmp_path) == []
         statistics = run_traces(config)
@@ -48,7 +48,7 @@ def test_a_base_url_without_v1_stops_at_once_and_leaves_nothing_behind(question_
 def test_no_refusal_is_final_before_any_call_was_answered(status: int, question_shards: Path, tmp_path: Path) -> None:
     with ScriptedServer(lambda *_: Reply("Unrecognized argument: top_k", status=status)) as server:
         config = make_config(question_shards, tmp_path, server.url)
-        with pytest.raises(StageError, match=rf"HTTP {status}.*Unrecognized argument"):
+        with pytest.raises(ServerError, match=rf"HTTP {status}.*Unrecognized argument"):
             run_traces(config, steps=["vision"])
         assert all(record.status is Status.GAVE_UP for record in records(tmp_path))
         server.respond = answer
@@ -75,7 +75,7 @@ def test_a_refusal_is_final_once_another_call_was_answered(question_shards: Path
         run_traces(config, steps=["vision"])
         seen = server.seen.total()
         run_traces(config, steps=["vision"])
-        assert server.seen.total() == seen, "asked again about a refused sample"
+        assert server.seen.total() == seen, "called again for a refused sample"
     index = LedgerIndex(tmp_path / "ledger")
     rejected = {r.sample for r in records(tmp_path) if r.status is Status.REJECTED}
     assert rejected == {"q000", "q001"}
@@ -100,28 +100,36 @@ def test_a_stage_says_why_calls_failed_and_how_to_call_again(
     assert "1 gave_up (1 x HTTP 500: " in line
 
 
-def test_a_ledger_that_was_poisoned_before_is_explained(question_shards: Path, tmp_path: Path) -> None:
-    """Nothing is called, so the stage must not end as if all were well."""
+def test_refusals_that_an_earlier_run_recorded_are_explained(question_shards: Path, tmp_path: Path) -> None:
+    """Nothing is called, but the stage must not end as if it had succeeded."""
     from avrt.data.shards import ShardSet
-    from avrt.traces.planning import Planner
+    from avrt.traces.call_planner import CallPlanner
 
     with ScriptedServer(answer) as server:
         config = make_config(question_shards, tmp_path, server.url)
-        planner = Planner(config, ShardSet(question_shards))
+        planner = CallPlanner(config, ShardSet(question_shards))
 
-        async def poison() -> None:
+        async def reject_all() -> None:
             async with LedgerWriter(config.ledger) as writer:
                 for call in planner.calls("vision", LedgerIndex(config.ledger)):
                     error = "HTTP 404: Error code: 404 - {'detail': 'Not Found'}"
-                    await writer.append(CallRecord(call.key, "vision", call.sample.id, Status.REJECTED, error=error))
+                    await writer.append(
+                        CallRecord(
+                            key=call.key,
+                            stage="vision",
+                            sample=call.sample.id,
+                            status=Status.REJECTED,
+                            error=error,
+                        )
+                    )
 
-        asyncio.run(poison())
+        asyncio.run(reject_all())
         expected = rf"vision: none of {COUNT} calls succeeded: {COUNT} rejected \({COUNT} x HTTP 404.*--retry-rejected"
-        with pytest.raises(StageError, match=expected):
+        with pytest.raises(ServerError, match=expected):
             run_traces(config)
         assert not server.seen
         # The last step alone says it too.
-        with pytest.raises(ValueError, match=r"no trace is left.*HTTP 404.*--retry-rejected"):
+        with pytest.raises(ValueError, match=r"no trace is kept.*HTTP 404.*--retry-rejected"):
             run_traces(replace(config, allow_missing=True), steps=["write"])
         statistics = run_traces(config, retry_rejected=True)
     assert statistics is not None
@@ -140,7 +148,7 @@ def test_a_stage_without_a_success_fails(reply: Reply, said: str, question_shard
     with ScriptedServer(lambda *_: reply) as server:
         config = make_config(question_shards, tmp_path, server.url)
         config.vision.max_attempts = 1
-        with pytest.raises(StageError) as caught:
+        with pytest.raises(ServerError) as caught:
             run_traces(config)
     assert said in str(caught.value)
     assert "audio" not in str(caught.value)
@@ -174,12 +182,12 @@ def test_errors_that_differ_in_numbers_are_one() -> None:
     assert str(errors) == "3 x prompt of 5 tokens; 1 x a; 1 x b; and 1 others"
 
 
-def test_a_report_survives_the_way_to_another_process() -> None:
-    report = StageReport()
-    report.add_made(Status.OK, "")
-    report.add_made(Status.REJECTED, "no")
-    report.add_earlier(CallRecord("k", "vision", "s", Status.LENGTH))
-    total = StageReport()
-    total.add(StageReport.from_json(report.to_json()))
+def test_a_report_survives_its_json() -> None:
+    report = CallReport()
+    report.add_made(Outcome(Status.OK))
+    report.add_made(Outcome(Status.REJECTED, error="no"))
+    report.add_earlier(Outcome(Status.LENGTH))
+    total = CallReport()
+    total.add(CallReport.from_json(report.to_json()))
     assert total.made == {Status.OK: 1, Status.REJECTED: 1}
-    assert total.explain() == report.explain()
+    assert total.explain("call again") == report.explain("call again")

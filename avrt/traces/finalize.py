@@ -1,4 +1,4 @@
-"""From ledger and input shards to the shards that fine-tuning reads: a pure function, equal input gives equal bytes."""
+"""The last step: from ledger and input shards to the shards that fine-tuning reads. Equal input gives equal bytes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from avrt.data.manifest import Manifest, ShardSummary, write_manifest
 from avrt.data.writer import OpenShard
 from avrt.files.atomic import write_atomic
-from avrt.servers.config import Stage
+from avrt.servers.call_report import CallReport
 from avrt.text.answers import answer_body
-from avrt.traces.config import STAGES, TracesConfig
+from avrt.traces.call_planner import TEACHERS, CallPlanner, TeacherReply
+from avrt.traces.config import STAGES, Stage, TracesConfig
 from avrt.traces.ledger import LedgerError, LedgerIndex
 from avrt.traces.output import (
     SETTINGS_KEY,
@@ -30,21 +31,19 @@ from avrt.traces.output import (
     remove_outdated,
     shard_path,
 )
-from avrt.traces.planning import TEACHERS, Planner, TeacherReply
-from avrt.traces.stage_report import StageReport
-from avrt.traces.statistics import SplitStatistics
-from avrt.traces.tokens import token_counter
+from avrt.traces.stages import RETRY_REJECTED
+from avrt.traces.statistics import SplitStatistics, token_counter
 from avrt.traces.variants import MISSING, judge
 
 log = logging.getLogger(__name__)
 
 FILTER_VERSION = 2
-"""Raised whenever a change here or in the answer parser lets other samples through; written beside the shards."""
+"""Increased whenever a change here or in the answer parser keeps other samples; written to the manifest."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sample that is kept; the teachers' texts are read again when it is written."""
+    """One kept sample; the teachers' texts are read again when it is written."""
 
     index: int
     sample_id: str
@@ -54,60 +53,60 @@ class Row:
 
 
 @dataclass
-class _Decided:
-    """What the filter made of all samples.
+class _Selection:
+    """The filter's result for all samples.
 
     Attributes:
         rows: samples to write, sorted by id.
         statistics: as saved.
-        left_out: samples that are not written, by split and reason.
+        dropped: samples that are not written, by split and reason.
         reports: the recorded calls, by stage.
     """
 
     rows: list[Row] = field(default_factory=list)
     statistics: dict[str, Any] = field(default_factory=dict)
-    left_out: dict[str, Counter[str]] = field(default_factory=dict)
-    reports: dict[Stage, StageReport] = field(default_factory=dict)
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    reports: dict[Stage, CallReport] = field(default_factory=dict)
 
 
-def finalise(planner: Planner, explain: Collection[Stage] = ()) -> dict[str, Any]:
+def finalize(planner: CallPlanner, explain: Collection[Stage] = ()) -> dict[str, Any]:
     """Filter, and write shards, manifests and ``statistics.json`` to the config's `output`, see `avrt.traces.output`.
 
     Samples are sorted by id, media bytes are copied unchanged from the input shards, and nothing that differs between
-    two runs (time, order, latency, attempts) is written. A finished output of the same content is left alone.
+    two runs (time, order, latency, attempts) is written. A finished output of the same content is not written again.
 
     Args:
         planner: config and shards.
-        explain: stages whose failed calls are named in a warning.
+        explain: stages whose failed calls a warning names.
 
     Returns:
         The statistics, as saved.
 
     Raises:
-        ValueError: calls are missing and `allow_missing` is off, nothing is left of a split after the filter, or
-            `output` holds something else.
+        ValueError: calls are missing and `allow_missing` is off, the filter drops every sample of a split, or `output`
+            has other files.
         OSError: the disk is full or failing; no partial shard is visible.
     """
     config = planner.config
     out = Path(config.output)
     check_output(out, config.shards)
     ledger = LedgerIndex(config.ledger)
-    decided = _decide(planner, ledger)
+    selection = _select(planner, ledger)
     for stage in explain:
-        if reasons := decided.reports[stage].explain():
+        if reasons := selection.reports[stage].explain(RETRY_REJECTED):
             log.warning("%s: %s", stage, reasons)
-    splits = sorted({row.split for row in decided.rows})
+    splits = sorted({row.split for row in selection.rows})
     check_output(out, config.shards, splits)
-    fingerprint = _fingerprint(planner, decided.rows)
-    decided.statistics["fingerprint"] = fingerprint
+    fingerprint = _fingerprint(planner, selection.rows)
+    selection.statistics["fingerprint"] = fingerprint
     remove_outdated(out, splits, fingerprint)
-    _write_splits(planner, ledger, decided, out, fingerprint)
-    text = json.dumps(decided.statistics, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    _write_splits(planner, ledger, selection, out, fingerprint)
+    text = json.dumps(selection.statistics, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     write_atomic(out / STATISTICS_NAME, text.encode())
-    return decided.statistics
+    return selection.statistics
 
 
-def _manifest_settings(planner: Planner, fingerprint: str) -> dict[str, Any]:
+def _manifest_settings(planner: CallPlanner, fingerprint: str) -> dict[str, Any]:
     config = planner.config
     return {
         SETTINGS_KEY: {
@@ -124,33 +123,33 @@ def _manifest_settings(planner: Planner, fingerprint: str) -> dict[str, Any]:
 
 def split_of(source: str, seed: int, val_share: float) -> str:
     """``train`` or ``val``, the same for all questions about a clip, on every machine."""
-    return "val" if _place(source, seed) < val_share * _PLACES else "train"
+    return "val" if _position(source, seed) < val_share * _POSITIONS else "train"
 
 
-_PLACES = 2**64
+_POSITIONS = 2**64
 
 
-def _place(source: str, seed: int) -> int:
-    """A clip's place in the order by which clips become ``val``, from 0 to `_PLACES` - 1."""
+def _position(source: str, seed: int) -> int:
+    """A clip's position in the order in which clips become ``val``, from 0 to `_POSITIONS` - 1."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{source}".encode()).digest()[:8], "big")
 
 
-def _decide(planner: Planner, ledger: LedgerIndex) -> _Decided:
-    """Judge every sample."""
+def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
+    """Run the filter over all samples."""
     config, shards = planner.config, planner.shards
     count_tokens, unit = token_counter(config.tokenizer)
     splits: dict[str, SplitStatistics] = {}
     reasons: Counter[str] = Counter()
     outcomes: dict[Stage, Counter[str]] = {stage: Counter() for stage in STAGES}
     missing: Counter[Stage] = Counter()
-    decided = _Decided(reports={stage: StageReport() for stage in STAGES})
+    selection = _Selection(reports={stage: CallReport() for stage in STAGES})
     for index in range(len(shards)):
         record = shards.record(index)
         sample, replies = planner.teacher_replies(index, ledger)
         merge = planner.merge_call(index, sample, replies)
         merged = ledger.get(merge.key) if merge else None
         for stage, call in (*((stage, replies[stage].record) for stage in TEACHERS), ("merge", merged)):
-            decided.reports[stage].add_earlier(call)
+            selection.reports[stage].add_earlier(call)
         verdict = judge(sample, replies, merged, config.variant)
         reasons[verdict.reason] += 1
         for stage, outcome in verdict.outcomes.items():
@@ -159,20 +158,22 @@ def _decide(planner: Planner, ledger: LedgerIndex) -> _Decided:
         split = sample.split
         if config.val_share is not None:
             split = split_of(sample.source or sample.id, config.split_seed, config.val_share)
-        left_out = decided.left_out.setdefault(split, Counter())
+        dropped = selection.dropped.setdefault(split, Counter())
         if verdict.trace is None:
-            left_out[verdict.reason] += 1
+            dropped[verdict.reason] += 1
             continue
         letter = answer_body(verdict.trace) or verdict.trace
         splits.setdefault(split, SplitStatistics()).add(record, verdict.trace, letter, count_tokens)
         texts = json.dumps(_teacher_texts(replies), sort_keys=True)
-        decided.rows.append(Row(index, sample.id, split, verdict.trace, hashlib.sha256(texts.encode()).hexdigest()))
-    _refuse_missing(config, missing, decided.reports)
-    if not decided.rows:
-        raise ValueError(f"no trace is left of {len(shards)} samples: {_counts(reasons)}{_explained(decided.reports)}")
-    _refuse_empty_splits(planner, decided)
-    decided.rows.sort(key=lambda row: row.sample_id)
-    decided.statistics = {
+        selection.rows.append(Row(index, sample.id, split, verdict.trace, hashlib.sha256(texts.encode()).hexdigest()))
+    _check_missing(config, missing, selection.reports)
+    if not selection.rows:
+        raise ValueError(
+            f"no trace is kept of {len(shards)} samples: {_counts(reasons)}{_explained(selection.reports)}"
+        )
+    _check_empty_splits(planner, selection)
+    selection.rows.sort(key=lambda row: row.sample_id)
+    selection.statistics = {
         "variant": config.variant,
         "unit": unit,
         "considered": len(shards),
@@ -180,39 +181,40 @@ def _decide(planner: Planner, ledger: LedgerIndex) -> _Decided:
         "yield": dict(sorted(reasons.items())),
         "outcomes": {stage: dict(sorted(counts.items())) for stage, counts in outcomes.items()},
     }
-    return decided
+    return selection
 
 
-def _refuse_missing(config: TracesConfig, missing: Counter[Stage], reports: dict[Stage, StageReport]) -> None:
-    lacking = [f"{missing[stage]} of stage {stage}" for stage in STAGES if missing[stage]]
-    if lacking and not config.allow_missing:
+def _check_missing(config: TracesConfig, missing: Counter[Stage], reports: dict[Stage, CallReport]) -> None:
+    missing_calls = [f"{missing[stage]} of stage {stage}" for stage in STAGES if missing[stage]]
+    if missing_calls and not config.allow_missing:
         raise LedgerError(
-            f"{config.ledger}: calls are missing ({', '.join(lacking)}); run the stages again, or set allow_missing "
-            f"to write the traces that there are{_explained(reports)}"
+            f"{config.ledger}: calls are missing ({', '.join(missing_calls)}); run the stages again, or set "
+            f"allow_missing to write the available traces{_explained(reports)}"
         )
 
 
-def _refuse_empty_splits(planner: Planner, decided: _Decided) -> None:
-    """A split without a sample would be found out only when fine-tuning looks for its folder."""
+def _check_empty_splits(planner: CallPlanner, selection: _Selection) -> None:
+    """Refuse a split without a sample: otherwise only fine-tuning would notice, when it looks for the folder."""
     config = planner.config
-    kept = Counter(row.split for row in decided.rows)
-    for name in ["train", "val"] if config.val_share else list(decided.left_out):
+    kept = Counter(row.split for row in selection.rows)
+    for name in ["train", "val"] if config.val_share else list(selection.dropped):
         if kept[name]:
             continue
         if not config.val_share:
             raise ValueError(
-                f"split: no trace is left of the samples of split {name!r} ({_counts(decided.left_out[name])}); set "
+                f"split: no trace is kept of the samples of split {name!r} ({_counts(selection.dropped[name])}); set "
                 "`split` to make traces for another split alone"
             )
-        samples = [planner.shards.metadata(row.index) for row in decided.rows]
-        places = sorted(_place(sample.source or sample.id, config.split_seed) for sample in samples)
-        clips = len(set(places))
+        samples = [planner.shards.metadata(row.index) for row in selection.rows]
+        positions = sorted(_position(sample.source or sample.id, config.split_seed) for sample in samples)
+        clips = len(set(positions))
         if clips == 1:
             fix = "set it to 0 for no split val"
         elif name == "val":
-            fix = f"set it to {math.ceil(1000 * places[0] / _PLACES + 1e-9) / 1000:g} or more, or to 0 for no split val"
+            share = math.ceil(1000 * positions[0] / _POSITIONS + 1e-9) / 1000
+            fix = f"set it to {share:g} or more, or to 0 for no split val"
         else:
-            fix = f"set it to {math.floor(1000 * places[-1] / _PLACES) / 1000:g} or less"
+            fix = f"set it to {math.floor(1000 * positions[-1] / _POSITIONS) / 1000:g} or less"
         raise ValueError(
             f"val_share: {config.val_share:g} leaves split {name!r} empty: {len(samples)} samples about {clips} clips "
             f"are kept, all of the other split; {fix} (no call is made again)"
@@ -223,28 +225,30 @@ def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
 
 
-def _explained(reports: dict[Stage, StageReport]) -> str:
-    """Why calls failed, by stage, to end a message with."""
-    parts = [f"{stage}: {reasons}" for stage, report in reports.items() if (reasons := report.explain())]
+def _explained(reports: dict[Stage, CallReport]) -> str:
+    """Why calls failed, by stage, for the end of a message."""
+    parts = [f"{stage}: {reasons}" for stage, report in reports.items() if (reasons := report.explain(RETRY_REJECTED))]
     return "".join(f"; {part}" for part in parts)
 
 
-def _write_splits(planner: Planner, ledger: LedgerIndex, decided: _Decided, out: Path, fingerprint: str) -> None:
+def _write_splits(
+    planner: CallPlanner, ledger: LedgerIndex, selection: _Selection, out: Path, fingerprint: str
+) -> None:
     settings = _manifest_settings(planner, fingerprint)
     columns = (TextColumn("{task.description:<6}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("write", total=len(decided.rows))
-        for split in sorted({row.split for row in decided.rows}):
-            rows = [row for row in decided.rows if row.split == split]
+        task = progress.add_task("write", total=len(selection.rows))
+        for split in sorted({row.split for row in selection.rows}):
+            rows = [row for row in selection.rows if row.split == split]
             if not is_written(out, split, fingerprint):
                 summaries = _write_shards(planner, ledger, rows, out, split, lambda: progress.advance(task))
-                write_manifest(out / split, Manifest(summaries, settings, dict(decided.left_out[split])))
+                write_manifest(out / split, Manifest(summaries, settings, dict(selection.dropped[split])))
             else:
                 progress.advance(task, len(rows))
 
 
 def _write_shards(
-    planner: Planner, ledger: LedgerIndex, rows: list[Row], out: Path, split: str, on_sample: Callable[[], None]
+    planner: CallPlanner, ledger: LedgerIndex, rows: list[Row], out: Path, split: str, on_sample: Callable[[], None]
 ) -> tuple[ShardSummary, ...]:
     (out / split).mkdir(parents=True, exist_ok=True)
     size = planner.config.samples_per_shard
@@ -264,13 +268,13 @@ def _write_shards(
 
 
 def _teacher_texts(replies: dict[Stage, TeacherReply]) -> dict[str, str]:
-    """Each teacher's whole reply as it came, by stage name."""
+    """Each teacher's whole reply as received, by stage name."""
     records = {stage: replies[stage].record for stage in TEACHERS}
     return {str(stage): record.reply for stage, record in records.items() if record is not None}
 
 
-def _fingerprint(planner: Planner, rows: list[Row]) -> str:
-    """SHA-256 of everything that decides the output's bytes."""
+def _fingerprint(planner: CallPlanner, rows: list[Row]) -> str:
+    """SHA-256 of everything that determines the output's bytes."""
     config = planner.config
     settings = [FILTER_VERSION, config.variant, config.val_share, config.split_seed, config.samples_per_shard]
     head = [planner.shards.fingerprint, settings, {stage: _model_settings(planner, stage) for stage in STAGES}]
@@ -280,7 +284,7 @@ def _fingerprint(planner: Planner, rows: list[Row]) -> str:
     return digest.hexdigest()
 
 
-def _model_settings(planner: Planner, stage: Stage) -> dict[str, Any]:
+def _model_settings(planner: CallPlanner, stage: Stage) -> dict[str, Any]:
     model = planner.models[stage]
     prompt = hashlib.sha256(planner.prompts[stage].encode()).hexdigest()
     return {"model": model.name, "revision": model.revision, "sampling": dict(model.sampling), "prompt_sha256": prompt}

@@ -1,6 +1,6 @@
-"""Easy, medium and hard items, by how many of the two teachers answer them right.
+"""Easy, medium and hard items, by the number of teachers that answer them right.
 
-Easy: both; medium: one; hard: none (paper 4.5). The lists are plain text files with one id per line.
+Easy: both teachers; medium: one; hard: none (paper, section 4.5). The lists are text files with one id per line.
 """
 
 from __future__ import annotations
@@ -10,10 +10,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from avrt.data.shards import ShardSet
+from avrt.evaluation.benchmarks.base import read_json_rows
 from avrt.evaluation.records.log import RECORDS_FILE
 from avrt.evaluation.records.run_info import RUN_FILE, benchmark_folders
 from avrt.evaluation.scoring import score_run
 from avrt.files.atomic import write_atomic
+from avrt.traces.call_planner import TEACHERS, CallPlanner
+from avrt.traces.config import TracesConfig
+from avrt.traces.ledger import LedgerIndex
 
 DIFFICULTIES = ("easy", "medium", "hard")
 
@@ -22,9 +27,9 @@ def read_outcomes(path: str | Path, benchmark: str | None = None) -> dict[str, b
     """Right or wrong by item id, in the source's order.
 
     Args:
-        path: a run folder, one of its benchmarks' folders or their ``records.jsonl`` (scored anew), or a JSON lines
+        path: a run folder, one of its benchmarks' folders or their ``records.jsonl`` (scored again), or a JSON lines
             file of objects with ``id`` and ``correct``, such as a ledger of teacher answers.
-        benchmark: which benchmark, where the run has several.
+        benchmark: the benchmark, where the run has several.
 
     Raises:
         ValueError: none of these, several benchmarks without a choice, or an id with two different outcomes.
@@ -34,7 +39,32 @@ def read_outcomes(path: str | Path, benchmark: str | None = None) -> dict[str, b
         path = path.parent
     if path.is_dir():
         return _run_outcomes(path, benchmark)
-    return _lines(path)
+    return _listed_outcomes(path)
+
+
+def read_ledger_outcomes(config: TracesConfig) -> tuple[dict[str, bool], dict[str, bool]]:
+    """Right or wrong by sample id, for the vision and the audio teacher of a trace run, as its filter judges them.
+
+    A teacher whose stream the sample lacks, or whose call was refused or cut, is wrong.
+
+    Raises:
+        ValueError: calls are missing; the trace run is not finished.
+    """
+    planner = CallPlanner(config, ShardSet(config.shards, split=config.split))
+    ledger = LedgerIndex(config.ledger)
+    outcomes: dict[str, dict[str, bool]] = {stage: {} for stage in TEACHERS}
+    missing = 0
+    for index in range(len(planner.shards)):
+        sample, replies = planner.teacher_replies(index, ledger)
+        for stage, reply in replies.items():
+            missing += reply.has_stream and reply.record is None
+            outcomes[stage][sample.id] = reply.right
+    if missing:
+        raise ValueError(
+            f"{config.ledger}: {missing} calls of the teachers are missing; run `avrt traces` with --stage vision and "
+            "--stage audio first"
+        )
+    return outcomes["vision"], outcomes["audio"]
 
 
 def difficulty_subsets(vision: Mapping[str, bool], audio: Mapping[str, bool]) -> dict[str, list[str]]:
@@ -70,22 +100,6 @@ def write_subsets(subsets: Mapping[str, Iterable[str]], out: str | Path, sources
     return summary
 
 
-def read_ids(path: str | Path) -> list[str]:
-    """The ids of a list: one per line; blank lines and lines that begin with ``#`` are left out.
-
-    Raises:
-        ValueError: an id twice, or none.
-    """
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    ids = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not ids:
-        raise ValueError(f"{path}: lists no ids")
-    if len(set(ids)) < len(ids):
-        twice = next(item for item in ids if ids.count(item) > 1)
-        raise ValueError(f"{path}: lists {twice!r} twice")
-    return ids
-
-
 def _run_outcomes(path: Path, benchmark: str | None) -> dict[str, bool]:
     names = {folder.name: folder for folder in benchmark_folders(path)}
     if benchmark is not None and benchmark not in names:
@@ -97,26 +111,14 @@ def _run_outcomes(path: Path, benchmark: str | None) -> dict[str, bool]:
     return {record.id: bool(record.correct_strict) for record in scored.records}
 
 
-def _lines(path: Path) -> dict[str, bool]:
+def _listed_outcomes(path: Path) -> dict[str, bool]:
     outcomes: dict[str, bool] = {}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {number} is no valid JSON ({error.msg})") from error
-        if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("correct"), bool):
-            raise ValueError(f"{path}: line {number} needs `id` and `correct` (true or false)")
-        item = str(entry["id"])
-        if outcomes.setdefault(item, entry["correct"]) != entry["correct"]:
-            raise ValueError(
-                f"{path}: line {number}: {item!r} was {outcomes[item]} before and is {entry['correct']} now"
-            )
+    for number, entry in enumerate(read_json_rows(path), start=1):
+        if "id" not in entry or not isinstance(entry.get("correct"), bool):
+            raise ValueError(f"{path}: entry {number} needs `id` and `correct` (true or false)")
+        item, correct = str(entry["id"]), entry["correct"]
+        if outcomes.setdefault(item, correct) != correct:
+            raise ValueError(f"{path}: entry {number}: {item!r} was {outcomes[item]} before and is {correct} now")
     if not outcomes:
-        raise ValueError(f"{path}: holds no outcomes")
+        raise ValueError(f"{path}: has no outcomes")
     return outcomes

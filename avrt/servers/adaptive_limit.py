@@ -1,10 +1,10 @@
-"""How many calls a server gets at once: additive increase, multiplicative decrease, as in TCP."""
+"""The number of calls in flight at one server: additive increase, multiplicative decrease, as in TCP."""
 
 from __future__ import annotations
 
 
 class AdaptiveLimit:
-    """A limit that halves when the server is overloaded and creeps back up while it answers.
+    """A limit that is halved when the server is overloaded and grows slowly while it answers.
 
     A burst of failures counts once: calls that were sent before the last decrease say nothing about the limit since.
 
@@ -26,7 +26,7 @@ class AdaptiveLimit:
             self.value = min(self.maximum, self.value + 1)
 
     def overloaded(self, *, sent_at: float, now: float) -> None:
-        """A call that was sent at `sent_at` met 429, 503 or a time-out at `now` (seconds of one clock)."""
+        """A call that was sent at `sent_at` got 429, 503 or a timeout at `now` (seconds of one clock)."""
         if sent_at >= self._decreased_at:
             self.value = max(1, self.value // 2)
             self._decreased_at = now

@@ -1,4 +1,4 @@
-"""Which calls a stage consists of: one per sample that can be asked about, each with its key."""
+"""The calls of a stage: one per sample that has the needed stream or replies, each with its key."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from typing import Any
 from avrt.data.records import to_sample
 from avrt.data.shards import ShardSet
 from avrt.sample import Sample
-from avrt.servers.config import Model, Stage, resolve_model
-from avrt.servers.status import Status
+from avrt.servers.config import Model
+from avrt.servers.outcome import Status
 from avrt.text.answers import ParsedAnswer, parse
-from avrt.traces.config import STAGES, TracesConfig
-from avrt.traces.keys import call_key, media_hash
+from avrt.traces.call_records import CallRecord, call_key, media_hash
+from avrt.traces.config import STAGES, Stage, TracesConfig
 from avrt.traces.ledger import LedgerIndex
-from avrt.traces.messages import sent_members
 from avrt.traces.prompts import fill_prompt, load_prompt, trace_for_merger
-from avrt.traces.records import CallRecord
+from avrt.traces.stage_content import sent_members
 
 TEACHERS: tuple[Stage, Stage] = ("vision", "audio")
 
 
 @dataclass(frozen=True)
 class PlannedCall:
-    """One call that a stage wants.
+    """One call of a stage.
 
     Attributes:
-        key: see `avrt.traces.keys.call_key`.
-        index: the sample's place in the shards.
+        key: see `avrt.traces.call_records.call_key`.
+        index: the sample's index in the shards.
         sample: the question, without media.
         prompt: all text of the call.
-        media: hash of what is sent along; empty for text alone.
+        media: hash of the media that are sent; empty for text only.
     """
 
     key: str
@@ -43,13 +42,13 @@ class PlannedCall:
 
 @dataclass(frozen=True)
 class TeacherReply:
-    """What a teacher's record says about its question.
+    """A teacher's recorded reply, parsed.
 
     Attributes:
         record: the finished call, or None if there is none (yet, or the sample lacks the teacher's stream).
-        parsed: its answer; None unless the reply is whole.
+        parsed: its answer; None unless the reply is complete.
         right: whether the answer is the gold option.
-        has_stream: whether the sample has the picture or sound that the teacher needs.
+        has_stream: whether the sample has the frames or audio that the teacher needs.
     """
 
     record: CallRecord | None
@@ -58,8 +57,8 @@ class TeacherReply:
     has_stream: bool = True
 
 
-class Planner:
-    """Plans calls from input shards, config and what the ledger holds.
+class CallPlanner:
+    """Plans calls from input shards, config and the replies in the ledger.
 
     Args:
         config: checked settings.
@@ -69,7 +68,7 @@ class Planner:
     def __init__(self, config: TracesConfig, shards: ShardSet) -> None:
         self.config = config
         self.shards = shards
-        self.models: dict[Stage, Model] = {stage: resolve_model(stage, config.stage(stage)) for stage in STAGES}
+        self.models: dict[Stage, Model] = {stage: config.stage(stage).resolve_model() for stage in STAGES}
         self.prompts = {stage: load_prompt(stage, config.stage(stage).prompt_file) for stage in STAGES}
 
     def teacher_call(self, stage: Stage, index: int) -> PlannedCall | None:
@@ -86,7 +85,7 @@ class Planner:
         return self._call(stage, index, sample, prompt, media_hash(record["members"], names))
 
     def merge_call(self, index: int, sample: Sample, replies: dict[Stage, TeacherReply]) -> PlannedCall | None:
-        """The merger's call about one sample; None without two whole teacher replies, or if the filter drops it."""
+        """The merger's call about one sample; None without two complete teacher replies, or if the filter drops it."""
         records = [replies[stage].record for stage in TEACHERS]
         if any(record is None or record.status is not Status.OK for record in records):
             return None
@@ -98,7 +97,7 @@ class Planner:
         return self._call("merge", index, sample, prompt, "")
 
     def teacher_replies(self, index: int, ledger: LedgerIndex) -> tuple[Sample, dict[Stage, TeacherReply]]:
-        """A sample, and what the ledger holds of both teachers about it."""
+        """A sample, and both teachers' recorded replies to it."""
         record = self.shards.record(index)
         sample = to_sample(record)
         replies: dict[Stage, TeacherReply] = {}
@@ -136,8 +135,8 @@ class Planner:
 
 
 def read_teacher(record: CallRecord | None, sample: Sample) -> TeacherReply:
-    """Parse a teacher's reply. Happens anew each time: a better parser needs no new call."""
+    """Parse a teacher's reply. Parsed again each time, so that a better parser needs no new call."""
     if record is None or record.status is not Status.OK:
         return TeacherReply(record, None, False)
     parsed = parse(record.reply, sample, "robust", record.finish_reason)
-    return TeacherReply(record, parsed, parsed.letter == sample.gold)
+    return TeacherReply(record, parsed, sample.is_right(parsed.letter))

@@ -1,7 +1,4 @@
-"""The paper's tables as data, each with its source, and the averages that the paper forms.
-
-Percentages as printed. The files lie in ``avrt/evaluation/data``.
-"""
+"""The paper's Table 3 as data with its source, and the averages that the paper reports. Percentages as printed."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 from avrt.evaluation.benchmarks import BENCHMARKS
 
@@ -26,7 +22,7 @@ COLUMNS = {
 """Benchmark name to column head, in the order of Table 3."""
 
 AVERAGES = {"av_average": "AV Avg.", "audio_average": "A Avg."}
-"""Average name to column head; which benchmarks each is over: `averaged`."""
+"""Average name to column head; see `averaged` for the benchmarks of each."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,8 @@ class PublishedRow:
 
     Attributes:
         model, size: as printed (size empty for the teachers).
-        group: the heading that the row stands under.
-        model_source: where the paper refers to for the model.
+        group: the heading of the row.
+        model_source: the paper's reference for the model.
         scores: benchmark name to percent; a benchmark without a number is absent.
         av_average, audio_average: percent as printed, or None.
     """
@@ -56,29 +52,20 @@ class PublishedRow:
 
 
 def published_table3() -> tuple[list[PublishedRow], str]:
-    """The rows of the paper's Table 3 in its order (its own, its baselines', the rivals'), and their source."""
-    table = read_table("paper_table3")
+    """The rows of the paper's Table 3 in its order, and their source."""
+    text = (files("avrt.evaluation") / "data" / "paper_table3.json").read_text(encoding="utf-8")
+    table = json.loads(text)
     return [PublishedRow(**row) for row in table["rows"]], table["source"]
 
 
-def omnibench_analysis() -> dict[str, Any]:
-    """The paper's Tables 8 (difficulty subsets) and 9 (error types), with their source."""
-    return read_table("paper_omnibench_analysis")
-
-
-def read_table(name: str) -> dict[str, Any]:
-    """One of the packaged data files, without its ending."""
-    return json.loads((files("avrt.evaluation") / "data" / f"{name}.json").read_text(encoding="utf-8"))
-
-
 def averaged(average: str) -> list[str]:
-    """The benchmarks that an average is over: ``av_average`` without AVQA (in-domain), ``audio_average`` the two."""
+    """The benchmarks of an average: ``av_average`` excludes AVQA (in-domain), ``audio_average`` is MMAR and MMAU."""
     group = {"av_average": "audio_visual", "audio_average": "audio"}[average]
     return [name for name in COLUMNS if BENCHMARKS[name].group == group and BENCHMARKS[name].in_average]
 
 
 def average_of(scores: Mapping[str, float], average: str) -> float | None:
-    """The mean of a table row over the benchmarks of an average; None unless all of them are there."""
+    """The mean of a table row over the benchmarks of an average; None if one of them is missing."""
     names = averaged(average)
     if any(name not in scores for name in names):
         return None

@@ -13,16 +13,15 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from avrt.data.shards import ShardSet
-from avrt.servers.config import Stage, StageConfig
-from avrt.servers.status import Status
-from avrt.traces.config import TracesConfig
+from avrt.servers.outcome import Status
+from avrt.traces.call_planner import CallPlanner
+from avrt.traces.call_records import CallRecord
+from avrt.traces.config import Stage, StageConfig, TracesConfig
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.pipeline import run_traces
-from avrt.traces.planning import Planner
-from avrt.traces.records import CallRecord
 from avrt.traces.variants import judge
-from tests.servers import model_servers
 from tests.servers.scripted_server import ScriptedServer
+from tests.traces import model_servers
 from tests.traces.question_set import answer, kept, make_config, write_shards
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
@@ -47,7 +46,7 @@ def stage_config(url: str, folder: Path, max_tokens: int) -> StageConfig:
 
 
 def records(config: TracesConfig, stage: Stage) -> Iterator[tuple[int, CallRecord]]:
-    planner = Planner(config, ShardSet(config.shards))
+    planner = CallPlanner(config, ShardSet(config.shards))
     ledger = LedgerIndex(config.ledger)
     for call in planner.calls(stage, ledger):
         record = ledger.get(call.key)
@@ -68,7 +67,7 @@ def test_a_real_language_model_merges(shards: Path, tmp_path: Path) -> None:
         assert len(record.text.split()) > 10
         assert record.usage["prompt_tokens"] > 100
     print(*(record.text for _, record in found), sep="\n----\n")
-    planner = Planner(config, ShardSet(shards))
+    planner = CallPlanner(config, ShardSet(shards))
     for index, record in found:
         sample, replies = planner.teacher_replies(index, LedgerIndex(config.ledger))
         # Which of these replies make traces is the filter's business; each must be accounted for.
@@ -78,36 +77,36 @@ def test_a_real_language_model_merges(shards: Path, tmp_path: Path) -> None:
 
 
 def test_frames_reach_a_real_vision_language_model(shards: Path, tmp_path: Path) -> None:
-    """The server counts as many prompt tokens as the model's own processor makes of the same pictures and text."""
+    """The server counts as many prompt tokens as the model's own processor makes of the same images and text."""
     folder = model_servers.save_vision_model(tmp_path / "vision")
     with model_servers.serve(folder) as url:
         config = make_config(shards, tmp_path, url)
         config = replace(config, vision=stage_config(url, folder, max_tokens=4))
         run_traces(config, steps=["vision"])
     processor = AutoProcessor.from_pretrained(folder)
-    source, planner = ShardSet(shards), Planner(config, ShardSet(shards))
+    source, planner = ShardSet(shards), CallPlanner(config, ShardSet(shards))
     for index, record in records(config, "vision"):
         assert record.status in (Status.OK, Status.LENGTH), record.error
         call = planner.teacher_call("vision", index)
         assert call is not None
         members = source.media(index).members
-        pictures = [Image.open(io.BytesIO(members[name])) for name in sorted(members) if name.startswith("frame")]
-        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": call.prompt}]
+        images = [Image.open(io.BytesIO(members[name])) for name in sorted(members) if name.startswith("frame")]
+        content = [*({"type": "image"} for _ in images), {"type": "text", "text": call.prompt}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        expected = processor(text=[text], images=pictures, return_tensors="pt")["input_ids"].shape[1]
+        expected = processor(text=[text], images=images, return_tensors="pt")["input_ids"].shape[1]
         assert record.usage["prompt_tokens"] == expected
-        assert len(pictures) == 2
+        assert len(images) == 2
 
 
-def test_sound_reaches_a_real_audio_language_model(shards: Path, tmp_path: Path) -> None:
-    """The server counts as many prompt tokens as the model's own processor makes of the same sound and text."""
+def test_audio_reaches_a_real_audio_language_model(shards: Path, tmp_path: Path) -> None:
+    """The server counts as many prompt tokens as the model's own processor makes of the same audio and text."""
     folder = model_servers.save_audio_model(tmp_path / "audio")
     with model_servers.serve(folder) as url:
         config = make_config(shards, tmp_path, url)
         config = replace(config, audio=stage_config(url, folder, max_tokens=4))
         run_traces(config, steps=["audio"])
     processor = AutoProcessor.from_pretrained(folder)
-    source, planner = ShardSet(shards), Planner(config, ShardSet(shards))
+    source, planner = ShardSet(shards), CallPlanner(config, ShardSet(shards))
     for index, record in records(config, "audio"):
         assert record.status in (Status.OK, Status.LENGTH), record.error
         call = planner.teacher_call("audio", index)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from avrt.traces.backlog import open_backlog
+from avrt.servers.backlog import open_backlog
 
 COUNT = 200
 
@@ -19,7 +19,7 @@ def take_all(
     taken: list[str] = []
 
     async def main() -> None:
-        async with open_backlog(missing, prepare, ahead=4) as backlog, asyncio.TaskGroup() as group:
+        async with open_backlog(missing, prepare, ahead=4, threads=2, batch=4) as backlog, asyncio.TaskGroup() as group:
 
             async def take() -> None:
                 async for item in backlog:
@@ -64,7 +64,7 @@ def test_calls_start_before_all_that_are_missing_are_known() -> None:
 
     async def main() -> list[str]:
         taken = []
-        async with open_backlog(missing(), str, ahead=4) as backlog:
+        async with open_backlog(missing(), str, ahead=4, threads=2, batch=4) as backlog:
             async for item in backlog:
                 taken.append(item)
                 came_out.set()

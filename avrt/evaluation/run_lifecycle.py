@@ -14,8 +14,8 @@ from avrt.evaluation.question_sets import QuestionSet
 from avrt.evaluation.records.log import RecordWriter, read_records, record_files
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.score_table import print_scores
 from avrt.evaluation.scoring import BenchmarkRun, score_run, write_scores
+from avrt.evaluation.terminal_tables import print_scores
 
 HARNESS_FOLDER = "harness"
 """Sub-folder of a run with lm-evaluation-harness's files."""
@@ -63,7 +63,7 @@ def begin_run(run: Path, questions: QuestionSet, info: RunInfo) -> RunState:
     return RunState(answered, missing)
 
 
-def say_missing(questions: QuestionSet, state: RunState, console: Console) -> None:
+def report_missing(questions: QuestionSet, state: RunState, console: Console) -> None:
     """Say at the run's beginning which media are not there: at its end it would be too late to fetch them."""
     if state.missing:
         files = [path for item in questions.items for path in item.missing]
