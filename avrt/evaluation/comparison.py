@@ -129,14 +129,16 @@ def _difference(
     if one.info.dataset_fingerprint != two.info.dataset_fingerprint:
         raise ValueError(
             f"{name}: {one.folder} and {two.folder} answered different questions (`dataset_fingerprint` differs: "
-            "another version of the benchmark, or another subset); they cannot be compared item by item"
+            "another version of the benchmark, or another subset); compare runs on the same questions"
         )
     before, after = outcomes(one.records, score), outcomes(two.records, score)
     ids = [item for item in before if item in after]
     if not ids:
-        raise ValueError(f"{name}: {one.folder} and {two.folder} have no items in common; nothing can be compared")
+        raise ValueError(f"{name}: {one.folder} and {two.folder} have no items in common to compare")
     if not partial and not len(ids) == len(before) == len(after):
-        raise ValueError(f"{name}: {one.folder} and {two.folder} do not have the same items")
+        raise ValueError(
+            f"{name}: {one.folder} and {two.folder} do not have the same items; finish both, or pass --partial"
+        )
     a = np.array([before[item] for item in ids])
     b = np.array([after[item] for item in ids])
     draws = paired_bootstrap(a, b, resamples=resamples, seed=seed)

@@ -1,4 +1,4 @@
-"""An item's files to the clip that a model is shown: 8 frames, up to 10 s of sound, or one picture."""
+"""From an item's files to the clip that a model gets: 8 frames, up to 10 s of audio, or one image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avrt.media.reader import MAX_FRAME_PIXELS, MediaError, MediaReason, read_au
 from avrt.sample import Clip, Sample
 
 UNREADABLE_MEDIA = "unreadable_media"
-"""`Record.failure` of an item whose files are there but cannot be decoded (`MediaError`)."""
+"""`Record.failure` of an item whose files exist but cannot be decoded (`MediaError`)."""
 
 MAX_SOURCE_SECONDS = 12 * 3600.0
 
@@ -23,15 +23,15 @@ def read_sample(
     max_audio_seconds: float = 10.0,
     max_pixels: int = MAX_FRAME_PIXELS,
 ) -> Sample:
-    """The item's sample with its clip, as it is shown to every model.
+    """The item's sample with its clip, the same for every model.
 
-    Videos of any length give `num_frames` frames, uniformly spaced over the whole, and the first `max_audio_seconds`
-    of sound; memory does not grow with the length. Sound is taken from the video, else from the sound file beside it.
-    A video without any sound is shown without sound.
+    Videos of any length give `num_frames` frames, uniformly spaced over the whole length, and the first
+    `max_audio_seconds` of audio; memory does not grow with the length. Audio is read from the video, else from the
+    audio file beside it. A video without audio gives a clip without audio.
 
     Args:
-        item: with nothing `missing`.
-        folder: what the item's media paths are relative to, see `Benchmark.locate`.
+        item: an item without `missing` media.
+        folder: folder that the item's media paths are relative to, see `Benchmark.locate`.
 
     Raises:
         MediaError: a file cannot be read; `reason` says why.
@@ -50,14 +50,14 @@ def read_sample(
     elif "image" in item.media:
         clip = read_image(folder / item.media["image"], max_pixels=max_pixels)
     elif audio is not None:
-        return replace(item.sample, clip=_read_sound(audio, max_audio_seconds))
+        return replace(item.sample, clip=_read_audio_file(audio, max_audio_seconds))
     else:
         raise MediaError(folder, MediaReason.NO_VIDEO, f"item {item.sample.id!r} names no media")
     if clip.waveform is None and audio is not None:
-        sound = _read_sound(audio, max_audio_seconds)
-        clip = replace(clip, waveform=sound.waveform, duration=clip.duration or sound.duration)
+        separate = _read_audio_file(audio, max_audio_seconds)
+        clip = replace(clip, waveform=separate.waveform, duration=clip.duration or separate.duration)
     return replace(item.sample, clip=clip)
 
 
-def _read_sound(path: Path, max_audio_seconds: float) -> Clip:
+def _read_audio_file(path: Path, max_audio_seconds: float) -> Clip:
     return read_audio(path, max_audio_seconds=max_audio_seconds, max_source_seconds=MAX_SOURCE_SECONDS)

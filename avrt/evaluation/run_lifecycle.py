@@ -1,4 +1,4 @@
-"""Beginning and ending an evaluation run's folder: what is left to do, and the numbers when all is done."""
+"""The beginning and the end of an evaluation run: the open items, and the numbers when all are done."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ HARNESS_FOLDER = "harness"
 
 @dataclass(frozen=True)
 class RunState:
-    """What a benchmark's folder holds when a run begins.
+    """The records of a benchmark's folder when a run begins.
 
     Attributes:
-        answered: records with a reply: these items are left alone.
-        missing: records of items whose media are not there.
+        answered: records with a reply; these items are not repeated.
+        missing: records of items whose media are missing.
     """
 
     answered: tuple[Record, ...]
@@ -35,17 +35,17 @@ class RunState:
 
     @property
     def done(self) -> set[str]:
-        """Ids of the items that need no reply any more."""
+        """Ids of the items that need no reply."""
         return {record.id for record in self.answered + self.missing}
 
 
 def begin_run(run: Path, questions: QuestionSet, info: RunInfo) -> RunState:
-    """Write ``run.json`` and the records of items whose media are missing; find what earlier runs have left.
+    """Write ``run.json`` and the records of items whose media are missing; read the records of earlier runs.
 
-    Call on one process, before any of the run's processes writes.
+    Call it in one process, before any of the run's processes writes.
 
     Raises:
-        ValueError: the folder holds another run, or another process is writing there.
+        ValueError: the folder contains another run, or another process is writing there.
     """
     folder = run / questions.name
     info.write(folder)
@@ -59,12 +59,12 @@ def begin_run(run: Path, questions: QuestionSet, info: RunInfo) -> RunState:
         if item.missing and item.sample.id not in done
     )
     with RecordWriter(folder) as writer:
-        writer.append(*(record for record in missing if not _says_missing(known.get(record.id))))
+        writer.append(*(record for record in missing if not _is_missing(known.get(record.id))))
     return RunState(answered, missing)
 
 
 def report_missing(questions: QuestionSet, state: RunState, console: Console) -> None:
-    """Say at the run's beginning which media are not there: at its end it would be too late to fetch them."""
+    """Print missing media when the run begins: at its end it would be too late to download them."""
     if state.missing:
         files = [path for item in questions.items for path in item.missing]
         console.print(
@@ -77,20 +77,20 @@ def report_missing(questions: QuestionSet, state: RunState, console: Console) ->
         )
 
 
-def _says_missing(record: Record | None) -> bool:
+def _is_missing(record: Record | None) -> bool:
     return record is not None and record.failure == MISSING_MEDIA
 
 
 def batches_left(items: Sequence[Item], done: Iterable[str], batch_size: int) -> list[list[int]]:
-    """Indices of the items of every batch in which a reply is wanted.
+    """Indices of the items of every batch with an item that needs a reply.
 
-    Which items share a batch depends on the items and the batch size alone, so a reply is the same whatever was
-    killed, resumed, or shared out over however many devices: adding up in another order would round differently.
+    The items of a batch depend only on the items and the batch size, so a reply does not depend on kills, resumes or
+    the number of devices: sums in another order would round differently.
 
     Args:
         items: all items; those whose media are missing are in no batch.
-        done: ids of the items that need no reply any more.
-        batch_size: items of a batch.
+        done: ids of the items that need no reply.
+        batch_size: items per batch.
     """
     finished = set(done)
     shown = [place for place, item in enumerate(items) if not item.missing]
@@ -101,14 +101,14 @@ def batches_left(items: Sequence[Item], done: Iterable[str], batch_size: int) ->
 def finish_run(
     run: Path, question_sets: Sequence[QuestionSet], console: Console, harness: bool = True
 ) -> list[BenchmarkRun]:
-    """Gather, score and print what a run has answered; call on one process, when none writes any more.
+    """Merge, score and print a run's records; call it in one process, when no process writes any more.
 
-    A benchmark that is not finished (the run was limited) is left as it is, and said to be.
+    A benchmark that is not finished (the run was limited) is not scored, and a line says so.
 
     Args:
         run: the run's folder.
         question_sets: the benchmarks of this run.
-        console: where the table goes.
+        console: console for the table.
         harness: also write lm-evaluation-harness's files, into `HARNESS_FOLDER`.
 
     Returns:
@@ -121,7 +121,7 @@ def finish_run(
         if answered < len(questions.items):
             console.print(
                 f"{questions.name}: {answered} of {len(questions.items)} items are done; run the same command again "
-                "to go on",
+                "to continue",
                 highlight=False,
                 soft_wrap=True,
             )

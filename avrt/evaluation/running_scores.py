@@ -1,7 +1,7 @@
 """Running scores while an evaluation is under way, over all processes, with torchmetrics.
 
-For progress bars and loggers. The numbers of a finished run come from its records (`avrt.evaluation.scoring`), which
-do not depend on how items were shared out; these agree with them once every item has been seen once.
+For progress bars and loggers. The numbers of a finished run come from its records (`avrt.evaluation.scoring`), which do
+not depend on how items were divided between processes; these agree with them once every item has been seen once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from avrt.evaluation.records.record import Record
 
 
 class RunningScores(MetricCollection):
-    """Means over the scored records seen so far, synchronised by torchmetrics when computed.
+    """Means over the scored records seen so far, synchronized by torchmetrics when computed.
 
     Keys of `compute`: ``accuracy`` (strict), ``official_accuracy`` (over the items that the benchmark's rule counts),
     ``instruction_format_errors``, ``logic_errors``, ``no_reply`` (shares of all items), ``completion_tokens`` (mean).

@@ -12,7 +12,8 @@ from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.demo.prepare import cache_folder
 from avrt.demo.settings import DemoSettings
-from avrt.evaluation.difficulty_subsets import ledger_outcomes, read_ids
+from avrt.evaluation.difficulty_subsets import read_ledger_outcomes
+from avrt.evaluation.question_sets import read_ids
 from avrt.sample import LETTERS
 from avrt.servers.outcome import Status
 from avrt.traces.call_planner import CallPlanner
@@ -64,7 +65,7 @@ def test_from_the_ledger_of_a_trace_run(tmp_path: Path, capsys: pytest.CaptureFi
     config = traces_config(tmp_path)
     ids = ShardSet(config.shards).keys
     record_answers(config, QUESTIONS)
-    vision, audio = ledger_outcomes(config)
+    vision, audio = read_ledger_outcomes(config)
     assert vision == {item: index % 2 == 0 for index, item in enumerate(ids)}
     assert audio == {item: index % 3 == 0 and index != 6 for index, item in enumerate(ids)}
     stage = {"base_urls": [URL], "model": "m", "sampling": {"max_tokens": 16}}
@@ -95,7 +96,7 @@ def test_an_unfinished_trace_run_is_refused(tmp_path: Path) -> None:
     config = traces_config(tmp_path)
     record_answers(config, QUESTIONS - 1)
     with pytest.raises(ValueError, match="2 calls of the teachers are missing"):
-        ledger_outcomes(config)
+        read_ledger_outcomes(config)
 
 
 @pytest.mark.parametrize("words", [[], ["--vision", "v"], ["--traces", "t", "--audio", "a"]])

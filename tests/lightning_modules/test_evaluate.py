@@ -306,7 +306,7 @@ def test_real_items_end_to_end(
         assert metrics["strict"]["items"] == len(records) == metrics["items"]
         assert_logged(run, name)
         for record in records:
-            assert record.scored
+            assert record.correct_strict is not None
             if record.failure is None:
                 assert record.text
                 assert record.completion_tokens

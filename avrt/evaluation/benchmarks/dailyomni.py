@@ -1,4 +1,4 @@
-"""DailyOmni: ``qa.json`` and ``Videos/<id>/<id>_video.mp4`` (the sound is in it; ``<id>_audio.wav`` if it is not)."""
+"""DailyOmni: ``qa.json`` and ``Videos/<id>/<id>_video.mp4`` (with audio; ``<id>_audio.wav`` if it has none)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from avrt.text.option_labels import strip_labels
 
 
 def read(path: Path) -> list[Entry]:
-    """Read ``qa.json``. Questions have no id; theirs is the video's id and their number within the video."""
+    """Read ``qa.json``. Questions have no id of their own; it is composed of the video's id and their number within
+    it."""
     asked: Counter[str] = Counter()
 
     def convert(row: dict[str, Any], _: int) -> Entry:

@@ -1,10 +1,10 @@
-"""The benchmarks' own scoring rules, with the faults that they have.
+"""The benchmarks' own scoring rules, with their faults.
 
 Each rule takes a record's raw part and returns whether the benchmark's script would count the reply as right, or None
-where the script leaves the item out of its denominator. They are kept as their authors wrote them, so that published
-numbers can be met on their own terms; `avrt.evaluation.scoring` puts the strict score beside them.
+if the script leaves the item out of its denominator. They behave as their authors wrote them, so that scores are
+comparable with published numbers; `avrt.evaluation.scoring` computes the strict score beside them.
 
-No rule ever raises, whatever the reply.
+No rule raises, whatever the reply.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VIDEO_MME_PREFIXES = (
     "The correct answer is",
     "The answer is",
     "The answer",
-    # Two pairs were meant to be four phrases: commas are missing in the script, so these never match.
+    # These two were meant to be four phrases: the script lacks commas, so they never match.
     "The best option isThe correct option is",
     "Best answer:Best option:",
 )
@@ -34,7 +34,7 @@ def dailyomni(record: Record) -> bool | None:
     """DailyOmni: the letter that the reply begins with, in either case, even as part of a word ("Because" is B).
 
     A reply that thinks first begins with another character and is wrong. Items that fail (no video, an exception)
-    leave the denominator. The script also looks behind a leftover of its own prompt ("assistant"), which a reply does
+    leave the denominator. The script also looks after a remainder of its own prompt ("assistant"), which a reply does
     not have.
     """
     if record.failure is not None:
@@ -62,7 +62,7 @@ def omnibench(record: Record) -> bool | None:
 
     The gold answer is a text, and its letter is parsed out of it by the same rules as the reply's. So a gold answer
     "A man is answering some questions" has gold letter A, whichever option it is. A gold text in which nothing is
-    found stops the script; here it counts as never met.
+    found stops the script; here no reply matches it.
     """
     gold = omnibench_letter(record.official_gold or "", record.options)
     return gold is not None and omnibench_letter(record.text, record.options) == gold
@@ -81,7 +81,7 @@ def omnibench_letter(text: str, options: Sequence[str]) -> str | None:
         return _last(found, [padded.rfind(f"({letter})") for letter in found])
     for pattern in ("{} ", "{}."):
         if found := [letter for letter in letters if pattern.format(letter) in padded]:
-            # Both kinds are compared by the place of a free-standing letter, -1 where there is none.
+            # Both kinds are compared by the position of a separate letter, -1 if there is none.
             return _last(found, [padded.rfind(f" {letter} ") for letter in found])
     if len(padded.split()) > 5:
         texts = dict(zip(letters, (option.lower() for option in options), strict=True))
@@ -108,7 +108,7 @@ def word_set_match(record: Record) -> bool | None:
 
 
 def _last(letters: list[str], places: list[int]) -> str | None:
-    """The letter with the greatest place, the first of equals."""
+    """The letter with the largest position, the first of equals."""
     return letters[places.index(max(places))] if letters else None
 
 

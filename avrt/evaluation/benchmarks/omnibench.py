@@ -1,4 +1,4 @@
-"""OmniBench: ``dataset/batch-5_1142_20240817.jsonl``, pictures in ``mm_data/image``, sound in ``mm_data/audio``."""
+"""OmniBench: ``dataset/batch-5_1142_20240817.jsonl``, images in ``mm_data/image``, audio in ``mm_data/audio``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Video-MME: ``videomme/test-00000-of-00001.parquet`` (or its rows as JSON) and ``data/<videoID>.mp4``.
 
-The authors' result template (``output_test_template.json``: videos with a list of questions each) is read too; it names
-videos by number only, so the media are looked for under that number.
+The authors' result template (``output_test_template.json``: videos with a list of questions each) is read too; it
+names videos only by number, so the media are looked for under that number.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _convert(row: dict[str, Any], _: int) -> Entry:
 
 
 def _flat(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row per question; the result template nests the questions and has other names for the same things."""
+    """One row per question; the result template nests the questions and names the same fields differently."""
     for row in rows:
         if "questions" not in row:
             yield row

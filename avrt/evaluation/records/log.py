@@ -52,17 +52,16 @@ class RecordWriter:
 def read_records(folder: str | Path) -> list[Record]:
     """All records of ``<run>/<benchmark>``, finished or not, each item once, in the benchmark's order.
 
-    Where an item was written more than once (tried again, or given to two processes), the first with a reply counts:
-    ``records.jsonl`` first, then the files of rank 0, 1, ... A last line without a line break is still being written
-    and is left out.
+    Where an item was written more than once (repeated, or given to two processes), the first record with a reply
+    counts: ``records.jsonl`` first, then the files of rank 0, 1, ... An incomplete last line is skipped.
 
     Raises:
-        ValueError: a line is no record (file and line are named), or there is no file of records.
+        ValueError: a line is not a record (names file and line), or there is no file of records.
     """
     folder = Path(folder)
     paths = record_files(folder)
     if not paths:
-        raise ValueError(f"{folder}: holds no records ({RECORDS_FILE} or records.rank*.jsonl)")
+        raise ValueError(f"{folder}: has no records ({RECORDS_FILE} or records.rank*.jsonl)")
     found: dict[str, Record] = {}
     for path in paths:
         for line in read_complete_lines(path):
@@ -74,7 +73,7 @@ def read_records(folder: str | Path) -> list[Record]:
 
 
 def write_records(folder: str | Path, records: Iterable[Record]) -> Path:
-    """Write ``records.jsonl`` whole or not at all, in the benchmark's order; return its path."""
+    """Write ``records.jsonl`` atomically, in the benchmark's order; return its path."""
     path = Path(folder) / RECORDS_FILE
     write_atomic(path, "".join(record.to_json() + "\n" for record in in_order(records)).encode("ascii"))
     return path

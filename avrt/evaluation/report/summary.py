@@ -1,7 +1,7 @@
 """The report's first part: tables of every number, as HTML text.
 
-All numbers come from `avrt.evaluation.scoring` and `avrt.evaluation.comparison`; here they are only written down.
-Whatever stems from data (names of models, benchmarks, categories) passes `html.escape`.
+All numbers come from `avrt.evaluation.scoring` and `avrt.evaluation.comparison`; here they are only formatted. Texts
+from data (names of models, benchmarks, categories) are escaped by `html.escape`.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ ERROR_TITLES = {
 """`Record.error_type` in words, in the order of the tables."""
 
 REASONS = {
-    "ok": "keeps to the format and names an option",
-    "empty_think": "no thinking, or a blank one",
-    "no_answer_tag": "no complete answer pair",
+    "ok": "right format, one option",
+    "empty_think": "no reasoning, or a blank one",
+    "no_answer_tag": "no complete pair of answer tags",
     "orphan_close": "a closing tag without its opening tag",
-    "unclosed_think": "the thinking never ends",
+    "unclosed_think": "the reasoning has no closing tag",
     "duplicate_tag": "a tag more than once",
-    "trailing_text": "text outside the two pairs",
+    "trailing_text": "text outside the tags",
     "empty_answer": "a blank answer",
     "multi_letter": "several letters",
-    "not_an_option": "anything but an option's letter",
-    "letter_text_conflict": "a letter before another option's text",
-    "truncated": "cut off by the token limit before its answer",
-    "missing_media": "not asked: the clip was not there",
-    "unreadable_media": "not asked: the clip could not be read",
-    "server_error": "not answered: the server gave no reply",
-    "server_refused": "not answered: the server refused the item",
-    "reply_interrupted": "not answered: the server broke the reply off",
-    "no_input": "not asked: the item has no stream that the model takes",
+    "not_an_option": "not an option's letter",
+    "letter_text_conflict": "a letter with another option's text",
+    "truncated": "cut by the token limit before the answer",
+    "missing_media": "no call: the clip is missing",
+    "unreadable_media": "no call: the clip cannot be read",
+    "server_error": "no reply: the server failed",
+    "server_refused": "no reply: the server refused the request",
+    "reply_interrupted": "no reply: the server interrupted it",
+    "no_input": "no call: the item has no stream that the model accepts",
     "no_prediction": "not in the imported file",
 }
-"""What a reply with this reason is like (`avrt.text.answers.parse`), and why there is none (`Record.failure`)."""
+"""Meaning of the reason codes of replies (`avrt.text.answers.parse`) and of missing replies (`Record.failure`)."""
 
 Runs = Sequence[Mapping[str, BenchmarkRun]]
 """One or two runs, each by benchmark."""
@@ -75,7 +75,7 @@ def summary_html(runs: Runs, comparison: Mapping[str, Any]) -> str:
 
     Args:
         runs: scored benchmarks by name, in the order of the tables.
-        comparison: what `avrt.evaluation.comparison.compare` gives for the same runs.
+        comparison: result of `avrt.evaluation.comparison.compare` for the same runs.
     """
     benchmarks = list(dict.fromkeys(name for run in runs for name in run))
     parts = [_about(runs), _accuracies(runs, benchmarks)]
@@ -99,8 +99,8 @@ def items_link(text: object, **filters: str) -> str:
 
 
 def _about(runs: Runs) -> str:
-    heads = text_heads("Run", "Model", "Streams", "Asked for", "Read as", "Subset")
-    heads += number_heads("Items") + text_heads("Decoding", "AVRT")
+    heads = text_heads("Run", "Model", "Modalities", "Answer format", "Parser profile", "Subset")
+    heads += number_heads("Items") + text_heads("Settings", "AVRT version")
     rows = []
     for number, run in enumerate(runs):
         infos = [entry.info for entry in run.values()]
@@ -156,9 +156,9 @@ def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
         groups.append(rows)
     note = (
         "Strict: an item is right if the reply clearly chooses the gold option. Official: by the benchmark's own rule. "
-        "Both are over all items; one that a rule leaves out (no answer found) is wrong. Counted: the official "
-        "accuracy over the items that the rule counts, which differ between runs. Intervals: Wilson, 95 %. Dashed: "
-        "the level of guessing."
+        "Both are over all items; an item that a rule leaves out (no answer found) is wrong. Counted: the official "
+        "accuracy over the items that the rule counts, which differ between runs. Intervals: Wilson, 95 %. Dashed "
+        "line: chance level."
     )
     return section("accuracy", "Accuracy (%)", table(heads, *groups), note)
 
@@ -193,9 +193,9 @@ def _differences(comparison: Mapping[str, Any]) -> str:
             row += [number_cell("")] * 4
         rows.append(row)
     note = (
-        "In points, over the items that both runs have (the column Items; of unfinished runs these are fewer than in "
-        "the table above), by the strict score. Interval: paired bootstrap, 95 %. p: "
-        "exact McNemar test; Holm: corrected over the benchmarks of this table."
+        "In percentage points, by the strict score, over the items that both runs have (for unfinished runs fewer than "
+        "in the table above). Interval: paired bootstrap, 95 %. p: exact McNemar test; Holm: corrected over the "
+        "benchmarks of this table."
     )
     if comparison["only_in_one"]:
         note += f" Only in one run, not compared: {', '.join(map(title_of, comparison['only_in_one']))}."
@@ -232,14 +232,14 @@ def _outcomes(runs: Runs, benchmarks: Sequence[str]) -> str:
         f'<span class="key"><span class="swatch part-{error}"></span>{escape(title)}</span>'
         for error, title in ERROR_TITLES.items()
     )
-    note = "Logic error: a clear answer that is wrong. Format error (IFE): no clear answer."
-    return section("outcomes", "What became of the items", f"<p>{key}</p>" + table(heads, *groups), note)
+    note = "Logic error: a clear but wrong answer. Format error (IFE): no clear answer."
+    return section("outcomes", "Outcomes", f"<p>{key}</p>" + table(heads, *groups), note)
 
 
 def _reasons(runs: Runs) -> str:
     counts = [_sum(entry.metrics["reasons"] for entry in run.values()) for run in runs]
     found = [*REASONS, *sorted({reason for count in counts for reason in count} - set(REASONS))]
-    heads = text_heads("Reason", "The reply")
+    heads = text_heads("Reason", "Meaning")
     heads += number_heads(*(_name(runs, number) or "Items" for number in range(len(runs))))
     rows = [
         [
@@ -253,7 +253,7 @@ def _reasons(runs: Runs) -> str:
         for reason in found
         if any(reason in count for count in counts)
     ]
-    return section("reasons", "How replies were read", table(heads, rows))
+    return section("reasons", "Answer parsing", table(heads, rows))
 
 
 def _categories(runs: Runs, benchmark: str) -> str:
@@ -296,7 +296,7 @@ def _categories(runs: Runs, benchmark: str) -> str:
 
 def _replies(runs: Runs, benchmarks: Sequence[str]) -> str:
     heads = text_heads("Benchmark", *(["Run"] if len(runs) == 2 else []))
-    heads += number_heads("In format", "Tokens, mean", "longest", "Cut off")
+    heads += number_heads("In format", "Mean tokens", "Longest", "Truncated")
     heads += text_heads("Answers by letter (gold in brackets)")
     groups = []
     for name in benchmarks:
@@ -350,8 +350,8 @@ def _published(comparison: Mapping[str, Any]) -> str:
             ]
         )
     heads = text_heads("Model") + number_heads(*columns.values())
-    note = f"Published numbers as printed: {comparison['published_source']}. AV Avg. leaves AVQA out."
-    return section("published", "Beside published numbers (%)", table(heads, own, *groups.values()), note)
+    note = f"Published numbers as printed: {comparison['published_source']}. AV Avg. excludes AVQA."
+    return section("published", "Published results (%)", table(heads, own, *groups.values()), note)
 
 
 def _points(scores: Iterable[tuple[Mapping[str, Any], str]]) -> list[Point]:

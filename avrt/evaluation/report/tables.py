@@ -1,4 +1,4 @@
-"""How the report writes tables and numbers as HTML text.
+"""Tables of the report as HTML text.
 
 Titles, notes and heads are plain text and are escaped here; cells are HTML.
 """

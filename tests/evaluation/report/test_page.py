@@ -1,4 +1,4 @@
-"""The report's files: numbers, bytes, media, and what is refused. What a browser makes of them: test_report_browser."""
+"""The report's files: numbers, bytes, media, and refusals. See test_browser for the page in a browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from avrt.evaluation.report.summary import chance_level
 from avrt.evaluation.scoring import score_run
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
-from tests.evaluation.report_runs import make_records, make_replies, write_clip, write_run
+from tests.evaluation.report.report_runs import make_records, make_replies, write_clip, write_run
 from tests.media_files import number_of
 
 PAYLOAD = "</script><img src=x onerror=alert(1)><svg onload=alert(2)>\"'&\ud800"
@@ -92,7 +92,7 @@ def test_numbers_of_one_run_are_those_of_statsmodels(tmp_path: Path) -> None:
     low, high = proportion_confint(right, 301, method="wilson")
     page = Page(report.page)
     row = page.row("DailyOmni", "301", str(right))
-    assert row[3:5] == [f"{100 * right / 301:.1f}", f"{100 * low:.1f}–{100 * high:.1f}"]
+    assert row[3:5] == [f"{100 * right / 301:.1f}", f"[{100 * low:.1f}, {100 * high:.1f}]"]
     assert row[6] == "25.0"  # guessing one of four
     counted = sum(record.correct_official is not None for record in scored.records)
     official = sum(bool(record.correct_official) for record in scored.records)
@@ -102,7 +102,7 @@ def test_numbers_of_one_run_are_those_of_statsmodels(tmp_path: Path) -> None:
         part = [record for record in scored.records if record.categories["Type"] == kind]
         hits = sum(bool(record.correct_strict) for record in part)
         low, high = proportion_confint(hits, len(part), method="wilson")
-        expected = [kind, str(len(part)), "", f"{100 * hits / len(part):.1f} {100 * low:.1f}–{100 * high:.1f}"]
+        expected = [kind, str(len(part)), "", f"{100 * hits / len(part):.1f} [{100 * low:.1f}, {100 * high:.1f}]"]
         assert page.row(kind) == expected
     reasons = [record.reason for record in scored.records]
     for reason in set(reasons):
@@ -117,10 +117,10 @@ def test_numbers_of_two_runs_are_those_of_statsmodels(tmp_path: Path) -> None:
     lost = sum(x and not y for x, y in zip(a, b, strict=True))
     p_value = mcnemar([[0, lost], [won, 0]], exact=True).pvalue
     row = Page(write_report(first, tmp_path / "out", second).page).row("DailyOmni", "400", f"{(won - lost) / 4:+.1f}")
-    assert row[5:] == [str(won), str(lost), *[f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001"] * 2]
+    assert row[5:] == [str(won), str(lost), *[f"{p_value:.3f}" if p_value >= 0.001 else "<0.001"] * 2]
 
 
-def test_averages_and_published_rows_stand_in_the_paper_s_form(tmp_path: Path) -> None:
+def test_averages_and_published_rows_have_the_papers_form(tmp_path: Path) -> None:
     for benchmark in ("mmar", "mmau"):
         write_run(tmp_path / "run", make_records(benchmark, make_replies(40, 3)))
     scores = [entry.metrics["strict"]["accuracy"] for entry in score_run(tmp_path / "run")]
@@ -167,7 +167,7 @@ def test_embedded_json_is_the_value_and_cannot_end_its_element() -> None:
     assert not set(text) & set("<>&\u2028\ud800")
 
 
-def test_frames_and_sound_are_those_that_the_model_was_shown(tmp_path: Path) -> None:
+def test_frames_and_audio_are_those_that_the_model_got(tmp_path: Path) -> None:
     clip_path = write_clip(tmp_path / "data" / "Videos" / "0.mp4", 100)
     records = make_records("dailyomni", make_replies(2, 1))
     decoding = {"num_frames": 4, "max_audio_seconds": 2.5}
@@ -177,19 +177,19 @@ def test_frames_and_sound_are_those_that_the_model_was_shown(tmp_path: Path) -> 
     first, second = details_of(tmp_path / "out")
     assert first["clip"] == second["clip"]  # two questions about one clip
     clip = first["clip"]
-    # Four frames of 4 s: the middles of four equal parts, at 8 pictures a second.
+    # Four frames of 4 s: the middles of four equal parts, at 8 frames per second.
     assert clip["times"] == [0.5, 1.5, 2.5, 3.5]
-    assert (clip["seconds"], clip["sound_seconds"]) == (4.0, 2.5)
-    pictures = [np.asarray(Image.open(tmp_path / "out" / name)).transpose(2, 0, 1) for name in clip["frames"]]
-    assert [number_of(picture) for picture in pictures] == [104, 112, 120, 128]
-    sound, rate = soundfile.read(tmp_path / "out" / clip["sound"], dtype="float32")
+    assert (clip["seconds"], clip["audio_seconds"]) == (4.0, 2.5)
+    frames = [np.asarray(Image.open(tmp_path / "out" / name)).transpose(2, 0, 1) for name in clip["frames"]]
+    assert [number_of(frame) for frame in frames] == [104, 112, 120, 128]
+    audio, rate = soundfile.read(tmp_path / "out" / clip["audio"], dtype="float32")
     expected = read_clip(clip_path, max_audio_seconds=2.5).waveform
     assert expected is not None
     assert rate == 16_000
-    np.testing.assert_allclose(sound, expected.numpy(), atol=0.51 / 32768)
+    np.testing.assert_allclose(audio, expected.numpy(), atol=0.51 / 32768)
 
 
-def test_a_shard_s_sound_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_a_shards_audio_is_copied_unchanged(tmp_path: Path) -> None:
     clip = read_clip(write_clip(tmp_path / "v.mp4", 30))
     encoded = encode_clip(clip)
     sample = Sample(id="key-1", question="?", options=("a", "b"), answer=0)
@@ -201,9 +201,9 @@ def test_a_shard_s_sound_is_taken_as_it_is(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", records, data_root=str(shard.parent))
     report = write_report(run, tmp_path / "out")
     shown, absent = (details["clip"] for details in details_of(tmp_path / "out"))
-    assert (tmp_path / "out" / shown["sound"]).read_bytes() == encoded.members["flac"]
-    pictures = [np.asarray(Image.open(tmp_path / "out" / name)).transpose(2, 0, 1) for name in shown["frames"]]
-    assert [number_of(picture) for picture in pictures] == [30 + 2 + 4 * n for n in range(8)]
+    assert (tmp_path / "out" / shown["audio"]).read_bytes() == encoded.members["flac"]
+    frames = [np.asarray(Image.open(tmp_path / "out" / name)).transpose(2, 0, 1) for name in shown["frames"]]
+    assert [number_of(frame) for frame in frames] == [30 + 2 + 4 * n for n in range(8)]
     assert report.problems == {"dailyomni/item-1": absent["problem"]}
     assert "no sample 'no'" in absent["problem"]
 
@@ -214,22 +214,22 @@ def test_large_frames_become_small(tmp_path: Path) -> None:
     records = make_records("omnibench", [{"text": "x", "media": {"image": "p.png"}}])
     write_report(write_run(tmp_path / "run", records, data_root=str(tmp_path / "data")), tmp_path / "out")
     clip = details_of(tmp_path / "out")[0]["clip"]
-    picture = Image.open(tmp_path / "out" / clip["frames"][0])
-    assert picture.width * picture.height <= 384 * 216
+    frame = Image.open(tmp_path / "out" / clip["frames"][0])
+    assert frame.width * frame.height <= 384 * 216
     assert (clip["width"], clip["height"], clip["is_image"]) == (1920, 1080, True)
-    assert "sound" not in clip
+    assert "audio" not in clip
 
 
 @pytest.mark.parametrize(
     ("media", "problem"),
     [
         ({"video": "gone.mp4"}, "not found: gone.mp4"),
-        ({"video": "../secret.mp4"}, "the media path '../secret.mp4' leads out of the data folder"),
+        ({"video": "../secret.mp4"}, "the media path '../secret.mp4' leads outside the data folder"),
         ({"video": "broken.mp4"}, "unreadable: cannot be opened"),
         ({}, "the record names no media"),
     ],
 )
-def test_what_cannot_be_shown_is_said(tmp_path: Path, media: dict[str, str], problem: str) -> None:
+def test_media_that_cannot_be_shown_are_named(tmp_path: Path, media: dict[str, str], problem: str) -> None:
     data = tmp_path / "data"
     write_clip(tmp_path / "secret.mp4", 1)
     data.mkdir()
@@ -271,10 +271,10 @@ def test_a_second_report_keeps_what_is_there_and_clears_what_is_not_shown(tmp_pa
     # What an earlier version said of a clip may lack what the page needs now.
     told = out / "media" / clip_key(records[2]) / "clip.json"
     description = json.loads(told.read_text())
-    del description["shown"]["sound_seconds"]
+    del description["shown"]["audio_seconds"]
     told.write_text(json.dumps(description))
     write_report(run, out)
-    assert details_of(out)[2]["clip"]["sound_seconds"] == pytest.approx(4, abs=0.1)
+    assert details_of(out)[2]["clip"]["audio_seconds"] == pytest.approx(4, abs=0.1)
 
     small = write_run(tmp_path / "small", records[:2], data_root=str(data))
     (out / "media" / "mine").mkdir()
@@ -289,7 +289,7 @@ def test_without_media_nothing_is_decoded(tmp_path: Path) -> None:
     report = write_report(run, tmp_path / "out", media=False)
     assert (report.clips, report.problems) == (0, {})
     assert not (tmp_path / "out" / "media").exists()
-    assert details_of(tmp_path / "out")[0]["clip"] == {"problem": "this page was made without media"}
+    assert details_of(tmp_path / "out")[0]["clip"] == {"problem": "this page was created without media"}
 
 
 def test_a_page_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
@@ -348,8 +348,8 @@ def test_clips_are_read_by_many_at_once(tmp_path: Path) -> None:
     shown = exporter.export([(info, record) for record in records], workers=4, on_clip=lambda: done.append(1))
     assert len(shown) == len(done) == 6
     for number, clip in enumerate(shown.values()):
-        picture = np.asarray(Image.open(io.BytesIO((tmp_path / "out" / clip.frames[0]).read_bytes())))
-        assert number_of(picture.transpose(2, 0, 1)) == number
+        frame = np.asarray(Image.open(io.BytesIO((tmp_path / "out" / clip.frames[0]).read_bytes())))
+        assert number_of(frame.transpose(2, 0, 1)) == number
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Runs to make reports of: questions with categories, replies of every kind, clips whose content is known."""
+"""Runs for reports: questions with categories, replies of every kind, clips with known content."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ KINDS = ("Comparative", "Event Sequence", "Inference")
 
 
 def write_clip(path: Path, first: int, *, seconds: int = 4) -> Path:
-    """A clip at 8 pictures a second that shows the numbers from `first` on, and sounds a tone of 440 Hz."""
+    """A clip with 8 frames per second that show the numbers from `first` on, and a tone of 440 Hz."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [np.ascontiguousarray(numbered_frame(first + n, height=112)) for n in range(8 * seconds)]
-    sound = as_int16(tone(440, seconds, 16_000))
+    frames = [np.ascontiguousarray(numbered_frame(first + n, height=112)) for n in range(8 * seconds)]
+    audio = as_int16(tone(440, seconds, 16_000))
     options = {"crf": "12", "g": "1"}
-    return write_video(path, pictures, time_base=Fraction(1, 8), options=options, sound=sound, sound_codec="aac")
+    return write_video(path, frames, time_base=Fraction(1, 8), options=options, sound=audio, sound_codec="aac")
 
 
 def make_replies(count: int, seed: int, *, skill: float = 0.5) -> list[dict[str, object]]:
-    """Replies to questions of `make_records`: right and wrong, out of format, cut off, without media."""
+    """Replies to questions of `make_records`: right and wrong, wrong format, truncated, without media."""
     source = random.Random(seed)
     replies: list[dict[str, object]] = []
     for number in range(count):
@@ -55,7 +55,7 @@ def gold_of(number: int) -> str:
 
 
 def make_records(benchmark: str, replies: Iterable[dict[str, object]], **changes: object) -> list[Record]:
-    """One record per reply; two categories; every question names its number and a clip that is not there."""
+    """One record per reply; two categories; every question names its number and a clip that does not exist."""
     records = []
     for number, reply in enumerate(replies):
         values: dict[str, object] = {

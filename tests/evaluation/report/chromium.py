@@ -1,7 +1,7 @@
 """A real browser for tests: headless Chromium, driven through the DevTools protocol over a pair of pipes.
 
-``--remote-debugging-pipe`` speaks JSON messages ended by a zero byte on file descriptors 3 and 4: no network port, no
-web socket, nothing but the standard library.
+``--remote-debugging-pipe`` speaks JSON messages ended by a zero byte on file descriptors 3 and 4: no network
+port, no web socket, only the standard library.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Browser:
     """One page of a headless Chromium.
 
     Attributes:
-        log: what the page complained about: exceptions, console errors, violations of its security policy.
-        requests: addresses of all that the page loaded, or tried to.
+        log: errors of the page: exceptions, console errors, violations of its security policy.
+        requests: addresses that the page loaded or tried to load.
     """
 
     def __init__(self, program: str, profile: Path, *, width: int = 1280, height: int = 800) -> None:
@@ -64,7 +64,7 @@ class Browser:
         """Send one command and return its result.
 
         Raises:
-            RuntimeError: the browser refused it, or has gone.
+            RuntimeError: the browser refused it, or has ended.
             TimeoutError: no answer.
         """
         self._sequence += 1
@@ -135,7 +135,7 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
 
     def emulate(self, *, width: int = 1280, height: int = 800, dark: bool = False, media: str = "") -> None:
-        """Set the window's size, the reader's colour scheme, and the medium (``print``)."""
+        """Set the window's size, the color scheme, and the medium (``print``)."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -143,7 +143,7 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """Save what the window shows (or the whole page) as PNG."""
+        """Save the window (or the whole page) as PNG."""
         data = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))
 
@@ -163,7 +163,7 @@ class Browser:
         self.close()
 
     def _wait(self, seconds: float) -> None:
-        """Wait for the process, and kill it when its time is up."""
+        """Wait for the process, and kill it after a timeout."""
         end = time.monotonic() + seconds
         while os.waitpid(self._pid, os.WNOHANG)[0] == 0:
             if time.monotonic() > end:
@@ -179,7 +179,7 @@ class Browser:
                 raise TimeoutError(f"{method}: the browser did not answer in {TIMEOUT:g} s")
             data = os.read(self._input, 1 << 20)
             if not data:
-                raise RuntimeError(f"{method}: the browser has gone")
+                raise RuntimeError(f"{method}: the browser has ended")
             self._buffer += data
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
