@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from avrt.config.dataclass_options import read_dataclass
-from avrt.config.key_path import under_key
 from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig
 from avrt.media.masking import Modalities
-from avrt.servers.config import ServerConfig
+from avrt.servers.config import ServerConfig, under_key
 from avrt.text.answers import Profile
 from avrt.text.prompts import AnswerFormat, PromptTemplate
 

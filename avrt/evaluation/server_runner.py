@@ -16,7 +16,6 @@ from pathlib import Path
 import soundfile
 from torchvision.io import encode_jpeg
 
-from avrt.config.key_path import under_key
 from avrt.evaluation.benchmarks import Item, new_record
 from avrt.evaluation.question_sets import QuestionSet, open_question_sets, prompt_settings
 from avrt.evaluation.records.log import RecordWriter
@@ -30,7 +29,7 @@ from avrt.sample import SAMPLING_RATE, Clip
 from avrt.servers.call_report import CallReport, check_failed_share
 from avrt.servers.calls import make_calls
 from avrt.servers.client import ServerClient, ServerError
-from avrt.servers.config import Model
+from avrt.servers.config import Model, under_key
 from avrt.servers.content import Content, audio_part, image_part, text_part
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.progress import CallProgress

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -126,3 +127,12 @@ def checked_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
     if reserved := sorted({"model", "messages"} & set(chosen)):
         raise ValueError(f"sampling: must not contain {', '.join(reserved)}")
     return chosen
+
+
+@contextmanager
+def under_key(key: str) -> Iterator[None]:
+    """Put a key in front of the errors of these settings: ``base_urls: ...`` becomes ``vision.base_urls: ...``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{key}.{error}") from error

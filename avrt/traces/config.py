@@ -10,8 +10,7 @@ from typing import Literal, get_args
 from jsonargparse.typing import PositiveInt
 
 from avrt.config.dataclass_options import read_dataclass
-from avrt.config.key_path import under_key
-from avrt.servers.config import Model, ServerConfig, checked_sampling
+from avrt.servers.config import Model, ServerConfig, checked_sampling, under_key
 from avrt.traces.presets import PRESETS
 
 Stage = Literal["vision", "audio", "merge"]

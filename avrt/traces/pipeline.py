@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from avrt.config.key_path import under_key
 from avrt.data.shards import ShardSet
 from avrt.files.folder_lock import LOCK_NAME, FolderLock
 from avrt.servers.call_report import CallReport
 from avrt.servers.client import ServerError
+from avrt.servers.config import under_key
 from avrt.servers.outcome import Status
 from avrt.traces.call_planner import CallPlanner
 from avrt.traces.config import STAGES, Stage, TracesConfig

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from avrt.config.key_path import under_key
 from avrt.servers.call_report import CallReport, check_failed_share
 from avrt.servers.calls import make_calls
 from avrt.servers.client import ServerClient
+from avrt.servers.config import under_key
 from avrt.servers.content import Content
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.progress import CallProgress
