@@ -23,9 +23,8 @@ import torch
 from avrt.data.shards import ShardSet
 from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
-from avrt.servers.config import StageConfig
-from avrt.traces.config import TracesConfig
-from avrt.traces.planning import Planner
+from avrt.traces.call_planner import CallPlanner
+from avrt.traces.config import StageConfig, TracesConfig
 from avrt.traces.stages import run_stage
 
 REPLY = json.dumps(
@@ -114,7 +113,7 @@ def measure(shards: Path, stage: str, calls: int, latency: float, concurrency: i
         )
         settings = TracesConfig(str(shards), str(folder / "ledger"), str(folder / "out"), config, config, config)
         settings.variant = "unfiltered"
-        planner = Planner(settings, ShardSet(shards))
+        planner = CallPlanner(settings, ShardSet(shards))
         begin = time.monotonic()
         counts = run_stage(stage, planner).made  # type: ignore[arg-type]
         seconds = time.monotonic() - begin

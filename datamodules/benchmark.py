@@ -12,7 +12,7 @@ from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from avrt.evaluation.benchmarks import Item
 from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, QuestionSet, open_question_sets
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.run_log import batches_left
+from avrt.evaluation.run_lifecycle import batches_left
 from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
 from avrt.media.masking import Modalities
 from avrt.model.encoding import Prompt, PromptEncoder

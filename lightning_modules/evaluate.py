@@ -17,10 +17,10 @@ from avrt.evaluation.question_sets import QuestionSet, prompt_settings
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.run_log import RunState, begin_run, finish_run, run_state, say_missing
-from avrt.evaluation.running import RunningScores
-from avrt.evaluation.score_table import score_console
+from avrt.evaluation.run_lifecycle import RunState, begin_run, finish_run, report_missing, run_state
+from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import grade_record
+from avrt.evaluation.terminal_tables import score_console
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
 from avrt.model.trained_weights import weights_fingerprint
@@ -128,7 +128,7 @@ class EvaluateModule(AnsweringModule):
         self._scores = {name: RunningScores().to(self.device) for name in self._sets}
         if self.trainer.is_global_zero:
             for name, state in states.items():
-                say_missing(self._sets[name], state, score_console())
+                report_missing(self._sets[name], state, score_console())
                 self._count(name, state.answered + state.missing)
 
     def _on_first_device(self, function: Callable[[], T]) -> T:

@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
 
     from avrt.evaluation.predictions import import_predictions, read_predictions
     from avrt.evaluation.question_sets import QuestionsConfig, open_question_sets
-    from avrt.evaluation.run_log import finish_run
-    from avrt.evaluation.score_table import score_console
+    from avrt.evaluation.run_lifecycle import finish_run
+    from avrt.evaluation.terminal_tables import score_console
 
     if args.benchmark == "all":
         raise ValueError("--benchmark: a file of predictions is of one benchmark; name it")

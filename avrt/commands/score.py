@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Score, write, and print one line per benchmark."""
     from avrt.evaluation.harness_format import write_harness_files
-    from avrt.evaluation.score_table import print_scores, score_console
     from avrt.evaluation.scoring import score_run, write_scores
+    from avrt.evaluation.terminal_tables import print_scores, score_console
 
     scored = score_run(args.run, partial=args.partial)
     for entry in scored:

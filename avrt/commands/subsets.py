@@ -32,16 +32,20 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from avrt.evaluation.subsets import difficulty_subsets, read_outcomes, write_subsets
+    from avrt.evaluation.difficulty_subsets import (
+        difficulty_subsets,
+        read_ledger_outcomes,
+        read_outcomes,
+        write_subsets,
+    )
 
     if args.traces:
         from avrt.demo.paths import build_demo_paths
-        from avrt.evaluation.ledger_outcomes import ledger_outcomes
-        from avrt.traces.config_file import load_config
+        from avrt.traces.config import load_config
 
         config = load_config([args.traces])
         build_demo_paths(config)
-        vision, audio = ledger_outcomes(config)
+        vision, audio = read_ledger_outcomes(config)
         sources = {"traces": str(args.traces)}
     else:
         vision, audio = (read_outcomes(path, args.benchmark) for path in (args.vision, args.audio))

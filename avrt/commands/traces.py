@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the steps and print the statistics."""
     from avrt.demo.paths import build_demo_paths
-    from avrt.traces.config_file import load_config
+    from avrt.traces.config import load_config
     from avrt.traces.pipeline import run_traces
     from avrt.traces.statistics import print_folders, print_statistics
 

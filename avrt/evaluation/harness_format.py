@@ -1,4 +1,4 @@
-"""A run in the file shapes of EleutherAI's lm-evaluation-harness, so that its readers read it.
+"""A run in the file formats of EleutherAI's lm-evaluation-harness, for tools that read them.
 
 ``results_<date>.json`` holds the aggregated numbers of all tasks, ``samples_<task>_<date>.jsonl`` one line per item.
 Tasks are named ``avrt_<benchmark>``; metrics are ``acc`` (strict) and ``acc_official`` under the filter ``none``.
@@ -31,18 +31,18 @@ def write_harness_files(runs: Sequence[BenchmarkRun], out: str | Path, date: dat
 
     Args:
         runs: all benchmarks of one run, scored.
-        out: folder; made if absent. As in the harness, a sub-folder is named after the model.
-        date: what the files are named after; by default when the run began (its first ``run.json``).
+        out: folder, created if absent. As in the harness, a sub-folder is named after the model.
+        date: date in the file names; by default the start of the run (its first ``run.json``).
 
     Returns:
         The files written, the results first.
 
     Raises:
-        ValueError: no benchmarks, or of several models.
+        ValueError: no benchmarks, or benchmarks of several models.
     """
     models = sorted({run.info.model for run in runs})
     if len(models) != 1:
-        raise ValueError(f"one run of one model makes a results file, got {', '.join(models) or 'none'}")
+        raise ValueError(f"a results file is of one model, got {', '.join(models) or 'none'}")
     if date is None:
         began = min((run.folder / RUN_FILE).stat().st_mtime for run in runs)
         date = datetime.fromtimestamp(began, UTC).replace(tzinfo=None)
@@ -151,7 +151,7 @@ def _config(task: str, run: BenchmarkRun) -> dict[str, Any]:
 def _sample(record: Record, run: BenchmarkRun) -> dict[str, Any]:
     sample = Sample(record.id, record.question, record.options, LETTERS.index(record.gold))
     template = prompt_template(run.info)
-    # Of replies made elsewhere, and in folders of earlier versions, the prompt is unknown.
+    # The prompt of imported replies, and in folders of earlier versions, is unknown.
     prompt = question_text(sample, answer_format=run.info.answer_format, template=template) if template else ""
     doc = {
         "id": record.id,

@@ -1,7 +1,7 @@
-"""Replies that were made elsewhere, as the records of a run: they get the same scores as all others.
+"""Import of replies that another program generated, as the records of a run.
 
-Two forms of JSON lines are read: ``{"id": ..., "text": ...}``, and the sample files of lm-evaluation-harness and those
-who took over its form (``samples_<task>_<date>.jsonl`` with ``doc_id``, ``doc`` and ``resps``).
+Two formats of JSON lines are read: ``{"id": ..., "text": ...}``, and the sample files of lm-evaluation-harness and of
+tools that share its format (``samples_<task>_<date>.jsonl`` with ``doc_id``, ``doc`` and ``resps``).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from avrt.evaluation.benchmarks import Item, new_record
-from avrt.evaluation.benchmarks.base import read_json
+from avrt.evaluation.benchmarks.base import read_json_rows
 from avrt.evaluation.question_sets import QuestionSet
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.run_log import begin_run
+from avrt.evaluation.run_lifecycle import begin_run
 from avrt.text.answers import Profile
 from avrt.text.prompts import AnswerFormat
 
 NO_PREDICTION = "no_prediction"
-"""`Record.failure` of an item that the file says nothing about; it counts as wrong, like every item without a reply."""
+"""`Record.failure` of an item that is not in the file; it counts as wrong, like every item without a reply."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Prediction:
     """One reply of a file.
 
     Attributes:
-        text: the reply, untouched.
+        text: the reply, unchanged.
         finish_reason: ``stop`` or ``length``.
     """
 
@@ -41,18 +41,18 @@ class Prediction:
 def read_predictions(path: str | Path, items: Sequence[Item]) -> dict[str, Prediction]:
     """The replies of a file, by item id.
 
-    A sample of the harness belongs to the item that ``doc.id`` names, or else to the item in place ``doc_id`` of the
-    benchmark's order; its question must stand in the sample then. A reply may occur again (the harness writes a sample
-    once per filter), but not another one to the same item.
+    A sample of the harness belongs to the item that ``doc.id`` names, or else to item number ``doc_id`` in the
+    benchmark's order; the sample must then contain its question. A reply may occur again (the harness writes a sample
+    once per filter), but not a different one to the same item.
 
     Raises:
-        ValueError: a line is neither form, is of no item, or contradicts an earlier one; file and line are named.
+        ValueError: a line has neither format, belongs to no item, or contradicts an earlier one; names file and line.
     """
     path = Path(path)
     by_id = {item.sample.id: item for item in items}
     by_place = {item.index: item for item in items}
     found: dict[str, Prediction] = {}
-    for number, row in enumerate(read_json(path), start=1):
+    for number, row in enumerate(read_json_rows(path), start=1):
         where = f"{path}: entry {number}"
         if "resps" in row:
             item_id, prediction = _sample_item(row, by_id, by_place, where), Prediction(_response(row, where))
@@ -66,11 +66,11 @@ def read_predictions(path: str | Path, items: Sequence[Item]) -> dict[str, Predi
         else:
             raise ValueError(f"{where}: needs `id` and `text`, or `doc_id`, `doc` and `resps`")
         if item_id not in by_id:
-            raise ValueError(f"{where}: {item_id!r} is no item of this benchmark")
+            raise ValueError(f"{where}: {item_id!r} is not an item of this benchmark")
         if found.setdefault(item_id, prediction) != prediction:
             raise ValueError(f"{where}: an earlier entry gives another reply to {item_id!r}")
     if not found:
-        raise ValueError(f"{path}: holds no predictions")
+        raise ValueError(f"{path}: has no predictions")
     return found
 
 
@@ -90,23 +90,23 @@ def import_predictions(
     Args:
         run: the run's folder.
         name: the run's name in tables.
-        model: what made the replies.
+        model: the model that generated the replies.
         answer_format, profile: see `RunInfo`.
         source: name of the file, kept in ``run.json``.
 
     Raises:
-        ValueError: the folder holds another run, or other replies.
+        ValueError: the folder contains another run, or other replies.
     """
     info = questions.run_info(
         run=name, model=model, answer_format=answer_format, profile=profile, media=None, decoding={"imported": source}
     )
-    # Whoever made the replies had the media: that they are not here says nothing.
+    # The model had the media when it replied; whether they are here does not matter.
     items = [replace(item, missing=()) for item in questions.items]
     state = begin_run(run, replace(questions, items=items), info)
     for record in state.answered:
         reply = predictions.get(record.id)
         if reply is not None and reply.text != record.text:
-            raise ValueError(f"{run}: holds another reply to {record.id!r} already; import into another folder")
+            raise ValueError(f"{run}: already has another reply to {record.id!r}; import into another folder")
     records = list(_records(questions, items, predictions))
     with RecordWriter(run / questions.name) as writer:
         writer.append(*(record for record in records if record.id not in state.done))
@@ -133,7 +133,7 @@ def _sample_item(row: dict[str, Any], by_id: dict[str, Item], by_place: dict[int
     shown = json.dumps([doc, row.get("arguments")], ensure_ascii=False)
     if json.dumps(item.sample.question, ensure_ascii=False)[1:-1] not in shown:
         raise ValueError(
-            f"{where}: `doc_id` {place} is item {item.sample.id!r} here, whose question does not stand in the sample; "
+            f"{where}: `doc_id` {place} is item {item.sample.id!r} here, whose question is not in the sample; "
             "the file has another order: convert it to lines of {id, text}"
         )
     return item.sample.id
@@ -144,10 +144,10 @@ def _response(row: dict[str, Any], where: str) -> str:
     value = row["resps"]
     while isinstance(value, list):
         if len(value) != 1:
-            raise ValueError(f"{where}: `resps` must hold one reply, holds {len(value)}")
+            raise ValueError(f"{where}: `resps` must have one reply, has {len(value)}")
         value = value[0]
     if not isinstance(value, str):
-        raise ValueError(f"{where}: `resps` must hold a reply as text")
+        raise ValueError(f"{where}: `resps` must have a reply as text")
     return value
 
 

@@ -1,6 +1,6 @@
-"""What a run asks: the questions of one benchmark, and each of them as a model is shown it.
+"""The questions of an evaluation, and the sample that a model gets for each of them.
 
-Questions come from a benchmark's own files, from any annotation file of AVQA's form, or from shards.
+Questions come from a benchmark's own files, from any annotation file in AVQA's format, or from shards.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ from avrt.evaluation.benchmarks import (
     select,
 )
 from avrt.evaluation.benchmarks.avqa import question_set
-from avrt.evaluation.clips import UNREADABLE_MEDIA, read_sample
+from avrt.evaluation.item_clips import UNREADABLE_MEDIA, read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.scoring import profile_for
-from avrt.evaluation.subsets import read_ids
 from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
 from avrt.media.errors import MediaError
 from avrt.media.masking import Modalities, mask_clip
@@ -46,17 +45,17 @@ ALL = "all"
 
 @dataclass
 class QuestionsConfig:
-    """Which questions a run asks.
+    """The questions of an evaluation.
 
     Attributes:
         benchmarks: names of the paper's benchmarks, or ``all`` for those that have a folder under `data_root`. With
-            `annotations` or `shards`: the one name that the run is kept under, of a benchmark or of your own.
+            `annotations` or `shards`: one name for the run's sub-folder, a benchmark's or your own.
         data_root: folder that holds the benchmarks' folders, or one benchmark's own.
-        annotations: annotation file, where it lies elsewhere than its authors put it; media paths are relative to
-            `data_root` then. Under a name of your own it has AVQA's form, and the clips are in ``videos/``.
-        shards: ask the samples of shards instead: a folder, a glob, or a list of either.
+        annotations: annotation file, if it is not where its authors put it; media paths are then relative to
+            `data_root`. Under a name of your own it has AVQA's format, and the clips are in ``videos/``.
+        shards: use the samples of shards instead: a folder, a glob, or a list of either.
         split: only this split of the shards.
-        subset: file of ids, one a line; only these questions are asked.
+        subset: file of ids, one per line, to which the questions are limited.
         require_media: stop if an item's media are missing, instead of counting the item as wrong.
     """
 
@@ -71,12 +70,12 @@ class QuestionsConfig:
 
 @dataclass
 class MediaConfig:
-    """How much of each clip is shown. Clips in shards are shown as they were packed.
+    """How much of each clip the model gets. Clips in shards are used as they were packed.
 
     Attributes:
-        modalities: ``AV``; ``A`` (same sound, black frames); ``V`` (same frames, silence).
-        num_frames: frames of a video, spaced uniformly over the whole of it.
-        max_audio_seconds: sound from the start.
+        modalities: ``AV``; ``A`` (same audio, black frames); ``V`` (same frames, silent audio).
+        num_frames: frames of a video, spaced uniformly over its whole length.
+        max_audio_seconds: seconds of audio from the start.
     """
 
     modalities: Modalities = "AV"
@@ -93,11 +92,11 @@ class QuestionSet:
     """The questions of one benchmark.
 
     Attributes:
-        benchmark: which.
-        items: the questions, in its order.
+        benchmark: the benchmark.
+        items: its questions, in its order.
         data_root: folder that the items' media paths are relative to.
-        subset: name of the id file that they were limited to, or None.
-        shards: what the clips are read from, where it is not media files; item `i` is its sample `i`.
+        subset: name of the id file to which they are limited, or None.
+        shards: source of the clips if it is not media files; item `i` is its sample `i`.
     """
 
     benchmark: Benchmark
@@ -117,7 +116,7 @@ class QuestionSet:
         return fingerprint(self.items)
 
     def show(self, item: Item, media: MediaConfig) -> Sample | Record:
-        """The item's sample with its clip, masked as asked; where its media cannot be decoded, its record."""
+        """The item's sample with its clip, masked; or its record if its media cannot be decoded."""
         try:
             if self.shards is not None:
                 sample = self.shards[item.index]
@@ -145,10 +144,10 @@ class QuestionSet:
         prompt: dict[str, Any] | None = None,
         weights: str = "",
     ) -> RunInfo:
-        """What a run over these questions writes down about itself; see `RunInfo` for the fields.
+        """The ``run.json`` of a run over these questions; see `RunInfo` for the fields.
 
         Args:
-            media: None where it is unknown what the model was shown.
+            media: None where it is unknown what the model got.
             profile: by default the one that goes with `answer_format`.
             prompt: what decides the prompts' text, see `prompt_settings`; None where it is unknown.
         """
@@ -194,10 +193,10 @@ def prompt_template(info: RunInfo) -> PromptTemplate | None:
 
 
 def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
-    """Read the annotations of everything that a run asks; no media are opened.
+    """Read the annotations of all questions of a run; no media are opened.
 
     Raises:
-        ValueError: nothing of that name, wrong annotations, or settings that do not go together; names the key.
+        ValueError: an unknown name, wrong annotations, or settings that exclude each other; names the key.
     """
     names = [config.benchmarks] if isinstance(config.benchmarks, str) else list(config.benchmarks)
     if not names or len(set(names)) < len(names):
@@ -212,7 +211,7 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
         sets = [_from_benchmark(benchmark, config.data_root) for benchmark in present_benchmarks(config.data_root)]
         if not sets:
             raise ValueError(
-                f"`data_root`: no benchmark has a folder in {config.data_root}; it may hold {', '.join(BENCHMARKS)}"
+                f"`data_root`: no benchmark has a folder in {config.data_root}; it may contain {', '.join(BENCHMARKS)}"
             )
     else:
         sets = [_from_benchmark(get_benchmark(name), config.data_root) for name in names]
@@ -226,7 +225,7 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
 
 def _own_name(names: Sequence[str], key: str) -> str:
     if len(names) != 1 or names[0] == ALL:
-        raise ValueError(f"with `{key}`, `benchmarks` must be the one name that the run is kept under, is {names}")
+        raise ValueError(f"with `{key}`, `benchmarks` must be one name, for the run's sub-folder; is {names}")
     if Path(names[0]).name != names[0] or names[0] in (".", ".."):
         raise ValueError(f"`benchmarks`: {names[0]!r} cannot be the name of a folder")
     return names[0]
@@ -245,7 +244,7 @@ def _from_annotations(name: str, root: str, annotations: str) -> QuestionSet:
 def _from_shards(name: str, shards: str | list[str], split: str | None) -> QuestionSet:
     samples = ShardSet(shards, split=split)
     if not len(samples):
-        raise ValueError(f"`shards`: {shards} holds no samples")
+        raise ValueError(f"`shards`: {shards} has no samples")
     root = Path(os.path.commonpath([path.resolve().parent for path in samples.paths]))
     items = []
     for index in range(len(samples)):
@@ -265,7 +264,7 @@ def _from_shards(name: str, shards: str | list[str], split: str | None) -> Quest
 
 def _limited(sets: Sequence[QuestionSet], subset: str) -> QuestionSet:
     if len(sets) != 1:
-        raise ValueError(f"`subset`: ids are of one benchmark, and {len(sets)} are asked; choose one in `benchmarks`")
+        raise ValueError(f"`subset`: ids belong to one benchmark, and `benchmarks` has {len(sets)}; choose one")
     questions = sets[0]
     return QuestionSet(
         questions.benchmark,
@@ -274,3 +273,19 @@ def _limited(sets: Sequence[QuestionSet], subset: str) -> QuestionSet:
         subset=Path(subset).stem,
         shards=questions.shards,
     )
+
+
+def read_ids(path: str | Path) -> list[str]:
+    """The ids of a list: one per line; blank lines and lines that begin with ``#`` are skipped.
+
+    Raises:
+        ValueError: an id twice, or none.
+    """
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    ids = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not ids:
+        raise ValueError(f"{path}: lists no ids")
+    if len(set(ids)) < len(ids):
+        twice = next(item for item in ids if ids.count(item) > 1)
+        raise ValueError(f"{path}: lists {twice!r} twice")
+    return ids

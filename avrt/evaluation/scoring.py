@@ -1,10 +1,10 @@
-"""From raw replies to every number of a run.
+"""Scores: from raw replies to every number of a run.
 
 The strict score reads a reply with `avrt.text.answers`, the project's one parser, in the run's profile. An item is
-right if the option that was clearly chosen has the gold option's text; everything else is wrong, and every item counts.
-The benchmark's own rule (`avrt.evaluation.benchmarks.official`) is scored beside it.
+right if the clearly chosen option has the gold option's text; everything else is wrong, and every item counts.
+The benchmark's own rule (`avrt.evaluation.benchmarks.official_rules`) is scored beside it.
 
-``metrics.json`` follows from the raw part of the records alone, byte for byte: no times, no order of files.
+The bytes of ``metrics.json`` depend only on the raw part of the records, not on times or the order of files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from avrt.text.prompts import AnswerFormat
 CONFIDENCE = 0.95
 
 OWN_RULE = "ours: no benchmark of the registry"
-"""`official.rule` of a question set that is none of the known benchmarks; the strict score stands for both."""
+"""`official.rule` of a question set that is not one of the known benchmarks; the strict score is used for both."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class BenchmarkRun:
 
     Attributes:
         folder: ``<run>/<benchmark>``.
-        info: what was run.
+        info: its ``run.json``.
         records: all items in the benchmark's order, with their derived part.
-        metrics: what ``metrics.json`` holds.
+        metrics: the content of ``metrics.json``.
     """
 
     folder: Path
@@ -53,12 +53,12 @@ class BenchmarkRun:
 
 
 def profile_for(answer_format: AnswerFormat) -> Profile:
-    """How replies are read by default: ``paper`` where tags were asked for, ``robust`` for bare letters."""
+    """The default parser profile: ``paper`` if the prompt asks for tags, ``robust`` for bare letters."""
     return "paper" if answer_format == "tags" else "robust"
 
 
 def grade_record(record: Record, profile: Profile) -> Record:
-    """The record with its derived part computed from its raw part. Never raises, whatever the reply."""
+    """The record with its derived part computed from its raw part. Raises for no reply, however odd."""
     correct, answer = False, None
     if record.failure is not None:
         reason = record.failure
@@ -82,7 +82,11 @@ def grade_record(record: Record, profile: Profile) -> Record:
 
 
 def is_gold(letter: str, record: Record) -> bool:
-    """Whether a letter names the gold option, or one with the same text (27 rows of MMAU have such twins)."""
+    """Whether a letter names the gold option, or another option with the same text.
+
+    `avrt.sample.Sample.is_right` compares letters only. That is enough for training data, but 27 questions of MMAU have
+    two options with the same text, and a benchmark must not count the second one as wrong.
+    """
     texts = record.options
     return texts[LETTERS.index(letter)].strip() == texts[LETTERS.index(record.gold)].strip()
 
@@ -92,21 +96,21 @@ def _parse(record: Record, profile: Profile) -> answers.ParsedAnswer:
     texts = [option.strip() for option in record.options]
     if parsed.letter is not None or len(set(texts)) == len(texts):
         return parsed
-    # A reply that gives the text of two equal options names either, not two: all but the first get another text.
+    # A reply with the text of two equal options names one answer, not two: all but the first get another text.
     single = [text if texts.index(text) == place else f"option {place}, a twin" for place, text in enumerate(texts)]
     again = answers.parse(record.text, single, profile, record.finish_reason)
     return again if again.letter is not None else parsed
 
 
 def score_run(run: str | Path, *, partial: bool = False) -> list[BenchmarkRun]:
-    """Score all benchmarks of a run folder (or one benchmark's folder) from the raw text; nothing is written.
+    """Score all benchmarks of a run folder (or one benchmark's folder) from the raw replies; writes nothing.
 
     Args:
         run: the run's folder.
-        partial: accept a run that is not finished; its numbers are over the items that it has.
+        partial: accept an unfinished run; its numbers are over the items that it has.
 
     Raises:
-        ValueError: no run, a benchmark that is not finished, records of another benchmark or an item too many.
+        ValueError: no run, an unfinished benchmark, records of another benchmark or too many items.
     """
     return [_score_folder(folder, partial) for folder in benchmark_folders(run)]
 
@@ -121,9 +125,9 @@ def write_scores(scored: BenchmarkRun) -> None:
 def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
     """Every number of a benchmark's scored records, as JSON values; accuracies and intervals are shares in [0, 1].
 
-    Keys: what was run; ``strict`` and ``official`` (correct, items, accuracy, interval); ``errors`` by type;
-    ``reasons``; ``formatted`` (share of replies that keep the tags, None for other formats); ``categories`` (each with
-    the same two scores); ``answers`` and ``gold`` (how often each letter); ``tokens``.
+    Keys: the settings of the run; ``strict`` and ``official`` (correct, items, accuracy, interval); ``errors`` by type;
+    ``reasons``; ``formatted`` (share of replies with the right tags, None for other formats); ``categories`` (each with
+    the same two scores); ``answers`` and ``gold`` (counts of each letter); ``tokens``.
     """
     benchmark = BENCHMARKS.get(info.benchmark)
     names = sorted({name for record in records for name in record.categories})
@@ -183,10 +187,13 @@ def _score_folder(folder: Path, partial: bool) -> BenchmarkRun:
     for record in records:
         if record.benchmark != info.benchmark:
             raise ValueError(
-                f"{folder}: record {record.id!r} is of {record.benchmark!r}, the run of {info.benchmark!r}"
+                f"{folder}: record {record.id!r} is of {record.benchmark!r}, but the run is of {info.benchmark!r}"
             )
     if len(records) > info.items:
-        raise ValueError(f"{folder}: has {len(records)} items, {info.items} were to be run; are two runs mixed here?")
+        raise ValueError(
+            f"{folder}: has {len(records)} items instead of {info.items}; two runs may be mixed "
+            "here: keep each in its own folder"
+        )
     if len(records) < info.items and not partial:
         raise ValueError(
             f"{folder}: has {len(records)} of {info.items} items; resume the run, or pass --partial to score these"

@@ -1,4 +1,4 @@
-"""Error bars and tests for accuracies, and for the difference of two models on the same items.
+"""Intervals and tests for accuracies, and for the difference of two models on the same items.
 
 Only numpy and the standard library; the tests compare every function with scipy or statsmodels.
 """
@@ -26,27 +26,27 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
         ValueError: not 0 <= correct <= total, or a confidence outside (0, 1).
     """
     if not 0 <= correct <= total:
-        raise ValueError(f"`correct` must lie in 0 to {total}, is {correct}")
+        raise ValueError(f"`correct` must be 0 to {total}, is {correct}")
     z = _quantile(confidence)
     if total == 0:
         return 0.0, 1.0
     p, z2 = correct / total, z * z
-    centre = (p + z2 / (2 * total)) / (1 + z2 / total)
+    center = (p + z2 / (2 * total)) / (1 + z2 / total)
     half = z * math.sqrt(p * (1 - p) / total + z2 / (4 * total * total)) / (1 + z2 / total)
     # At the ends the limit is exactly 0 or 1; rounding must not say otherwise.
-    return 0.0 if correct == 0 else max(0.0, centre - half), 1.0 if correct == total else min(1.0, centre + half)
+    return 0.0 if correct == 0 else max(0.0, center - half), 1.0 if correct == total else min(1.0, center + half)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Exact two-sided McNemar test of two models on the same items.
 
     Args:
-        only_first: items that only the first model has right.
-        only_second: items that only the second has right.
+        only_first: items that only the first model answers right.
+        only_second: items that only the second one answers right.
 
     Returns:
-        The probability, if the models were equally good, of a split of the items on which they differ at least as
-        uneven as this one: min(1, 2 P[Binomial(n, 1/2) <= min]); 1 where they never differ. Exact to the last digit
+        The probability, if the models were equally good, that the items on which they differ are divided at least as
+        unevenly as here: min(1, 2 P[Binomial(n, 1/2) <= min]); 1 where they never differ. Exact to the last digit
         for any n (integer arithmetic).
     """
     if only_first < 0 or only_second < 0:
@@ -64,14 +64,14 @@ def paired_bootstrap(
 ) -> NDArray[np.float64]:
     """Bootstrap distribution of the difference in accuracy, second minus first, on the same items.
 
-    Items are drawn with replacement, both models' outcomes together. As each item's difference is −1, 0 or 1, a
-    resample is settled by how many of each it holds, which is multinomial: no item is ever drawn one by one, and
-    the distribution is the same.
+    Items are drawn with replacement, both models' outcomes together. Each item's difference is −1, 0 or 1, so a
+    resample is determined by its counts of the three, which are multinomial. Drawing these counts instead of single
+    items gives the same distribution.
 
     Args:
         first, second: right or wrong per item, ``[items]`` each, in the same order.
-        resamples: draws.
-        seed: of the draws; the same seed gives the same distribution.
+        resamples: number of draws.
+        seed: seed of the draws; the same seed gives the same distribution.
 
     Returns:
         The differences in [−1, 1], ``[resamples]``.
@@ -89,14 +89,14 @@ def paired_bootstrap(
 
 
 def percentile_interval(draws: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:
-    """The central interval that holds `confidence` of a bootstrap distribution."""
+    """The central interval with a share of `confidence` of a bootstrap distribution."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: p-values that hold together over all tests of the list, in its order.
+    """Holm's step-down correction of p-values for several tests, in the order of the list.
 
     The i-th smallest of m is multiplied by m − i + 1, kept monotone and at most 1.
     """
@@ -118,5 +118,5 @@ def _outcomes(values: ArrayLike) -> NDArray[np.bool_]:
 
 def _quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must lie between 0 and 1, is {confidence}")
+        raise ValueError(f"`confidence` must be between 0 and 1, is {confidence}")
     return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -1,8 +1,8 @@
-"""Calls to a stage's servers: retries, adaptive concurrency, and servers that die and come back.
+"""Calls to a group of model servers: attempts, pauses, and which errors end a run.
 
-The `openai` client does the protocol; its own retries are off, because which attempts count, how long to pause and
-what to record is decided here. Requests go through its plain ``post`` with a body spelled out once per call: walking a
-message of eight pictures through the client's parameter types costs more than everything else together.
+The `openai` client speaks the protocol. Its own retries are off, because which attempts count, how long to pause and
+what to record is decided here. Requests use its plain ``post`` with a body that is serialized once per call: passing a
+message with eight images through the client's parameter types costs more than everything else together.
 """
 
 from __future__ import annotations
@@ -13,111 +13,84 @@ import logging
 import random
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
-from avrt.servers.concurrency import AdaptiveLimit
-from avrt.servers.config import Model, Stage, StageConfig
+from avrt.servers.config import Model, ServerConfig
+from avrt.servers.content import Content, text_part
 from avrt.servers.failures import BadReplyError, Failure, Kind, ReportedError, classify
-from avrt.servers.presets import PRESETS
+from avrt.servers.outcome import Outcome, Status
+from avrt.servers.pool import NotAnsweringError, Server, ServerPool
 from avrt.servers.redaction import redactor
-from avrt.servers.replies import Outcome, read_reply
-from avrt.servers.status import Status
+from avrt.servers.replies import read_reply
 from avrt.servers.transport import AiohttpTransport
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
-"""Time to open a connection; a server that needs longer is taken for overloaded."""
+"""Time to open a connection; a server that needs longer is treated as overloaded."""
 PROBE_SECONDS = 10.0
 """Time for a server to answer a probe."""
-MAX_PROBE_PAUSE = 15.0
 GATEWAY_STATUS = frozenset({429, 502, 503, 504})
-"""Answers to a probe that come from something in front of the server, or from one that is still loading."""
+"""Answers to a probe that come from a proxy in front of the server, or from a server that is still loading."""
 
 
-class StageError(ValueError):
-    """A stage that cannot go on: no server, wrong key, wrong model. Names the config key and the mend."""
+class ServerError(ValueError):
+    """Calls cannot continue: no server, wrong key, wrong model, too many failures. Names the key and how to fix it."""
 
 
-class Server:
-    """One address, with its limit and its health."""
-
-    def __init__(self, number: int, client: openai.AsyncOpenAI, max_concurrency: int) -> None:
-        self.number = number
-        self.client = client
-        self.limit = AdaptiveLimit(max_concurrency)
-        self.in_flight = 0
-        self.up = True
-        self.recovery: asyncio.Task[None] | None = None
-        self.last_error = ""
-        self.probing = asyncio.Lock()
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it is up and may get one more call."""
-        return self.up and self.in_flight < self.limit.value
-
-
-class ServerPool:
-    """All servers of one stage.
+class ServerClient:
+    """Calls a group of servers.
 
     ::
 
-        async with ServerPool("vision", config, model, key) as pool:
-            await pool.check()
-            outcome = await pool.call(content)
+        async with ServerClient("vision", config, model, key) as client:
+            await client.check()
+            outcome = await client.call(content)
 
     Args:
-        stage: for messages.
+        name: name of the settings in the caller's config, with which error messages begin.
         config: addresses, limits and pauses.
-        model: what to ask for.
+        model: the model to call.
         key: API key, or None.
-        rng: source of the pauses' jitter.
+        rng: source of the jitter of pauses.
     """
 
     def __init__(
-        self, stage: Stage, config: StageConfig, model: Model, key: str | None, rng: random.Random | None = None
+        self, name: str, config: ServerConfig, model: Model, key: str | None, rng: random.Random | None = None
     ) -> None:
-        self.stage = stage
+        self.name = name
         self.config = config
         self.model = model
-        self.redact: Callable[[str], str] = redactor([key])
+        self._redact: Callable[[str], str] = redactor([key])
         self._key = key
         self._rng = rng or random.Random()
-        self._turn = 0
-        self._waiting: deque[asyncio.Future[Server]] = deque()
-        self._told = False
 
     async def __aenter__(self) -> Self:
         config = self.config
-        # Made once: reading the system's certificates takes longer than all else here.
+        # Created once: reading the system's certificates takes longer than everything else here.
         context = ssl.create_default_context()
-        self.servers = [
-            Server(number, self._client(url, context), config.max_concurrency)
+        servers = [
+            Server(number, self._connect(url, context), config.max_concurrency)
             for number, url in enumerate(config.base_urls)
         ]
+        self._pool = ServerPool(servers, self._probe, config.server_wait_seconds, self._warn_outage, self._rng)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for server in self.servers:
-            if server.recovery is not None:
-                server.recovery.cancel()
-            await server.client.close()
+        await self._pool.close()
 
-    def _client(self, url: str, context: ssl.SSLContext) -> openai.AsyncOpenAI:
-        seconds = self.config.request_timeout_seconds
-        timeout = httpx2.Timeout(seconds)
-        # Without the environment's proxies and .netrc: neither belongs between a run and its servers.
+    def _connect(self, url: str, context: ssl.SSLContext) -> openai.AsyncOpenAI:
+        timeout = httpx2.Timeout(self.config.request_timeout_seconds)
+        # The environment's proxies and .netrc are ignored: neither belongs between a run and its servers.
         http_client = httpx2.AsyncClient(
             timeout=timeout, transport=AiohttpTransport(context, CONNECT_SECONDS), trust_env=False
         )
@@ -127,33 +100,33 @@ class ServerPool:
 
     @property
     def capacity(self) -> int:
-        """Calls that all servers take at once at most."""
+        """The most calls that all servers together take at once."""
         return self.config.max_concurrency * len(self.config.base_urls)
 
     async def check(self) -> None:
-        """See that the servers answer and offer the model; those that do not answer yet are waited for.
+        """Check that the servers answer and offer the model; wait if none answers yet.
 
         Raises:
-            StageError: no server answers in time, one offers other models only or refuses the key, or its address has
+            ServerError: no server answers in time, one offers other models only or refuses the key, or its address has
                 no chat completions.
         """
-        for server in self.servers:
+        servers = self._pool.servers
+        for server in servers:
             try:
-                listed = await self._probe(server, name_models=True)
-            except _NotUpError as error:
-                server.last_error = str(error)
-                self._lost(server)
+                listed = await self._probe(server, check_models=True)
+            except NotAnsweringError as error:
+                self._pool.mark_down(server, str(error))
             else:
                 if not listed:
                     await self._probe_route(server)
-        if not any(server.up for server in self.servers):
-            self._release(await self._acquire())
+        if not any(server.up for server in servers):
+            self._pool.release(await self._acquire())
 
-    async def call(self, content: list[dict[str, Any]]) -> Outcome:
-        """Make one call, with as many attempts as it takes.
+    async def call(self, content: Content) -> Outcome:
+        """Make one call, with as many attempts as needed.
 
         Raises:
-            StageError: the call and every other would fail: the key is refused, the address or the model is wrong, or
+            ServerError: this call and every other would fail: the key is refused, the address or the model is wrong, or
                 no server answers any more.
         """
         begin = time.monotonic()
@@ -165,15 +138,15 @@ class ServerPool:
             if isinstance(answer, Outcome):
                 return replace(
                     answer,
-                    text=self.redact(_encodable(answer.text)),
-                    reasoning=self.redact(_encodable(answer.reasoning)),
+                    text=self._storable(answer.text),
+                    reasoning=self._storable(answer.reasoning),
                     attempts=attempts + 1,
                     latency=round(time.monotonic() - begin, 4),
-                    error=self.redact(_encodable(answer.error or (failure.error if failure else ""))),
+                    error=self._storable(answer.error or (failure.error if failure else "")),
                 )
             failure = answer
             if failure.kind is Kind.FATAL:
-                raise StageError(self._fatal_message(failure))
+                raise ServerError(self._fatal_message(failure))
             if failure.kind is Kind.UNREACHABLE:
                 continue
             attempts += 1
@@ -186,7 +159,7 @@ class ServerPool:
             status=Status.REJECTED if failure.kind is Kind.PERMANENT else Status.GAVE_UP,
             attempts=attempts,
             latency=round(time.monotonic() - begin, 4),
-            error=self.redact(_encodable(failure.error)),
+            error=self._storable(failure.error),
         )
 
     async def _attempt(self, body: bytes) -> Outcome | Failure:
@@ -194,7 +167,7 @@ class ServerPool:
         server = await self._acquire()
         sent_at = time.monotonic()
         try:
-            # The client's own time-out starts anew with every byte; this one bounds the whole attempt.
+            # The client's own timeout restarts with every byte; this one limits the whole attempt.
             async with asyncio.timeout(self.config.request_timeout_seconds):
                 reply = await server.client.post(
                     "/chat/completions",
@@ -206,43 +179,49 @@ class ServerPool:
         except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, BadReplyError, ReportedError, ValueError) as error:
             failure = classify(error)
             if failure.kind is Kind.NO_ROUTE:
-                return await self._judge_no_route(server, failure)
+                return await self._check_route(server, failure)
             if failure.kind is Kind.OVERLOADED:
                 server.limit.overloaded(sent_at=sent_at, now=time.monotonic())
             elif failure.kind in (Kind.UNREACHABLE, Kind.BROKEN):
-                server.last_error = failure.error
-                self._lost(server)
+                self._pool.mark_down(server, failure.error)
             return failure
         else:
             server.limit.succeeded()
             return outcome
         finally:
-            self._release(server)
+            self._pool.release(server)
+
+    async def _acquire(self) -> Server:
+        try:
+            return await self._pool.acquire()
+        except NotAnsweringError as error:
+            raise ServerError(self._outage_message(str(error))) from error
 
     def _pause(self, attempts: int, failure: Failure) -> float:
-        """Exponential back-off, half of it random so that calls which failed together do not return together; never
-        shorter than what the server asked for."""
+        """Exponential backoff with jitter, so that calls which failed together do not return together; never shorter
+        than the pause that the server asked for."""
         bound = min(self.config.max_backoff_seconds, self.config.backoff_seconds * 2 ** (attempts - 1))
         pause = bound * self._rng.uniform(0.5, 1.0)
         return max(pause, failure.retry_after or 0.0)
 
-    async def _judge_no_route(self, server: Server, failure: Failure) -> Failure:
-        """Whether "not found" is about one request or about all: a short request of text alone tells.
+    async def _check_route(self, server: Server, failure: Failure) -> Failure:
+        """Find out with a short text request whether "not found" concerns one request or all of them.
 
         Raises:
-            StageError: it is about all.
+            ServerError: it concerns all of them.
         """
         async with server.probing:
             known = await self._probe_route(server)
         return replace(failure, kind=Kind.PERMANENT if known else Kind.TRANSIENT)
 
     async def _probe_route(self, server: Server) -> bool:
-        """Ask for one token; returns False where the server does not answer now, so that nothing is known.
+        """Request one token; returns False if the server does not answer now, so that nothing is known.
 
         Raises:
-            StageError: the address has no chat completions, the server not that model, or it refuses the key.
+            ServerError: the address has no chat completions, the server does not offer the model, or it refuses the
+                key.
         """
-        message = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
+        message = {"role": "user", "content": [text_part("Hello")]}
         try:
             async with asyncio.timeout(self.config.request_timeout_seconds):
                 await server.client.post(
@@ -253,167 +232,76 @@ class ServerPool:
         except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError) as error:
             failure = classify(error)
             if failure.kind is Kind.FATAL:
-                raise StageError(self._fatal_message(failure)) from None
+                raise ServerError(self._fatal_message(failure)) from None
             if failure.kind is Kind.NO_ROUTE:
-                raise StageError(self._no_route_message(server, failure)) from None
+                raise ServerError(self._no_route_message(server, failure)) from None
             return failure.kind is Kind.PERMANENT  # it was read and refused: the address is right
         return True
 
-    def _no_route_message(self, server: Server, failure: Failure) -> str:
-        said = self.redact(failure.error)
-        if self.model.name in failure.error:
-            return (
-                f"{self.stage}.model: server {server.number} does not offer {self.model.name!r} ({said}); set "
-                f"{self.stage}.model, or start the server with that --served-model-name"
-            )
-        key = f"{self.stage}.base_urls[{server.number}]"
-        if not urlsplit(self.config.base_urls[server.number]).path.rstrip("/").endswith("/v1"):
-            return f"{key}: no chat completions at this address ({said}); it must end in /v1, as http://host:8000/v1"
-        return f"{key}: no chat completions at this address ({said}); check it, and that the server offers this model"
-
-    def _fatal_message(self, failure: Failure) -> str:
-        variable = self.config.api_key_env
-        fix = f"check the key in {variable}" if variable else f"name the key's variable in {self.stage}.api_key_env"
-        if failure.error.startswith(("HTTP 402", "HTTP 429")):
-            fix = "the account has no quota left"
-        return f"{self.stage}: a server refuses this run ({self.redact(failure.error)}); {fix}"
-
-    def _tell_that_nobody_answers(self) -> None:
-        """Once per outage, however many calls wait."""
-        if not self._told:
-            self._told = True
-            reason, seconds = self.redact(self.servers[0].last_error), self.config.server_wait_seconds
-            log.warning("%s: no server answers (%s); waiting for one, up to %g s", self.stage, reason, seconds)
-
-    def _nobody_message(self) -> str:
-        count, seconds = len(self.servers), self.config.server_wait_seconds
-        preset = PRESETS.get(self.config.preset or "")
-        command = f" (docs/traces.md: {preset.serve})" if preset and preset.serve else ""
-        return (
-            f"{self.stage}.base_urls: none of the {count} servers answered for {seconds:g} s "
-            f"({self.redact(self.servers[0].last_error)}); start them{command} and run the same command again, "
-            "nothing is lost"
-        )
-
-    async def _acquire(self) -> Server:
-        """A place at the next server in turn that has one; waits for it.
-
-        Raises:
-            StageError: no server was up for `server_wait_seconds`.
-        """
-        server = None if self._waiting else self._next_with_room()
-        if server is None:
-            place: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
-            self._waiting.append(place)
-            server = await self._wait_for(place)
-        else:
-            server.in_flight += 1
-        return server
-
-    async def _wait_for(self, place: asyncio.Future[Server]) -> Server:
-        down_since: float | None = None
-        try:
-            while True:
-                done, _ = await asyncio.wait([place], timeout=1.0)
-                if done:
-                    return place.result()
-                now = time.monotonic()
-                if any(server.up for server in self.servers):
-                    down_since = None
-                elif down_since is None:
-                    down_since = now
-                    self._tell_that_nobody_answers()
-                elif now - down_since >= self.config.server_wait_seconds:
-                    raise StageError(self._nobody_message())
-        except BaseException:
-            if place.done() and not place.cancelled():
-                self._release(place.result())
-            elif place in self._waiting:
-                self._waiting.remove(place)
-            raise
-
-    def _next_with_room(self) -> Server | None:
-        for step in range(len(self.servers)):
-            server = self.servers[(self._turn + step) % len(self.servers)]
-            if server.has_room:
-                self._turn = server.number + 1
-                return server
-        return None
-
-    def _release(self, server: Server) -> None:
-        server.in_flight -= 1
-        self._hand_out()
-
-    def _hand_out(self) -> None:
-        """Give free places to those who wait, first come first served."""
-        while self._waiting:
-            if self._waiting[0].done():
-                self._waiting.popleft()
-                continue
-            server = self._next_with_room()
-            if server is None:
-                return
-            server.in_flight += 1
-            self._waiting.popleft().set_result(server)
-
-    def _lost(self, server: Server) -> None:
-        """Take a server out of turn and probe it until it answers."""
-        if server.up:
-            server.up = False
-            server.recovery = asyncio.create_task(self._recover(server))
-
-    async def _recover(self, server: Server) -> None:
-        pause = 0.1
-        while True:
-            try:
-                await self._probe(server)
-            except _NotUpError as error:
-                server.last_error = str(error)
-                await asyncio.sleep(pause * self._rng.uniform(0.5, 1.0))
-                pause = min(MAX_PROBE_PAUSE, pause * 2)
-            else:
-                server.up = True
-                self._told = False
-                self._hand_out()
-                return
-
-    async def _probe(self, server: Server, name_models: bool = False) -> bool:
-        """Ask a server for its models. Any answer of its own shows that it is alive, even that it cannot list them.
+    async def _probe(self, server: Server, check_models: bool = False) -> bool:
+        """Ask a server for its models. Any answer of its own shows that it is up, even one that it cannot list them.
 
         Returns:
             Whether it lists them.
 
         Raises:
-            _NotUpError: it does not answer.
-            StageError: with `name_models`, when it offers others only, or refuses the key.
+            NotAnsweringError: it does not answer.
+            ServerError: with `check_models`, if it offers other models only, or refuses the key.
         """
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 page = await server.client.models.list()
         except openai.APIStatusError as error:
             if error.status_code in GATEWAY_STATUS:
-                raise _NotUpError(classify(error).error) from error
-            if error.status_code in (401, 403) and name_models:
-                raise StageError(self._fatal_message(classify(error))) from None
+                raise NotAnsweringError(classify(error).error) from error
+            if error.status_code in (401, 403) and check_models:
+                raise ServerError(self._fatal_message(classify(error))) from None
             return False
         except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError) as error:
-            raise _NotUpError(classify(error).error) from error
+            raise NotAnsweringError(classify(error).error) from error
         offered = [model.id for model in getattr(page, "data", None) or []]
-        if name_models and offered and self.model.name not in offered:
-            raise StageError(
-                f"{self.stage}.model: server {server.number} offers {', '.join(map(repr, offered[:5]))}, not "
-                f"{self.model.name!r}; set {self.stage}.model, or start the server with that --served-model-name"
+        if check_models and offered and self.model.name not in offered:
+            raise ServerError(
+                f"{self.name}.model: server {server.number} offers {', '.join(map(repr, offered[:5]))}, not "
+                f"{self.model.name!r}; set {self.name}.model, or start the server with that --served-model-name"
             )
         return bool(offered)
 
+    def _no_route_message(self, server: Server, failure: Failure) -> str:
+        reason = self._redact(failure.error)
+        if self.model.name in failure.error:
+            return (
+                f"{self.name}.model: server {server.number} does not offer {self.model.name!r} ({reason}); set "
+                f"{self.name}.model, or start the server with that --served-model-name"
+            )
+        problem = f"{self.name}.base_urls[{server.number}]: no chat completions at this address ({reason})"
+        if not urlsplit(self.config.base_urls[server.number]).path.rstrip("/").endswith("/v1"):
+            return f"{problem}; it must end in /v1, as http://host:8000/v1"
+        return f"{problem}; check it, and that the server offers this model"
 
-class _NotUpError(Exception):
-    """A server does not answer."""
+    def _fatal_message(self, failure: Failure) -> str:
+        variable = self.config.api_key_env
+        fix = f"check the key in {variable}" if variable else f"name the key's variable in {self.name}.api_key_env"
+        if failure.error.startswith(("HTTP 402", "HTTP 429")):
+            fix = "the account has no quota left"
+        return f"{self.name}: a server refuses this run ({self._redact(failure.error)}); {fix}"
 
+    def _outage_message(self, reason: str) -> str:
+        count, seconds = len(self.config.base_urls), self.config.server_wait_seconds
+        command = f" ({self.model.serve})" if self.model.serve else ""
+        return (
+            f"{self.name}.base_urls: none of the {count} servers answered for {seconds:g} s "
+            f"({self._redact(reason)}); start them{command} and run the same command again, nothing is lost"
+        )
 
-def _encodable(text: str) -> str:
-    """Text that UTF-8 can hold: a lone half of a surrogate pair, which JSON can spell, becomes U+FFFD.
+    def _warn_outage(self, reason: str) -> None:
+        seconds = self.config.server_wait_seconds
+        log.warning("%s: no server answers (%s); waiting for one, up to %g s", self.name, self._redact(reason), seconds)
 
-    Not a question mark: that would turn an answer into a question.
-    """
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    def _storable(self, text: str) -> str:
+        """Text that is free of the key and that UTF-8 can represent.
+
+        A lone half of a surrogate pair, which JSON can contain, becomes U+FFFD. Not a question mark: that would turn an
+        answer into a question.
+        """
+        return self._redact(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))

@@ -7,25 +7,10 @@ has several names, the end of a turn has many words, and an error may come with 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from avrt.servers.failures import BadReplyError, ReportedError
-from avrt.servers.status import Status, read_finish_reason
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one call ended; see `avrt.traces.records.CallRecord` for the fields."""
-
-    status: Status
-    text: str = ""
-    reasoning: str = ""
-    finish_reason: str = ""
-    usage: dict[str, int] = field(default_factory=dict)
-    attempts: int = 1
-    latency: float = 0.0
-    error: str = ""
+from avrt.servers.outcome import Outcome, Status, read_finish_reason
 
 
 def read_reply(reply: object, max_tokens: int | None = None) -> Outcome:

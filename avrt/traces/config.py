@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
-from avrt.servers.config import Stage, StageConfig, check_stage, resolve_model
+from jsonargparse.typing import PositiveInt
 
+from avrt.config.dataclass_options import read_dataclass
+from avrt.servers.config import Model, ServerConfig, checked_sampling, under_key
+from avrt.traces.presets import PRESETS
+
+Stage = Literal["vision", "audio", "merge"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 Variant = Literal["merged", "audio_only", "vision_only", "unfiltered", "answer_only", "format_only"]
+
+
+@dataclass
+class StageConfig(ServerConfig):
+    """The servers of one stage, and its prompt. `sampling` overrides the preset's; null removes one of them.
+
+    Attributes:
+        preset: name of a known model, which fills in `model` and `sampling`; null if both are given.
+        prompt_file: text file with a prompt of your own; see `avrt.traces.prompts` for its placeholders.
+        transport: ``data`` sends media inside the request; ``file`` sends ``file://`` addresses of copies in
+            `media_dir`, for vLLM servers that share the disk (``--allowed-local-media-path``).
+        media_dir: folder of these copies.
+    """
+
+    preset: str | None = None
+    prompt_file: str | None = None
+    transport: Literal["data", "file"] = "data"
+    media_dir: str | None = None
+
+    def check(self) -> None:
+        super().check()
+        if self.transport == "file" and not self.media_dir:
+            raise ValueError("media_dir: give a folder that the servers see, for transport 'file'")
+        if self.prompt_file is not None and not Path(self.prompt_file).is_file():
+            raise ValueError(f"prompt_file: {self.prompt_file} is not a file")
+
+    def resolve_model(self) -> Model:
+        preset = PRESETS.get(self.preset or "")
+        if self.preset is not None and preset is None:
+            raise ValueError(f"preset: {self.preset!r} is none of {', '.join(PRESETS)}")
+        name = self.model or (preset.model if preset else None)
+        if not name:
+            raise ValueError(f"model: give the model's name, or a preset ({', '.join(PRESETS)})")
+        sampling = checked_sampling({**(preset.sampling if preset else {}), **self.sampling})
+        return Model(
+            name, self.revision, sampling, preset.suffix if preset else "", serve=preset.serve if preset else ""
+        )
 
 
 @dataclass
@@ -18,19 +62,19 @@ class TracesConfig:
 
     Attributes:
         shards: input: a folder with a manifest, a tar file, a glob pattern, or a list of these.
-        ledger: folder in which every finished call is recorded; share it between configs to share their calls.
+        ledger: folder in which every finished call is recorded; configs with the same ledger share their calls.
         output: folder of the shards to write, with ``statistics.json``.
-        vision, audio, merge: the three calling stages.
+        vision, audio, merge: the three stages that call servers.
         split: make traces for this split of the input; null for all.
-        variant: what the target text is, see `avrt.traces.variants`.
+        variant: the kind of target text, see `avrt.traces.variants`.
         val_share: share of clips held out as split ``val``; null keeps the samples' own splits.
-        split_seed: of that choice.
-        samples_per_shard: of the output.
+        split_seed: seed of that choice.
+        samples_per_shard: samples per output shard.
         tokenizer: folder of a tokenizer that counts the statistics' tokens; null counts words and punctuation.
         max_teacher_chars: longer teacher replies reach the merger without their thinking, or cut.
         max_failed_share: stop a stage when more than this share of its calls fail, so that a misconfigured server is
             noticed after a hundred calls and not after fifty thousand.
-        allow_missing: write shards although calls are missing; else that is an error.
+        allow_missing: write shards although calls are missing; otherwise that is an error.
     """
 
     shards: str | list[str]
@@ -43,7 +87,7 @@ class TracesConfig:
     variant: Variant = "merged"
     val_share: float | None = 0.05
     split_seed: int = 0
-    samples_per_shard: int = 256
+    samples_per_shard: PositiveInt = 256
     tokenizer: str | None = None
     max_teacher_chars: int = 16_000
     max_failed_share: float = 0.5
@@ -54,21 +98,37 @@ class TracesConfig:
         config: StageConfig = getattr(self, name)
         return config
 
+    def check(self) -> None:
+        """Refuse settings that cannot work, before anything is called.
 
-def check_config(config: TracesConfig) -> None:
-    """Find what cannot work before anything is called.
+        Raises:
+            ValueError: names the key and how to fix it; never repeats a value that may be a secret.
+        """
+        for name in STAGES:
+            config = self.stage(name)
+            with under_key(name):
+                config.check()
+                if config.preset is not None and name not in (allowed := PRESETS[config.preset].stages):
+                    raise ValueError(f"preset: {config.preset!r} is a model for {', '.join(allowed)}")
+        if self.val_share is not None and not 0 <= self.val_share < 1:
+            raise ValueError(f"val_share: must be 0 or more and below 1, or null; is {self.val_share}")
+        if not 0 < self.max_failed_share <= 1:
+            raise ValueError(f"max_failed_share: must be above 0 and at most 1, is {self.max_failed_share}")
+        if self.max_teacher_chars < 200:
+            raise ValueError(f"max_teacher_chars: must be 200 or more, is {self.max_teacher_chars}")
+
+
+def load_config(files: Sequence[str | Path], options: Sequence[str] = ()) -> TracesConfig:
+    """Read and check a config.
+
+    Args:
+        files: YAML files; each overrides the ones before it.
+        options: words of the command line that override the files, such as ``--merge.max_concurrency=8``.
 
     Raises:
-        ValueError: naming the key and the mend; never repeating what might be a secret.
+        UsageError: names the key and how to fix it; see `read_dataclass`.
+        ValueError: a value that cannot work; see `TracesConfig.check`.
     """
-    for stage in STAGES:
-        check_stage(stage, config.stage(stage))
-        resolve_model(stage, config.stage(stage))
-    if config.val_share is not None and not 0 <= config.val_share < 1:
-        raise ValueError(f"val_share: must be 0 or more and below 1, or null; is {config.val_share}")
-    if config.samples_per_shard < 1:
-        raise ValueError(f"samples_per_shard: must be 1 or more, is {config.samples_per_shard}")
-    if not 0 < config.max_failed_share <= 1:
-        raise ValueError(f"max_failed_share: must be above 0 and at most 1, is {config.max_failed_share}")
-    if config.max_teacher_chars < 200:
-        raise ValueError(f"max_teacher_chars: must be 200 or more, is {config.max_teacher_chars}")
+    config = read_dataclass(TracesConfig, files, options, "cli_configs/traces_avqa.yaml")
+    config.check()
+    return config

@@ -1,8 +1,8 @@
-"""Sharing a stage out over processes and machines with Ray Data (the optional extra ``ray``).
+"""Sharing a stage between processes and machines with Ray Data (the optional extra ``ray``).
 
-Every call belongs to one worker, by its key, and each worker appends to a ledger file of its own. A worker that dies
-and is started again reads all files first, so nothing is done twice. All workers must see the folders of the config
-under the same paths.
+Every call belongs to one worker, by its key, and each worker appends to its own ledger file. A worker that dies and is
+started again reads all files first, so nothing is done twice. All workers must see the folders of the config under the
+same paths.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ from dataclasses import asdict
 from typing import Any
 
 from avrt.data.shards import ShardSet
-from avrt.servers.config import Stage, StageConfig
-from avrt.traces.config import TracesConfig
-from avrt.traces.planning import PlannedCall, Planner
-from avrt.traces.stage_report import StageReport
+from avrt.servers.call_report import CallReport
+from avrt.traces.call_planner import CallPlanner, PlannedCall
+from avrt.traces.config import STAGES, Stage, StageConfig, TracesConfig
 from avrt.traces.stages import run_stage
 
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """Ray for the length of a block: a cluster that the process is connected to already, or one on this machine.
+    """Ray for the length of a block: the cluster that the process is already connected to, or one on this machine.
 
     Raises:
         ValueError: Ray is not installed.
@@ -44,13 +43,13 @@ def ray_session() -> Iterator[None]:
 
 def run_stage_distributed(
     stage: Stage, config: TracesConfig, workers: int, *, retry_rejected: bool = False
-) -> StageReport:
+) -> CallReport:
     """Run one stage with `workers` Ray tasks, inside a `ray_session`.
 
-    Each worker has `max_concurrency` calls under way at each address, so the servers see `workers` times as many.
+    Each worker has `max_concurrency` calls in flight at each address, so the servers see `workers` times as many.
 
     Raises:
-        ValueError: a worker met what `run_stage` raises.
+        ValueError: a worker failed; with the message of the error that `run_stage` raised.
     """
     import ray
 
@@ -63,35 +62,35 @@ def run_stage_distributed(
     def run_share(share: dict[str, Any]) -> dict[str, Any]:
         return _run_share(settings, share)
 
-    # One block per share, so that each is a task of its own and a lost machine costs its share alone. The tasks wait
-    # for servers nearly all the time, so they need not have a core each.
-    shared_out = ray.data.from_items(shares, override_num_blocks=workers)
+    # One block per share, so that each is a separate task and a lost machine costs only its share. The tasks wait for
+    # servers nearly all the time, so they do not need a core each.
+    dataset = ray.data.from_items(shares, override_num_blocks=workers)
     pool = ray.data.TaskPoolStrategy(size=workers)
     try:
-        rows = shared_out.map(run_share, compute=pool, num_cpus=0.1).take_all()
+        rows = dataset.map(run_share, compute=pool, num_cpus=0.1).take_all()
     except ray.exceptions.RayTaskError as error:
         raise ValueError(f"{stage}: {error.cause}") from error
-    total = StageReport()
+    total = CallReport()
     for row in rows:
-        total.add(StageReport.from_json(row["report"]))
+        total.add(CallReport.from_json(row["report"]))
     return total
 
 
 def _run_share(settings: dict[str, Any], share: dict[str, Any]) -> dict[str, Any]:
     """One worker's part of a stage; runs in a Ray task."""
-    stages = {name: StageConfig(**settings[name]) for name in ("vision", "audio", "merge")}
+    stages: dict[str, Any] = {name: StageConfig(**settings[name]) for name in STAGES}
     config = TracesConfig(**{**settings, **stages})
     stage, number, workers = share["stage"], int(share["worker"]), int(share["workers"])
 
-    def mine(call: PlannedCall) -> bool:
+    def is_mine(call: PlannedCall) -> bool:
         return int(call.key[:16], 16) % workers == number
 
     report = run_stage(
         stage,
-        Planner(config, ShardSet(config.shards, split=config.split)),
+        CallPlanner(config, ShardSet(config.shards, split=config.split)),
         retry_rejected=bool(share["retry_rejected"]),
         writer_name=f"{stage}-{number:03d}",
-        mine=mine,
+        is_mine=is_mine,
     )
-    # One text: Arrow wants every row to have the same columns.
+    # One text: Arrow requires the same columns in every row.
     return {"worker": number, "report": report.to_json()}

@@ -7,7 +7,7 @@ Layout::
     <output>/val/...
     <output>/statistics.json                 over all splits, written after the last manifest
 
-Every manifest holds the fingerprint of the whole output, so sets of two different runs are never taken for one.
+Every manifest has the fingerprint of the whole output, so sets of two different runs are never mixed.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ _MANIFESTS = (MANIFEST_NAME, MANIFEST_NAME + PARTIAL_SUFFIX)
 
 
 def shard_path(out: Path, split: str, number: int) -> Path:
-    """Where shard `number` of a split goes."""
+    """The path of shard `number` of a split."""
     return out / split / f"traces-{number:06d}.tar"
 
 
 def check_output(out: Path, shards: str | Path | Sequence[str | Path], splits: Collection[str] = ()) -> None:
-    """See that traces may be written to a folder.
+    """Check that traces may be written to a folder.
 
     Args:
         out: the folder; may be absent.
-        shards: the input, which must not lie in it.
+        shards: the input, which must not be inside it.
         splits: names of the splits that will be written.
 
     Raises:
-        ValueError: the folder holds the input, traces of an earlier version, or other files in the way.
+        ValueError: the folder has the input, traces of an earlier version, or other files in it.
     """
     for item in [shards] if isinstance(shards, str | Path) else shards:
         if Path(item).resolve().is_relative_to(out.resolve()):
-            raise ValueError(f"output: {out} holds the input ({item}); choose another folder")
+            raise ValueError(f"output: {out} contains the input ({item}); choose another folder")
     if (out / MANIFEST_NAME).exists() and SETTINGS_KEY not in read_manifest(out).settings:
-        raise ValueError(f"output: {out} holds shards that are not traces; choose another folder")
+        raise ValueError(f"output: {out} contains shards that are not traces; choose another folder")
     if (out / MANIFEST_NAME).exists() or any(_SHARD.fullmatch(path.name) for path in out.glob("traces-*")):
         raise ValueError(
-            f"output: {out} holds traces of an earlier version, which wrote all splits into one folder; remove its "
+            f"output: {out} contains traces of an earlier version, which wrote all splits into one folder; remove its "
             f"{MANIFEST_NAME} and traces-*.tar, or choose another folder (the ledger keeps every call: nothing is "
             "called again)"
         )
@@ -59,7 +59,7 @@ def check_output(out: Path, shards: str | Path | Sequence[str | Path], splits: C
         if Path(split).name != split or split in (".", ".."):
             raise ValueError(f"output: split {split!r} of the input cannot be the name of a folder")
         if (out / split).exists() and not _is_trace_folder(out / split):
-            raise ValueError(f"output: {out / split} holds files that are not traces; choose another folder")
+            raise ValueError(f"output: {out / split} contains files that are not traces; choose another folder")
 
 
 def is_written(out: Path, split: str, fingerprint: str) -> bool:
@@ -74,8 +74,8 @@ def is_written(out: Path, split: str, fingerprint: str) -> bool:
 def remove_outdated(out: Path, splits: Collection[str], fingerprint: str) -> None:
     """Remove the sets of this folder's splits that belong to another output, or are unfinished.
 
-    A folder whose name is not the split of its samples (a copy such as ``train_before``) is somebody's own.
-    The statistics go first and then all manifests, so that no moment leaves complete sets of two outputs side by side.
+    A folder whose name is not the split of its samples (a copy such as ``train_before``) is kept.
+    The statistics are removed first and then all manifests, so that complete sets of two outputs never exist together.
     """
     folders = [path for path in sorted(out.glob("*")) if _is_trace_folder(path) and _is_of_its_split(path, splits)]
     outdated = [path for path in folders if path.name not in splits or not is_written(out, path.name, fingerprint)]
@@ -91,7 +91,7 @@ def remove_outdated(out: Path, splits: Collection[str], fingerprint: str) -> Non
 
 
 def _is_trace_folder(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a trace run writes into a split's folder; an empty one does."""
+    """Whether a folder contains only files that a trace run writes into a split's folder; true for an empty one."""
     if not folder.is_dir():
         return False
     names = [path.name for path in folder.iterdir()]
@@ -101,7 +101,7 @@ def _is_trace_folder(folder: Path) -> bool:
 
 
 def _is_of_its_split(folder: Path, splits: Collection[str]) -> bool:
-    """Whether a trace folder that is not empty is one that a trace run has made, or will write to."""
+    """Whether a trace folder that is not empty was written by a trace run, or will be."""
     if folder.name not in splits and (folder / MANIFEST_NAME).exists():
         return list(read_manifest(folder).splits) == [folder.name]
     return folder.name in {*splits, *SPLITS} and any(folder.iterdir())

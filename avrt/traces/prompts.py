@@ -1,4 +1,4 @@
-"""The words with which teachers and merger are asked, and how replies are handed on.
+"""The prompts of teachers and merger, and the form in which the merger gets the teachers' replies.
 
 A prompt is a text with placeholders: ``{question}`` and ``{options}``, and for the merger ``{vision_trace}`` and
 ``{audio_trace}``. The names of the paper's printed prompts mean the same: ``{formatted_choices}``,
@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from avrt.sample import Sample
-from avrt.servers.config import Stage
 from avrt.text.answers import strip_special_tokens
+from avrt.traces.config import Stage
 
 VISION_PROMPT = """\
 These are {frames} frames of one video clip, in order and evenly spaced over its length. You cannot hear its sound.
@@ -108,7 +108,8 @@ def load_prompt(stage: Stage, path: str | None) -> str:
     """The stage's prompt: a file's text, or the project's own.
 
     Raises:
-        ValueError: a merger's prompt lacks a placeholder, so that it would never see the traces.
+        ValueError: a merger's prompt lacks a placeholder, so that it would never see the traces, or a teacher's prompt
+            has one for a trace.
     """
     prompt = DEFAULT_PROMPTS[stage] if path is None else Path(path).read_text(encoding="utf-8").strip()
     used = {_ALIASES.get(name, name) for name in _PLACEHOLDER.findall(prompt)}
@@ -118,7 +119,9 @@ def load_prompt(stage: Stage, path: str | None) -> str:
             names = ", ".join(f"{{{name}}}" for name in sorted(missing))
             raise ValueError(f"merge.prompt_file: {path}: must contain {names}")
     elif used & {"vision_trace", "audio_trace"}:
-        raise ValueError(f"{stage}.prompt_file: {path}: a teacher sees no other teacher's trace")
+        raise ValueError(
+            f"{stage}.prompt_file: {path}: remove the placeholders of traces: a teacher must not see another's"
+        )
     if "question" not in used:
         prompt += "\n{question}\n{options}"
     elif "options" not in used:
@@ -131,8 +134,8 @@ def fill_prompt(prompt: str, sample: Sample, *, suffix: str = "", **values: str)
 
     Args:
         prompt: as `load_prompt` gives it.
-        suffix: sentence to close it with.
-        values: what stands for ``frames``, ``vision_trace`` and ``audio_trace``.
+        suffix: sentence that ends it.
+        values: texts for ``frames``, ``vision_trace`` and ``audio_trace``.
     """
     options = "\n".join(f"({letter}) {text}" for letter, text in zip(sample.letters, sample.options, strict=True))
     known = {"question": sample.question, "options": options, **values}
@@ -147,7 +150,7 @@ def fill_prompt(prompt: str, sample: Sample, *, suffix: str = "", **values: str)
 
 
 def trace_for_merger(reply: str, max_chars: int) -> str:
-    """A teacher's reply as the merger reads it: without special tokens and thinking markers.
+    """A teacher's reply as the merger gets it: without special tokens and thinking markers.
 
     A reply longer than `max_chars` loses its thinking; if it is still too long, its beginning.
     """

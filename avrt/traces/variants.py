@@ -1,4 +1,5 @@
-"""From a question and its recorded replies to the target text of fine-tuning, or the reason why there is none.
+"""The filter: from a question and its recorded replies to the target text of fine-tuning, or the reason for dropping
+it.
 
 ================ ====================================== =====================================================
 variant          samples                                target
@@ -9,11 +10,11 @@ variant          samples                                target
 ``vision_only``  both teachers right                    the vision teacher's reasoning, its answer
 ``unfiltered``   merger formatted, whoever is right     the merger's reply, with its own answer
 ``answer_only``  as ``merged``                          the bare letter
-``format_only``  as ``merged``                          tags around filler that says nothing, and the letter
+``format_only``  as ``merged``                          tags around filler without content, and the letter
 ================ ====================================== =====================================================
 
-Another merger's traces are a second config with another ``merge`` and ``output`` over the same ledger. No variant
-needs a teacher to be called again.
+For another merger, use a second config with another ``merge`` and ``output`` and the same ledger. No variant calls a
+teacher again.
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ import re
 from dataclasses import dataclass
 
 from avrt.sample import Sample
-from avrt.servers.config import Stage
-from avrt.servers.status import Status
+from avrt.servers.outcome import Status
 from avrt.text.answers import Reason, parse, strip_special_tokens
 from avrt.text.prompts import format_target
-from avrt.traces.config import Variant
-from avrt.traces.planning import TEACHERS, TeacherReply
-from avrt.traces.records import CallRecord
+from avrt.traces.call_planner import TEACHERS, TeacherReply
+from avrt.traces.call_records import CallRecord
+from avrt.traces.config import Stage, Variant
 
 NO_STREAM = "no_stream"
-"""A sample without the picture or sound that a teacher needs."""
+"""A sample without the frames or audio that a teacher needs."""
 
 MISSING = "missing"
 """No finished call in the ledger."""
@@ -49,13 +49,13 @@ _ANSWER_PART = re.compile(r"(?:^|\n)\W*answer\W*(?::|\n)[^\n]*\s*$|<\s*answer\s*
 
 @dataclass(frozen=True)
 class Verdict:
-    """What becomes of one sample.
+    """The filter's decision on one sample.
 
     Attributes:
-        trace: the target text; None if the sample is left out.
-        reason: ``kept``, or why it is left out.
+        trace: the target text; None if the sample is dropped.
+        reason: ``kept``, or why it is dropped.
         outcomes: how each stage's call ended, by stage: ``right``, ``wrong``, a reason of `avrt.text.answers`, a status
-            of the ledger, ``missing``, ``no_stream``, or ``not_needed`` for a merge that the filter saved.
+            of the ledger, ``missing``, ``no_stream``, or ``not_needed`` for a merge of a sample that the filter drops.
     """
 
     trace: str | None
@@ -64,13 +64,13 @@ class Verdict:
 
 
 def judge(sample: Sample, replies: dict[Stage, TeacherReply], merged: CallRecord | None, variant: Variant) -> Verdict:
-    """Decide about one sample.
+    """Decide on one sample.
 
     Args:
         sample: the question.
         replies: both teachers' replies.
         merged: the merger's record, or None.
-        variant: which text is wanted.
+        variant: kind of target text.
     """
     outcomes = {stage: _teacher_outcome(replies[stage]) for stage in TEACHERS}
     outcomes["merge"] = "not_needed"
@@ -99,7 +99,7 @@ def judge(sample: Sample, replies: dict[Stage, TeacherReply], merged: CallRecord
 
 
 def teacher_target(reply: str, letter: str) -> str | None:
-    """A teacher's reply as a target: all it wrote but its closing answer line as thinking, then the letter.
+    """A teacher's reply as a target: the reply without its final answer line as thinking, then the letter.
 
     None if it wrote nothing but the answer.
     """
@@ -121,23 +121,23 @@ def _teacher_outcome(reply: TeacherReply) -> str:
 
 
 def _merged_trace(sample: Sample, record: CallRecord | None) -> tuple[str | None, str]:
-    """The merger's reply as a target, and its outcome: it must keep to the format and name one option."""
+    """The merger's reply as a target, and its outcome: it must have the format and name one option."""
     if record is None or record.status is Status.GAVE_UP:
         return None, MISSING
     if record.status is not Status.OK:
         return None, record.status.value
-    # Thinking of the merger's own that its server took out belongs in front only where the reply has none of its own.
+    # Thinking that the server separated is put back in front only if the reply itself has no thinking.
     text = record.text if "<think>" in record.text else record.reply
     parsed = parse(text, sample, "paper", record.finish_reason)
     if parsed.letter is None or parsed.reason is not Reason.OK:
         return None, parsed.reason.value
     assert parsed.think is not None
-    # Written anew, so that all targets have the same white space around their tags.
+    # Formatted again, so that all targets have the same white space around their tags.
     return format_target(parsed.think, parsed.letter), "right" if sample.is_right(parsed.letter) else "wrong"
 
 
 def _filter_reason(outcomes: dict[Stage, str], right: dict[Stage, bool]) -> str:
-    """Why the teachers' filter drops a sample: what stopped it before any answer, or who was wrong."""
+    """Why the filter drops a sample: the teacher without an answer, or the teachers that were wrong."""
     for stage in TEACHERS:
         if not right[stage] and outcomes[stage] != "wrong":
             return f"{stage}_{outcomes[stage]}"

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from avrt.model.student import Student, StudentConfig
-from avrt.traces.tokens import token_counter
+from avrt.traces.statistics import token_counter
 from tests.programs import REPOSITORY, TIMEOUT, environment
 
 ENTRIES = {

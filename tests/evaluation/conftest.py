@@ -1,4 +1,4 @@
-"""Records and run folders made of given outcomes."""
+"""Records and run folders with given outcomes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from avrt.evaluation.records.log import RecordWriter
+from avrt.evaluation.records.log import RecordWriter, read_records, record_files, write_records
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 
@@ -20,7 +20,7 @@ def reply(letter: str) -> str:
 
 
 def make_records(benchmark: str, replies: Sequence[str], **changes: object) -> list[Record]:
-    """One record per reply; gold is always A, of four options; two categories by turns."""
+    """One record per reply; gold is always A, of four options; two categories alternate."""
     values: dict[str, object] = {
         "question": "Which animal is heard?",
         "options": ("cat", "dog", "owl", "cow"),
@@ -42,9 +42,21 @@ def make_records(benchmark: str, replies: Sequence[str], **changes: object) -> l
     ]
 
 
+def merge_records(folder: Path) -> list[Record]:
+    """Write ``records.jsonl`` from all processes' files, as scoring does."""
+    records = read_records(folder)
+    write_records(folder, records)
+    return records
+
+
+def answered_ids(folder: Path) -> set[str]:
+    """Ids of the items that have a reply, over all processes' files."""
+    return {record.id for record in read_records(folder) if record.failure is None} if record_files(folder) else set()
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> RunMaker:
-    """Writes a benchmark's folder of a run, its records shared out over some ranks; returns the run's folder."""
+    """Writes a benchmark's folder of a run, its records divided between some ranks; returns the run's folder."""
 
     def make(
         run: str, benchmark: str, replies: Sequence[str], *, ranks: int = 1, items: int | None = None, **changes: object

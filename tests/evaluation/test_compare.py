@@ -13,9 +13,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from avrt.commands import compare as compare_command
-from avrt.evaluation.comparison import Score, compare, flips
+from avrt.evaluation.comparison import Score, compare
+from avrt.evaluation.published_results import COLUMNS, average_of, averaged, published_table3
 from avrt.evaluation.scoring import score_run
-from avrt.evaluation.tables import COLUMNS, average_of, averaged, omnibench_analysis, published_table3
 from tests.evaluation.conftest import RunMaker, reply
 
 METHOD_7 = {
@@ -63,7 +63,6 @@ def test_published_numbers() -> None:
             assert printed is None or abs(printed - formed) < 0.0501
     assert averaged("av_average") == list(COLUMNS)[1:6]
     assert averaged("audio_average") == ["mmar", "mmau"]
-    assert sum(omnibench_analysis()["difficulty"]["items"].values()) == 1139
 
 
 def test_the_printed_table_is_the_papers_text(real_data: Path) -> None:
@@ -99,8 +98,6 @@ def test_comparison_equals_scipy_and_statsmodels(two_runs: tuple[Path, Path]) ->
         p_values.append(stats.binomtest(won, won + lost).pvalue)
         assert difference["p_value"] == pytest.approx(p_values[-1], abs=1e-12)
         assert difference["interval"][0] < difference["difference"] < difference["interval"][1]
-        wins, losses = flips(first[name], second[name])
-        assert (len(wins), len(losses)) == (won, lost)
     expected = multipletests(p_values, method="holm")[1]
     assert [d["p_holm"] for d in result["differences"].values()] == pytest.approx(list(expected), abs=1e-12)
 
@@ -142,7 +139,7 @@ def test_the_printed_table(two_runs: tuple[Path, Path], capsys: pytest.CaptureFi
         "57.7",
         "Qwen3-Omni 30B",
         "arXiv 2604.16617",
-        "<.001***",
+        "<0.001***",
     ):
         assert text in printed
     assert "…" not in printed  # nothing cut off, however narrow the screen

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avrt.evaluation.benchmarks import BENCHMARKS, new_record
-from avrt.evaluation.benchmarks.official import omnibench_letter
+from avrt.evaluation.benchmarks.official_rules import omnibench_letter
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.scoring import grade_record, is_gold
 from tests.evaluation.conftest import make_records, reply

@@ -12,16 +12,14 @@ from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.demo.prepare import cache_folder
 from avrt.demo.settings import DemoSettings
-from avrt.evaluation.ledger_outcomes import ledger_outcomes
-from avrt.evaluation.subsets import read_ids
+from avrt.evaluation.difficulty_subsets import read_ledger_outcomes
+from avrt.evaluation.question_sets import read_ids
 from avrt.sample import LETTERS
-from avrt.servers.config import StageConfig
-from avrt.servers.status import Status
-from avrt.traces.config import TracesConfig
-from avrt.traces.config_file import load_config
+from avrt.servers.outcome import Status
+from avrt.traces.call_planner import CallPlanner
+from avrt.traces.call_records import CallRecord
+from avrt.traces.config import StageConfig, TracesConfig, load_config
 from avrt.traces.ledger import LedgerWriter
-from avrt.traces.planning import Planner
-from avrt.traces.records import CallRecord
 from tests.traces.question_set import write_shards
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
@@ -36,7 +34,7 @@ def traces_config(folder: Path) -> TracesConfig:
 
 def record_answers(config: TracesConfig, questions: int) -> None:
     """Vision is right about every second question, audio about every third; both in a teacher's own words."""
-    planner = Planner(config, ShardSet(config.shards))
+    planner = CallPlanner(config, ShardSet(config.shards))
 
     async def write() -> None:
         async with LedgerWriter(config.ledger, "calls") as writer:
@@ -67,7 +65,7 @@ def test_from_the_ledger_of_a_trace_run(tmp_path: Path, capsys: pytest.CaptureFi
     config = traces_config(tmp_path)
     ids = ShardSet(config.shards).keys
     record_answers(config, QUESTIONS)
-    vision, audio = ledger_outcomes(config)
+    vision, audio = read_ledger_outcomes(config)
     assert vision == {item: index % 2 == 0 for index, item in enumerate(ids)}
     assert audio == {item: index % 3 == 0 and index != 6 for index, item in enumerate(ids)}
     stage = {"base_urls": [URL], "model": "m", "sampling": {"max_tokens": 16}}
@@ -98,7 +96,7 @@ def test_an_unfinished_trace_run_is_refused(tmp_path: Path) -> None:
     config = traces_config(tmp_path)
     record_answers(config, QUESTIONS - 1)
     with pytest.raises(ValueError, match="2 calls of the teachers are missing"):
-        ledger_outcomes(config)
+        read_ledger_outcomes(config)
 
 
 @pytest.mark.parametrize("words", [[], ["--vision", "v"], ["--traces", "t", "--audio", "a"]])

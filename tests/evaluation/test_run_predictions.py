@@ -68,7 +68,7 @@ def test_plain_lines(questions: QuestionSet, real_data: Path, tmp_path: Path) ->
 
 
 def test_media_need_not_be_there(questions: QuestionSet, real_data: Path, tmp_path: Path) -> None:
-    """Annotations are enough: whoever made the replies had the media."""
+    """Annotations are enough: the model that replied had the media."""
     data = tmp_path / "dailyomni"
     data.mkdir()
     (data / "qa.json").write_bytes((real_data / "annotations" / "dailyomni_qa.json").read_bytes())
@@ -114,13 +114,13 @@ def test_our_own_samples_come_back_as_they_were(questions: QuestionSet, real_dat
     ("change", "message"),
     [
         (lambda rows: rows[0].update(doc_id=99), r"`doc_id` \(99\) names an item"),
-        (lambda rows: rows[0].update(doc_id=1), "whose question does not stand in the sample"),
-        (lambda rows: rows[0].update(resps=[["A", "B"]]), "must hold one reply, holds 2"),
+        (lambda rows: rows[0].update(doc_id=1), "`doc_id` 1 is item"),
+        (lambda rows: rows[0].update(resps=[["A", "B"]]), "`resps` must have one reply, has 2"),
         (lambda rows: rows[4].update(resps=[["E"]]), "entry 5: an earlier entry gives another reply"),
-        (lambda rows: rows.__setitem__(0, {"id": "nobody", "text": "A"}), "'nobody' is no item"),
+        (lambda rows: rows.__setitem__(0, {"id": "nobody", "text": "A"}), "entry 1: 'nobody'"),
         (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0"}), "needs `id` and `text`"),
         (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0", "text": None}), "`text` of 'd6b4OmUFt7I-0'.*is null"),
-        (lambda rows: rows.clear(), "holds no predictions"),
+        (lambda rows: rows.clear(), "no predictions"),
     ],
 )
 def test_what_does_not_fit_is_refused(

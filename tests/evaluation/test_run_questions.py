@@ -16,7 +16,7 @@ from avrt.evaluation.benchmarks import Item
 from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, QuestionSet, open_question_sets
 from avrt.evaluation.records.log import RecordWriter, read_records
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.run_log import batches_left, begin_run
+from avrt.evaluation.run_lifecycle import batches_left, begin_run
 from avrt.sample import Sample
 from tests.distributed.runs import write_shards
 
@@ -48,8 +48,8 @@ def test_an_unknown_benchmark_is_refused() -> None:
         ({"benchmarks": []}, "at least one name"),
         ({"benchmarks": ["mmau", "mmau"]}, "none twice"),
         ({"shards": "s", "annotations": "a"}, "give one"),
-        ({"shards": "s"}, "must be the one name"),
-        ({"benchmarks": ["a", "b"], "annotations": "a"}, "must be the one name"),
+        ({"shards": "s"}, "`benchmarks` must be one name"),
+        ({"benchmarks": ["a", "b"], "annotations": "a"}, "`benchmarks` must be one name"),
         ({"benchmarks": "../up", "shards": "s"}, "name of a folder"),
     ],
 )
@@ -92,8 +92,8 @@ def test_a_masked_stream_is_there_and_empty(real_data: Path) -> None:
 
 def test_media_that_do_not_decode_become_a_record_with_their_reason(real_data: Path, tmp_path: Path) -> None:
     shutil.copytree(real_data / "benchmarks" / "mmau", tmp_path / "mmau")
-    (sound,) = (tmp_path / "mmau" / "test-mini-audios").iterdir()
-    sound.write_bytes(b"not a sound")
+    (audio,) = (tmp_path / "mmau" / "test-mini-audios").iterdir()
+    audio.write_bytes(b"not audio")
     questions = open_one(benchmarks="mmau", data_root=str(tmp_path))
     record = questions.show(questions.items[0], MediaConfig())
     assert isinstance(record, Record)
@@ -128,7 +128,7 @@ def test_damage_in_a_shard_is_found_when_its_sample_is_shown(tmp_path: Path) -> 
     (tar,) = folder.glob("*.tar")
     questions = open_one(benchmarks="mine", shards=str(folder))
     data = bytearray(tar.read_bytes())
-    place = data.index(b"fLaC") + 300  # in the first sample's sound
+    place = data.index(b"fLaC") + 300  # in the first sample's audio
     data[place : place + 8] = bytes(8)
     tar.write_bytes(data)
     shown = [questions.show(item, MediaConfig()) for item in questions.items]

@@ -17,14 +17,13 @@ from avrt.evaluation.records.log import (
     METRICS_FILE,
     RECORDS_FILE,
     RecordWriter,
-    merge_records,
     read_records,
     write_records,
 )
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.running import RunningScores
+from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import grade_record, profile_for, score_run, summarize, write_scores
-from tests.evaluation.conftest import RunMaker, make_records, reply
+from tests.evaluation.conftest import RunMaker, make_records, merge_records, reply
 
 REPLIES = [
     reply("A"),  # right
@@ -132,7 +131,7 @@ def test_score_gives_the_same_bytes_twice_and_whatever_the_order(make_run: RunMa
     assert len(results) == 1
 
 
-def test_score_trusts_nothing_derived(make_run: RunMaker) -> None:
+def test_score_ignores_derived_fields(make_run: RunMaker) -> None:
     run = make_run("run", "mmau", REPLIES)
     merge_records(run / "mmau")
     (honest,) = score_run(run)
@@ -163,11 +162,11 @@ def test_unfinished_runs_need_the_option(make_run: RunMaker) -> None:
 
 
 def test_mixed_runs_are_refused(make_run: RunMaker) -> None:
-    with pytest.raises(ValueError, match="has 7 items, 3 were to be run; are two runs mixed here"):
+    with pytest.raises(ValueError, match="has 7 items instead of 3"):
         score_run(make_run("run", "mmau", REPLIES, items=3))
     run = make_run("other", "mmau", REPLIES)
     write_records(run / "mmau", make_records("mmar", REPLIES))
-    with pytest.raises(ValueError, match="is of 'mmar', the run of 'mmau'"):
+    with pytest.raises(ValueError, match=r"is of 'mmar', .*'mmau'"):
         score_run(run)
 
 

@@ -32,7 +32,7 @@ def test_wilson_at_the_ends() -> None:
 
 @pytest.mark.parametrize(("correct", "total"), [(-1, 3), (4, 3), (1, 0)])
 def test_wilson_refuses_impossible_counts(correct: int, total: int) -> None:
-    with pytest.raises(ValueError, match="`correct` must lie in"):
+    with pytest.raises(ValueError, match="`correct`"):
         wilson_interval(correct, total)
 
 

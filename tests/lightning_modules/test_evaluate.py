@@ -17,9 +17,9 @@ from PIL import Image
 from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.data.writer import ShardWriter
+from avrt.evaluation.published_results import COLUMNS
 from avrt.evaluation.records.log import RecordWriter, read_records
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.tables import COLUMNS
 from avrt.media.reader import read_clip
 from avrt.model.trained_weights import weights_fingerprint
 from tests.distributed.runs import write_shards
@@ -300,7 +300,7 @@ def test_real_items_end_to_end(
         assert metrics["strict"]["items"] == len(records) == metrics["items"]
         assert_logged(run, name)
         for record in records:
-            assert record.scored
+            assert record.correct_strict is not None
             if record.failure is None:
                 assert record.text
                 assert record.completion_tokens

@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.precision import DeepSpeedPrecision, HalfPrecisio
 from torch import Tensor
 
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.running import RunningScores
+from avrt.evaluation.running_scores import RunningScores
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student
 from avrt.model.token_logprobs import token_logprobs

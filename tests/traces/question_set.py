@@ -14,8 +14,7 @@ import torch
 
 from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
-from avrt.servers.config import StageConfig
-from avrt.traces.config import TracesConfig
+from avrt.traces.config import StageConfig, TracesConfig
 from tests.servers.scripted_server import Reply
 
 OPTIONS = ("red fox", "grey owl", "brown bear", "white hare")
@@ -23,7 +22,7 @@ LETTERS = "ABCD"
 
 
 def write_shards(folder: Path, count: int) -> Path:
-    """Questions 0 to count - 1 with two small frames and a tenth of a second of sound."""
+    """Questions 0 to count - 1 with two small frames and a tenth of a second of audio."""
     generator = torch.Generator().manual_seed(1)
     with ShardWriter(folder, samples_per_shard=16, image_format="png") as writer:
         for index in range(count):

@@ -33,9 +33,8 @@ from avrt.demo.servers import (
 from avrt.demo.trace_run import demo_server, free_port, traces_command
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
-from avrt.traces.config import STAGES
-from avrt.traces.config_file import load_config
-from avrt.traces.messages import build_content
+from avrt.traces.config import STAGES, load_config
+from avrt.traces.stage_content import build_content
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def test_a_model_refuses_the_other_stream(
         DemoModels().reply(model, [{"role": "user", "content": contents[stage][0]}])
 
 
-def test_the_server_tells_its_address_and_ends_quietly_when_interrupted() -> None:
+def test_the_server_prints_its_address_and_ends_quietly_when_interrupted() -> None:
     words = [sys.executable, "-m", "avrt", "demo", "--serve", "--port", "0"]
     with subprocess.Popen(
         words,

@@ -1,4 +1,4 @@
-"""A stage shared out by Ray on one machine: everything once, and the same shards."""
+"""A stage that Ray shares between processes of one machine: everything once, and the same shards."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_several_workers_do_everything_once(question_shards: Path, tmp_path: Pat
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
-def test_without_ray_the_mend_is_named(question_shards: Path, tmp_path: Path) -> None:
+def test_without_ray_the_error_says_how_to_install_it(question_shards: Path, tmp_path: Path) -> None:
     config = make_config(question_shards, tmp_path, "http://127.0.0.1:1/v1")
     with pytest.raises(ValueError, match=r"pip install 'avrt\[ray\]'"):
         run_traces(config, workers=2)

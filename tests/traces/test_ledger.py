@@ -1,4 +1,4 @@
-"""Durability, one writer, torn lines, full disks."""
+"""Durability, one writer, incomplete lines, full disks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from avrt.files.folder_lock import FolderInUseError, FolderLock
-from avrt.servers.status import Status
+from avrt.servers.outcome import Status
+from avrt.traces.call_records import CallRecord, decode_record, encode_record
 from avrt.traces.ledger import LedgerError, LedgerIndex, LedgerWriter
-from avrt.traces.records import CallRecord, decode_record, encode_record
 
 
 def record(key: str, status: Status = Status.OK, text: str = "x") -> CallRecord:
@@ -29,14 +29,35 @@ def write(folder: Path, *records: CallRecord, name: str = "calls") -> None:
     asyncio.run(main())
 
 
-def test_a_record_survives_the_line_it_is_written_as() -> None:
+def test_a_record_survives_encoding_and_decoding() -> None:
     text = 'a "quote", a line\nend, ◁think▷, \u2028 and \U0001f600'
     original = CallRecord(
-        "k", "audio", "s", Status.LENGTH, text, "t", "length", {"prompt_tokens": 3}, 0.25, 2, "m", "r", "e"
+        key="k",
+        stage="audio",
+        sample="s",
+        status=Status.LENGTH,
+        text=text,
+        reasoning="t",
+        finish_reason="length",
+        usage={"prompt_tokens": 3},
+        latency=0.25,
+        attempts=2,
+        model="m",
+        revision="r",
+        error="e",
     )
     line = encode_record(original)
     assert line.count(b"\n") == 1
     assert decode_record(line) == original
+
+
+def test_the_bytes_of_a_line_are_those_of_earlier_versions() -> None:
+    """Ledgers are shared between versions: names, order and checksum must not change."""
+    line = encode_record(record("k"))
+    assert line == (
+        b'{"key":"k","stage":"vision","sample":"k","status":"ok","text":"x","reasoning":"","finish_reason":"",'
+        b'"usage":{},"latency":0.0,"attempts":1,"model":"m","revision":"r","error":"","crc32":3605002647}\n'
+    )
 
 
 @pytest.mark.parametrize("position", [0, 10, 40, -3, -10])
@@ -68,11 +89,11 @@ def test_every_confirmed_record_is_in_the_file_when_append_returns(tmp_path: Pat
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"key":"half","stage":"vi', encode_record(record("whole"))[:-1]])
-def test_a_torn_last_line_was_never_written(tmp_path: Path, torn: bytes) -> None:
+@pytest.mark.parametrize("incomplete", [b"{", b'{"key":"half","stage":"vi', encode_record(record("whole"))[:-1]])
+def test_an_incomplete_last_line_was_never_written(tmp_path: Path, incomplete: bytes) -> None:
     write(tmp_path, record("a"))
     with open(tmp_path / "calls.jsonl", "ab") as file:
-        file.write(torn)
+        file.write(incomplete)
     assert len(LedgerIndex(tmp_path)) == 1
     write(tmp_path, record("b"))
     index = LedgerIndex(tmp_path)
@@ -81,7 +102,7 @@ def test_a_torn_last_line_was_never_written(tmp_path: Path, torn: bytes) -> None
     assert len(index) == 2
 
 
-def test_a_file_of_nothing_but_a_torn_line_starts_over(tmp_path: Path) -> None:
+def test_a_file_with_only_an_incomplete_line_starts_over(tmp_path: Path) -> None:
     (tmp_path / "calls.jsonl").write_bytes(b"x" * 200_000)
     write(tmp_path, record("a"))
     assert len(LedgerIndex(tmp_path)) == 1
@@ -165,7 +186,7 @@ def test_a_full_disk_stops_with_a_clear_error_and_nothing_half_written(tmp_path:
         [sys.executable, "-B", "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 7, done.stderr
-    assert "no call is lost: make room and run the same command again" in done.stdout
+    assert "make room and run the same command again" in done.stdout
     assert "calls.jsonl" in done.stdout
     path = tmp_path / "calls.jsonl"
     data = path.read_bytes()
@@ -176,7 +197,7 @@ def test_a_full_disk_stops_with_a_clear_error_and_nothing_half_written(tmp_path:
     assert len(LedgerIndex(tmp_path)) == 100
 
 
-def test_all_waiting_calls_learn_of_a_full_disk(tmp_path: Path) -> None:
+def test_all_waiting_calls_fail_on_a_full_disk(tmp_path: Path) -> None:
     async def main() -> list[BaseException | None]:
         async with LedgerWriter(tmp_path) as writer:
             await writer.append(record("fits"))

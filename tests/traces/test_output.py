@@ -15,11 +15,11 @@ from avrt.cli import main
 from avrt.data.manifest import read_manifest
 from avrt.data.shards import ShardSet
 from avrt.files.folder_lock import LOCK_NAME, FolderInUseError, FolderLock
-from avrt.traces import finalise as finalise_module
+from avrt.traces import finalize as finalize_module
 from avrt.traces import output as output_module
+from avrt.traces.call_planner import CallPlanner
 from avrt.traces.config import TracesConfig
 from avrt.traces.pipeline import run_traces
-from avrt.traces.planning import Planner
 from tests.servers.scripted_server import ScriptedServer
 from tests.shard_files import write_set
 from tests.traces.question_set import answer, make_config, write_shards
@@ -100,7 +100,7 @@ def test_stopped_between_any_two_steps_it_is_unfinished_and_then_the_same(
     out = tmp_path / "out"
     config = replace(finished, output=str(out), samples_per_shard=finished.samples_per_shard)
     steps = 0
-    real = {name: getattr(finalise_module, name) for name in ("OpenShard", "write_manifest", "write_atomic")}
+    real = {name: getattr(finalize_module, name) for name in ("OpenShard", "write_manifest", "write_atomic")}
     unlink = Path.unlink
 
     def counted(name: str, real_step: Any) -> Any:
@@ -123,7 +123,7 @@ def test_stopped_between_any_two_steps_it_is_unfinished_and_then_the_same(
         steps = 0
         with monkeypatch.context() as patch:
             for name, step in real.items():
-                patch.setattr(finalise_module, name, counted(name, step))
+                patch.setattr(finalize_module, name, counted(name, step))
             patch.setattr(output_module.Path, "unlink", counted("unlink", unlink))
             try:
                 write(config)
@@ -180,7 +180,7 @@ def test_the_layout_of_an_earlier_version_is_refused_before_any_call(
     old_layout(finished, tmp_path / "out", manifest)
     before = files(tmp_path / "out")
     for steps in (["vision", "audio", "merge", "write"], ["write"]):
-        with pytest.raises(ValueError, match=r"output: .*out holds traces of an earlier version.*remove its manifest"):
+        with pytest.raises(ValueError, match=r"output: .*out contains traces of an earlier version.*manifest"):
             run_traces(replace(finished, output=str(tmp_path / "out"), ledger=str(tmp_path / "none")), steps=steps)
     assert not (tmp_path / "none").exists()
     assert files(tmp_path / "out") == before
@@ -188,16 +188,16 @@ def test_the_layout_of_an_earlier_version_is_refused_before_any_call(
 
 def test_other_files_in_the_way_are_refused_and_kept(finished: TracesConfig, tmp_path: Path) -> None:
     write_set(tmp_path / "packed")
-    with pytest.raises(ValueError, match="holds shards that are not traces"):
+    with pytest.raises(ValueError, match="packed contains shards that are not traces"):
         write(finished, output=str(tmp_path / "packed"))
     shutil.move(tmp_path / "packed", tmp_path / "avqa" / "train")
     before = files(tmp_path / "avqa")
-    with pytest.raises(ValueError, match=r"avqa/train holds files that are not traces; choose another folder"):
+    with pytest.raises(ValueError, match=r"avqa/train contains files that are not traces"):
         write(finished, output=str(tmp_path / "avqa"))
     assert files(tmp_path / "avqa") == before
     (tmp_path / "mine" / "val").mkdir(parents=True)
     (tmp_path / "mine" / "val" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"mine/val holds files"):
+    with pytest.raises(ValueError, match=r"mine/val contains files"):
         write(finished, output=str(tmp_path / "mine"))
     # A folder that has nothing to do with it is left alone.
     (tmp_path / "out" / "media").mkdir(parents=True)
@@ -217,20 +217,20 @@ def test_a_copy_of_a_split_is_left_alone(finished: TracesConfig, tmp_path: Path)
     assert files(out / "train_before") == before
     assert [path.name for path in (out / "tars").iterdir()] == ["traces-000000.tar"]
     write(finished, output=str(out), val_share=0.0)
-    assert not (out / "val").exists(), "a split that the run has no more goes"
+    assert not (out / "val").exists(), "a split that the run no longer has is removed"
 
 
 def test_the_input_is_never_overwritten(finished: TracesConfig, tmp_path: Path) -> None:
     """Traces are made of traces, say with another merger; the obvious output is the folder above the input."""
     write(finished, output=str(tmp_path / "out"))
     before = files(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"output: .*out holds the input"):
+    with pytest.raises(ValueError, match=r"output: .*out contains the input"):
         run_traces(replace(finished, shards=str(tmp_path / "out" / "train"), output=str(tmp_path / "out")))
     assert files(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.9999])
-def test_an_empty_split_is_an_error_that_says_which_share_would_do(finished: TracesConfig, share: float) -> None:
+def test_an_empty_split_is_an_error_that_names_a_share_that_works(finished: TracesConfig, share: float) -> None:
     out = Path(finished.output).parent / f"empty_{share}"
     name = "val" if share < 0.5 else "train"
     with pytest.raises(ValueError, match=rf"val_share: {share:g} leaves split '{name}' empty: \d+ samples") as caught:
@@ -261,12 +261,12 @@ def test_a_split_of_the_input_that_loses_all_samples_is_an_error(tmp_path: Path)
             writer.write(replace(sample, split="val" if index in (0, 5) else "train"))  # both: vision is wrong
     with ScriptedServer(answer) as server:
         config = make_config(tmp_path / "shards", tmp_path, server.url, val_share=None, split=None)
-        with pytest.raises(ValueError, match=r"split: no trace is left of the samples of split 'val' .*vision_wrong"):
+        with pytest.raises(ValueError, match=r"split: .*'val' .*vision_wrong"):
             run_traces(config)
         run_traces(replace(config, split="train"))
 
 
-def test_inspect_and_readers_tell_what_the_folder_holds(
+def test_inspect_and_readers_name_the_splits_of_the_folder(
     finished: TracesConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["inspect", finished.output, "--verify"]) == 0
@@ -280,7 +280,7 @@ def test_inspect_and_readers_tell_what_the_folder_holds(
 
 
 def test_two_runs_with_one_output_do_not_write_at_once(finished: TracesConfig, tmp_path: Path) -> None:
-    """Whatever their ledgers; the second is refused before it calls anybody."""
+    """Whatever their ledgers; the second is refused before it calls a server."""
     out = tmp_path / "out"
     run_lock = FolderLock(out, "traces", name=f".output{LOCK_NAME}")
     with run_lock, pytest.raises(FolderInUseError, match=rf"{out}: another `traces`"):
@@ -314,4 +314,4 @@ def test_the_folder_above_the_output_need_not_be_writable(
 
 def test_the_planner_reads_what_was_written(finished: TracesConfig) -> None:
     """A split's folder is an input like any other."""
-    Planner(finished, ShardSet(Path(finished.output) / "train"))
+    CallPlanner(finished, ShardSet(Path(finished.output) / "train"))

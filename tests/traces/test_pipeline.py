@@ -21,11 +21,11 @@ import pytest
 from avrt.data.manifest import read_manifest
 from avrt.data.shards import ShardSet
 from avrt.files.folder_lock import FolderInUseError, FolderLock
-from avrt.servers.status import Status
+from avrt.servers.outcome import Status
 from avrt.text.answers import is_formatted, parse
+from avrt.traces.call_records import decode_record
 from avrt.traces.ledger import LedgerError, LedgerIndex
 from avrt.traces.pipeline import run_traces
-from avrt.traces.records import decode_record
 from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
 
@@ -55,7 +55,7 @@ def finished(question_shards: Path, tmp_path_factory: pytest.TempPathFactory) ->
         yield root, server
 
 
-def test_exactly_the_samples_of_two_right_teachers_and_a_sound_merge_are_kept(
+def test_exactly_the_samples_with_two_right_teachers_and_a_good_merge_are_kept(
     finished: tuple[Path, ScriptedServer],
 ) -> None:
     root, _ = finished
@@ -138,7 +138,7 @@ def test_statistics_count_what_was_kept_and_why_the_rest_was_not(finished: tuple
     assert letters == Counter("ABCD"[i % 4] for i in indices if kept(i))
 
 
-def test_a_second_run_calls_nobody_and_writes_the_same(
+def test_a_second_run_makes_no_call_and_writes_the_same(
     finished: tuple[Path, ScriptedServer], question_shards: Path
 ) -> None:
     root, server = finished
@@ -180,7 +180,7 @@ def test_missing_calls_are_refused_unless_allowed(
 
 
 def test_a_second_run_is_refused_before_it_reads_a_shard(tmp_path: Path) -> None:
-    """Reading the headers of a large set takes many seconds, in which nobody would know."""
+    """Reading the headers of a large set takes many seconds."""
     config = make_config(tmp_path / "no_such_shards", tmp_path, "http://127.0.0.1:1/v1")
     with FolderLock(tmp_path / "ledger", "traces"), pytest.raises(FolderInUseError, match="traces"):
         run_traces(config)
@@ -273,11 +273,11 @@ def test_a_changed_prompt_or_model_is_another_call(
 ) -> None:
     root, _ = finished
     config = make_config(question_shards, root, "http://127.0.0.1:1/v1")
-    from avrt.traces.planning import Planner
+    from avrt.traces.call_planner import CallPlanner
 
     def keys(**changes: Any) -> set[str]:
         changed = replace(config, vision=replace(config.vision, **changes))
-        planner = Planner(changed, ShardSet(question_shards))
+        planner = CallPlanner(changed, ShardSet(question_shards))
         return {call.key for call in planner.calls("vision", LedgerIndex(tmp_path))}
 
     prompt = tmp_path / "prompt.txt"

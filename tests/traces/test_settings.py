@@ -13,14 +13,12 @@ import pytest
 
 from avrt.config.errors import UsageError
 from avrt.sample import Sample
-from avrt.servers.config import StageConfig, resolve_model
-from avrt.servers.presets import PRESETS
-from avrt.traces.config import STAGES
-from avrt.traces.config_file import load_config
-from avrt.traces.finalise import split_of
+from avrt.servers.config import ServerConfig
+from avrt.traces.config import STAGES, load_config
+from avrt.traces.finalize import split_of
+from avrt.traces.presets import PRESETS
 from avrt.traces.prompts import DEFAULT_PROMPTS, fill_prompt, load_prompt
-from avrt.traces.statistics import mean_and_deviation
-from avrt.traces.tokens import token_counter
+from avrt.traces.statistics import mean_and_deviation, token_counter
 from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer
 
@@ -33,7 +31,7 @@ SAMPLE = Sample("s", "What {options} is it? {frames}", ("a {question}", "b"), 0)
 def test_every_config_loads(path: Path) -> None:
     config = load_config([path])
     for stage in STAGES:
-        assert resolve_model(stage, config.stage(stage)).sampling["max_tokens"] >= 1024
+        assert config.stage(stage).resolve_model().sampling["max_tokens"] >= 1024
 
 
 def test_the_two_mergers_share_their_teachers() -> None:
@@ -41,8 +39,8 @@ def test_the_two_mergers_share_their_teachers() -> None:
     assert first.ledger == second.ledger
     assert first.output != second.output
     for stage in ("vision", "audio"):
-        assert resolve_model(stage, first.stage(stage)) == resolve_model(stage, second.stage(stage))  # type: ignore[arg-type]
-    assert resolve_model("merge", second.merge).name == "google/gemma-3-12b-it"
+        assert first.stage(stage).resolve_model() == second.stage(stage).resolve_model()  # type: ignore[arg-type]
+    assert second.merge.resolve_model().name == "google/gemma-3-12b-it"
 
 
 def test_a_setting_on_the_command_line_wins() -> None:
@@ -50,20 +48,22 @@ def test_a_setting_on_the_command_line_wins() -> None:
         [AVQA], ["--variant=audio_only", "--merge.max_concurrency=8", "--vision.sampling={temperature: null}"]
     )
     assert (config.variant, config.merge.max_concurrency) == ("audio_only", 8)
-    assert "temperature" not in resolve_model("vision", config.vision).sampling
+    assert "temperature" not in config.vision.resolve_model().sampling
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("variant=foo", "variant: must be one of"),
-        ("vision.max_concurrency=0", "vision.max_concurrency: must be 1 or more"),
+        ("vision.max_concurrency=0", "vision.max_concurrency: "),
+        ("audio.backoff_seconds=0", "audio.backoff_seconds: "),
+        ("samples_per_shard=0", "samples_per_shard: "),
         ("vision.preset=foo", "vision.preset: 'foo' is none of"),
         ("vision.preset=gemma-3-12b-it", "vision.preset: 'gemma-3-12b-it' is a model for merge"),
         ("audio.sampling={max_tokens: null}", "audio.sampling.max_tokens: must be a whole number"),
         ("merge.base_urls=[]", "merge.base_urls: give at least one"),
         ("merge.base_urls=[ftp://h/v1]", r"merge.base_urls\[0\]: must look like"),
-        ("merge.prompt_file=/no/such/file", "merge.prompt_file: /no/such/file is no file"),
+        ("merge.prompt_file=/no/such/file", "merge.prompt_file: /no/such/file"),
         ("vision.transport=file", "vision.media_dir: give a folder"),
         ("val_share=1", "val_share: must be 0 or more and below 1"),
         ("nonsense=1", "nonsense: unknown key"),
@@ -108,7 +108,7 @@ def test_an_unset_key_variable_is_named(question_shards: Path, tmp_path: Path, m
         run_traces(config)
 
 
-def test_the_key_is_sent_and_stands_nowhere(question_shards: Path, tmp_path: Path) -> None:
+def test_the_key_is_sent_and_written_nowhere(question_shards: Path, tmp_path: Path) -> None:
     """A whole run of the command, with a server that repeats the key in errors and replies."""
     secret = "sk-secret-1234567890"
 
@@ -170,7 +170,7 @@ def test_a_prompt_like_the_papers_works_from_a_file(tmp_path: Path) -> None:
     blind.write_text("Question: {question}")
     with pytest.raises(ValueError, match=r"must contain \{audio_trace\}, \{vision_trace\}"):
         load_prompt("merge", str(blind))
-    with pytest.raises(ValueError, match="a teacher sees no other teacher's trace"):
+    with pytest.raises(ValueError, match=r"audio\.prompt_file: .*merger\.txt"):
         load_prompt("audio", str(merger))
 
 
@@ -183,7 +183,7 @@ def test_own_prompts_ask_for_description_reasoning_and_answer() -> None:
     assert "gold" not in DEFAULT_PROMPTS["merge"]
 
 
-def test_audio_flamingos_sentence_closes_its_prompt() -> None:
+def test_audio_flamingos_sentence_ends_its_prompt() -> None:
     suffix = PRESETS["audio-flamingo-3-think"].suffix
     assert suffix == "Please think and reason about the input audio before you respond."
     assert fill_prompt(load_prompt("audio", None), SAMPLE, suffix=suffix).endswith(f"(B) b\n{suffix}")
@@ -196,7 +196,7 @@ def test_every_preset_sends_a_token_limit_and_has_its_servers_command_in_the_doc
         assert f"\n{preset.serve}\n" in docs, name
 
 
-def test_the_split_keeps_its_share_and_depends_on_the_clip_alone() -> None:
+def test_the_split_has_its_share_and_depends_only_on_the_clip() -> None:
     splits = [split_of(f"clip{i}", 0, 0.05) for i in range(20_000)]
     assert splits.count("val") == pytest.approx(1000, abs=4 * (20_000 * 0.05 * 0.95) ** 0.5)
     assert [split_of(f"clip{i}", 0, 0.05) for i in range(100)] == splits[:100]
@@ -214,9 +214,9 @@ def test_mean_and_deviation_are_the_samples() -> None:
 def test_tokens_are_counted_by_a_tokenizer_or_by_words(tmp_path: Path) -> None:
     count, unit = token_counter(None)
     assert (count("It's a dog, I think."), unit) == (9, "words and punctuation marks")
-    with pytest.raises(ValueError, match=r"tokenizer: .* is no folder"):
+    with pytest.raises(ValueError, match=r"tokenizer: .*none"):
         token_counter(str(tmp_path / "none"))
-    with pytest.raises(ValueError, match="holds no tokenizer"):
+    with pytest.raises(ValueError, match=r"tokenizer: "):
         token_counter(str(tmp_path))
     from avrt.demo.tokenizer import build_tiny_tokenizer
 
@@ -234,8 +234,8 @@ def test_no_config_file_is_a_usage_error() -> None:
 
 @pytest.mark.parametrize("extra", [{"n": 4}, {"stream": True}, {"messages": []}, {"model": "other"}])
 def test_a_call_has_one_reply_and_one_model(extra: dict[str, Any]) -> None:
-    """Whatever the server made of it, every call would fail or ask for something else."""
-    config = StageConfig(["http://h/v1"], model="m", sampling={"max_tokens": 5, **extra})
-    with pytest.raises(ValueError, match=rf"vision\.sampling: .*{next(iter(extra))}"):
-        resolve_model("vision", config)
-    assert resolve_model("vision", replace(config, sampling={"max_tokens": 5, "n": 1})).sampling["n"] == 1
+    """With any server, every call would fail or request something else."""
+    config = ServerConfig(["http://h/v1"], model="m", sampling={"max_tokens": 5, **extra})
+    with pytest.raises(ValueError, match=rf"^sampling: .*{next(iter(extra))}"):
+        config.check()
+    assert replace(config, sampling={"max_tokens": 5, "n": 1}).resolve_model().sampling["n"] == 1

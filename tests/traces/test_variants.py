@@ -12,13 +12,13 @@ import pytest
 
 from avrt.data.shards import ShardSet
 from avrt.sample import Sample
-from avrt.servers.config import StageConfig
-from avrt.servers.status import Status
+from avrt.servers.outcome import Status
 from avrt.text.answers import first_think, is_formatted
+from avrt.traces.call_planner import read_teacher
+from avrt.traces.call_records import CallRecord
+from avrt.traces.config import StageConfig
 from avrt.traces.pipeline import run_traces
-from avrt.traces.planning import read_teacher
 from avrt.traces.prompts import trace_for_merger
-from avrt.traces.records import CallRecord
 from avrt.traces.variants import FILLER, teacher_target
 from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
@@ -27,7 +27,7 @@ COUNT = 40
 
 
 def teacher_record(text: str) -> CallRecord:
-    return CallRecord("k", "audio", "s", Status.OK, text, finish_reason="stop")
+    return CallRecord(key="k", stage="audio", sample="s", status=Status.OK, text=text, finish_reason="stop")
 
 
 def test_all_variants_come_from_one_ledger_without_another_teacher_call(question_shards: Path, tmp_path: Path) -> None:
@@ -147,7 +147,14 @@ def test_a_reply_that_was_cut_inside_its_closing_marker_has_no_answer() -> None:
     sample = Sample("s", "q", ("cat", "dog"), 0)
     for text in ("◁think▷It could be (A) cat.◁/", "◁think▷Answer: (A) cat"):
         assert not read_teacher(teacher_record(text), sample).right
-    cut = CallRecord("k", "vision", "s", Status.LENGTH, "◁think▷x◁/think▷Answer: (A) cat", finish_reason="length")
+    cut = CallRecord(
+        key="k",
+        stage="vision",
+        sample="s",
+        status=Status.LENGTH,
+        text="◁think▷x◁/think▷Answer: (A) cat",
+        finish_reason="length",
+    )
     assert read_teacher(cut, sample).parsed is None
 
 

@@ -3,8 +3,9 @@
 >>> items = BENCHMARKS["dailyomni"].load("data")
 >>> missing = [item for item in items if item.missing]
 
-Every question is an item, whether or not its media are there: an item that cannot be shown is a wrong answer, not a
-smaller benchmark.
+Every question is an item, whether or not its media exist: an item that cannot be shown counts as wrong and does not
+    make
+the benchmark smaller.
 """
 
 from __future__ import annotations
@@ -48,14 +49,14 @@ BENCHMARKS: dict[str, Benchmark] = {
 """By name, in the order of the paper's Table 3."""
 
 MISSING_MEDIA = "missing_media"
-"""`Record.failure` of an item whose files are not there."""
+"""`Record.failure` of an item whose files are missing."""
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """The benchmark of that name.
+    """The benchmark with this name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no benchmark has it.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"`benchmark` must be one of {', '.join(BENCHMARKS)}, is {name!r}")
@@ -78,22 +79,25 @@ def _has_items(benchmark: Benchmark, path: Path) -> bool:
 
 
 def require_media(items: Sequence[Item], benchmark: Benchmark) -> None:
-    """Refuse items whose media are missing (the option ``--require-media``).
+    """Refuse items whose media are missing (the option `require_media`).
 
     Raises:
-        ValueError: naming how many and the first few files.
+        ValueError: gives their number and the first few files.
     """
     missing = [path for item in items for path in item.missing]
     if missing:
         listed = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         affected = sum(bool(item.missing) for item in items)
-        raise ValueError(f"{benchmark.title}: media of {affected} of {len(items)} items are missing: {listed}")
+        raise ValueError(
+            f"{benchmark.title}: media of {affected} of {len(items)} items are missing ({listed}); "
+            "add them, or turn `require_media` off"
+        )
 
 
 def fingerprint(items: Iterable[Item]) -> str:
     """sha256 over ids, questions, options and gold answers: equal for runs that answered the same questions.
 
-    Where the media lie, and whether they were there, does not matter.
+    The place of the media, and whether they exist, do not matter.
     """
     digest = hashlib.sha256()
     for item in items:
@@ -106,13 +110,13 @@ def select(items: Sequence[Item], ids: Iterable[str]) -> list[Item]:
     """The items with the given ids, in the benchmark's order.
 
     Raises:
-        ValueError: an id is no item's; nothing is left.
+        ValueError: an id that no item has, or no id.
     """
     wanted = set(ids)
     unknown = wanted - {item.sample.id for item in items}
     if unknown:
         listed = ", ".join(sorted(unknown)[:5])
-        raise ValueError(f"{len(unknown)} ids of the subset are no items of this benchmark: {listed}")
+        raise ValueError(f"{len(unknown)} ids of the subset are not ids of this benchmark: {listed}")
     if not wanted:
         raise ValueError("the subset has no ids")
     return [item for item in items if item.sample.id in wanted]
@@ -135,7 +139,7 @@ def new_record(benchmark: Benchmark, item: Item, **reply: object) -> Record:
 
 
 def missing_media_record(benchmark: Benchmark, item: Item) -> Record:
-    """The record of an item that cannot be shown: no reply, and wrong."""
+    """The record of an item whose media are missing: no reply, and wrong."""
     return new_record(
         benchmark,
         item,

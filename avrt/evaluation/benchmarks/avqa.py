@@ -1,7 +1,7 @@
 """AVQA's validation split: ``val_qa.json`` and ``videos/<video_name>.mp4``.
 
-AVQA's authors publish the accuracy of classifiers over four options, overall and by question type, and no script that
-reads replies: the score is the strict one.
+AVQA's authors publish the accuracy of classifiers over four options, overall and by question type, but no script that
+reads replies: the strict score is used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from avrt.media.clip_files import has_extension
 
 
 def read(path: Path) -> list[Entry]:
-    """Read the annotations through `avrt.data.annotations`, which training uses too."""
+    """Read the annotations with `avrt.data.annotations`, which training uses too."""
     return [
         Entry(
             sample=sample,
@@ -30,7 +30,7 @@ def read(path: Path) -> list[Entry]:
 
 
 def question_set(name: str, items: int, *, title: str = "", annotation_file: str = "val_qa.json") -> Benchmark:
-    """Any question set of AVQA's form (the demo's, one's own): clips in ``videos/``, strict score only."""
+    """Any question set in AVQA's format (the demo's, your own): clips in ``videos/``, strict score only."""
     return Benchmark(
         name=name,
         title=title or name,

@@ -1,4 +1,4 @@
-"""What every benchmark's reader shares: the item, the benchmark's description, finding its files, reading JSON."""
+"""Shared by all benchmarks: the item, the benchmark's description, finding its files, reading JSON."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from avrt.evaluation.records.record import Record
 from avrt.sample import LETTERS, Sample
 
 OfficialRule = Callable[[Record], bool | None]
-"""A benchmark's own scoring rule, see `avrt.evaluation.benchmarks.official`."""
+"""A benchmark's own scoring rule, see `avrt.evaluation.benchmarks.official_rules`."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question of a benchmark, with where its media lie.
+    """One question of a benchmark, with the paths of its media.
 
     Attributes:
         sample: the question; its clip is not read yet.
-        index: place in the benchmark's own order, from 0.
+        index: position in the benchmark's own order, from 0.
         media: paths relative to the benchmark's folder, under ``video``, ``audio``, ``image``.
-        missing: those of the media that the item cannot be shown without and that are not there.
-        categories: what the benchmark breaks its results down by, name to value.
-        official_gold: what the benchmark's own scorer compares with, where that is not the gold letter.
+        missing: required media that do not exist.
+        categories: the benchmark's own categories of the item, name to value.
+        official_gold: the answer that the benchmark's own scorer compares with, if it is not the gold letter.
     """
 
     sample: Sample
@@ -38,12 +38,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a reader makes of one annotation, before its media are looked for.
+    """One annotation as its reader returns it, before its media are looked for.
 
     Attributes:
         sample, categories, official_gold: as in `Item`.
-        media: kind to path relative to the benchmark's folder, the ones that must be there.
-        optional_media: likewise, kept only if they are there (a sound file beside a video that has its own sound).
+        media: kind to path relative to the benchmark's folder; required.
+        optional_media: likewise, used only if they exist (an audio file beside a video that has its own audio).
     """
 
     sample: Sample
@@ -62,12 +62,12 @@ class Benchmark:
         title: as in tables.
         items: number of items its authors state.
         group: the paper's part of Table 3, ``audio_visual`` or ``audio``.
-        in_average: whether it enters its group's average (AVQA does not: the students were trained on it).
+        in_average: whether it is part of its group's average (AVQA is not: the students were trained on it).
         folders: names that its folder may have under the data root; else the root itself is tried.
         annotation_files: names that its annotation file may have within its folder.
         read: annotation file to entries.
         official: the benchmark's own scoring rule, or None where none is published.
-        official_source: whose rule that is, in a few words.
+        official_source: source of that rule, in a few words.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Benchmark:
     in_average: bool = True
 
     def annotations(self, root: str | Path) -> Path | None:
-        """The benchmark's annotation file under a data root (or in its own folder), None where there is none."""
+        """The benchmark's annotation file under a data root (or in its own folder); None if there is none."""
         root = Path(root)
         for folder in (*(root / name for name in self.folders), root):
             for name in self.annotation_files:
@@ -95,33 +95,33 @@ class Benchmark:
 
         Args:
             root: folder that holds the benchmark's folder, or that folder itself.
-            annotations: the annotation file, where it has another name or place; `root` is the media's folder then.
+            annotations: the annotation file, if it has another name or place; `root` is then the media's folder.
 
         Raises:
             ValueError: there is no annotation file.
         """
         if annotations is not None:
             if not Path(annotations).is_file():
-                raise ValueError(f"{annotations}: there is no such annotation file")
+                raise ValueError(f"{annotations}: there is no annotation file at this path")
             return Path(annotations), Path(root)
         path = self.annotations(root)
         if path is None:
             raise ValueError(
-                f"{root}: holds no {self.title}; expected {' or '.join(self.annotation_files)} in it "
+                f"{root}: has no {self.title}; expected {' or '.join(self.annotation_files)} in it "
                 f"or in its folder {' or '.join(self.folders)}"
             )
         return path, self.media_folder(path)
 
     def load(self, root: str | Path, *, annotations: str | Path | None = None) -> list[Item]:
-        """All items, in the annotation file's order, those without media too; arguments as in `locate`.
+        """All items, in the annotation file's order, including those without media; arguments as in `locate`.
 
         Raises:
-            ValueError: no annotation file, or one that cannot be read right (a gold answer that is no option, ...).
+            ValueError: no annotation file, or a wrong one (a gold answer that is not an option, ...).
         """
         path, folder = self.locate(root, annotations)
         entries = self.read(path)
         if not entries:
-            raise ValueError(f"{path}: holds no questions of {self.title}")
+            raise ValueError(f"{path}: has no questions of {self.title}")
         seen: set[str] = set()
         for entry in entries:
             if entry.sample.id in seen:
@@ -150,11 +150,11 @@ def _locate(entry: Entry, index: int, folder: Path) -> Item:
     )
 
 
-def read_json(path: Path) -> list[Any]:
-    """The entries of a JSON array, or of a JSON lines file.
+def read_json_rows(path: Path) -> list[Any]:
+    """The objects of a JSON array, or of a JSON-lines file.
 
     Raises:
-        ValueError: the file is neither; file and line are named.
+        ValueError: the file is neither; names file and line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -164,26 +164,26 @@ def read_json(path: Path) -> list[Any]:
         try:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: no valid JSON at line {error.lineno}: {error.msg}") from error
+            raise ValueError(f"{path}: line {error.lineno} is not valid JSON ({error.msg})") from error
     else:
         entries = []
-        # Not splitlines(): it would also split at U+2028, which JSON strings may hold.
+        # Not splitlines(): it would also split at U+2028, which JSON strings may contain.
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
                     entries.append(json.loads(line))
                 except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}: line {number} is no valid JSON ({error.msg})") from error
+                    raise ValueError(f"{path}: line {number} is not valid JSON ({error.msg})") from error
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, dict):
-            raise ValueError(f"{path}: entry {number} is no JSON object")
+            raise ValueError(f"{path}: entry {number} is not a JSON object")
     return entries
 
 
 def entries_of(
     path: Path, rows: Iterable[dict[str, Any]], convert: Callable[[dict[str, Any], int], Entry]
 ) -> list[Entry]:
-    """Convert rows (given with their place), naming file and entry in errors."""
+    """Convert rows (`convert` gets each with its number); errors name file and entry."""
     entries = []
     for index, row in enumerate(rows):
         try:
@@ -199,11 +199,11 @@ def gold_by_letter(letter: Any, options: Sequence[str]) -> int:
     """The index of the option that a letter names.
 
     Raises:
-        ValueError: the letter is no option's.
+        ValueError: no option has this letter.
     """
     text = str(letter).strip().rstrip(".)").strip("(").upper()
     if len(text) != 1 or text not in LETTERS[: len(options)]:
-        raise ValueError(f"the gold answer {letter!r} is no letter of its {len(options)} options")
+        raise ValueError(f"the gold answer {letter!r} is not a letter of its {len(options)} options")
     return LETTERS.index(text)
 
 
@@ -234,7 +234,7 @@ def option_texts(choices: Any) -> tuple[str, ...]:
 
 
 def relative_path(path: Any) -> str:
-    """A media path of an annotation, checked to stay within the benchmark's folder; a leading ``./`` goes away.
+    """A media path of an annotation, checked to stay inside the benchmark's folder; a leading ``./`` is removed.
 
     Raises:
         ValueError: empty, absolute, or with ``..`` in it.

@@ -1,4 +1,4 @@
-"""DailyOmni: ``qa.json`` and ``Videos/<id>/<id>_video.mp4`` (the sound is in it; ``<id>_audio.wav`` if it is not)."""
+"""DailyOmni: ``qa.json`` and ``Videos/<id>/<id>_video.mp4`` (with audio; ``<id>_audio.wav`` if it has none)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation.benchmarks import official
+from avrt.evaluation.benchmarks import official_rules
 from avrt.evaluation.benchmarks.base import (
     Benchmark,
     Entry,
     category,
     entries_of,
     gold_by_letter,
-    read_json,
+    read_json_rows,
     relative_path,
 )
 from avrt.sample import Sample
@@ -21,7 +21,8 @@ from avrt.text.option_labels import strip_labels
 
 
 def read(path: Path) -> list[Entry]:
-    """Read ``qa.json``. Questions have no id; theirs is the video's id and their number within the video."""
+    """Read ``qa.json``. Questions have no id of their own; it is composed of the video's id and their number within
+    it."""
     asked: Counter[str] = Counter()
 
     def convert(row: dict[str, Any], _: int) -> Entry:
@@ -45,7 +46,7 @@ def read(path: Path) -> list[Entry]:
             categories={name: category(row.get(name)) for name in ("Type", "video_duration", "video_category")},
         )
 
-    return entries_of(path, read_json(path), convert)
+    return entries_of(path, read_json_rows(path), convert)
 
 
 BENCHMARK = Benchmark(
@@ -56,6 +57,6 @@ BENCHMARK = Benchmark(
     folders=("dailyomni", "DailyOmni", "Daily-Omni"),
     annotation_files=("qa.json",),
     read=read,
-    official=official.dailyomni,
+    official=official_rules.dailyomni,
     official_source="Daily-Omni test_model/Qwen2.5-Omni/testmodel.py: the letter at the reply's start",
 )

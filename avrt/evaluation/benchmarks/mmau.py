@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation.benchmarks import official
+from avrt.evaluation.benchmarks import official_rules
 from avrt.evaluation.benchmarks.base import (
     Benchmark,
     Entry,
@@ -13,7 +13,7 @@ from avrt.evaluation.benchmarks.base import (
     entries_of,
     gold_by_text,
     option_texts,
-    read_json,
+    read_json_rows,
     relative_path,
 )
 from avrt.sample import Sample
@@ -21,7 +21,7 @@ from avrt.sample import Sample
 
 def read(path: Path) -> list[Entry]:
     """Read the annotations. In 27 rows two options have the same text: the first is gold, and either is right."""
-    return entries_of(path, read_json(path), _convert)
+    return entries_of(path, read_json_rows(path), _convert)
 
 
 def _convert(row: dict[str, Any], _: int) -> Entry:
@@ -52,6 +52,6 @@ BENCHMARK = Benchmark(
     folders=("mmau", "MMAU"),
     annotation_files=("mmau-test-mini.json", "mmau_test_mini.json"),
     read=read,
-    official=official.word_set_match,
+    official=official_rules.word_set_match,
     official_source="MMAU evaluation.py: word-set match on the option's text",
 )

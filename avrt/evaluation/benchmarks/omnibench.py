@@ -1,11 +1,11 @@
-"""OmniBench: ``dataset/batch-5_1142_20240817.jsonl``, pictures in ``mm_data/image``, sound in ``mm_data/audio``."""
+"""OmniBench: ``dataset/batch-5_1142_20240817.jsonl``, images in ``mm_data/image``, audio in ``mm_data/audio``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation.benchmarks import official
+from avrt.evaluation.benchmarks import official_rules
 from avrt.evaluation.benchmarks.base import (
     Benchmark,
     Entry,
@@ -13,7 +13,7 @@ from avrt.evaluation.benchmarks.base import (
     entries_of,
     gold_by_text,
     option_texts,
-    read_json,
+    read_json_rows,
     relative_path,
 )
 from avrt.sample import Sample
@@ -43,7 +43,7 @@ def read(path: Path) -> list[Entry]:
             official_gold=str(row["answer"]),
         )
 
-    return entries_of(path, read_json(path), convert)
+    return entries_of(path, read_json_rows(path), convert)
 
 
 BENCHMARK = Benchmark(
@@ -58,6 +58,6 @@ BENCHMARK = Benchmark(
         "omnibench.jsonl",
     ),
     read=read,
-    official=official.omnibench,
+    official=official_rules.omnibench,
     official_source="OmniBench inference/answer_parsing.py: MMMU's parser, on the gold text too",
 )

@@ -1,9 +1,9 @@
-"""RivaBench, StandUp and Academic: five options; a video and its sound file per clip.
+"""RivaBench, StandUp and Academic: five options; a video and its audio file per clip.
 
-The authors publish lists of LLaVA's form (``video``, ``audio``, ``conversations``: a human turn with the question and
-its options, a reply that is the gold letter), one file per scenario. A plain form is read too: ``video``,
-``question``, ``options``, ``answer``, and ``scenario`` where one file holds both. They publish no script: the score is
-the strict one.
+The authors publish lists in LLaVA's format (``video``, ``audio``, ``conversations``: a human turn with the question and
+its options, a reply that is the gold letter), one file per scenario. A plain format is read too: ``video``,
+``question``, ``options``, ``answer``, and ``scenario`` where one file has both. They publish no script: the strict
+score is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from avrt.evaluation.benchmarks.base import (
     Entry,
     entries_of,
     gold_by_letter,
-    read_json,
+    read_json_rows,
     relative_path,
 )
 from avrt.sample import LETTERS, Sample
@@ -31,7 +31,8 @@ _CHOOSE_FROM = re.compile(r"\s*(?:please\s+)?choose\s+from:?\s*\\?$|\\+$", re.IG
 
 
 def read(path: Path, scenario: str) -> list[Entry]:
-    """Read the questions of one scenario. They have no id; theirs is the clip's name and their number within it."""
+    """Read the questions of one scenario. They have no id; it is composed of the clip's name and their number within
+    it."""
     asked: Counter[str] = Counter()
 
     def convert(row: dict[str, Any], _: int) -> Entry:
@@ -55,7 +56,7 @@ def read(path: Path, scenario: str) -> list[Entry]:
             optional_media={"audio": audio},
         )
 
-    rows = [row for row in read_json(path) if str(row.get("scenario", scenario)).lower() == scenario.lower()]
+    rows = [row for row in read_json_rows(path) if str(row.get("scenario", scenario)).lower() == scenario.lower()]
     return entries_of(path, rows, convert)
 
 
@@ -77,10 +78,10 @@ def _conversation(row: dict[str, Any]) -> tuple[str, list[str], Any]:
             options.append(line.rstrip("\\").rstrip())
         elif not options:
             question.append(line)
-        # What follows the options says how to answer; the project's own prompt does that.
+        # Text after the options says how to answer; the project's own prompt does that.
     text = _CHOOSE_FROM.sub("", "\n".join(question)).strip()
     if not options:
-        raise ValueError(f"found no options ('A. ...' on a line of its own) in {turns[0]['value']!r}")
+        raise ValueError(f"found no options (lines such as 'A. ...') in {turns[0]['value']!r}")
     answer = str(turns[1]["value"]).strip()
     match = _OPTION_LINE.match(answer)
     return text, options, match[1] if match else answer

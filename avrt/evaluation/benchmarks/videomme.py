@@ -1,7 +1,7 @@
 """Video-MME: ``videomme/test-00000-of-00001.parquet`` (or its rows as JSON) and ``data/<videoID>.mp4``.
 
-The authors' result template (``output_test_template.json``: videos with a list of questions each) is read too; it names
-videos by number only, so the media are looked for under that number.
+The authors' result template (``output_test_template.json``: videos with a list of questions each) is read too; it
+names videos only by number, so the media are looked for under that number.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation.benchmarks import official
+from avrt.evaluation.benchmarks import official_rules
 from avrt.evaluation.benchmarks.base import (
     Benchmark,
     Entry,
     category,
     entries_of,
     gold_by_letter,
-    read_json,
+    read_json_rows,
     relative_path,
 )
 from avrt.sample import Sample
@@ -26,7 +26,7 @@ from avrt.text.option_labels import strip_labels
 
 def read(path: Path) -> list[Entry]:
     """Read the parquet file, its rows as JSON or JSON lines, or the result template."""
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json(path)
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json_rows(path)
     return entries_of(path, _flat(rows), _convert)
 
 
@@ -50,7 +50,7 @@ def _convert(row: dict[str, Any], _: int) -> Entry:
 
 
 def _flat(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row per question; the result template nests the questions and has other names for the same things."""
+    """One row per question; the result template nests the questions and names the same fields differently."""
     for row in rows:
         if "questions" not in row:
             yield row
@@ -94,6 +94,6 @@ BENCHMARK = Benchmark(
         "output_test_template.json",
     ),
     read=read,
-    official=official.video_mme,
+    official=official_rules.video_mme,
     official_source="Video-MME evaluation/eval_your_results.py: the first A to D anywhere",
 )

@@ -1,16 +1,16 @@
-"""The records of one benchmark on disk: appended by each process, read as one."""
+"""The records of one benchmark on disk: appended by each process, read as one set."""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Self
+from threading import Lock
+from typing import Self
 
 from avrt.evaluation.records.record import Record
-from avrt.files.atomic import sync_folder, write_atomic
-from avrt.files.folder_lock import LOCK_NAME, FolderLock
+from avrt.files.atomic import write_atomic
+from avrt.files.jsonl_log import JsonlLog, read_complete_lines
 
 RECORDS_FILE = "records.jsonl"
 METRICS_FILE = "metrics.json"
@@ -18,38 +18,29 @@ _RANK_FILE = re.compile(r"records\.rank(\d+)\.jsonl")
 
 
 class RecordWriter:
-    """Appends records to one process's file. At most one writer per file, checked with a lock.
+    """Appends records to one process's file; several threads of the process may append. One writer per file.
 
     Args:
-        folder: ``<run>/<benchmark>``; made if absent.
+        folder: ``<run>/<benchmark>``; created if absent.
         rank: number of this process among those that share the run.
 
     Raises:
-        FolderInUseError: another process writes this file at the moment.
+        FolderInUseError: another process is writing this file.
     """
 
     def __init__(self, folder: str | Path, rank: int = 0) -> None:
-        self.path = Path(folder) / f"records.rank{rank}.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # One lock per process of a run: they share the folder.
-        self._lock = FolderLock(folder, "evaluation", name=f".rank{rank}{LOCK_NAME}")
-        self._lock.__enter__()
-        self._file: BinaryIO = open(self.path, "ab+")  # noqa: SIM115 - closed by close()
-        self._drop_torn_line()
-        sync_folder(self.path.parent)
+        self._log = JsonlLog(Path(folder) / f"records.rank{rank}.jsonl", "evaluation").open()
+        self._lock = Lock()
 
     def append(self, *records: Record) -> None:
-        """Write records and wait until they are on disk: when this returns, a kill or power cut cannot lose them."""
-        lines = "".join(record.to_json() + "\n" for record in records)
-        self._file.write(lines.encode("ascii"))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write records and wait until they are on disk: after this, a kill or power cut cannot lose them."""
+        lines = [f"{record.to_json()}\n".encode("ascii") for record in records]
+        with self._lock:
+            self._log.append(lines)
 
     def close(self) -> None:
-        """Close the file and give up the lock."""
-        if not self._file.closed:
-            self._file.close()
-            self._lock.__exit__(None, None, None)
+        """Close the file and release its lock."""
+        self._log.close()
 
     def __enter__(self) -> Self:
         return self
@@ -57,59 +48,35 @@ class RecordWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _drop_torn_line(self) -> None:
-        """Cut off what a killed process left after the last line break."""
-        self._file.seek(0)
-        content = self._file.read()
-        complete = content.rfind(b"\n") + 1
-        if complete < len(content):
-            self._file.truncate(complete)
-
 
 def read_records(folder: str | Path) -> list[Record]:
     """All records of ``<run>/<benchmark>``, finished or not, each item once, in the benchmark's order.
 
-    Where an item was written more than once (tried again, or given to two processes), the first with a reply counts:
-    ``records.jsonl`` first, then the files of rank 0, 1, ... A last line without a line break is still being written
-    and is left out.
+    Where an item was written more than once (repeated, or given to two processes), the first record with a reply
+    counts: ``records.jsonl`` first, then the files of rank 0, 1, ... An incomplete last line is skipped.
 
     Raises:
-        ValueError: a line is no record (file and line are named), or there is no file of records.
+        ValueError: a line is not a record (names file and line), or there is no file of records.
     """
     folder = Path(folder)
     paths = record_files(folder)
     if not paths:
-        raise ValueError(f"{folder}: holds no records ({RECORDS_FILE} or records.rank*.jsonl)")
+        raise ValueError(f"{folder}: has no records ({RECORDS_FILE} or records.rank*.jsonl)")
     found: dict[str, Record] = {}
     for path in paths:
-        # Split at line feeds alone: JSON lines may hold other line separators.
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-            record = Record.from_json(line, f"{path}: line {number}")
+        for line in read_complete_lines(path):
+            record = Record.from_json(line.data, f"{path}: line {line.number}")
             earlier = found.get(record.id)
             if earlier is None or (earlier.failure is not None and record.failure is None):
                 found[record.id] = record
     return in_order(found.values())
 
 
-def done_ids(folder: str | Path) -> set[str]:
-    """Ids of the items that have a reply, over all processes' files; a resumed run leaves them out."""
-    if not record_files(Path(folder)):
-        return set()
-    return {record.id for record in read_records(folder) if record.failure is None}
-
-
 def write_records(folder: str | Path, records: Iterable[Record]) -> Path:
-    """Write ``records.jsonl`` whole or not at all, in the benchmark's order; return its path."""
+    """Write ``records.jsonl`` atomically, in the benchmark's order; return its path."""
     path = Path(folder) / RECORDS_FILE
     write_atomic(path, "".join(record.to_json() + "\n" for record in in_order(records)).encode("ascii"))
     return path
-
-
-def merge_records(folder: str | Path) -> list[Record]:
-    """Gather all processes' files into ``records.jsonl`` (call on one process, after all have finished)."""
-    records = read_records(folder)
-    write_records(folder, records)
-    return records
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:

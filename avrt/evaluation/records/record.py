@@ -17,33 +17,33 @@ ErrorType = Literal["none", "instruction_format", "logic", "no_reply"]
 
 @dataclass(frozen=True)
 class Record:
-    """One item of one run. Keys of the JSON line stand in the order of the fields.
+    """One item of one run. The keys of the JSON line have the order of the fields.
 
     Attributes:
         id: the item's id, unique in its benchmark.
         benchmark: as in `RunInfo`.
-        index: place of the item in the benchmark's own order, from 0.
+        index: position of the item in the benchmark's own order, from 0.
         question: the question's text.
         options: the options' texts without letters.
         gold: letter of the right option.
-        official_gold: what the benchmark's own scorer compares with, where that is not `gold` (an option's text).
-        categories: the benchmark's categories that the item is broken down by, name to value.
-        media: where to find what the model saw and heard: paths relative to `RunInfo.data_root` under ``video``,
+        official_gold: the answer that the benchmark's own scorer compares with, if it is not `gold` (an option's text).
+        categories: the benchmark's categories of the item, name to value.
+        media: the item's media: paths relative to `RunInfo.data_root` under ``video``,
             ``audio``, ``image``; or ``shard`` (a tar file) and ``key`` (its sample).
-        text: the reply as decoded, untouched; empty where there is none.
-        finish_reason: ``stop`` or ``length``; ``missing`` where nothing was generated.
+        text: the reply as decoded, unchanged; empty where there is none.
+        finish_reason: ``stop`` or ``length``; ``missing`` if nothing was generated.
         failure: why there is no reply (``missing_media``, ``server_error``, ...), else None. Such an item counts as
-            wrong, with this as its reason, and is tried again when the run is resumed.
-        failure_detail: one line for the reader: which file, which error.
+            wrong, with this as its reason, and is repeated when the run is resumed.
+        failure_detail: one line for the reader, with the file and the error.
         prompt_tokens, completion_tokens: lengths in tokens, None where unknown.
-        latency_seconds: time that the reply took, None where unknown. Never part of the metrics.
+        latency_seconds: time of the reply, None where unknown. Never part of the metrics.
         answer: the letter that the strict parser read, or None.
         reason: the parser's reason code (`avrt.text.answers.Reason`), or `failure`.
         correct_strict: right by this project's rule.
         correct_official: right by the benchmark's own rule; None where that rule leaves the item out of its
             denominator.
         error_type: ``none`` (right), ``instruction_format`` (no clear answer), ``logic`` (a clear wrong one), or
-            ``no_reply`` (`failure`: the model was not asked or could not be, which is no fault of its format).
+            ``no_reply`` (see `failure`).
     """
 
     id: str
@@ -71,11 +71,6 @@ class Record:
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
 
-    @property
-    def scored(self) -> bool:
-        """Whether the derived fields are filled in."""
-        return self.correct_strict is not None
-
     def raw(self) -> Record:
         """The record without its derived part."""
         cleared: dict[str, Any] = dict.fromkeys(DERIVED_FIELDS)
@@ -92,10 +87,10 @@ class Record:
         """Read one line.
 
         Raises:
-            ValueError: no JSON object, or unknown or missing keys; `where` (file and line) is named.
+            ValueError: not a JSON object, or unknown or missing keys; names `where` (file and line).
         """
         try:
             values = json.loads(line)
         except ValueError as error:
-            raise ValueError(f"{where}: is no valid JSON: {error}") from error
+            raise ValueError(f"{where}: is not valid JSON: {error}") from error
         return from_dict(cls, values, where)

@@ -1,4 +1,4 @@
-"""What was run on one benchmark: ``run.json``."""
+"""The settings of a run on one benchmark: ``run.json``."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What was run on one benchmark; the same for every record of the folder.
+    """The settings of a run on one benchmark; the same for every record of the folder.
 
     Attributes:
         run: name of the run, for tables.
         benchmark: name of the benchmark, see `avrt.evaluation.benchmarks.BENCHMARKS`.
-        model: what answered: a checkpoint, a folder, a hub id or a server's model name.
+        model: the model: a checkpoint, a folder, a hub id or a server's model name.
         items: number of items that the run covers: the denominator of every accuracy.
         dataset_fingerprint: sha256 over the covered items, see `avrt.evaluation.benchmarks.fingerprint`.
-        modalities: which streams were shown: ``AV``; ``A`` (frames blanked); ``V`` (sound silenced).
-        answer_format: what the prompt asked for: ``tags`` (think and answer tags) or ``letter``.
-        profile: how replies are read, see `avrt.text.answers`: ``paper`` or ``robust``.
-        subset: name of the id file that the items were limited to, or None for the whole benchmark.
+        modalities: streams that the model got: ``AV``; ``A`` (black frames); ``V`` (silent audio).
+        answer_format: format that the prompt asks for: ``tags`` (think and answer tags) or ``letter``.
+        profile: parser profile, see `avrt.text.answers`: ``paper`` or ``robust``.
+        subset: name of the id file to which the items are limited, or None for the whole benchmark.
         data_root: folder that the records' media paths are relative to.
         decoding: decoding and media settings (max_completion_length, temperature, num_frames, ...).
-        prompt: what else decides the prompts (wording, chat template, shards that the clips come from); empty for
-            replies made elsewhere, None in folders of versions that did not record it.
-        weights: tells two students apart that have the same `model` path; empty where the weights are not at hand.
-        avrt_version: version of this project that made the replies.
+        prompt: other settings that change the prompts (wording, chat template, shards that the clips come from); empty
+            for imported replies, None in folders of versions that did not record it.
+        weights: fingerprint that distinguishes two students with the same `model` path; empty if the weights are not
+            available.
+        avrt_version: version of this project that generated the replies.
     """
 
     run: str
@@ -64,23 +65,23 @@ class RunInfo:
         """Read ``run.json`` of one benchmark's folder.
 
         Raises:
-            ValueError: it is missing, is no JSON, or has unknown or missing keys.
+            ValueError: it is missing, is not JSON, or has unknown or missing keys.
         """
         path = Path(folder) / RUN_FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise ValueError(f"{folder}: is no run of a benchmark (it has no {RUN_FILE})") from error
+            raise ValueError(f"{folder}: is not a benchmark's folder of a run (it has no {RUN_FILE})") from error
         except ValueError as error:
-            raise ValueError(f"{path}: is no valid JSON: {error}") from error
+            raise ValueError(f"{path}: is not valid JSON: {error}") from error
         return from_dict(cls, values, str(path))
 
     def write(self, folder: str | Path) -> None:
         """Write ``run.json``; for a run that is resumed, check that it is still the same run.
 
         Raises:
-            ValueError: the folder holds a run with other settings: its records would mean something else. The run's
-                name and the place of the data may differ.
+            ValueError: the folder contains a run with other settings, whose records are not comparable. The run's name
+                and the place of the data may differ.
         """
         folder = Path(folder)
         if (folder / RUN_FILE).exists():
@@ -88,24 +89,24 @@ class RunInfo:
             if old.prompt is None and self.prompt is not None:
                 raise ValueError(
                     f"{folder}: its {RUN_FILE} has no `prompt` (an earlier version of AVRT began it), so "
-                    "it is unknown whether this run has the same one; use another run folder to ask again "
-                    "(score, compare and report read this one as it is)"
+                    "it is unknown whether this run has the same one; use another run folder "
+                    "(score, compare and report still read this one)"
                 )
             before, now = _settings(old), _settings(self)
             for name in [*now, *(set(before) - set(now))]:
                 if before.get(name) != now.get(name):
                     raise ValueError(
-                        f"{folder}: holds a run with `{name}` {_shown(before.get(name))}, this one has "
+                        f"{folder}: contains a run with `{name}` {_shown(before.get(name))}, this one has "
                         f"{_shown(now.get(name))}; use another run folder, or remove that one"
                     )
             if old == self:
-                return  # so that the file's date tells when the run began
+                return  # so that the file's date remains the start of the run
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / RUN_FILE, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
 
 
 def _settings(info: RunInfo) -> dict[str, Any]:
-    """All that must be the same in a run that is resumed, by name; `decoding` and `prompt` setting by setting."""
+    """All settings that must be the same in a resumed run, by name; `decoding` and `prompt` key by key."""
     values = {item.name: getattr(info, item.name) for item in dataclasses.fields(info)}
     nested = {name: values.pop(name) or {} for name in ("decoding", "prompt")}
     flat = {f"{name}.{key}": value for name, settings in nested.items() for key, value in settings.items()}
@@ -119,7 +120,7 @@ def _shown(value: Any) -> str:
 
 
 def benchmark_folders(run: str | Path) -> list[Path]:
-    """The benchmarks' folders of a run, by name; a benchmark's own folder stands for itself.
+    """The benchmarks' folders of a run, by name; of a benchmark's own folder, this folder.
 
     Raises:
         ValueError: there is none.
@@ -129,5 +130,5 @@ def benchmark_folders(run: str | Path) -> list[Path]:
         return [run]
     folders = sorted(path.parent for path in run.glob(f"*/{RUN_FILE}"))
     if not folders:
-        raise ValueError(f"{run}: is no evaluation run (no <benchmark>/{RUN_FILE} in it)")
+        raise ValueError(f"{run}: is not an evaluation run (no <benchmark>/{RUN_FILE} in it)")
     return folders

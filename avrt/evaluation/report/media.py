@@ -1,7 +1,7 @@
-"""Frames and sound of an evaluation's clips as small files beside the report's page.
+"""Frames and audio of an evaluation's clips as small files beside the report's page.
 
-A clip ``K`` becomes ``media/K/frame00.jpg`` ..., ``media/K/sound.flac`` and ``media/K/clip.json``, which is written
-last: with it the clip is complete, and a second run over the same folder leaves it alone.
+A clip ``K`` becomes ``media/K/frame00.jpg`` ..., ``media/K/audio.flac`` and ``media/K/clip.json``, which is written
+last: with it the clip is complete, and a second report in the same folder does not write it again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip, encode_cli
 from avrt.data.shards import ShardSet
 from avrt.data.tar_index import ShardError
 from avrt.evaluation.benchmarks import BENCHMARKS, Item
-from avrt.evaluation.clips import read_sample
+from avrt.evaluation.item_clips import read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.atomic import write_atomic
@@ -41,23 +41,23 @@ _KEY = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class ShownClip:
-    """What the page shows of one clip; paths are relative to the page.
+    """The media of one clip on the page; paths are relative to the page.
 
     Attributes:
-        frames: thumbnails, in the order of time.
+        frames: thumbnails in order of time.
         times: time of each frame in seconds.
-        sound: sound file, or None.
-        sound_seconds: length of the sound, which is no more of the source than the model was given.
+        audio: audio file, or None.
+        audio_seconds: length of the audio, at most what the model got.
         seconds: length of the source.
         width, height: display size of the source in pixels, 0 without frames.
-        is_image: the one frame is a still picture.
-        problem: why there is nothing to show, else None.
+        is_image: the one frame is an image.
+        problem: why the clip cannot be shown, else None.
     """
 
     frames: tuple[str, ...] = ()
     times: tuple[float, ...] = ()
-    sound: str | None = None
-    sound_seconds: float = 0.0
+    audio: str | None = None
+    audio_seconds: float = 0.0
     seconds: float = 0.0
     width: int = 0
     height: int = 0
@@ -65,7 +65,7 @@ class ShownClip:
     problem: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values, without what is empty."""
+        """JSON values, without empty ones."""
         return {name: value for name, value in asdict(self).items() if value}
 
 
@@ -76,11 +76,11 @@ def clip_key(record: Record) -> str:
 
 
 class ClipExporter:
-    """Writes thumbnails and sound of clips, each clip once, and remembers what it could not read.
+    """Writes thumbnails and audio of clips, each clip once.
 
     Args:
         out: the report's folder.
-        data: folder of the benchmarks' data, for when it is not where the run found it; None for that place.
+        data: folder of the benchmarks' data, if it is not where the run found it.
     """
 
     def __init__(self, out: str | Path, data: str | Path | None = None) -> None:
@@ -99,12 +99,12 @@ class ClipExporter:
         """Write the clips of all items.
 
         Args:
-            items: records, each with the run that says where its data lie and how much of it was shown.
+            items: records, each with its run, which has the place of the data and the media settings.
             workers: threads (decoding runs outside Python's lock); one per core by default.
             on_clip: called after each clip, for a progress bar.
 
         Returns:
-            What there is to show, by `clip_key`.
+            The clips by `clip_key`.
         """
         clips: dict[str, tuple[RunInfo, Record]] = {}
         for info, record in items:
@@ -119,7 +119,7 @@ class ClipExporter:
         return shown
 
     def export_clip(self, info: RunInfo, record: Record) -> ShownClip:
-        """Write one clip's files, unless they are there already."""
+        """Write one clip's files, unless they exist already."""
         if not record.media:
             return ShownClip(problem="the record names no media")
         folder = self.out / MEDIA_FOLDER / clip_key(record)
@@ -147,7 +147,7 @@ class ClipExporter:
         return shown
 
     def remove_others(self, keys: Iterable[str]) -> None:
-        """Remove clips of an earlier report in the same folder that this one does not show."""
+        """Remove clips of an earlier report in the same folder that this one does not have."""
         kept = set(keys)
         for folder in (self.out / MEDIA_FOLDER).glob("*"):
             if folder.name not in kept and _KEY.fullmatch(folder.name) and (folder / CLIP_FILE).is_file():
@@ -157,13 +157,13 @@ class ClipExporter:
         """The folder that a record's media paths are relative to, and its files by kind.
 
         Raises:
-            FileNotFoundError: no folder has them all. The message has no absolute path: it goes into the page.
-            ValueError: a path leads out of the folder.
+            FileNotFoundError: no folder has them all. The message has no absolute path, since the page shows it.
+            ValueError: a path leads outside the folder.
         """
         names = {kind: name for kind, name in record.media.items() if kind != "key"}
         for name in names.values():
             if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise ValueError(f"the media path {name!r} leads out of the data folder")
+                raise ValueError(f"the media path {name!r} leads outside the data folder")
         missing: list[str] = []
         for root in self._roots(info):
             missing = [name for name in names.values() if not (root / name).is_file()]
@@ -207,17 +207,17 @@ class ClipExporter:
         _, _, height, width = clip.frames.shape
         thumbnails = torch.stack([fit(frame, width, height, THUMBNAIL_PIXELS) for frame in clip.frames])
         small = encode_clip(replace(clip, frames=thumbnails, waveform=None), jpeg_quality=JPEG_QUALITY)
-        sound = {name: data for name, data in stored.members.items() if name == AUDIO_MEMBER}
-        return EncodedClip(small.members | sound, stored.info)
+        audio = {name: data for name, data in stored.members.items() if name == AUDIO_MEMBER}
+        return EncodedClip(small.members | audio, stored.info)
 
 
 def _settings(info: RunInfo) -> dict[str, Any]:
-    """How much of each clip the model was shown, by the names of `read_sample`."""
+    """How much of each clip the model got, as arguments of `read_sample`."""
     return {name: info.decoding[name] for name in ("num_frames", "max_audio_seconds") if info.decoding.get(name)}
 
 
 def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:
-    """Write the members of a clip, and say what they are."""
+    """Write the members of a clip."""
     names = sorted(encoded.members)
     for name in names:
         write_atomic(folder / _file_name(name), encoded.members[name])
@@ -226,8 +226,8 @@ def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:
     return ShownClip(
         frames=tuple(f"{place}/{name}" for name in names if name.startswith("frame")),
         times=tuple(round(time, 3) for time in info["timestamps"]),
-        sound=f"{place}/{_file_name(AUDIO_MEMBER)}" if AUDIO_MEMBER in names else None,
-        sound_seconds=round(info["num_audio_samples"] / SAMPLING_RATE, 3),
+        audio=f"{place}/{_file_name(AUDIO_MEMBER)}" if AUDIO_MEMBER in names else None,
+        audio_seconds=round(info["num_audio_samples"] / SAMPLING_RATE, 3),
         seconds=round(info["duration"], 3),
         width=info["width"],
         height=info["height"],
@@ -236,11 +236,11 @@ def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:
 
 
 def _file_name(member: str) -> str:
-    return "sound.flac" if member == AUDIO_MEMBER else member
+    return "audio.flac" if member == AUDIO_MEMBER else member
 
 
 def _read_made(folder: Path, made_from: dict[str, Any]) -> ShownClip | None:
-    """What an earlier report wrote of the same sources with the same settings; None where there is no such thing."""
+    """The clip as an earlier report wrote it from the same sources with the same settings, or None."""
     try:
         description = json.loads((folder / CLIP_FILE).read_text(encoding="utf-8"))
         if description["made_from"] != made_from:
@@ -250,7 +250,7 @@ def _read_made(folder: Path, made_from: dict[str, Any]) -> ShownClip | None:
             return None  # by another version of this program
         shown = ShownClip(**values | {"frames": tuple(values["frames"]), "times": tuple(values["times"])})
     except (OSError, ValueError, KeyError, TypeError):
-        # Nothing there, or not ours: it is made anew.
+        # Missing, or of something else: it is written again.
         return None
-    files = [*shown.frames, *([shown.sound] if shown.sound else [])]
+    files = [*shown.frames, *([shown.audio] if shown.audio else [])]
     return shown if all((folder.parents[1] / name).is_file() for name in files) else None

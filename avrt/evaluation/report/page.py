@@ -1,14 +1,13 @@
-"""A page to look at one run, or two side by side: tables, plots, and every item with its frames and sound.
+"""The report: a page about one run, or two side by side, with tables, plots, and every item with its media.
 
 The page opens from the disk, without a server or a network::
 
     DIR/index.html             the page: tables, script, style, and an index of the items
     DIR/data/items-0000.js     options, replies and media of items 0 to 199, loaded when one of them is opened; ...
-    DIR/media/<clip>/          thumbnails and sound, see `avrt.evaluation.report.media`
+    DIR/media/<clip>/          thumbnails and audio, see `avrt.evaluation.report.media`
 
-A page opened from the disk may not read files, but it may load scripts: hence the form of the data. Replies are text
-by strangers: they reach the page as JSON, never as HTML, and the page's content security policy lets no script run but
-its own.
+A page opened from the disk may load scripts but not read files, so the data are scripts. Replies are untrusted text:
+they reach the page as JSON, never as HTML, and the page's content security policy allows only its own script.
 
 The same runs give the same bytes.
 """
@@ -26,25 +25,27 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from avrt.evaluation.comparison import compare
+from avrt.evaluation.comparison import by_benchmark, compare
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.report.media import ClipExporter, ShownClip, clip_key
 from avrt.evaluation.report.summary import ERROR_TITLES, REASONS, Runs, summary_html, title_of
 from avrt.evaluation.report.tables import badge
-from avrt.evaluation.scoring import BenchmarkRun, score_run
-from avrt.evaluation.tables import COLUMNS
+from avrt.evaluation.scoring import score_run
 from avrt.files.atomic import write_atomic
 
 PAGE_FILE = "index.html"
 DATA_FOLDER = "data"
 CHUNK_ITEMS = 200
-"""Items per data file: small enough to load at once, large enough that 30,000 items are no heap of files."""
+"""Items per data file: small enough to load at once, large enough that 30,000 items do not become too many files."""
+
+SCRIPT_PARTS = ("elements", "data", "filters", "list", "item", "main")
+"""Files of the page's script; `main` uses the others."""
 
 GENERATOR = "avrt report"
-"""Marks the page as one of ours, which may be overwritten."""
+"""Marks a page of this project, which may be overwritten."""
 
-NO_MEDIA = ShownClip(problem="this page was made without media")
+NO_MEDIA = ShownClip(problem="this page was created without media")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Report:
     Attributes:
         page: the file to open.
         items: items on it.
-        clips: clips that they are about.
+        clips: clips of these items.
         problems: why a clip cannot be shown, by its first item (``benchmark/id``).
     """
 
@@ -66,7 +67,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Row:
-    """One item, with what each run made of it (None where a run does not have it)."""
+    """One item with its record in each run (None if a run does not have it)."""
 
     benchmark: str
     records: tuple[Record | None, ...]
@@ -92,20 +93,20 @@ def write_report(
 
     Args:
         run: folder of a run, or of one of its benchmarks; run A of a comparison.
-        out: folder for the page; made if absent. An earlier report in it is replaced, clips that are there are kept.
+        out: folder for the page, created if absent. An earlier report in it is replaced, its clips are kept.
         other: run B.
         data: folder of the benchmarks' data, if it is not where the runs found it.
-        media: show frames and sound; without them the page is made in seconds.
+        media: show frames and audio; without them the page is created in seconds.
         partial: accept unfinished runs.
         on_clip: called with the number of clips done and of all clips, for a progress bar.
 
     Raises:
-        ValueError: no run, an unfinished one, runs on different questions, or `out` holds a page of something else.
+        ValueError: no run, an unfinished one, runs on different questions, or `out` contains another page.
     """
     out = Path(out)
     _check_out(out)
     paths = [run] if other is None else [run, other]
-    runs = [_by_benchmark(score_run(path, partial=partial)) for path in paths]
+    runs = [by_benchmark(score_run(path, partial=partial)) for path in paths]
     comparison = compare(run, other, partial=partial)
     rows = list(_rows(runs))
     clips = _export_clips(rows, out, data, on_clip) if media else {}
@@ -123,7 +124,7 @@ def write_report(
 
 
 def embed_json(value: Any) -> str:
-    """JSON that can stand in a script element or file: ASCII, and without the characters that could end the element."""
+    """JSON for a script element or file: ASCII, and without the characters that could end the element."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -133,14 +134,7 @@ def embed_json(value: Any) -> str:
 def _check_out(out: Path) -> None:
     page = out / PAGE_FILE
     if page.is_file() and f'content="{GENERATOR}"' not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
-        raise ValueError(f"{page}: is no report of this project and would be overwritten; choose another --out")
-
-
-def _by_benchmark(scored: Sequence[BenchmarkRun]) -> dict[str, BenchmarkRun]:
-    """A run's benchmarks by name, in the order of the paper's Table 3, others after them."""
-    order = {name: place for place, name in enumerate(COLUMNS)}
-    in_order = sorted(scored, key=lambda entry: (order.get(entry.info.benchmark, len(order)), entry.info.benchmark))
-    return {entry.info.benchmark: entry for entry in in_order}
+        raise ValueError(f"{page}: is not a report of this project and would be overwritten; choose another --out")
 
 
 def _rows(runs: Runs) -> Iterator[_Row]:
@@ -186,7 +180,7 @@ def _write_chunks(folder: Path, rows: Sequence[_Row], clips: Mapping[str, ShownC
 
 
 def _details(row: _Row, clips: Mapping[str, ShownClip]) -> dict[str, Any]:
-    """What the page shows of an item when it is opened."""
+    """The data of an item that the page shows when it is opened."""
     _, record = row.first
     return {
         "options": record.options,
@@ -208,7 +202,7 @@ def _details(row: _Row, clips: Mapping[str, ShownClip]) -> dict[str, Any]:
 
 
 def _index(runs: Runs, rows: Sequence[_Row]) -> dict[str, Any]:
-    """What the list and its filters need of every item, compactly: rows of numbers that point into tables."""
+    """The data of every item that the list and its filters need, as compact rows of indices into tables."""
     benchmarks = list(dict.fromkeys(row.benchmark for row in rows))
     categories: list[dict[str, dict[str, int]]] = [{} for _ in benchmarks]
     reasons: dict[str, int] = {}
@@ -257,7 +251,7 @@ def _index(runs: Runs, rows: Sequence[_Row]) -> dict[str, Any]:
 
 def _page(runs: Runs, rows: Sequence[_Row], comparison: Mapping[str, Any]) -> str:
     names = [next(iter(run.values())).info.run for run in runs]
-    style, script = _asset("report.css"), _asset("report.js")
+    style, script = _asset("report.css"), _script()
     return Template(_asset("report.html")).substitute(
         generator=GENERATOR,
         title=escape(" and ".join(names)),
@@ -275,7 +269,7 @@ def _page(runs: Runs, rows: Sequence[_Row], comparison: Mapping[str, Any]) -> st
 def _policy(style: str, script: str) -> str:
     """The content security policy: this page's own script and style, and files beside it; nothing from a network.
 
-    ``'self'`` is for a page put on a server; opened from the disk, the files beside it are of the scheme ``file:``.
+    ``'self'`` applies to a page on a server; opened from the disk, the files beside it have the scheme ``file:``.
     """
     return (
         f"default-src 'none'; script-src '{_hash(script)}' 'self' file:; style-src '{_hash(style)}'; "
@@ -285,6 +279,12 @@ def _policy(style: str, script: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _script() -> str:
+    """All parts of the page's script, in one scope."""
+    parts = "\n".join(_asset(f"{name}.js") for name in SCRIPT_PARTS)
+    return f'"use strict";\nconst avrtReport = (() => {{\n{parts}\nreturn {{ receive }};\n}})();\n'
 
 
 def _asset(name: str) -> str:

@@ -1,6 +1,6 @@
-"""Small plots of shares as inline SVG: text for a page, coloured by the page's style sheet.
+"""Small plots of shares as inline SVG: text for a page, colored by the page's style sheet.
 
-All plots of shares have the same width and scale, so that one under the other in a table they read as one plot.
+All plots of shares have the same width and scale, so that the plots of a table's column are comparable.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ROW = 16
 
 @dataclass(frozen=True)
 class Point:
-    """A value with its interval. `series` is ``a`` or ``b``, which the style sheet colours."""
+    """A value with its interval. `series` is ``a`` or ``b``, which the style sheet colors."""
 
     value: float
     low: float
@@ -32,8 +32,8 @@ def interval_plot(
 
     Args:
         points: from top to bottom.
-        label: the plot in words, for those who cannot see it.
-        marks: values to mark with a dashed line (the level of guessing).
+        label: the plot in words, for screen readers.
+        marks: values to mark with a dashed line (chance level).
         scale: None for shares, from 0 to 1; else the axis of differences goes from -scale to scale.
     """
     height = _ROW * max(1, len(points)) + 2
@@ -63,13 +63,13 @@ def axis(scale: float | None = None, unit: str = "%") -> str:
 
 
 def difference_scale(limits: Sequence[float]) -> float:
-    """The smallest of a few round half axes that holds all of the limits."""
+    """The smallest of a few round half-axes that covers all limits."""
     largest = max((abs(limit) for limit in limits), default=0.0)
     return next((scale for scale in (0.04, 0.1, 0.2, 0.4) if largest <= scale), 1.0)
 
 
 def stacked_bar(parts: Sequence[tuple[str, int]], label: str) -> str:
-    """Counts side by side as shares of their sum; each part is (class of the style sheet, count)."""
+    """Counts side by side as shares of their sum; each part is (class in the style sheet, count)."""
     total = sum(count for _, count in parts)
     drawn, start = [], 0
     for name, count in parts:

@@ -1,7 +1,7 @@
 """The report's first part: tables of every number, as HTML text.
 
-All numbers come from `avrt.evaluation.scoring` and `avrt.evaluation.comparison`; here they are only written down.
-Whatever stems from data (names of models, benchmarks, categories) passes `html.escape`.
+All numbers come from `avrt.evaluation.scoring` and `avrt.evaluation.comparison`; here they are only formatted. Texts
+from data (names of models, benchmarks, categories) are escaped by `html.escape`.
 """
 
 from __future__ import annotations
@@ -14,24 +14,21 @@ from urllib.parse import urlencode
 
 from avrt.evaluation.benchmarks import BENCHMARKS
 from avrt.evaluation.comparison import masks_of
+from avrt.evaluation.number_format import ABSENT, interval, p_value, percent, signed
+from avrt.evaluation.published_results import AVERAGES, COLUMNS
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.report.plots import Point, axis, difference_scale, interval_plot, stacked_bar
 from avrt.evaluation.report.tables import (
     accuracy,
     badge,
-    interval,
     number_cell,
     number_heads,
-    p_value,
-    percent,
     plot_head,
     section,
-    signed,
     table,
     text_heads,
 )
 from avrt.evaluation.scoring import BenchmarkRun
-from avrt.evaluation.tables import AVERAGES, COLUMNS
 
 ERROR_TITLES = {
     "none": "right",
@@ -42,27 +39,27 @@ ERROR_TITLES = {
 """`Record.error_type` in words, in the order of the tables."""
 
 REASONS = {
-    "ok": "keeps to the format and names an option",
-    "empty_think": "no thinking, or a blank one",
-    "no_answer_tag": "no complete answer pair",
+    "ok": "right format, one option",
+    "empty_think": "no reasoning, or a blank one",
+    "no_answer_tag": "no complete pair of answer tags",
     "orphan_close": "a closing tag without its opening tag",
-    "unclosed_think": "the thinking never ends",
+    "unclosed_think": "the reasoning has no closing tag",
     "duplicate_tag": "a tag more than once",
-    "trailing_text": "text outside the two pairs",
+    "trailing_text": "text outside the tags",
     "empty_answer": "a blank answer",
     "multi_letter": "several letters",
-    "not_an_option": "anything but an option's letter",
-    "letter_text_conflict": "a letter before another option's text",
-    "truncated": "cut off by the token limit before its answer",
-    "missing_media": "not asked: the clip was not there",
-    "unreadable_media": "not asked: the clip could not be read",
-    "server_error": "not answered: the server gave no reply",
-    "server_refused": "not answered: the server refused the item",
-    "reply_interrupted": "not answered: the server broke the reply off",
-    "no_input": "not asked: the item has no stream that the model takes",
+    "not_an_option": "not an option's letter",
+    "letter_text_conflict": "a letter with another option's text",
+    "truncated": "cut by the token limit before the answer",
+    "missing_media": "no call: the clip is missing",
+    "unreadable_media": "no call: the clip cannot be read",
+    "server_error": "no reply: the server failed",
+    "server_refused": "no reply: the server refused the request",
+    "reply_interrupted": "no reply: the server interrupted it",
+    "no_input": "no call: the item has no stream that the model accepts",
     "no_prediction": "not in the imported file",
 }
-"""What a reply with this reason is like (`avrt.text.answers.parse`), and why there is none (`Record.failure`)."""
+"""Meaning of the reason codes of replies (`avrt.text.answers.parse`) and of missing replies (`Record.failure`)."""
 
 Runs = Sequence[Mapping[str, BenchmarkRun]]
 """One or two runs, each by benchmark."""
@@ -78,7 +75,7 @@ def summary_html(runs: Runs, comparison: Mapping[str, Any]) -> str:
 
     Args:
         runs: scored benchmarks by name, in the order of the tables.
-        comparison: what `avrt.evaluation.comparison.compare` gives for the same runs.
+        comparison: result of `avrt.evaluation.comparison.compare` for the same runs.
     """
     benchmarks = list(dict.fromkeys(name for run in runs for name in run))
     parts = [_about(runs), _accuracies(runs, benchmarks)]
@@ -102,8 +99,8 @@ def items_link(text: object, **filters: str) -> str:
 
 
 def _about(runs: Runs) -> str:
-    heads = text_heads("Run", "Model", "Streams", "Asked for", "Read as", "Subset")
-    heads += number_heads("Items") + text_heads("Decoding", "AVRT")
+    heads = text_heads("Run", "Model", "Modalities", "Answer format", "Parser profile", "Subset")
+    heads += number_heads("Items") + text_heads("Settings", "AVRT version")
     rows = []
     for number, run in enumerate(runs):
         infos = [entry.info for entry in run.values()]
@@ -147,7 +144,7 @@ def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
                     number_cell(f"{strict['items']:,}"),
                     number_cell(f"{strict['correct']:,}"),
                     number_cell(f"<strong>{percent(strict['accuracy'])}</strong>"),
-                    number_cell(interval(strict)),
+                    number_cell(interval(strict["interval"])),
                     f'<td class="plot">{plot}</td>',
                     number_cell(percent(chance)),
                     number_cell(percent(official["correct"] / strict["items"] if strict["items"] else None)),
@@ -159,9 +156,9 @@ def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
         groups.append(rows)
     note = (
         "Strict: an item is right if the reply clearly chooses the gold option. Official: by the benchmark's own rule. "
-        "Both are over all items; one that a rule leaves out (no answer found) is wrong. Counted: the official "
-        "accuracy over the items that the rule counts, which differ between runs. Intervals: Wilson, 95 %. Dashed: "
-        "the level of guessing."
+        "Both are over all items; an item that a rule leaves out (no answer found) is wrong. Counted: the official "
+        "accuracy over the items that the rule counts, which differ between runs. Intervals: Wilson, 95 %. Dashed "
+        "line: chance level."
     )
     return section("accuracy", "Accuracy (%)", table(heads, *groups), note)
 
@@ -182,23 +179,23 @@ def _differences(comparison: Mapping[str, Any]) -> str:
             f"<td>{escape(title)}</td>",
             number_cell(f"{change['items']:,}" if name in differences else ""),
             number_cell(f"<strong>{signed(change['difference'])}</strong>"),
-            number_cell(" to ".join(signed(limit) for limit in change["interval"])),
+            number_cell(interval(change["interval"], signed)),
             f'<td class="plot">{plot}</td>',
         ]
         if name in differences:
             row += [
                 number_cell(items_link(change["only_second"], benchmark=name, change="won")),
                 number_cell(items_link(change["only_first"], benchmark=name, change="lost")),
-                number_cell(p_value(change["p_value"])),
-                number_cell(p_value(change["p_holm"])),
+                number_cell(escape(p_value(change["p_value"]))),
+                number_cell(escape(p_value(change["p_holm"]))),
             ]
         else:
             row += [number_cell("")] * 4
         rows.append(row)
     note = (
-        "In points, over the items that both runs have (the column Items; of unfinished runs these are fewer than in "
-        "the table above), by the strict score. Interval: paired bootstrap, 95 %. p: "
-        "exact McNemar test; Holm: corrected over the benchmarks of this table."
+        "In percentage points, by the strict score, over the items that both runs have (for unfinished runs fewer than "
+        "in the table above). Interval: paired bootstrap, 95 %. p: exact McNemar test; Holm: corrected over the "
+        "benchmarks of this table."
     )
     if comparison["only_in_one"]:
         note += f" Only in one run, not compared: {', '.join(map(title_of, comparison['only_in_one']))}."
@@ -235,14 +232,14 @@ def _outcomes(runs: Runs, benchmarks: Sequence[str]) -> str:
         f'<span class="key"><span class="swatch part-{error}"></span>{escape(title)}</span>'
         for error, title in ERROR_TITLES.items()
     )
-    note = "Logic error: a clear answer that is wrong. Format error (IFE): no clear answer."
-    return section("outcomes", "What became of the items", f"<p>{key}</p>" + table(heads, *groups), note)
+    note = "Logic error: a clear but wrong answer. Format error (IFE): no clear answer."
+    return section("outcomes", "Outcomes", f"<p>{key}</p>" + table(heads, *groups), note)
 
 
 def _reasons(runs: Runs) -> str:
     counts = [_sum(entry.metrics["reasons"] for entry in run.values()) for run in runs]
     found = [*REASONS, *sorted({reason for count in counts for reason in count} - set(REASONS))]
-    heads = text_heads("Reason", "The reply")
+    heads = text_heads("Reason", "Meaning")
     heads += number_heads(*(_name(runs, number) or "Items" for number in range(len(runs))))
     rows = [
         [
@@ -256,7 +253,7 @@ def _reasons(runs: Runs) -> str:
         for reason in found
         if any(reason in count for count in counts)
     ]
-    return section("reasons", "How replies were read", table(heads, rows))
+    return section("reasons", "Answer parsing", table(heads, rows))
 
 
 def _categories(runs: Runs, benchmark: str) -> str:
@@ -280,7 +277,11 @@ def _categories(runs: Runs, benchmark: str) -> str:
                     number_cell(f"{shown[0][0]['items']:,}"),
                     f'<td class="plot">{interval_plot(_points(shown), label)}</td>',
                     *(
-                        number_cell(f"{percent(score['accuracy'])} <small>{interval(score)}</small>" if score else "–")
+                        number_cell(
+                            f"{percent(score['accuracy'])} <small>{interval(score['interval'])}</small>"
+                            if score
+                            else ABSENT
+                        )
                         for score in scores
                     ),
                 ]
@@ -295,7 +296,7 @@ def _categories(runs: Runs, benchmark: str) -> str:
 
 def _replies(runs: Runs, benchmarks: Sequence[str]) -> str:
     heads = text_heads("Benchmark", *(["Run"] if len(runs) == 2 else []))
-    heads += number_heads("In format", "Tokens, mean", "longest", "Cut off")
+    heads += number_heads("In format", "Mean tokens", "Longest", "Truncated")
     heads += text_heads("Answers by letter (gold in brackets)")
     groups = []
     for name in benchmarks:
@@ -312,9 +313,9 @@ def _replies(runs: Runs, benchmarks: Sequence[str]) -> str:
                 [
                     f"<td>{escape(title_of(name))}</td>" if not rows else "<td></td>",
                     *([f"<td>{badge(number)}</td>"] if len(runs) == 2 else []),
-                    number_cell("–" if metrics["formatted"] is None else f"{percent(metrics['formatted'])} %"),
-                    number_cell("–" if tokens["completion_mean"] is None else f"{tokens['completion_mean']:.0f}"),
-                    number_cell("–" if tokens["completion_max"] is None else f"{tokens['completion_max']:,}"),
+                    number_cell(ABSENT if metrics["formatted"] is None else f"{percent(metrics['formatted'])} %"),
+                    number_cell(ABSENT if tokens["completion_mean"] is None else f"{tokens['completion_mean']:.0f}"),
+                    number_cell(ABSENT if tokens["completion_max"] is None else f"{tokens['completion_max']:,}"),
                     number_cell(f"{tokens['truncated']:,}"),
                     f"<td>{escape(', '.join(balance))}</td>",
                 ]
@@ -349,8 +350,8 @@ def _published(comparison: Mapping[str, Any]) -> str:
             ]
         )
     heads = text_heads("Model") + number_heads(*columns.values())
-    note = f"Published numbers as printed: {comparison['published_source']}. AV Avg. leaves AVQA out."
-    return section("published", "Beside published numbers (%)", table(heads, own, *groups.values()), note)
+    note = f"Published numbers as printed: {comparison['published_source']}. AV Avg. excludes AVQA."
+    return section("published", "Published results (%)", table(heads, own, *groups.values()), note)
 
 
 def _points(scores: Iterable[tuple[Mapping[str, Any], str]]) -> list[Point]:
@@ -367,12 +368,12 @@ def _name(runs: Runs, number: int) -> str:
 
 def _gap(scores: Sequence[Mapping[str, Any] | None]) -> str:
     shares = [score["accuracy"] for score in scores if score]
-    return signed(shares[1] - shares[0]) if len(shares) == 2 else "–"
+    return signed(shares[1] - shares[0]) if len(shares) == 2 else ABSENT
 
 
 def _all_of(values: Iterable[object]) -> str:
     found = dict.fromkeys("" if value is None else str(value) for value in values)
-    return "; ".join(value or "–" for value in found)
+    return "; ".join(value or ABSENT for value in found)
 
 
 def _settings(decoding: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How the report writes tables and numbers as HTML text.
+"""Tables of the report as HTML text.
 
 Titles, notes and heads are plain text and are escaped here; cells are HTML.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+
+from avrt.evaluation.number_format import interval, percent
 
 
 def section(name: str, title: str, content: str, note: str = "") -> str:
@@ -48,32 +50,11 @@ def number_cell(content: str) -> str:
 
 
 def badge(number: int) -> str:
-    """The mark of run A (0) or B (1), in its colour."""
+    """The mark of run A (0) or B (1), in its color."""
     letter = "AB"[number]
     return f'<span class="badge series-{letter.lower()}">{letter}</span>'
 
 
-def percent(share: float | None) -> str:
-    """A share in percent with one decimal."""
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
-def signed(share: float) -> str:
-    """A difference of shares in points, with its sign."""
-    text = f"{100 * share:+.1f}"
-    return "0.0" if float(text) == 0 else text.replace("-", "−")
-
-
-def interval(score: Mapping[str, Any]) -> str:
-    """The limits of a score's interval in percent."""
-    return "–".join(percent(limit) for limit in score["interval"])
-
-
 def accuracy(score: Mapping[str, Any]) -> str:
     """A score in words."""
-    return f"{percent(score['accuracy'])} percent, {interval(score)}, of {score['items']} items"
-
-
-def p_value(p: float) -> str:
-    """A p-value with three decimals, as HTML."""
-    return "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
+    return f"{percent(score['accuracy'])} percent, interval {interval(score['interval'])}, of {score['items']} items"

@@ -1,0 +1,33 @@
+"""Parts of a message in OpenAI's form: images, audio and text."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+Content = list[dict[str, Any]]
+"""The parts of one user message."""
+
+
+def image_part(data: bytes, mime: str = "image/jpeg") -> dict[str, Any]:
+    """An encoded image inside the message."""
+    return {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{_base64(data)}"}}
+
+
+def audio_part(wav: bytes) -> dict[str, Any]:
+    """A WAV file inside the message."""
+    return {"type": "input_audio", "input_audio": {"data": _base64(wav), "format": "wav"}}
+
+
+def file_part(kind: str, url: str) -> dict[str, Any]:
+    """An image (``image_url``) or audio (``audio_url``) by its address."""
+    return {"type": kind, kind: {"url": url}}
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """Text."""
+    return {"type": "text", "text": text}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,290 @@
+"""The last step: from ledger and input shards to the shards that fine-tuning reads. Equal input gives equal bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from avrt.data.manifest import Manifest, ShardSummary, write_manifest
+from avrt.data.writer import OpenShard
+from avrt.files.atomic import write_atomic
+from avrt.servers.call_report import CallReport
+from avrt.text.answers import answer_body
+from avrt.traces.call_planner import TEACHERS, CallPlanner, TeacherReply
+from avrt.traces.config import STAGES, Stage, TracesConfig
+from avrt.traces.ledger import LedgerError, LedgerIndex
+from avrt.traces.output import (
+    SETTINGS_KEY,
+    STATISTICS_NAME,
+    check_output,
+    is_written,
+    remove_outdated,
+    shard_path,
+)
+from avrt.traces.stages import RETRY_REJECTED
+from avrt.traces.statistics import SplitStatistics, token_counter
+from avrt.traces.variants import MISSING, judge
+
+log = logging.getLogger(__name__)
+
+FILTER_VERSION = 2
+"""Increased whenever a change here or in the answer parser keeps other samples; written to the manifest."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kept sample; the teachers' texts are read again when it is written."""
+
+    index: int
+    sample_id: str
+    split: str
+    trace: str
+    texts_sha256: str
+
+
+@dataclass
+class _Selection:
+    """The filter's result for all samples.
+
+    Attributes:
+        rows: samples to write, sorted by id.
+        statistics: as saved.
+        dropped: samples that are not written, by split and reason.
+        reports: the recorded calls, by stage.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    reports: dict[Stage, CallReport] = field(default_factory=dict)
+
+
+def finalize(planner: CallPlanner, explain: Collection[Stage] = ()) -> dict[str, Any]:
+    """Filter, and write shards, manifests and ``statistics.json`` to the config's `output`, see `avrt.traces.output`.
+
+    Samples are sorted by id, media bytes are copied unchanged from the input shards, and nothing that differs between
+    two runs (time, order, latency, attempts) is written. A finished output of the same content is not written again.
+
+    Args:
+        planner: config and shards.
+        explain: stages whose failed calls a warning names.
+
+    Returns:
+        The statistics, as saved.
+
+    Raises:
+        ValueError: calls are missing and `allow_missing` is off, the filter drops every sample of a split, or `output`
+            has other files.
+        OSError: the disk is full or failing; no partial shard is visible.
+    """
+    config = planner.config
+    out = Path(config.output)
+    check_output(out, config.shards)
+    ledger = LedgerIndex(config.ledger)
+    selection = _select(planner, ledger)
+    for stage in explain:
+        if reasons := selection.reports[stage].explain(RETRY_REJECTED):
+            log.warning("%s: %s", stage, reasons)
+    splits = sorted({row.split for row in selection.rows})
+    check_output(out, config.shards, splits)
+    fingerprint = _fingerprint(planner, selection.rows)
+    selection.statistics["fingerprint"] = fingerprint
+    remove_outdated(out, splits, fingerprint)
+    _write_splits(planner, ledger, selection, out, fingerprint)
+    text = json.dumps(selection.statistics, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    write_atomic(out / STATISTICS_NAME, text.encode())
+    return selection.statistics
+
+
+def _manifest_settings(planner: CallPlanner, fingerprint: str) -> dict[str, Any]:
+    config = planner.config
+    return {
+        SETTINGS_KEY: {
+            "fingerprint": fingerprint,
+            "filter_version": FILTER_VERSION,
+            "variant": config.variant,
+            "val_share": config.val_share,
+            "split_seed": config.split_seed,
+            "models": {stage: _model_settings(planner, stage) for stage in STAGES},
+        },
+        "input": planner.shards.fingerprint,
+    }
+
+
+def split_of(source: str, seed: int, val_share: float) -> str:
+    """``train`` or ``val``, the same for all questions about a clip, on every machine."""
+    return "val" if _position(source, seed) < val_share * _POSITIONS else "train"
+
+
+_POSITIONS = 2**64
+
+
+def _position(source: str, seed: int) -> int:
+    """A clip's position in the order in which clips become ``val``, from 0 to `_POSITIONS` - 1."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{source}".encode()).digest()[:8], "big")
+
+
+def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
+    """Run the filter over all samples."""
+    config, shards = planner.config, planner.shards
+    count_tokens, unit = token_counter(config.tokenizer)
+    splits: dict[str, SplitStatistics] = {}
+    reasons: Counter[str] = Counter()
+    outcomes: dict[Stage, Counter[str]] = {stage: Counter() for stage in STAGES}
+    missing: Counter[Stage] = Counter()
+    selection = _Selection(reports={stage: CallReport() for stage in STAGES})
+    for index in range(len(shards)):
+        record = shards.record(index)
+        sample, replies = planner.teacher_replies(index, ledger)
+        merge = planner.merge_call(index, sample, replies)
+        merged = ledger.get(merge.key) if merge else None
+        for stage, call in (*((stage, replies[stage].record) for stage in TEACHERS), ("merge", merged)):
+            selection.reports[stage].add_earlier(call)
+        verdict = judge(sample, replies, merged, config.variant)
+        reasons[verdict.reason] += 1
+        for stage, outcome in verdict.outcomes.items():
+            outcomes[stage][outcome] += 1
+            missing[stage] += outcome == MISSING
+        split = sample.split
+        if config.val_share is not None:
+            split = split_of(sample.source or sample.id, config.split_seed, config.val_share)
+        dropped = selection.dropped.setdefault(split, Counter())
+        if verdict.trace is None:
+            dropped[verdict.reason] += 1
+            continue
+        letter = answer_body(verdict.trace) or verdict.trace
+        splits.setdefault(split, SplitStatistics()).add(record, verdict.trace, letter, count_tokens)
+        texts = json.dumps(_teacher_texts(replies), sort_keys=True)
+        selection.rows.append(Row(index, sample.id, split, verdict.trace, hashlib.sha256(texts.encode()).hexdigest()))
+    _check_missing(config, missing, selection.reports)
+    if not selection.rows:
+        raise ValueError(
+            f"no trace is kept of {len(shards)} samples: {_counts(reasons)}{_explained(selection.reports)}"
+        )
+    _check_empty_splits(planner, selection)
+    selection.rows.sort(key=lambda row: row.sample_id)
+    selection.statistics = {
+        "variant": config.variant,
+        "unit": unit,
+        "considered": len(shards),
+        "splits": {name: splits[name].summary() for name in sorted(splits)},
+        "yield": dict(sorted(reasons.items())),
+        "outcomes": {stage: dict(sorted(counts.items())) for stage, counts in outcomes.items()},
+    }
+    return selection
+
+
+def _check_missing(config: TracesConfig, missing: Counter[Stage], reports: dict[Stage, CallReport]) -> None:
+    missing_calls = [f"{missing[stage]} of stage {stage}" for stage in STAGES if missing[stage]]
+    if missing_calls and not config.allow_missing:
+        raise LedgerError(
+            f"{config.ledger}: calls are missing ({', '.join(missing_calls)}); run the stages again, or set "
+            f"allow_missing to write the available traces{_explained(reports)}"
+        )
+
+
+def _check_empty_splits(planner: CallPlanner, selection: _Selection) -> None:
+    """Refuse a split without a sample: otherwise only fine-tuning would notice, when it looks for the folder."""
+    config = planner.config
+    kept = Counter(row.split for row in selection.rows)
+    for name in ["train", "val"] if config.val_share else list(selection.dropped):
+        if kept[name]:
+            continue
+        if not config.val_share:
+            raise ValueError(
+                f"split: no trace is kept of the samples of split {name!r} ({_counts(selection.dropped[name])}); set "
+                "`split` to make traces for another split alone"
+            )
+        samples = [planner.shards.metadata(row.index) for row in selection.rows]
+        positions = sorted(_position(sample.source or sample.id, config.split_seed) for sample in samples)
+        clips = len(set(positions))
+        if clips == 1:
+            fix = "set it to 0 for no split val"
+        elif name == "val":
+            share = math.ceil(1000 * positions[0] / _POSITIONS + 1e-9) / 1000
+            fix = f"set it to {share:g} or more, or to 0 for no split val"
+        else:
+            fix = f"set it to {math.floor(1000 * positions[-1] / _POSITIONS) / 1000:g} or less"
+        raise ValueError(
+            f"val_share: {config.val_share:g} leaves split {name!r} empty: {len(samples)} samples about {clips} clips "
+            f"are kept, all of the other split; {fix} (no call is made again)"
+        )
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
+
+
+def _explained(reports: dict[Stage, CallReport]) -> str:
+    """Why calls failed, by stage, for the end of a message."""
+    parts = [f"{stage}: {reasons}" for stage, report in reports.items() if (reasons := report.explain(RETRY_REJECTED))]
+    return "".join(f"; {part}" for part in parts)
+
+
+def _write_splits(
+    planner: CallPlanner, ledger: LedgerIndex, selection: _Selection, out: Path, fingerprint: str
+) -> None:
+    settings = _manifest_settings(planner, fingerprint)
+    columns = (TextColumn("{task.description:<6}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("write", total=len(selection.rows))
+        for split in sorted({row.split for row in selection.rows}):
+            rows = [row for row in selection.rows if row.split == split]
+            if not is_written(out, split, fingerprint):
+                summaries = _write_shards(planner, ledger, rows, out, split, lambda: progress.advance(task))
+                write_manifest(out / split, Manifest(summaries, settings, dict(selection.dropped[split])))
+            else:
+                progress.advance(task, len(rows))
+
+
+def _write_shards(
+    planner: CallPlanner, ledger: LedgerIndex, rows: list[Row], out: Path, split: str, on_sample: Callable[[], None]
+) -> tuple[ShardSummary, ...]:
+    (out / split).mkdir(parents=True, exist_ok=True)
+    size = planner.config.samples_per_shard
+    summaries: list[ShardSummary] = []
+    for begin in range(0, len(rows), size):
+        with OpenShard(shard_path(out, split, len(summaries))) as shard:
+            for row in rows[begin : begin + size]:
+                sample, replies = planner.teacher_replies(row.index, ledger)
+                shard.write(
+                    replace(sample, split=split, trace=row.trace, teacher_traces=_teacher_texts(replies)),
+                    planner.shards.media(row.index),
+                )
+                on_sample()
+        assert shard.summary is not None
+        summaries.append(shard.summary)
+    return tuple(summaries)
+
+
+def _teacher_texts(replies: dict[Stage, TeacherReply]) -> dict[str, str]:
+    """Each teacher's whole reply as received, by stage name."""
+    records = {stage: replies[stage].record for stage in TEACHERS}
+    return {str(stage): record.reply for stage, record in records.items() if record is not None}
+
+
+def _fingerprint(planner: CallPlanner, rows: list[Row]) -> str:
+    """SHA-256 of everything that determines the output's bytes."""
+    config = planner.config
+    settings = [FILTER_VERSION, config.variant, config.val_share, config.split_seed, config.samples_per_shard]
+    head = [planner.shards.fingerprint, settings, {stage: _model_settings(planner, stage) for stage in STAGES}]
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for row in rows:
+        digest.update(json.dumps([row.sample_id, row.split, row.trace, row.texts_sha256], ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+def _model_settings(planner: CallPlanner, stage: Stage) -> dict[str, Any]:
+    model = planner.models[stage]
+    prompt = hashlib.sha256(planner.prompts[stage].encode()).hexdigest()
+    return {"model": model.name, "revision": model.revision, "sampling": dict(model.sampling), "prompt_sha256": prompt}

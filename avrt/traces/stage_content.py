@@ -1,0 +1,77 @@
+"""A call's message: frames as ``image_url`` parts, audio as ``input_audio``, then the text."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import soundfile
+
+from avrt.data.records import AUDIO_MEMBER, EncodedClip
+from avrt.files.atomic import atomic_file
+from avrt.servers.content import Content, audio_part, file_part, image_part, text_part
+from avrt.traces.config import Stage
+
+_MIME = {"jpg": "image/jpeg", "png": "image/png"}
+
+
+def sent_members(stage: Stage, names: list[str]) -> list[str]:
+    """The media members of a sample that a stage sends, in order: frames for the vision teacher, audio for the audio
+    teacher.
+
+    Args:
+        names: all media members of the sample.
+    """
+    if stage == "vision":
+        return sorted(name for name in names if name.startswith("frame"))
+    if stage == "audio":
+        return [AUDIO_MEMBER] if AUDIO_MEMBER in names else []
+    return []
+
+
+def build_content(stage: Stage, clip: EncodedClip | None, prompt: str) -> Content:
+    """The content of the one user message, media inside it.
+
+    Frames are sent as they are in the shard. Audio is sent as 16-bit WAV, which every server reads, with the same
+    samples as the shard's FLAC.
+    """
+    parts: Content = []
+    if clip is not None:
+        for name in sent_members(stage, list(clip.members)):
+            data = clip.members[name]
+            is_audio = name == AUDIO_MEMBER
+            parts.append(
+                audio_part(flac_to_wav(data)) if is_audio else image_part(data, _MIME[name.rpartition(".")[2]])
+            )
+    return [*parts, text_part(prompt)]
+
+
+def build_file_content(
+    stage: Stage, clip: EncodedClip | None, prompt: str, folder: Path, sample_id: str, digest: str
+) -> Content:
+    """The same with ``file://`` addresses of copies in `folder`, for vLLM servers that share the disk.
+
+    Audio is sent as ``audio_url``: ``input_audio`` cannot hold an address.
+
+    Args:
+        digest: hash of the media; part of the copies' names, so that an old copy is never used for a changed clip.
+    """
+    parts: Content = []
+    if clip is not None:
+        for name in sent_members(stage, list(clip.members)):
+            is_audio = name == AUDIO_MEMBER
+            path = folder.resolve() / f"{sample_id}.{digest[:12]}.{'wav' if is_audio else name}"
+            if not path.exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                with atomic_file(path) as file:
+                    file.write(flac_to_wav(clip.members[name]) if is_audio else clip.members[name])
+            parts.append(file_part("audio_url" if is_audio else "image_url", path.as_uri()))
+    return [*parts, text_part(prompt)]
+
+
+def flac_to_wav(data: bytes) -> bytes:
+    """16-bit FLAC to 16-bit WAV, without loss; equal input gives equal bytes."""
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="int16", always_2d=True)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
