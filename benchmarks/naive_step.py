@@ -17,6 +17,7 @@ from torch import Tensor
 
 from avrt.grpo.advantage import group_advantages
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
+from avrt.media.geometry import TOKEN_PIXELS
 from avrt.model.encoders import normalized_patches
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student, StudentConfig
@@ -38,7 +39,7 @@ def audio_visual_prompts(folder: Path, count: int, frame_size: int) -> list[Prom
 
 
 def _config(folder: Path) -> StudentConfig:
-    return StudentConfig(path=str(folder), dtype="float32", min_pixels=28 * 28, max_pixels=10**7)
+    return StudentConfig(path=str(folder), dtype="float32", min_pixels=TOKEN_PIXELS, max_pixels=10**7)
 
 
 class NaiveStep:

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.grpo.loss import LossConfig
+from avrt.media.geometry import TOKEN_PIXELS
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student, StudentConfig
 from avrt.model.tiny import TinyShape, build_tiny_thinker, tiny_config, tiny_processor
@@ -126,7 +127,7 @@ class OurStep:
     def __init__(self, folder: Path, prompts: list[Prompt], group: int, response: int) -> None:
         torch.manual_seed(0)
         self.module = BenchmarkModule(
-            StudentConfig(path=str(folder), dtype="float32", min_pixels=28 * 28, max_pixels=10**7),
+            StudentConfig(path=str(folder), dtype="float32", min_pixels=TOKEN_PIXELS, max_pixels=10**7),
             OptimizerConfig(learning_rate=1e-6, warmup_steps=0, schedule="constant"),
             LossConfig(beta=0.01),
             SamplingConfig(max_completion_length=response),

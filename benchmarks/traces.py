@@ -89,7 +89,7 @@ def serve(latency: float, pipe: Connection) -> None:
 
 
 def make_shards(folder: Path, samples: int) -> None:
-    """Clips of 8 frames of 112 x 112 pixels and 2 s of sound."""
+    """Clips of 8 frames of 112 x 112 pixels and 2 s of audio."""
     generator = torch.Generator().manual_seed(0)
     frames = torch.randint(0, 256, (8, 3, 112, 112), generator=generator, dtype=torch.uint8)
     waveform = torch.rand(32_000, generator=generator) - 0.5

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 
+from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -18,15 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the shards; made if absent")
     parser.add_argument("--split", default="train", help="split of these questions (default: train)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
-    parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames per clip (default: 8)")
     parser.add_argument(
-        "--max-audio-seconds", type=float, default=10.0, metavar="S", help="seconds of sound kept (default: 10)"
+        "--frames", type=int, default=NUM_FRAMES, metavar="N", help="frames per clip (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-audio-seconds",
+        type=float,
+        default=MAX_AUDIO_SECONDS,
+        metavar="S",
+        help="seconds of audio kept (default: %(default)s)",
     )
     parser.add_argument(
         "--max-pixels",
         type=int,
+        default=MAX_FRAME_PIXELS,
         metavar="N",
-        help="pixels per frame kept (default: 602112, which is 768 vision tokens)",
+        help="pixels per frame kept (default: %(default)s, which is 768 visual tokens)",
     )
     parser.add_argument(
         "--image-format", choices=("jpg", "png"), default="jpg", help="png keeps frames exactly (default: jpg)"
@@ -64,13 +73,12 @@ def run(args: argparse.Namespace) -> int:
     from avrt.data.annotations import read_avqa
     from avrt.data.clip_workers import ClipSettings
     from avrt.data.packing import LEFT_OUT_NAME, PackOptions, pack
-    from avrt.media.defaults import MAX_FRAME_PIXELS
 
     samples = read_avqa(args.annotations, split=args.split)
     settings = ClipSettings(
         num_frames=args.frames,
         max_audio_seconds=args.max_audio_seconds,
-        max_pixels=MAX_FRAME_PIXELS if args.max_pixels is None else args.max_pixels,
+        max_pixels=args.max_pixels,
         image_format=args.image_format,
         jpeg_quality=args.jpeg_quality,
         require_video="video" not in args.allow_missing,

@@ -100,15 +100,13 @@ class ShardSet:
     def record(self, index: int) -> dict[str, Any]:
         """The JSON member of a sample, checked: its text fields, and ``clip`` with duration, fps and the like."""
         path, members = self._locate(index)
-        data = read_span(path, *members[JSON_MEMBER])
         with _naming(path, self.keys[index]):
-            return parse_record(data, self.keys[index])
+            return parse_record(read_span(path, *members[JSON_MEMBER]), self.keys[index])
 
     def metadata(self, index: int) -> Sample:
         """A sample without its media."""
-        path, _ = self._locate(index)
         record = self.record(index)
-        with _naming(path, self.keys[index]):
+        with _naming(self.path(index), self.keys[index]):
             return to_sample(record)
 
     def path(self, index: int) -> Path:
@@ -117,23 +115,15 @@ class ShardSet:
 
     def media(self, index: int) -> EncodedClip:
         """A sample's media as stored in the shard, checked but not decoded."""
-        return self._read(index)[1]
+        path, members = self._locate(index)
+        with _naming(path, self.keys[index]):
+            return _read_sample(path, self.keys[index], members)[1]
 
     def __getitem__(self, index: int) -> Sample:
-        record, encoded = self._read(index)
-        path, _ = self._locate(index)
+        path, members = self._locate(index)
         with _naming(path, self.keys[index]):
+            record, encoded = _read_sample(path, self.keys[index], members)
             return to_sample(record, decode_clip(encoded))
-
-    def _read(self, index: int) -> tuple[dict[str, Any], EncodedClip]:
-        path, spans = self._locate(index)
-        # The members of a sample follow one another: one read fetches all.
-        begin = min(offset for offset, _ in spans.values())
-        end = max(offset + size for offset, size in spans.values())
-        data = memoryview(read_span(path, begin, end - begin))
-        members = {name: bytes(data[offset - begin : offset - begin + size]) for name, (offset, size) in spans.items()}
-        with _naming(path, self.keys[index]):
-            return _check_sample(self.keys[index], members)
 
     def _locate(self, index: int) -> tuple[Path, dict[str, tuple[int, int]]]:
         if not -len(self.keys) <= index < len(self.keys):
@@ -215,7 +205,7 @@ def find_shards(shards: ShardPaths, report: Callable[[ShardError], None]) -> lis
         # An existing file first: its name may hold characters with a meaning in patterns.
         matches = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(item)))]
         if not matches:
-            raise ValueError(f"shards: {item}: there is no such folder or file, and no file matches")
+            raise ValueError(f"shards: {item}: no such folder or file, and no file matches the pattern")
         for match in matches:
             folder = match.parent
             if folder not in manifests:
@@ -259,10 +249,13 @@ def _read_record(path: Path, entry: Entry, check_media: bool) -> dict[str, Any]:
     return record
 
 
-def _check_sample(key: str, members: dict[str, bytes]) -> tuple[dict[str, Any], EncodedClip]:
-    if JSON_MEMBER not in members:
-        raise RecordError("missing_member", "lacks json")
-    record = parse_record(members[JSON_MEMBER], key)
-    media = {name: data for name, data in members.items() if name != JSON_MEMBER}
-    check_members(record, media)
-    return record, EncodedClip(media, record["clip"])
+def _read_sample(path: Path, key: str, spans: dict[str, tuple[int, int]]) -> tuple[dict[str, Any], EncodedClip]:
+    """The JSON member of a sample and its media, both checked."""
+    # The members of a sample follow one another: one read fetches all.
+    begin = min(offset for offset, _ in spans.values())
+    end = max(offset + size for offset, size in spans.values())
+    data = memoryview(read_span(path, begin, end - begin))
+    members = {name: bytes(data[offset - begin : offset - begin + size]) for name, (offset, size) in spans.items()}
+    record = parse_record(members.pop(JSON_MEMBER), key)
+    check_members(record, members)
+    return record, EncodedClip(members, record["clip"])

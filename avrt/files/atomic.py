@@ -18,7 +18,7 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOT
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Write `path` through a temporary neighbour that takes its name only when complete and on disk.
+    """Write `path` through a temporary neighbor, renamed only when it is complete and on disk.
 
     On an exception (a full disk, an interrupt) the temporary file is removed and `path` is unchanged. The temporary
     name is fixed, so that the next attempt overwrites the remains of a killed process: one writer per path.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,12 @@ from avrt.model.shared_prompt import ATTENTION_NAME, AttentionKernel
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel
 from avrt.text.prompts import AnswerFormat, PromptTemplate
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+Dtype = Literal["float32", "bfloat16", "float64"]
+DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
 
 MEDIA_TOKENS = (
     "<|AUDIO|>",
@@ -64,7 +69,7 @@ class StudentConfig:
 
     path: str = "Qwen/Qwen2.5-Omni-7B"
     revision: str | None = None
-    dtype: str = "bfloat16"
+    dtype: Dtype = "bfloat16"
     min_pixels: int = MIN_FRAME_PIXELS
     max_pixels: int = MAX_FRAME_PIXELS
     max_prompt_tokens: int | None = None

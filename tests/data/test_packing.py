@@ -352,7 +352,7 @@ def test_fewer_questions_leave_no_old_shards(packed, videos, tmp_path):
 
 
 def test_full_disk(packed, videos, tmp_path):
-    """A file size limit stands in for the full disk: the error names the shard, and the run resumes."""
+    """A file size limit simulates the full disk: the error names the shard, and the run resumes."""
     import resource
 
     out = tmp_path / "out"

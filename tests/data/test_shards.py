@@ -79,8 +79,8 @@ class TestRoundTrip:
             assert names == {"json", "flac", "frame00.jpg", "frame01.jpg", "frame02.jpg"}
             assert json.loads(group["json"])["question"] == sample.question
             assert Image.open(io.BytesIO(group["frame00.jpg"])).size == (48, 32)
-            sound, rate = soundfile.read(io.BytesIO(group["flac"]))
-            assert (rate, len(sound)) == (16_000, 8_000)
+            waveform, rate = soundfile.read(io.BytesIO(group["flac"]))
+            assert (rate, len(waveform)) == (16_000, 8_000)
 
     def test_splits(self, tmp_path):
         write_set(tmp_path / "s")
@@ -192,7 +192,7 @@ class TestWriting:
             writer.write(make_sample(0, **change))
 
     def test_a_key_twice(self, tmp_path):
-        # Also when the first one stands in a shard that is closed already.
+        # Also when the first one is in a shard that is closed already.
         for samples_per_shard in (1, 2):
             with ShardWriter(tmp_path / str(samples_per_shard), samples_per_shard=samples_per_shard) as writer:
                 writer.write(make_sample(0))
@@ -200,7 +200,7 @@ class TestWriting:
                     writer.write(make_sample(0))
 
     def test_full_disk(self, tmp_path):
-        """A file size limit stands in for the full disk: writing fails half way, for real."""
+        """A file size limit simulates the full disk: writing fails halfway."""
         import resource
 
         write_set(tmp_path / "whole")

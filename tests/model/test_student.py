@@ -254,7 +254,7 @@ def test_positions_follow_the_frames_real_time(layout_folder: Path) -> None:
     assert temporal.tolist() == [t for t in (0, 62, 125, 187) for _ in range(6)]
     assert (positions[1, video] - start).tolist() == [0, 0, 0, 1, 1, 1] * 4
     assert (positions[2, video] - start).tolist() == [0, 1, 2, 0, 1, 2] * 4
-    # What follows goes on behind the largest position, in all three.
+    # The following tokens continue after the largest position, in all three.
     after = int(video[-1]) + 1
     assert positions[:, after].tolist() == [start + 187 + 1] * 3
 
