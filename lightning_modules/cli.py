@@ -215,7 +215,7 @@ def _accepted(name: str, keys: Iterable[str]) -> Iterable[str]:
 def _check_strategy_name(strategy: Any) -> None:
     """Refuse the name of no strategy now: Lightning looks at it only after ``demo:`` paths have been built.
 
-    Why its FSDP and DeepSpeed are refused says `lightning_modules.strategy.check_strategy`.
+    Why its FSDP and DeepSpeed are refused says `lightning_modules.strategy_checks.check_strategy`.
 
     Raises:
         UsageError: what is neither a class path nor one of Lightning's names.
