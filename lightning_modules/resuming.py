@@ -44,7 +44,7 @@ def changed_rewards(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     for name in sorted({*saved, *now}):
         then, new = saved.get(name), now.get(name)
         if then is None or new is None:
-            changed.append(f"trainer.callbacks: reward {name!r} ({'new' if then is None else 'there then, not now'})")
+            changed.append(f"trainer.callbacks: reward {name!r} ({'new' if then is None else 'removed'})")
             continue
         changed += [
             f"trainer.callbacks: reward {name!r}: {key} ({then.get(key)!r} then, {new.get(key)!r} now)"

@@ -67,7 +67,7 @@ def test_whole_windows_see_every_sample_exactly_once() -> None:
 
 
 def test_all_samples_are_seen_over_the_epochs() -> None:
-    """What fills no window is left out of an epoch, but not the same samples every time."""
+    """Samples left over at the end of an epoch are skipped, but not the same ones every time."""
     one = loader()
     counts = Counter(i for _ in range(10) for i in epoch_of(one))
     assert set(counts) == set(range(23))

@@ -55,7 +55,7 @@ def test_all_workers_share_a_batch() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_killed_worker_is_one_line(number: int) -> None:
-    """Wherever the main thread is when the worker dies: here it waits for something else."""
+    """The main thread gets the error wherever it is when the worker dies: here it waits for something else."""
     others = multiprocessing.active_children()
     stream = read_batches(Items(), [[i] for i in range(90)], 1)
     next(stream)
@@ -114,7 +114,7 @@ for size, batch, workers, prefetch in json.loads(sys.argv[1]):
 
 
 def read(shared_memory: str, *settings: tuple[int, int, int, int]) -> list[str]:
-    """What came of reading 48 items of (size, batch size, workers, prefetch)."""
+    """Outcome of reading 48 items of (size, batch size, workers, prefetch)."""
     done = subprocess.run(
         with_shared_memory(shared_memory, [sys.executable, "-c", READ, json.dumps(settings)]),
         cwd=REPOSITORY,
@@ -138,7 +138,7 @@ def test_shared_memory_that_is_too_small() -> None:
 
 
 def test_shared_memory_is_free_again_once_a_part_is_taken() -> None:
-    """48 items of 300 kB pass through 1 MB, although the reader keeps them all; 8 at one time do not."""
+    """48 items of 300 kB pass through 1 MB, although the reader keeps them all; 8 at once do not."""
     lines = read("1m", (2_000_000, 1, 1, 1), (300_000, 8, 1, 1), (300_000, 1, 1, 2))
     assert [line.split(":")[0] for line in lines] == ["refused", "refused", "read all"]
 

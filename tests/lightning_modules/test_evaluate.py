@@ -122,7 +122,7 @@ def assert_logged(run: Path, benchmark: str) -> None:
             assert [point[1] for point in scalars(found, tag)] == pytest.approx([value], rel=1e-6), name
 
 
-def test_a_limited_run_goes_on_and_a_finished_one_stays(
+def test_a_limited_run_resumes_and_a_finished_one_stays(
     trained: Path, questions: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, settings = tmp_path / "run", {"benchmarks": "mine", "shards": questions}
@@ -132,7 +132,7 @@ def test_a_limited_run_goes_on_and_a_finished_one_stays(
     assert not (run / "mine" / "metrics.json").exists()
     # A batch of which a kill left one record is answered whole and written in part.
     log = run / "mine" / "records.rank0.jsonl"
-    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:5]) + b'{"id": "torn')
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:5]) + b'{"id": "cut off')
     assert evaluate(run, trained / "student", **settings) == 0
     assert sorted(logged_ids(run / "mine")) == sorted(record.id for record in replies(whole))
     assert replies(run / "mine") == replies(whole)
@@ -262,12 +262,12 @@ def real_root(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     clip = read_clip(real_data / "avqa" / "videos" / f"{rows[3]['video_name']}.mp4", num_frames=1)
     assert clip.frames is not None
     assert clip.waveform is not None
-    picture = Image.fromarray(clip.frames[0].permute(1, 2, 0).contiguous().numpy())
+    image = Image.fromarray(clip.frames[0].permute(1, 2, 0).contiguous().numpy())
     for folder, key in (("image", "image_path"), ("audio", "audio_path")):
         path = omnibench / "mm_data" / folder / row[key]
         path.parent.mkdir(parents=True, exist_ok=True)
         if folder == "image":
-            picture.save(path, format="PNG")
+            image.save(path, format="PNG")
         else:
             soundfile.write(path, clip.waveform.numpy(), 16_000, format="WAV")
     return root
@@ -304,11 +304,11 @@ def test_real_items_end_to_end(
             if record.failure is None:
                 assert record.text
                 assert record.completion_tokens
-    # Only what can be shown is in the prompt: an image is no video, a sound alone has no picture.
-    (picture,), (sound,) = found["omnibench"], found["mmau"]
-    assert picture.media.keys() == {"image", "audio"}
-    assert picture.prompt_tokens > 250  # 10 s of sound
-    assert sound.categories["task"] == "sound"
+    # The prompt has the streams of the item only: an image is not a video, audio alone has no frames.
+    (image,), (audio,) = found["omnibench"], found["mmau"]
+    assert image.media.keys() == {"image", "audio"}
+    assert image.prompt_tokens > 250  # 10 s of audio
+    assert audio.categories["task"] == "sound"
     assert {path.name.split("_")[1] for path in run.glob("harness/*/samples_*.jsonl")} == {"avrt"}
 
 
@@ -337,6 +337,6 @@ def test_the_shipped_evaluation_covers_every_column_of_the_papers_table() -> Non
     assert (data.benchmarks, data.num_frames, data.max_audio_seconds) == ("all", 8, 10.0)
     text = (CONFIGS / "eval.yaml").read_text(encoding="utf-8")
     for name in COLUMNS:
-        assert re.search(rf"\\b{name}\\b", text), name
+        assert re.search(rf"\b{name}\b", text), name
         assert read("--data.benchmarks", name).data.init_args.benchmarks == name
     assert read("--data.benchmarks=[mmar, mmau]").data.init_args.benchmarks == ["mmar", "mmau"]

@@ -146,8 +146,8 @@ def test_the_reference_is_still_the_first_student(student_folder: Path, shards: 
 
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_iterations(student_folder: Path, shards: Path, tmp_path: Path, stop: int) -> None:
-    """Two steps on each window. A stop between them cannot go on bit for bit, for its rollout is gone; the window is
-    sampled anew for the step it still owes, and every later step sees the samples it would have seen."""
+    """Two steps on each window. A run stopped between them cannot resume bit for bit, for its rollout is lost; the
+    window is sampled again for its remaining step, and every later step sees the same samples."""
 
     def make() -> tuple[Any, Any]:
         return grpo(student_folder, shards, {"num_iterations": 2}, batch_size=2)

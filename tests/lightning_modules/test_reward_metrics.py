@@ -1,4 +1,4 @@
-"""What a step logs about its rewards and completions, against TRL's own numbers and by hand."""
+"""The metrics of a step's rewards and completions, against TRL's own numbers and by hand."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def write_shards(folder: Path, count: int = 10, kinds: Iterable[str] = KINDS, fi
     kinds = tuple(kinds)
     with ShardWriter(folder, image_format="png", samples_per_shard=4) as writer:
         for i in range(first, first + count):
-            sound = {"audio_seconds": 0.2 + 0.05 * (i % 3)}
-            writer.write(make_sample(kinds[i % len(kinds)], i, frames=4, **sound))
+            seconds = 0.2 + 0.05 * (i % 3)
+            writer.write(make_sample(kinds[i % len(kinds)], i, frames=4, audio_seconds=seconds))
     return folder
 
 
@@ -54,7 +54,7 @@ class Constant(RewardCallback):
 
 
 class Recorder(Callback):
-    """What a run did, step by step: sample ids, loss, gradients' norm, and the rollout's tokens and log-probs."""
+    """A run, step by step: sample ids, loss, gradients' norm, and the rollout's tokens and log-probs."""
 
     def __init__(self) -> None:
         self.ids: list[list[str]] = []
@@ -164,7 +164,7 @@ def fit(
     ckpt_path: Path | None = None,
     **trainer: Any,
 ) -> Recorder:
-    """Train on one CPU thread, quietly, and say what happened."""
+    """Train on one CPU thread, quietly; returns what the run did."""
     recorder = Recorder()
     settings: dict[str, Any] = {
         "accelerator": "cpu",

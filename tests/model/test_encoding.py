@@ -251,7 +251,7 @@ def test_targets(student: Student) -> None:
 @pytest.mark.parametrize("token", ["<|VIDEO|>", "<|AUDIO|>", "<|im_end|>", "<|endoftext|>", "<|vision_bos|>"])
 @pytest.mark.parametrize("field", ["question", "options", "trace"])
 def test_special_tokens_in_a_text_are_refused(student: Student, token: str, field: str) -> None:
-    """One would end the turn, or stand for media that is not there."""
+    """A special token would end the turn, or announce media that does not exist."""
     texts = {"question": f"What is {token}?", "options": ("this", f"that {token}"), "trace": f"<think>{token}</think>"}
     tricky = replace(make_sample(), **{field: texts[field]})
     encode = student.encoder.encode_target if field == "trace" else student.encoder.encode

@@ -19,7 +19,7 @@ from avrt.grpo.loss import LossConfig
 
 
 class NoModel(nn.Module):
-    """Stands where the model would; the log-probs are given."""
+    """Replaces the model; the log-probs are given."""
 
     is_gradient_checkpointing = False
 
