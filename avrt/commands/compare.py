@@ -1,7 +1,7 @@
 """Compare two evaluation runs, in the form of the paper's Table 3.
 
 Prints accuracy with its interval for each benchmark, the difference with a paired interval, and its significance (exact
-McNemar test, Holm's correction over the benchmarks), beside the paper's numbers and the rivals' that it quotes.
+McNemar test, Holm's correction over the benchmarks), beside the paper's numbers and those of the models that it quotes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pack clips and their questions into shards.
 
 Reads AVQA's annotation files (and AVRT-20K's), decodes every clip once, and writes WebDataset shards with a manifest.
-Works on all cores, resumes where it was stopped, and lists what it left out.
+Uses all cores, resumes after an interruption, and lists the questions that it left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
     parser.add_argument("--frames", type=int, default=8, metavar="N", help="frames per clip (default: 8)")
     parser.add_argument(
-        "--max-audio-seconds", type=float, default=10.0, metavar="S", help="seconds of sound kept (default: 10)"
+        "--max-audio-seconds", type=float, default=10.0, metavar="S", help="seconds of audio kept (default: 10)"
     )
     parser.add_argument(
         "--max-pixels",
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=("video", "audio"),
         default=[],
-        help="also keep clips that lack this stream (may be given twice)",
+        help="also keep clips without this stream (may be given twice)",
     )
     parser.add_argument(
         "--clip-timeout", type=float, default=120.0, metavar="S", help="seconds allowed for one clip (default: 120)"
@@ -48,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="stop when more than this share of the questions has no usable clip (default: 0.5)",
+        help="stop if more than this share of the questions has no usable clip (default: 0.5)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pack, then print what was packed and what was left out."""
+    """Pack, then print a summary with the reasons of left-out questions."""
     from collections import Counter
     from pathlib import Path
 
