@@ -1,4 +1,4 @@
-"""What is shipped, and that everybody installs the same versions."""
+"""Contents of the wheel, and pinned versions of all dependencies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 import avrt.__main__
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONSTRAINTS = tomllib.loads((ROOT / "uv.toml").read_text(encoding="utf-8"))["constraint-dependencies"]
 PINS = dict(entry.split("==") for entry in CONSTRAINTS)
