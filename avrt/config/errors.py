@@ -110,7 +110,7 @@ def _problem_block(message: str) -> tuple[str, str] | None:
 
 
 def _unknown(key: str, owner: str, text: str, lookup: Lookup) -> str:
-    """An unknown key, in a file or as an option; a word that is no option at all."""
+    """An unknown key, in a file or as an option; a word that is not an option."""
     found = re.search(
         r"(?:Group '([^']+)' )?does not accept option '([^']+)'|Option '([^']+)' is not accepted"
         r"|unrecognized arguments: --([\w.]+)",

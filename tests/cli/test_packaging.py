@@ -184,7 +184,7 @@ def test_installed_presets_are_found_from_any_folder(wheel: zipfile.ZipFile, tmp
     presets = installed / "avrt" / "cli_configs"
     misspelt = run("fit", "--config=cli_configs/grpo_tny.yaml")
     assert f"did you mean {presets / 'grpo_tiny.yaml'}" in misspelt
-    # Both files are found and read: what is refused is the setting.
+    # The config is found and read: the setting is refused.
     message = run("traces", "--config", "cli_configs/traces_demo.yaml", "--no_such_key=1")
     notice, error = message.splitlines()
     assert str(presets / "traces_demo.yaml") in notice

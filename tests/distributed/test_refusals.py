@@ -1,4 +1,4 @@
-"""Settings that would train something else than they say are refused, with the key and the mend."""
+"""Settings that would train something else are refused, with the key and how to fix it."""
 
 from __future__ import annotations
 
