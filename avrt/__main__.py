@@ -1,6 +1,6 @@
 """Entry point of ``python -m avrt``.
 
-Written for Python 3.6 and later: an old one must come far enough to say that it is too old.
+Written for Python 3.6 and later, so that an old interpreter can report that it is too old.
 """
 
 import sys
@@ -21,7 +21,7 @@ def run() -> int:
         from avrt.cli import main
 
         return main()
-    except KeyboardInterrupt:  # before the command line could take care of it
+    except KeyboardInterrupt:  # before the command line can handle it
         sys.stderr.write("avrt: error: interrupted\n")
         return 130
 

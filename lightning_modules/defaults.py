@@ -17,7 +17,7 @@ OUTPUT_DIR = "${output_dir}"
 """In the trainer section, the value of the key `output_dir`."""
 
 DEFAULT_FOLDER = "runs/default"
-"""Where a run writes whose config names no folder at all."""
+"""Output folder of a run whose config names none."""
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
@@ -100,7 +100,7 @@ def best_checkpoint() -> ModelCheckpoint:
 
 
 def _replaces(listed: Callback, default: Callback) -> bool:
-    """Whether a listed callback is of the class of a default one. `RunCheckpoint` is no replacement for its base."""
+    """Whether a listed callback is of the class of a default one. `RunCheckpoint` does not replace its base."""
     if isinstance(default, ProgressBar):
         return isinstance(listed, ProgressBar)
     return isinstance(listed, type(default)) and isinstance(listed, RunCheckpoint) == isinstance(default, RunCheckpoint)

@@ -5,12 +5,12 @@
 #   scripts/torchrun.sh gpu-a 2 0 cli_configs/grpo_7b.yaml      # on gpu-a
 #   scripts/torchrun.sh gpu-a 2 1 cli_configs/grpo_7b.yaml      # on the other
 #
-# cli_configs/overlays/torchrun.yaml is laid over the first file, and the other files over both: with another number of
-# machines, one of them should set trainer.accumulate_grad_batches and trainer.val_check_interval, see docs/train.md.
+# cli_configs/overlays/torchrun.yaml overrides the first file, and the other files override both. The prompts per
+# optimizer step stay the same for any number of machines.
 #
 # SIGTERM or SIGUSR1 to this script, to torchrun or to a training process saves the run at its next optimizer step.
-# torchrun reports every failure of a process as status 1, so the run leaves the file `preempted` in the folder
-# AVRT_STATUS_DIR; this script then ends with 85.
+# torchrun reports every failure of a process as status 1, so the run writes the file `preempted` in the folder
+# AVRT_STATUS_DIR; this script then exits with 85.
 set -uo pipefail
 
 [ $# -ge 4 ] || { sed -n '2,9p' "$0" >&2; exit 2; }
@@ -27,7 +27,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-8}"
 run=""
 trap '[ -n "$run" ] && kill -TERM "$run" 2>/dev/null' USR1 TERM
 
-# torchrun hands signals on; its own patience of 30 seconds is too short for a step and a large checkpoint.
+# torchrun forwards signals; its own time-out of 30 seconds is too short for a step and a large checkpoint.
 uv run --no-sync torchrun --nnodes "$machines" --node-rank "$this" --nproc-per-node "$gpus" \
     --master-addr "$first" --master-port "${MASTER_PORT:-29500}" \
     --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 --shutdown-timeout "${SHUTDOWN_TIMEOUT:-1800}" \
@@ -35,7 +35,7 @@ uv run --no-sync torchrun --nnodes "$machines" --node-rank "$this" --nproc-per-n
     --trainer.num_nodes "$machines" --trainer.devices "$gpus" --ckpt_path last &
 run=$!
 
-# `wait` also returns when a signal has come; the run itself is still saving then.
+# `wait` also returns when a signal arrives; the run itself is still saving then.
 while kill -0 "$run" 2>/dev/null; do wait "$run"; done
 wait "$run"
 status=$?

@@ -32,7 +32,7 @@ def processes(group: int) -> dict[int, str]:
 
 
 def interrupt(words: list[str], wait: float, until: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess:
-    """Start a command as a terminal does, press Ctrl-C, and return what came of it.
+    """Start a command as a terminal does, press Ctrl-C, and return the result.
 
     Args:
         words: after ``python -m avrt``.
@@ -78,7 +78,7 @@ def test_pack(real_data: Path, tmp_path: Path, wait: float, until: str) -> None:
 
 @pytest.mark.parametrize("wait", [0.5, 3.0])
 def test_demo_s_own_commands(tmp_path: Path, wait: float) -> None:
-    """The command that runs others says it once."""
+    """The command that runs others reports it once."""
     done = interrupt(["demo", "--out", str(tmp_path / "demo")], wait)
     assert done.returncode in (130, -signal.SIGINT), done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("avrt: ")]

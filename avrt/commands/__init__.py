@@ -1,1 +1,1 @@
-"""The commands of ``python -m avrt`` that are not Lightning's own, one module each."""
+"""Commands other than Lightning's own, one module each."""

@@ -1,7 +1,7 @@
 """Write a trained student as a folder that transformers and vLLM load.
 
 Takes a run's folder (its last complete checkpoint) or one checkpoint: plain, DeepSpeed ZeRO-2 or ZeRO-3, or with LoRA
-adapters, which are folded in.
+adapters, which are merged.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("run", metavar="RUN", help="folder of a run, or a .ckpt file or folder")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; must not exist or be empty")
-    parser.add_argument("--config", metavar="FILE", help="the run's settings (default: the config.yaml it saved)")
-    parser.add_argument("--student", metavar="PATH", help="the student that the run started from, if it has moved")
+    parser.add_argument("--config", metavar="FILE", help="the run's settings (default: the config.yaml that it saved)")
+    parser.add_argument("--student", metavar="PATH", help="the student that the run started from, if it was moved")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, and say what was exported."""
+    """Export, and print what was exported."""
     from rich.console import Console
 
     from avrt.config.library_warnings import silence_libraries

@@ -1,9 +1,9 @@
-"""Make a run out of replies that were made elsewhere, and score it.
+"""Score replies that another program made, as a run.
 
-The file has JSON lines {"id": ..., "text": ...}, or is a samples file of lm-evaluation-harness. Items that it says
-nothing about count as wrong.
+The file has JSON lines {"id": ..., "text": ...}, or is a samples file of lm-evaluation-harness. Items without a reply
+count as wrong.
 
-    python -m avrt import-predictions runs/rival --file replies.jsonl --benchmark mmau --model Rival-7B
+    python -m avrt import-predictions runs/other_7b --file replies.jsonl --benchmark mmau --model Other-7B
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("run", metavar="RUN", help="folder of the run to make; may hold other benchmarks of the model")
+    parser.add_argument("run", metavar="RUN", help="folder of the new run; may have other benchmarks of the same model")
     parser.add_argument("--file", required=True, metavar="FILE", help="the replies")
-    parser.add_argument("--benchmark", required=True, metavar="NAME", help="which benchmark they answer")
-    parser.add_argument("--model", required=True, metavar="NAME", help="what made them, for tables")
+    parser.add_argument("--benchmark", required=True, metavar="NAME", help="the benchmark of the replies")
+    parser.add_argument("--model", required=True, metavar="NAME", help="name of the model, for tables")
     parser.add_argument("--data", default="data", metavar="DIR", help="the benchmarks' data (default: data)")
-    parser.add_argument("--annotations", metavar="FILE", help="the annotation file, if it lies elsewhere")
-    parser.add_argument("--subset", metavar="FILE", help="ids, one a line: only these questions were asked")
+    parser.add_argument("--annotations", metavar="FILE", help="the annotation file, if it is elsewhere")
+    parser.add_argument("--subset", metavar="FILE", help="ids, one per line, of the questions that were asked")
     parser.add_argument(
         "--format",
         choices=("tags", "letter"),
         default="letter",
-        help="what the prompt asked for: reasoning and answer in tags, or the letter (default)",
+        help="answer format of the prompt: reasoning and answer in tags, or the letter (default)",
     )
     parser.add_argument(
         "--profile",
         choices=("paper", "robust"),
         default="robust",
-        help="how replies are read: robust (default) finds other models' forms, paper wants the tags",
+        help="answer parser: robust (default) accepts other models' formats, paper requires the tags",
     )
     parser.add_argument("--name", metavar="NAME", help="the run's name in tables; by default its folder's")
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from avrt.evaluation.terminal_tables import score_console
 
     if args.benchmark == "all":
-        raise ValueError("--benchmark: a file of predictions is of one benchmark; name it")
+        raise ValueError("--benchmark: a file of predictions has one benchmark; name it")
     (questions,) = open_question_sets(
         QuestionsConfig(args.benchmark, args.data, annotations=args.annotations, subset=args.subset)
     )

@@ -1,6 +1,6 @@
-"""Show what is in shards: counts, durations, question types, answer balance.
+"""Summarize shards: counts, durations, question types, answer balance.
 
-With --show it also writes one sample's frames, sound and text as files; with --verify it checks every byte.
+--show also writes one sample's frames, audio and text as files; --verify checks every byte.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "shards",
         nargs="+",
         metavar="SHARDS",
-        help="folders of shards (or one that holds a folder per split), tar files or patterns",
+        help="folders of shards (or one with a folder per split), tar files or patterns",
     )
-    parser.add_argument("--split", help="look at this split only")
+    parser.add_argument("--split", help="only this split")
     parser.add_argument("--verify", action="store_true", help="compare all bytes with their checksums")
-    parser.add_argument("--show", metavar="KEY", help="write this sample's frames, sound and text to --out")
+    parser.add_argument("--show", metavar="KEY", help="write this sample's frames, audio and text to --out")
     parser.add_argument("--out", metavar="DIR", default="inspected", help="folder for --show (default: inspected)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the summary; exit status 1 when something is damaged."""
+    """Print the summary; exit status 1 if a shard is damaged."""
     import json
     from pathlib import Path
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     for item in args.shards:
         whole = not Path(item).is_dir() or (Path(item) / MANIFEST_NAME).exists()
         folders += [item] if whole else folders_of_sets(item) or [item]
-    # Every fault is listed, so the first one must not end the reading.
+    # Every fault is listed, so the first one must not stop the reading.
     shards = ShardSet(folders, split=args.split, verify=args.verify, on_error="skip")
     summaries = summarize(shards)
     if args.json:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         console.print_json(json.dumps(content))
     else:
         print_summary(summaries, console)
-        checked = "all bytes are as they were written" if args.verify else "headers and texts are whole"
+        checked = "all bytes are as they were written" if args.verify else "headers and texts are intact"
         state = f"{len(shards.faults)} faults" if shards.faults else checked
         console.print(f"{len(shards)} samples in {len(shards.paths)} shards: {state}", highlight=False)
         for fault in shards.faults:

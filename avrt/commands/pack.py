@@ -1,7 +1,7 @@
 """Pack clips and their questions into shards.
 
 Reads AVQA's annotation files (and AVRT-20K's), decodes every clip once, and writes WebDataset shards with a manifest.
-Works on all cores, resumes where it was stopped, and lists what it left out.
+Uses all cores, resumes after an interruption, and lists the questions that it left out.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=("video", "audio"),
         default=[],
-        help="also keep clips that lack this stream (may be given twice)",
+        help="also keep clips without this stream (may be given twice)",
     )
     parser.add_argument(
         "--clip-timeout", type=float, default=120.0, metavar="S", help="seconds allowed for one clip (default: 120)"
@@ -57,12 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="stop when more than this share of the questions has no usable clip (default: 0.5)",
+        help="stop if more than this share of the questions has no usable clip (default: 0.5)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pack, then print what was packed and what was left out."""
+    """Pack, then print a summary with the reasons of left-out questions."""
     from collections import Counter
     from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""Make a page to look at a run, or at two runs side by side; it opens without a server or a network.
+"""Write an HTML page of one run, or of two runs side by side; it opens without a server or a network.
 
-Tables and plots with intervals, filters, and every item with its question, replies, frames and sound. Run again over
-the same folder, it keeps the clips that are there.
+Tables and plots with intervals, filters, and every item with its question, replies, frames and audio. When repeated
+with the same folder, existing clips are kept.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("run_a", metavar="RUN", help="folder of a run (its benchmarks in sub-folders)")
     parser.add_argument("run_b", metavar="RUN_B", nargs="?", help="folder of another run on the same items")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the page; made if absent")
-    parser.add_argument("--data", metavar="DIR", help="the benchmarks' data, if not where the run found them")
-    parser.add_argument("--no-media", action="store_true", help="leave frames and sound out")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the page")
+    parser.add_argument("--data", metavar="DIR", help="the benchmarks' data, if they were moved")
+    parser.add_argument("--no-media", action="store_true", help="leave out frames and audio")
     parser.add_argument("--partial", action="store_true", help="accept unfinished runs")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the page, and say where it is and which clips it lacks."""
+    """Write the page; print its path and the clips that are missing."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         item, problem = next(iter(report.problems.items()))
         output.print(
             f"{len(report.problems)} clips cannot be shown, for example that of item {item!r}: {problem}. "
-            "If the data lie elsewhere now, say where with --data.",
+            "If the data were moved, set --data.",
             highlight=False,
             soft_wrap=True,
             markup=False,

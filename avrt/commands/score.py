@@ -1,6 +1,6 @@
 """Score an evaluation run again from its raw replies.
 
-Reads every reply anew and rewrites records.jsonl and metrics.json; the same replies always give the same bytes.
+Parses every reply again and rewrites records.jsonl and metrics.json; the same replies always give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("run", metavar="RUN", help="folder of a run, or of one of its benchmarks")
-    parser.add_argument("--partial", action="store_true", help="score an unfinished run, over the items that it has")
+    parser.add_argument("--partial", action="store_true", help="score an unfinished run, over its items so far")
     parser.add_argument(
         "--harness", metavar="DIR", help="also write results_*.json and samples_*.jsonl of lm-evaluation-harness there"
     )

@@ -1,7 +1,7 @@
-"""Make easy, medium and hard lists of items from two teachers' answers.
+"""Split items into easy, medium and hard by two teachers' answers.
 
-Easy items both teachers answer right, medium items one of them, hard items none. The lists are files of ids that an
-evaluation can be limited to.
+Easy: both teachers are right; medium: one of them; hard: none. The lists are files of ids that an evaluation can be
+limited to.
 
     python -m avrt subsets --vision runs/kimi --audio runs/flamingo --benchmark omnibench --out subsets/omnibench
     python -m avrt subsets --traces cli_configs/traces_avqa.yaml --out subsets/avqa_train
@@ -17,13 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = "a run folder, its records.jsonl, or JSON lines of {id, correct}"
     parser.add_argument("--vision", metavar="PATH", help=f"the vision teacher's answers: {source}")
     parser.add_argument("--audio", metavar="PATH", help="the audio teacher's answers, likewise")
-    parser.add_argument("--traces", metavar="FILE", help="config of a trace run instead: both are in its ledger")
+    parser.add_argument("--traces", metavar="FILE", help="config of a trace run instead; its ledger has both")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for easy.txt, medium.txt and hard.txt")
-    parser.add_argument("--benchmark", metavar="NAME", help="which benchmark, where a run has several")
+    parser.add_argument("--benchmark", metavar="NAME", help="the benchmark, if a run has several")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the lists and print their sizes."""
+    """Write the lists and print their sizes."""
     from avrt.config.errors import UsageError
 
     given = [name for name in ("traces", "vision", "audio") if getattr(args, name) is not None]

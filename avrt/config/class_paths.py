@@ -1,8 +1,8 @@
-"""Which classes a YAML file or a command line may name.
+"""The classes that a YAML file or a command line may name.
 
-A class path is code: naming ``os.system`` runs it. Configs travel between people, so only the packages listed here may
-be named, and a refused path is never imported. A user's own package is let in by name, with ``--allow-classes mypkg``
-or ``AVRT_ALLOWED_CLASS_PREFIXES=mypkg``.
+A class path is code: naming ``os.system`` runs it. Configs are shared between people, so only the packages listed here
+may be named, and a refused path is never imported. A user's own package is allowed by name, with ``--allow-classes
+mypkg`` or ``AVRT_ALLOWED_CLASS_PREFIXES=mypkg``.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def parse_prefixes(text: str, origin: str) -> tuple[str, ...]:
-    """Reads a comma-separated list of packages, ``mypkg,other.rewards``; a trailing dot is allowed.
+    """Read a comma-separated list of packages, ``mypkg,other.rewards``; a trailing dot is allowed.
 
     Args:
         text: the list.
-        origin: the flag or variable that it came from, for the message.
+        origin: the flag or variable with the list, for the message.
 
     Raises:
-        ValueError: for something that is no dotted name, and for Python's own modules and jsonargparse: letting those
-            in would undo the protection.
+        ValueError: an entry is not a dotted name, or is one of Python's own modules or jsonargparse, which can run any
+            code.
     """
     prefixes = []
     for entry in (part.strip().removesuffix(".") for part in text.split(",")):
@@ -61,44 +61,33 @@ def parse_prefixes(text: str, origin: str) -> tuple[str, ...]:
             raise ValueError(f"{origin}: {entry!r} is not the dotted name of a package, such as mypkg.rewards")
         top = entry.split(".")[0]
         if top in sys.stdlib_module_names or top == "jsonargparse":
-            raise ValueError(f"{origin}: {top!r} can run any code and is never let in; name your own package")
+            raise ValueError(f"{origin}: {top!r} can run any code and is never allowed; name your own package")
         prefixes.append(entry)
     return tuple(prefixes)
 
 
 def allowed_prefixes(extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """Every prefix in force: the project's, `extra` (from the command line) and the environment's."""
+    """All allowed prefixes: the project's, `extra` (from the command line) and the environment's."""
     from_environment = parse_prefixes(os.environ.get(ENVIRONMENT_VARIABLE, ""), ENVIRONMENT_VARIABLE)
     return (*ALLOWED_PREFIXES, *extra, *from_environment)
 
 
-def is_allowed(class_path: str, prefixes: Iterable[str]) -> bool:
-    """Whether a prefix is the path itself or one of the packages that it lies in (``mypkg`` never covers ``mypkg2``).
-
-    A bare name without a dot is allowed: jsonargparse looks it up among the classes already imported.
-    """
-    if "." not in class_path:
-        return True
-    return any(class_path == prefix or class_path.startswith(f"{prefix}.") for prefix in prefixes)
-
-
 def refusal(class_path: str) -> str:
-    """The sentence that says why `class_path` is refused and how to let it in."""
+    """Why `class_path` is refused, and how to allow it."""
     package = class_path.split(".")[0]
     if package in sys.stdlib_module_names or package == "jsonargparse":
         return f"class path {class_path!r} is refused: Python's own modules can run any code"
     return (
-        f"class path {class_path!r} is refused: its package is not on the list of allowed ones; "
+        f"class path {class_path!r} is refused: its package is not allowed; "
         f"if it is yours, add --allow-classes {package} to the command or set {ENVIRONMENT_VARIABLE}={package}"
     )
 
 
 def enforce(prefixes: Iterable[str]) -> None:
-    """Makes jsonargparse refuse, before import, every path outside `prefixes`; lasts for the life of the process.
+    """Make jsonargparse refuse, before import, every path outside `prefixes`, for the rest of the process.
 
-    It covers what a scan of the text cannot see: bare strings that only their type makes a class path, callables, and
-    an object that an allowed module merely imported (``avrt.cli.os.system``). Configs are read from local files only,
-    and a class path in a place that takes any value stays data.
+    This includes callables and objects that an allowed module merely imports (``avrt.cli.os.system``). Configs are read
+    from local files only, and a class path where any value is accepted remains data.
     """
     import jsonargparse
 

@@ -42,23 +42,23 @@ def describe(error: BaseException) -> str:
     """One line for an exception; the file first for an `OSError` that has one."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         target = f" -> {error.filename2}" if error.filename2 is not None else ""
-        # Some libraries hand the system their names as bytes.
+        # Some libraries pass file names as bytes.
         name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
         return one_line(f"{name}{target}: {error.strerror}{_cache_hint(error.errno, str(name))}")
     return one_line(error) or type(error).__name__
 
 
 def _cache_hint(number: int | None, path: str) -> str:
-    """How to move the caches elsewhere, for a path in one of them that cannot be written."""
+    """How to move a cache elsewhere, if the path is in one that cannot be written."""
     if number not in _NOT_WRITABLE:
         return ""
     folders = Path(path).parts
     if ".triton" in folders:
-        return "; set TRITON_HOME to a folder that can be written and has room"
+        return "; set TRITON_HOME to a writable folder with free space"
     if "torch_extensions" in folders:
-        return "; set TORCH_EXTENSIONS_DIR, or XDG_CACHE_HOME for all caches, to a folder that can be written"
+        return "; set TORCH_EXTENSIONS_DIR, or XDG_CACHE_HOME for all caches, to a writable folder"
     if ".cache" in folders or path.startswith(os.environ.get("XDG_CACHE_HOME") or "\0"):
-        return "; set XDG_CACHE_HOME to a folder that can be written and has room (or AVRT_CACHE for the demo's data)"
+        return "; set XDG_CACHE_HOME to a writable folder with free space (or AVRT_CACHE for the demo's data)"
     return ""
 
 
@@ -103,7 +103,7 @@ def _problem_block(message: str) -> tuple[str, str] | None:
 
 
 def _unknown(key: str, owner: str, text: str, lookup: Lookup) -> str:
-    """An unknown key, in a file or as an option; a word that is no option at all."""
+    """An unknown key, in a file or as an option; a word that is not an option."""
     found = re.search(
         r"(?:Group '([^']+)' )?does not accept option '([^']+)'|Option '([^']+)' is not accepted"
         r"|unrecognized arguments: --([\w.]+)",
@@ -151,13 +151,12 @@ def _wrong_value(key: str, text: str) -> str:
     kind = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text)
     if kind:
         return f"{key}: {kind[1]} is not a {kind[2]}"
-    from avrt.config.numbers import WORDING  # it needs jsonargparse, whose message this is
-
-    names = _TYPE_NAMES | WORDING
     expected: list[str] = []
-    for literals, name in re.findall(r"(?:Literal\[([^\]]+)\]|(?:Not of type |Expected an? <class ')(\w+))", text):
-        if literals or name != "NoneType":
-            expected.append(f"one of {literals}" if literals else names.get(name, name))
+    pattern = r"Literal\[([^\]]+)\]|Not of type (\w+): (?:must be ([^.\n]+))?|Expected an? <class '(\w+)"
+    for literals, restricted, wording, name in re.findall(pattern, text):
+        if name != "NoneType":
+            name = restricted or name
+            expected.append(f"one of {literals}" if literals else wording or _TYPE_NAMES.get(name, name))
     if "Subclass types expect one of" in text:
         expected.append("a class, given as `class_path: ...` and `init_args: ...`")
     if expected:

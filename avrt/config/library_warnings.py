@@ -1,4 +1,4 @@
-"""The one place where other packages' noise is turned down, each with its reason."""
+"""Warnings and log lines of other packages that are silenced, each with the reason."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from contextlib import contextmanager
 
 
 def silence_libraries() -> None:
-    """Sets the environment and the filters; what the user has set already stays."""
-    # The tokenizers' thread pool is not safe across the fork of data-loading workers, and says so at every fork.
+    """Set environment variables and filters; what the user has set is kept."""
+    # The tokenizers' thread pool is not safe across the fork of data workers, and warns at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Lightning 2.6 calls jsonargparse by names that will go in its next major version; both are pinned.
+    # Lightning 2.6 uses names of jsonargparse that its next major version removes; both are pinned.
     warnings.filterwarnings("ignore", message=r"\s*``(instantiate_classes|skip_none)``", category=DeprecationWarning)
-    # The module's batch hook serves runs with and without a data module, and is meant to.
+    # The module's batch hook is meant for runs with and without a data module.
     warnings.filterwarnings("ignore", message=r"You have overridden `transfer_batch_to_device` in `LightningModule`")
     # The frozen encoders are meant to be in evaluation mode.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
     # Lightning's own use of torch's pytree.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     # Lightning advertises hosted services at every start.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    # transformers imports DeepSpeed when it saves a folder, and DeepSpeed then says that it found no GPU.
-    logging.getLogger("DeepSpeed").addFilter(_is_no_missing_gpu)
-    # transformers complains about the published talker's token ids, in a talker that is never built.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_not_an_advertisement)
+    # transformers imports DeepSpeed when it saves a folder, and DeepSpeed then reports that it found no GPU.
+    logging.getLogger("DeepSpeed").addFilter(_is_not_about_a_missing_gpu)
+    # transformers warns about the token ids of the published talker, which is never built.
     logging.getLogger("transformers.configuration_utils").addFilter(_is_not_about_the_talker)
 
 
 @contextmanager
 def silenced_transformers() -> Iterator[None]:
-    """No progress bar, report or warning of transformers inside: for reading a folder whose state is checked anyway."""
+    """Silence progress bars and warnings of transformers, for reading a folder that is checked anyway."""
     from transformers.utils import logging as messages
 
     level, bar = messages.get_verbosity(), messages.is_progress_bar_enabled()
@@ -45,11 +45,11 @@ def silenced_transformers() -> Iterator[None]:
             messages.enable_progress_bar()
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
+def _is_not_an_advertisement(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("💡 Tip:")
 
 
-def _is_no_missing_gpu(record: logging.LogRecord) -> bool:
+def _is_not_about_a_missing_gpu(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith("Setting accelerator to CPU")
 
 

@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import register_type
 
-WORDING: dict[str, str] = {}
-"""The name of each type -> the values that it accepts, for error messages."""
-
 
 def _register(name: str, kind: type, fits: Callable[[Any], bool], wording: str) -> type:
     def parse(value: Any) -> Any:
@@ -28,7 +25,6 @@ def _register(name: str, kind: type, fits: Callable[[Any], bool], wording: str) 
 
     named = type(name, (), {})
     register_type(named, serializer=kind, deserializer=parse, type_check=lambda value, _: False)
-    WORDING[name] = wording
     return named
 
 

@@ -1,4 +1,4 @@
-"""Refusing model folders that bring Python code along: transformers would ask on the terminal whether to run it."""
+"""Refusal of model folders with Python code: transformers would ask on the terminal whether to run it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 def check_no_remote_code(folder: Path) -> None:
     """Refuse a folder whose settings name code (``auto_map``).
 
-    Loading with ``trust_remote_code=False`` already keeps it from running; this says which file is to blame.
+    Loading with ``trust_remote_code=False`` already prevents that it runs; this error names the file.
 
     Raises:
         ValueError: a settings file names code, or is not valid JSON.

@@ -77,7 +77,7 @@ def scan_text(text: str, source: str) -> None:
 
 
 def _config_values(arguments: Sequence[str]) -> Iterator[str]:
-    """What ``--config FILE``, ``--config=FILE``, ``-c FILE`` and ``-cFILE`` name."""
+    """Values of ``--config FILE``, ``--config=FILE``, ``-c FILE`` and ``-cFILE``."""
     for index, word in enumerate(arguments):
         option, equals, value = word.partition("=")
         if option in ("--config", "-c"):

@@ -1,4 +1,4 @@
-"""Names that `trainer.strategy` takes, and what each of the project's own means.
+"""Names for `trainer.strategy`, with the arguments of the project's own.
 
 Lightning's FSDP and its own DeepSpeed strategy are not supported: FSDP gathers weights when a layer is called, but the
 head's weight is used without calling the head, and a device whose batch has no audio never calls the audio encoder;

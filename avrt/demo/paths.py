@@ -1,7 +1,7 @@
 """``demo:`` values in a run's settings: ``demo:shards/train``, ``demo:shards/val``, ``demo:student``, ``demo:sft``.
 
-Only the command line calls this module, as a step of its own between parsing a config and starting what it says. Below
-it, a ``demo:`` value has become the path of a folder.
+Only the command line calls this module, in a step of its own between parsing a config and starting the run. In the
+layers below, a ``demo:`` value has become the path of a folder.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class DemoCache:
 
     def _build(self, part: str, path: Path) -> None:
         if part == "student":
-            self._say(f"building a tiny tokenizer and student: {path}")
+            self._print(f"building a tiny tokenizer and student: {path}")
             from avrt.demo.student import build_student  # needs torch, which the other parts do without
 
             build_student(path, seed=self.settings.seed)
@@ -126,7 +126,7 @@ class DemoCache:
         s = self.settings
         clips = self.folder / "clips"
         with self._lock("clips"):
-            self._say(f"rendering {s.train_clips + s.val_clips} short clips: {clips}")
+            self._print(f"rendering {s.train_clips + s.val_clips} short clips: {clips}")
             files = build_demo_clips(clips, **asdict(self.settings))
         self._run(stages.pack_command(files, split, path), "packing clips and questions into shards")
 
@@ -154,7 +154,7 @@ class DemoCache:
 
     def _run(self, arguments: list[str], purpose: str) -> None:
         """Run an avrt command in a process of its own, which leaves this one's random state alone."""
-        self._say(f"{purpose}:\n  python -m avrt {shlex.join(arguments)}")
+        self._print(f"{purpose}:\n  python -m avrt {shlex.join(arguments)}")
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -170,9 +170,9 @@ class DemoCache:
 
     def _lock(self, part: str) -> FolderLock:
         """Let one process at a time build a part; the others wait."""
-        return FolderLock(self.folder, f"demo:{part}", name=f".{part.replace('/', '-')}{LOCK_NAME}", wait=self._say)
+        return FolderLock(self.folder, f"demo:{part}", name=f".{part.replace('/', '-')}{LOCK_NAME}", wait=self._print)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(f"demo: {text}", highlight=False, markup=False, soft_wrap=True)
 
 

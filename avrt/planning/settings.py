@@ -210,7 +210,7 @@ def _check_training(configs: Sequence[str]) -> None:
 
 
 def _devices(devices: Any) -> int:
-    """How many devices `trainer.devices` means: a number, a list of indices, or either as text."""
+    """Number of devices in `trainer.devices`: a number, a list of indices, or either as text."""
     if isinstance(devices, str) and devices.isdigit():
         devices = int(devices)
     if isinstance(devices, str) and "," in devices:

@@ -1,4 +1,4 @@
-"""A user's own package, and a run with it that takes no time."""
+"""A user's own package, and a very short run with it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PACKAGE = """
 
         def training_step(self, batch, index):
             faults = {
-                "value": ValueError("val_split: 'dev' is no split"),
+                "value": ValueError("val_split: 'dev' is not a split"),
                 "file": FileNotFoundError(2, "No such file or directory", "shards/000.tar"),
                 "bug": RuntimeError("a fault of the program"),
                 "preempted": SystemExit(75),
@@ -97,7 +97,7 @@ PACKAGE = """
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The name of an installed package that is not the project's: a user's own."""
+    """The name of a user's own installed package."""
     # Lightning's log handler keeps the stderr of the moment it is imported: not that of one test, closed later.
     import lightning.pytorch  # noqa: F401
 
@@ -110,7 +110,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def config(package: str, tmp_path: Path) -> dict:
-    """A complete run that takes no time."""
+    """A complete and very short run."""
     return {
         "seed_everything": 1,
         "trainer": {

@@ -1,4 +1,4 @@
-"""Commands run in this process on a written config, and what they said."""
+"""Commands run in this process on a written config, and their output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from avrt.cli import main
 
 
 class Runner:
-    """Writes a config, runs a command on it in this process, and keeps what it said."""
+    """Writes a config, runs a command on it in this process, and keeps its output."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], package: str) -> None:
         self.path = folder / "run.yaml"

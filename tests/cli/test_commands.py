@@ -1,4 +1,4 @@
-"""The command line's frame: laziness, help, and its own commands' mistakes."""
+"""The command line: lazy imports, help, and errors of its own commands."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def in_new_process(*words: str, **environment: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["nonsense"], ["fit", "--config", "nowhere.yaml"]])
-def test_quick_answers_import_nothing_heavy(words: list[str]) -> None:
+def test_help_and_quick_errors_import_nothing_heavy(words: list[str]) -> None:
     code = (
         f"import sys; from avrt.cli import main; main({words!r}); print('LOADED', sorted({HEAVY!r} & set(sys.modules)))"
     )
@@ -78,12 +78,12 @@ def test_module_entry_point_passes_the_status_on() -> None:
     assert wrong.stderr == "avrt: error: unknown command 'fti'; did you mean 'fit'?\n"
 
 
-def test_option_before_the_command_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_option_before_the_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", "a.yaml", "fit"]) == 2
     assert "the command comes first" in capsys.readouterr().err
 
 
-def test_a_closed_pipe_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     code = "import sys; from avrt.cli import main; sys.exit(main(['--help']))"
     with subprocess.Popen(
         [sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
@@ -93,7 +93,7 @@ def test_a_closed_pipe_is_no_error() -> None:
         assert process.wait() in (0, 141)  # 0 when everything was written before the pipe closed
 
 
-def test_a_name_that_a_library_gave_as_bytes_is_shown_as_text() -> None:
+def test_a_file_name_in_bytes_is_shown_as_text() -> None:
     assert describe(FileNotFoundError(2, "No such file", b"a.tar")) == "a.tar: No such file"
 
 
@@ -124,7 +124,7 @@ def test_command_mistakes_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert said[1][1].count("\n") == 1
     assert said[2] == (1, "avrt: error: --count: must be 0 or more\n")
     assert said[3] == (1, "avrt: error: nowhere/3: No such file or directory\n")
-    for word, mend in (("--cuont=3", "did you mean --count?"), ("--x", "see --help")):
+    for word, fix in (("--cuont=3", "did you mean --count?"), ("--x", "see --help")):
         assert main(["count", word]) == 2
         option = word.partition("=")[0]
-        assert capsys.readouterr().err == f"avrt: error: python -m avrt count: unknown option {option}; {mend}\n"
+        assert capsys.readouterr().err == f"avrt: error: python -m avrt count: unknown option {option}; {fix}\n"

@@ -1,4 +1,4 @@
-"""First commands of a new user: the wrong interpreter, an installed package, no place to write."""
+"""First commands of a new user: the wrong interpreter, an installed package, a read-only home."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def one_error(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
-    """The one line that a command said before it ended with `status`."""
+    """The one line that a command printed before it ended with `status`."""
     assert done.returncode == status, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("avrt: error: ")
@@ -28,7 +28,7 @@ def one_error(done: subprocess.CompletedProcess[str], status: int = 2) -> str:
 
 
 def old_pythons() -> list[Path]:
-    """Interpreters of this machine that are older than what the project needs."""
+    """Interpreters of this machine that are older than the project needs."""
     places = [*Path.home().glob(".pyenv/versions/3.*/bin/python3"), *Path("/usr/bin").glob("python3.?")]
     places += Path("/usr/bin").glob("python3.10")
     return sorted(
@@ -36,7 +36,7 @@ def old_pythons() -> list[Path]:
     )
 
 
-def test_an_old_python_says_which_one_is_needed() -> None:
+def test_an_old_python_names_the_version_that_is_needed() -> None:
     found = old_pythons()
     if not found:
         pytest.skip("no Python older than 3.11 on this machine")
@@ -46,8 +46,8 @@ def test_an_old_python_says_which_one_is_needed() -> None:
         assert all(part in line for part in (str(python), "3.11", "uv run"))
 
 
-def test_what_an_old_python_reads_is_written_for_it() -> None:
-    """Where no old one is at hand: the two files compile as Python 3.6."""
+def test_the_entry_point_compiles_in_an_old_python() -> None:
+    """Even if no old interpreter is installed: the two files compile as Python 3.6."""
     import ast
 
     for name in ("__init__.py", "__main__.py"):

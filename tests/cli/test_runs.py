@@ -1,4 +1,4 @@
-"""A run as its caller meets it: what it leaves, how it goes on, and its exit status."""
+"""A run as its caller sees it: files, resuming, and exit status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from tests.cli.runner import Runner, changed
 
 
-def test_fit_runs_and_goes_on_in_the_same_folder(run: Runner, config: dict, tmp_path: Path) -> None:
+def test_fit_runs_and_resumes_in_the_same_folder(run: Runner, config: dict, tmp_path: Path) -> None:
     status, err = run(config)
     assert status == 0, err
     assert "reward of weight 2.0" in run.out
@@ -19,7 +19,7 @@ def test_fit_runs_and_goes_on_in_the_same_folder(run: Runner, config: dict, tmp_
     assert yaml.safe_load(saved.read_text())["trainer"]["max_steps"] == 1
     checkpoint = next((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
 
-    # The files decide, not what a checkpoint remembers; and the folder is no obstacle.
+    # The config decides, not the checkpoint; and an existing folder is accepted.
     status, err = run(config, "--trainer.max_steps=2", f"--ckpt_path={checkpoint}")
     assert status == 0, err
     assert yaml.safe_load(saved.read_text())["trainer"]["max_steps"] == 2
@@ -37,7 +37,7 @@ def test_the_saved_config_is_a_config(run: Runner, config: dict, tmp_path: Path)
     assert run(saved)[0] == 0
 
 
-def test_a_run_computes_with_as_many_threads_as_it_asks_for(run: Runner, config: dict) -> None:
+def test_a_run_uses_as_many_threads_as_its_config_sets(run: Runner, config: dict) -> None:
     before = torch.get_num_threads()
     try:
         assert run(config, f"--torch_threads={before + 1}")[0] == 0
@@ -50,7 +50,7 @@ def test_a_run_computes_with_as_many_threads_as_it_asks_for(run: Runner, config:
 
 @pytest.mark.parametrize(
     ("fault", "line"),
-    [("value", "val_split: 'dev' is no split"), ("file", "shards/000.tar: No such file or directory")],
+    [("value", "val_split: 'dev' is not a split"), ("file", "shards/000.tar: No such file or directory")],
 )
 def test_a_failure_in_the_run_is_one_line_and_status_1(run: Runner, config: dict, fault: str, line: str) -> None:
     status, err = run(changed(config, "model/init_args/fault", fault))
@@ -67,9 +67,7 @@ def test_a_missing_checkpoint_is_named(run: Runner, config: dict) -> None:
 
 
 @pytest.mark.parametrize(("fault", "error"), [("bug", RuntimeError), ("bug in init", TypeError)])
-def test_a_fault_of_the_program_keeps_its_traceback(
-    run: Runner, config: dict, fault: str, error: type[Exception]
-) -> None:
+def test_a_bug_keeps_its_traceback(run: Runner, config: dict, fault: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="a fault of the program"):
         run(changed(config, "model/init_args/fault", fault))
 

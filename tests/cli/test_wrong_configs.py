@@ -79,7 +79,7 @@ def test_a_wrong_word_is_one_line_that_names_the_option(run: Runner, config: dic
     assert line in run.error(config, word)
 
 
-def test_a_run_without_config_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_a_config_names_the_missing_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("avrt: error: data: ")
@@ -91,13 +91,13 @@ def test_a_refusal_that_was_caused_by_another_error_is_still_one_line(run: Runne
     assert line == "model.fault: refused, because of a key"
 
 
-def test_a_module_that_cannot_be_tested_is_told_what_can(run: Runner, config: dict) -> None:
+def test_a_module_without_a_test_step_is_refused(run: Runner, config: dict) -> None:
     status, err = run(changed(config, "model/class_path", "users_package.Untestable"), command="test")
     assert status == 2
     assert "model.class_path: `test` evaluates on benchmarks" in err.splitlines()[-1]
 
 
-def test_debug_adds_the_traceback_wherever_it_stands(
+def test_debug_adds_the_traceback_wherever_it_is_given(
     run: Runner, config: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = changed(config, "trainer/max_steps", "many")

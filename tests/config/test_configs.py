@@ -1,4 +1,4 @@
-"""The shipped YAML files: they parse, say what the paper says, and train."""
+"""The shipped YAML files: they parse, have the paper's hyperparameters, and train."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read(path: Path) -> dict[str, Any]:
 def command(path: Path) -> str:
     """The command that a file's header gives for it."""
     found = re.search(rf"python -m avrt ([\w-]+) --config cli_configs/{path.name}", path.read_text(encoding="utf-8"))
-    assert found, f"{path.name}: the header does not say how to run it"
+    assert found, f"{path.name}: the header has no command"
     return found[1]
 
 
@@ -70,7 +70,7 @@ def test_a_preset_parses(path: Path) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=name)
 @pytest.mark.parametrize("path", FIT, ids=name)
-def test_an_overlay_goes_over_every_preset(path: Path, overlay: Path) -> None:
+def test_an_overlay_merges_with_every_preset(path: Path, overlay: Path) -> None:
     scan_file(overlay)
     alone, both = parse(path), parse(path, overlay)
     before = [callback.class_path for callback in alone.trainer.callbacks]
@@ -80,7 +80,7 @@ def test_an_overlay_goes_over_every_preset(path: Path, overlay: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [*COMMANDS, *OVERLAYS], ids=name)
-def test_a_file_begins_with_what_it_is_for(path: Path) -> None:
+def test_a_file_begins_with_its_header(path: Path) -> None:
     header = re.match(r"(?:#.*\n)+", path.read_text(encoding="utf-8"))
     assert header, "starts with comments"
     titles = re.findall(r"^# (\w+): ", header[0], re.MULTILINE)
@@ -93,7 +93,7 @@ def test_a_file_begins_with_what_it_is_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", BIG)
-def test_the_presets_hold_the_papers_hyperparameters(preset: str) -> None:
+def test_the_presets_have_the_papers_hyperparameters(preset: str) -> None:
     """The numbers of the paper's section 4.3 and, where it is silent, of the method page."""
     settings = parse(CONFIGS / f"{preset}.yaml")
     trainer, model, data = settings.trainer, settings.model.init_args, settings.data.init_args

@@ -1,4 +1,4 @@
-"""One folder for all that a run writes, and the checkpoint in it that a run continues from."""
+"""One folder for everything that a run writes, and the checkpoint in it that a run resumes from."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_new_run_in_a_used_folder_does_not_mix_with_the_old_one(
 def test_an_old_config_with_a_dirpath(
     sft: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It works, and says that the run has two folders; another run is kept out of the second one."""
+    """It works with a warning that the run has two folders; another run is kept out of the second one."""
     place = tmp_path / "shared_checkpoints"
     overlay = save_every_step(dirpath=str(place))
     best = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint"}

@@ -51,14 +51,14 @@ def test_a_killed_build_leaves_only_whole_clips_and_resumes(demo_files: DemoFile
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the build ended before it could be killed"
 
-    whole = contents(demo_files.videos)
+    complete = contents(demo_files.videos)
     survivors = {name: data for name, data in contents(videos).items() if name.endswith(".mp4")}
-    assert 10 <= len(survivors) < len(whole)
-    assert survivors.items() <= whole.items()
+    assert 10 <= len(survivors) < len(complete)
+    assert survivors.items() <= complete.items()
 
     written = {name: (videos / name).stat().st_mtime_ns for name in survivors}
     build_demo_clips(out_dir, **SMALL, workers=1)
-    assert contents(videos) == whole
+    assert contents(videos) == complete
     assert {name: (videos / name).stat().st_mtime_ns for name in written} == written
 
 

@@ -1,4 +1,4 @@
-"""``demo:`` paths: built once whoever asks, kept, repaired after a kill, and put into configs."""
+"""``demo:`` paths: built once by one of several processes, cached, completed after a kill, and replaced in configs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import yaml
 
+from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.demo.paths import build_demo_paths, locate_demo_paths
 from avrt.demo.prepare import CACHE_VARIABLE, DemoCache, cache_folder
@@ -34,7 +36,7 @@ print(DemoCache(settings).get(sys.argv[1]))
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> DemoCache:
-    """A cache that two processes have asked for training shards at once, the second after a first was killed."""
+    """A cache from which two processes needed training shards at once, after a first one was killed."""
     base = tmp_path_factory.mktemp("cache")
     environment = {**os.environ, CACHE_VARIABLE: str(base), "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
     words = [sys.executable, "-c", BUILD, "shards/train"]
@@ -53,7 +55,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> DemoCache:
     outputs = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert [stdout.splitlines()[-1] for stdout, _ in outputs] == [str(folder / "shards" / "train")] * 2
-    # One of them rendered and packed; the other waited and says so, unless it came when all was done.
+    # One of them rendered and packed; the other waited and reports it, unless everything was done when it started.
     assert sorted(stderr.count("python -m avrt pack") for _, stderr in outputs) == [0, 1]
     return DemoCache(SMALL, folder)
 
@@ -110,6 +112,24 @@ def test_demo_paths_are_replaced_wherever_they_are(cache: DemoCache, monkeypatch
     }
     assert config.fit.model.student.path == str(cache.folder / "student")
     assert config.fit.model.student.note == "a demo: in the middle"
+
+
+def test_fit_builds_the_demo_before_it_starts(
+    cache: DemoCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A preset of the tiny student needs no other command first. Printing its settings builds nothing."""
+    preset = Path(__file__).resolve().parents[2] / "cli_configs" / "sft_tiny.yaml"
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(preset), "--print_config"])
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setattr("avrt.demo.prepare.DemoSettings", lambda: SMALL)
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache.folder.parent))
+    words = ["--data.val=null", "--data.num_workers=0", "--trainer.max_steps=1", f"--output_dir={tmp_path / 'run'}"]
+    assert main(["fit", "--config", str(preset), *words]) == 0
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+    assert saved["data"]["init_args"]["train"] == str(cache.folder / "traces" / "train")
+    assert saved["model"]["init_args"]["student"]["path"] == str(cache.folder / "student")
 
 
 def test_locating_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

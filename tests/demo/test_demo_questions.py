@@ -22,7 +22,7 @@ def questions(request: pytest.FixtureRequest) -> list[DemoQuestion]:
 
 
 def best_accuracy(questions: Iterable[DemoQuestion], seen: Callable[[DemoQuestion], Hashable]) -> Fraction:
-    """Accuracy of a player who knows the whole set by heart but sees only `seen` of the question before it."""
+    """Best accuracy of a model that has memorized the whole set and sees only `seen` of a question."""
     answers: dict[Hashable, Counter[int]] = defaultdict(Counter)
     for question in questions:
         answers[seen(question)][question.answer] += 1
@@ -44,9 +44,9 @@ def test_ceilings_of_a_player_with_perfect_memory(questions: list[DemoQuestion])
 def test_a_player_who_reads_the_options_needs_no_memory(questions: list[DemoQuestion]) -> None:
     for question in questions:
         named = [tuple(option.split(" ")) for option in question.options]
-        pictures, sounds = {picture for picture, _ in named}, {sound for _, sound in named}
-        assert set(named) == {(picture, sound) for picture in pictures for sound in sounds}
-        assert (len(pictures), len(sounds)) == (2, 2)
+        colors, pitches = {color for color, _ in named}, {pitch for _, pitch in named}
+        assert set(named) == {(color, pitch) for color in colors for pitch in pitches}
+        assert (len(colors), len(pitches)) == (2, 2)
         assert named.index((question.clip.color, question.clip.pitch)) == question.answer
 
 
@@ -55,9 +55,9 @@ TEXT_STATISTICS: dict[str, Callable[[DemoQuestion, int], Hashable]] = {
     "letter after this wording": lambda q, i: (q.text, i),
     "option": lambda q, i: q.options[i],
     "option at this letter": lambda q, i: (q.options[i], i),
-    "picture": lambda q, i: q.options[i].split(" ")[0],
-    "sound": lambda q, i: q.options[i].split(" ")[1],
-    "sound at this letter": lambda q, i: (q.options[i].split(" ")[1], i),
+    "color": lambda q, i: q.options[i].split(" ")[0],
+    "pitch": lambda q, i: q.options[i].split(" ")[1],
+    "pitch at this letter": lambda q, i: (q.options[i].split(" ")[1], i),
     "option before this one": lambda q, i: (q.options[i - 1], q.options[i]),
     "all options": lambda q, i: (frozenset(q.options), q.options[i]),
 }
@@ -90,7 +90,7 @@ def test_letters_classes_and_pairs_are_balanced(questions: list[DemoQuestion]) -
     assert Counter(q.clip.color for q in questions) == dict.fromkeys(COLORS, n // 8)
     assert Counter(q.clip.pitch for q in questions) == dict.fromkeys(PITCHES, n // 8)
     assert Counter((q.clip.color, q.clip.pitch) for q in questions) == {
-        (picture, sound): n // 64 for picture in COLORS for sound in PITCHES
+        (color, pitch): n // 64 for color in COLORS for pitch in PITCHES
     }
 
 
@@ -148,13 +148,13 @@ def test_traces_name_what_is_there_and_end_in_the_right_letter(questions: list[D
         words = thought.replace(".", " ").split()
         assert [word for word in words if word in COLORS] == [question.clip.color]
         assert [word for word in words if word in PITCHES] == [question.clip.pitch]
-        with_picture, with_sound = (
+        with_color, with_pitch = (
             [LETTERS[i] for i, option in enumerate(question.options) if name in option.split()]
             for name in (question.clip.color, question.clip.pitch)
         )
-        assert set(with_picture) & set(with_sound) == {letter}
+        assert set(with_color) & set(with_pitch) == {letter}
         named = [word for word in words if word in "ABCD"]
-        assert named == [*with_picture, *with_sound, letter]
+        assert named == [*with_color, *with_pitch, letter]
         n_words[len(words)] += 1
     assert n_words == {12: len(questions) // 2, 15: len(questions) // 2}
 

@@ -1,4 +1,4 @@
-"""The two single-stream teachers name every clip right from what a student is given of it."""
+"""The two single-stream teachers name every clip right from a student's input."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_both_teachers_are_right_on_every_clip(demo_files: DemoFiles, split: str
         clip = read_clip(demo_files.videos / f"{name}.mp4")
         assert clip.frames is not None
         assert clip.waveform is not None
-        picture = VisionTeacher().describe(clip.frames)
-        sound = AudioTeacher().describe(clip.waveform, SAMPLING_RATE)
-        named[name] = f"{picture} {sound}"
+        color = VisionTeacher().describe(clip.frames)
+        pitch = AudioTeacher().describe(clip.waveform, SAMPLING_RATE)
+        named[name] = f"{color} {pitch}"
     assert named == right
 
 
-def test_teachers_measure_what_is_shown_and_what_sounds() -> None:
+def test_teachers_measure_color_and_pitch() -> None:
     times = torch.arange(SAMPLING_RATE) / SAMPLING_RATE
     for name, rgb in COLORS.items():
         frames = torch.full((8, 3, 56, 84), 128, dtype=torch.uint8)

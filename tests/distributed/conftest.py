@@ -1,4 +1,4 @@
-"""All runs that the tests of this folder look at, made once: one set in one process, one in two."""
+"""All runs of the tests in this folder, made once: one set in one process, one in two."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def preset_runs(root: Path, assets: Assets, devices: int) -> list[Run]:
 
 
 def resumed(run: Run) -> tuple[Run, tuple[str, ...]]:
-    """The run goes on from its last checkpoint to six steps."""
+    """The run resumes from its last checkpoint, up to six steps."""
     return replace(run, steps=6), ("--ckpt_path", "last")
 
 

@@ -1,4 +1,4 @@
-"""Starting real training runs in processes of their own, as a user does, and reading what they did.
+"""Starting real training runs in processes of their own, as a user does, and reading their results.
 
 Each run is `python -m avrt fit` on a tiny student and a handful of samples of mixed modality; the recorder below writes
 every rank's losses and the final weights.
@@ -47,7 +47,7 @@ class Recorder(Callback):
         self.last_logged = -1
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # The module's own hook runs after the callbacks', so what is logged here belongs to the step before.
+        # The module's own hook runs after the callbacks', so the logged metrics are of the step before.
         self._write(trainer, trainer.global_step - int(batch.last))
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
@@ -105,7 +105,7 @@ def tensor_bytes() -> int:
 
 
 class RewardByLength(RewardCallback):
-    """A reward that a random student gets a signal from: the share of letters in what it wrote."""
+    """A reward that a random student gets a signal from: the share of letters in its text."""
 
     name = "letters"
 
@@ -145,7 +145,7 @@ def write_shards(folder: Path, samples: int = SAMPLES, first: int = 0) -> Path:
 
 @dataclass
 class Assets:
-    """What all runs share."""
+    """Files that all runs share."""
 
     student: Path
     shards: Path
@@ -165,7 +165,7 @@ class Run:
         task: ``sft`` or ``grpo``.
         strategy: ``plain`` (single device or DDP) or ``deepspeed``.
         overrides: dotted config keys that override the rest.
-        refused: the run must end with a ValueError, whose message is then in `refusal`.
+        refused: the run must end with a ValueError; its message is then in `refusal`.
     """
 
     folder: Path
@@ -242,9 +242,9 @@ class Run:
         return config
 
     def words(self, *arguments: str) -> list[str]:
-        """What follows ``python -m avrt``; writes the config."""
+        """Arguments of ``python -m avrt``; writes the config."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"run_{self.steps}.yaml"  # a run and its resumption stand in one list of jobs
+        path = self.folder / f"run_{self.steps}.yaml"  # a run and its resumption are in one list of jobs
         path.write_text(yaml.safe_dump(self.config(), sort_keys=False))
         return ["fit", "--config", str(path), *arguments]
 
@@ -372,7 +372,7 @@ def wait_for_all(programs: Sequence[Program], timeout: float) -> None:
     deadline = time.monotonic() + timeout
     while any(program.poll() is None for program in programs) and time.monotonic() < deadline:
         if any(program.poll() for program in programs):
-            time.sleep(3)  # let the others say what they noticed
+            time.sleep(3)  # let the others report their errors
             break
         time.sleep(0.05)
     for program in programs:

@@ -61,7 +61,7 @@ def test_validation_changes_nothing(two_processes: Mapping[str, Run]) -> None:
 
 
 def test_weights_move(one_process: Mapping[str, Run]) -> None:
-    """What the comparisons above compare has changed by far more than their tolerance."""
+    """The compared values have changed by far more than the tolerance of the comparisons above."""
     first = one_process["sft plain 4x1"].weights()
     assert first.keys()
     losses = one_process["sft plain 4x1"].losses()

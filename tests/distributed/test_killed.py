@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a real run that saves itself after every step: it goes on as if nothing had happened."""
+"""kill -9 at random moments of a real run that saves itself after every step: it resumes as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is full when a checkpoint is due: one clear line, nothing half written, and the run goes on later."""
+"""A full disk when a checkpoint is due: one clear line, no partial file, and the run resumes later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process's loss is not a number in one step: no process takes that step, and the run goes on."""
+"""One process's loss is not a number in one step: no process takes that step, and the run continues."""
 
 from __future__ import annotations
 

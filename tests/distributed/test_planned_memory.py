@@ -1,4 +1,4 @@
-"""What a plan says that weights, optimizer and reference take, against the tensors of real runs."""
+"""A plan's memory of weights, optimizer and reference against the tensors of real runs."""
 
 from __future__ import annotations
 

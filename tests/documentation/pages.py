@@ -77,7 +77,7 @@ def commands(page: Path) -> list[Command]:
 
 
 def shown_files(page: Path) -> dict[str, str]:
-    """Files that a page shows whole: blocks whose first line is a comment that begins with the file's name."""
+    """Files that a page shows: blocks whose first line is a comment that begins with the file's name."""
     found = {}
     for block in blocks(page):
         match = re.match(r"#\s*([\w./-]+\.(?:py|yaml))\b", block.text)

@@ -1,8 +1,8 @@
 """A folder in which the commands of a page run as they are written, on input so small that each takes seconds.
 
-The folder holds what a page takes for granted: clips with questions, the published students under their hub names (in
+The folder has what a page assumes: clips with questions, the published students under their hub names (in
 the published layout, at tiny width), benchmarks, and servers for teachers. Behind a command's own words come options
-that change sizes, places of servers and the device; never anything that decides what is computed.
+that change sizes, addresses of servers and the device; never anything that changes what is computed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Sandbox:
     Attributes:
         server: starts each command in processes of its own.
         url: of a model server that knows the questions.
-        strategy: ``plain`` trains in float32 as `overlays/laptop.yaml` says; ``deepspeed`` as the preset says.
+        strategy: ``plain`` trains in float32 with `overlays/laptop.yaml`; ``deepspeed`` as in the preset.
         ran: command lines with the seconds that each took.
         serving: commands that run until they are interrupted.
         demo_url: where the demo's models answer.
@@ -84,7 +84,7 @@ class Sandbox:
             time.sleep(0.1)
 
     def close(self) -> None:
-        """Interrupt what is still serving, as its user would."""
+        """Interrupt servers that are still running, as their user would."""
         for program in self.serving:
             os.killpg(program.pid, signal.SIGINT)
             program.wait(30)
@@ -173,7 +173,7 @@ def link_project(folder: Path, student: Path) -> None:
 
 
 def add_own_data(sandbox: Sandbox) -> None:
-    """What pages call the reader's own: a question set, a set of shards; and the demo's clips, fewer than its own."""
+    """Add the files that pages call the reader's own: a question set, a set of shards; and a few clips of the demo."""
     folder = sandbox.folder
     train, _ = write_shards(folder / "more")
     train.rename(folder / "shards" / "mine")

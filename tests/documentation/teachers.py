@@ -1,4 +1,4 @@
-"""A server that plays the vision teacher, the audio teacher and the merger on questions that it has read beforehand.
+"""A server that acts as vision teacher, audio teacher and merger on questions that it has read beforehand.
 
 The replies have the forms of the real models': Kimi-VL's thinking marks with a heading and a list of all options, Audio
 Flamingo's free reasoning, and the tags that the merger is asked for. The vision teacher is wrong about every fifth
@@ -34,7 +34,7 @@ class Question:
         return (self.gold + (self.number % AUDIO_EVERY == 0)) % len(self.options)
 
     def kept(self) -> bool:
-        """Whether both teachers are right, which is what the filter of ``variant: merged`` asks."""
+        """Whether both teachers are right, as the filter of ``variant: merged`` requires."""
         return self.vision_choice() == self.audio_choice() == self.gold
 
 

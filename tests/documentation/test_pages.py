@@ -17,8 +17,8 @@ from tests.documentation.sandbox import Sandbox
 
 NOT_HERE = {
     "vllm": "needs GPUs, and weights that are not at hand",
-    "sbatch": "tests/test_scripts.py runs the script with programs of Slurm's names",
-    "scripts/torchrun.sh": "tests/test_scripts.py runs it under torchrun",
+    "sbatch": "tests/distributed/test_scripts.py runs the script with programs of Slurm's names",
+    "scripts/torchrun.sh": "tests/distributed/test_scripts.py runs it under torchrun",
     "pip": "installs",
 }
 """Programs whose commands are not run here."""

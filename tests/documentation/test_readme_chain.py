@@ -24,10 +24,10 @@ from tests.documentation.teachers import Question
 README = ROOT / "README.md"
 
 ELSEWHERE = {
-    ("pip", "install", "uv"): "what the checks themselves begin with",
-    ("uv", "sync"): "what the checks themselves begin with",
+    ("pip", "install", "uv"): "part of setting up the checks",
+    ("uv", "sync"): "part of setting up the checks",
     ("tensorboard", "--logdir", "runs"): "the curves that it reads are looked at below",
-    ("python", "-m", "avrt", "demo"): "minutes long: tests/end_to_end/test_demo.py runs it whole",
+    ("python", "-m", "avrt", "demo"): "takes minutes: tests/end_to_end/test_demo.py runs it",
 }
 """Commands of the README that this test does not run, and where they are run."""
 
@@ -63,7 +63,7 @@ def test_the_chain(
         assert command.avrt, f"{command} is run nowhere"
         words = [word.replace("7b", size).replace("7B", size.upper()) for word in command.avrt]
         if "_tiny" in " ".join(words) and not (folder / "shards").exists():
-            later.append(words)  # stands before the README packs anything; the demo's own data take minutes
+            later.append(words)  # comes before the README packs anything; the demo's own data take minutes
             continue
         sandbox.run(words)
     for words in later:
@@ -88,7 +88,7 @@ def yaml_blocks() -> list[str]:
 
 
 def check_traces(folder: Path, questions: list[Question]) -> None:
-    """What is kept is what both teachers were right about; the two splits share no clip."""
+    """The kept samples are those about which both teachers were right; the two splits share no clip."""
     from avrt.data.shards import ShardSet
 
     splits = {name: ShardSet(folder / "shards" / "avrt20k" / name) for name in ("train", "val")}
@@ -104,7 +104,7 @@ def check_traces(folder: Path, questions: list[Question]) -> None:
 
 
 def check_stages(folder: Path, size: str) -> None:
-    """GRPO begins with the very weights that SFT ended with, and both exports hold what their runs trained."""
+    """GRPO begins with the weights of the end of SFT, and both exports have the trained weights of their runs."""
     base = load_export(folder / "Qwen" / f"Qwen2.5-Omni-{size.upper()}")
     tuned = check_export(folder / "exports" / f"sft_{size}", folder / "runs" / f"sft_{size}")
     check_export(folder / "exports" / f"grpo_{size}", folder / "runs" / f"grpo_{size}")

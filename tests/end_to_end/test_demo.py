@@ -1,4 +1,4 @@
-"""The demo from beginning to end, with its claims: `pytest -m slow tests/end_to_end/test_demo.py`."""
+"""The whole demo with its documented results: `pytest -m slow tests/end_to_end/test_demo.py`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_demo_learns_what_needs_both_streams(tmp_path: Path) -> None:
     assert f"tensorboard --logdir {out}" in done.stdout
     assert (out / "report" / "index.html").is_file()
 
-    # What was printed is what was run: the same words give the same answer in a process of their own.
+    # The printed commands are those that ran: one of them gives the same result in a process of its own.
     again = tmp_path / "again"
     evaluation = commands[-5]
     command = [str(again) if word == str(out / "evaluation" / "grpo-AV") else word for word in evaluation]

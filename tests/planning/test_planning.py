@@ -1,4 +1,4 @@
-"""A plan's figures against what torch's allocator counts in real steps, and against the published shapes."""
+"""A plan's figures against torch's allocator in real steps, and against the published shapes."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_adapters_agree_with_a_real_student(folder: Path) -> None:
     assert trace.activation_bytes == pytest.approx(measured, rel=0.1)
 
 
-def test_zero_splits_what_it_says() -> None:
+def test_zero_divides_gradients_and_optimizer_state() -> None:
     config, _ = load_config("Qwen/Qwen2.5-Omni-7B")
     parameters = count_parameters(config)
     trained = parameters.language_model
@@ -249,7 +249,7 @@ def test_plans_every_shipped_run(file: str, student_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("trainer", "model", "steps"),
     [
-        ({}, {}, 1_253),  # 40,127 questions, 32 in each step, what is left over is left out
+        ({}, {}, 1_253),  # 40,127 questions, 32 in each step, the remainder is left out
         ({"max_steps": 100}, {}, 100),
         ({"max_steps": 2_000}, {}, 1_253),
         ({"max_steps": 2_000, "max_epochs": 2}, {}, 2_000),
@@ -311,7 +311,19 @@ def test_plans_the_demo_without_building_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_says_what_to_change(student_folder: Path) -> None:
+def test_plans_the_settings_that_fit_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preset = str(CONFIGS / "grpo_7b.yaml")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", preset, "--print_config"])
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    planned, again = (read_settings([file], samples=40_127) for file in (preset, str(printed)))
+    enforce(ALLOWED_PREFIXES)
+    assert again == planned
+    assert (again.stage, again.offload, again.accumulate) == (2, True, 8)
+
+
+def test_advice_names_the_settings_to_change(student_folder: Path) -> None:
     settings = replace(SETTINGS, student=str(student_folder), prompt_tokens=400)
     tight = make_plan(settings, device_gib=0.001, overhead_gib=0.0)
     assert not tight.fits

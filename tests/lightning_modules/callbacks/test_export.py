@@ -1,4 +1,4 @@
-"""The exported student: what the run has learned, in a folder that plain transformers loads, or nothing."""
+"""The exported student: the trained weights in a folder that plain transformers loads, or nothing."""
 
 from __future__ import annotations
 

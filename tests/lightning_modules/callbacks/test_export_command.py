@@ -36,4 +36,4 @@ def test_two_stages(layout_folder: Path, shards: tuple[Path, Path], tmp_path: Pa
     assert all(torch.equal(found[name], weight) for name, weight in trained.items())
     assert {file.name for file in first.iterdir()} == {file.name for file in second.iterdir()}
     card = (second / "README.md").read_text()
-    assert "base_model" not in card.split("---")[1], "a folder of this machine is no model of the hub"
+    assert "base_model" not in card.split("---")[1], "a folder of this machine is not a model on the hub"

@@ -26,7 +26,7 @@ def documented() -> dict[str, set[str]]:
         elif line.startswith("| `"):
             found = re.findall(r"`([^`]+)`", line.split("|")[1])
             assert len(found) == 1, line
-            assert found[0] not in names.setdefault(section, set()), f"{found[0]} stands twice in {section}"
+            assert found[0] not in names.setdefault(section, set()), f"{found[0]} is twice in {section}"
             names[section].add(found[0])
     return names
 
@@ -51,7 +51,7 @@ def runs(
         found[kind] = set(tags["scalars"]), texts | set(tags["images"]) | set(tags["audio"])
         if kind == "GRPO":
             shares = [scalars(events(folder), f"answers/{reason.value}")[0][1] for reason in Reason]
-            assert sum(shares) == pytest.approx(1)  # as the page says
+            assert sum(shares) == pytest.approx(1)  # as documented
     return found
 
 
@@ -63,7 +63,7 @@ def test_every_logged_metric_is_documented_and_every_documented_one_logged(
 
 
 def test_texts_pictures_and_sounds_are_documented(runs: dict[str, tuple[set[str], set[str]]]) -> None:
-    # Which streams the clip in the first row has is up to chance: of frames and sound at least one is there.
+    # The clip in the first row has frames, audio or both, by chance.
     logged = runs["SFT"][1] | runs["GRPO"][1]
     assert logged <= documented()[MEDIA]
     assert {"samples/completions", "samples/validation"} <= logged

@@ -54,7 +54,7 @@ def trainers(program: Program) -> list[int]:
 
 
 def all_end(pids: list[int]) -> bool:
-    """The first process does not wait for what the others do at their end."""
+    """The first process does not wait for the end of the others."""
     deadline = time.monotonic() + 60
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -105,7 +105,7 @@ def test_saved_and_resumed(fork_server: ForkServer, assets: Assets, tmp_path: Pa
 def test_two_processes(fork_server: ForkServer, assets: Assets, tmp_path: Path) -> None:
     """One is asked to stop: both save and end. Going on, one is killed: the other ends too.
 
-    That both go on where they were is compared bit by bit in tests/distributed/test_resume.py.
+    That both resume exactly is tested in tests/distributed/test_resume.py.
     """
     settings: dict[str, Any] = {"devices": 2, "strategy": "deepspeed", "accumulate": 2, "callbacks": CALLBACKS}
     run = Run(tmp_path / "run", assets, steps=STEPS, overrides={"trainer.max_epochs": 500}, **settings)
@@ -140,7 +140,7 @@ def test_a_hanging_process_ends_the_run(fork_server: ForkServer, assets: Assets,
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"signals": ["SIGNO"]}, "'SIGNO' is no signal"), ({"exit_status": 0}, "exit_status must be 1 to 125, is 0")],
+    [({"signals": ["SIGNO"]}, "'SIGNO' is not a signal"), ({"exit_status": 0}, "exit_status must be 1 to 125, is 0")],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""The tables, pictures and sounds: checked as TensorBoard renders them, against what the run really did."""
+"""Tables, images and audio: checked as TensorBoard renders them, against the run itself."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_extremes_never_show_a_completion_twice() -> None:
     assert extremes(torch.full((4,), NAN), 2, 3, 3) == ([], [])
 
 
-def test_frames_stand_in_reading_order_and_keep_their_colours() -> None:
+def test_frames_are_in_reading_order_and_keep_their_colors() -> None:
     frames = torch.arange(8, dtype=torch.uint8)[:, None, None, None].expand(8, 3, 20, 30) * 10
     grid = frame_grid(frames)
     assert grid.shape == (3, 2 * (20 + 4) + 4, 4 * (30 + 4) + 4)
@@ -158,15 +158,15 @@ def test_grpo_shows_the_best_and_the_worst_completions(
     assert clip is not None
     assert sample.id.replace("-", "&#45;").replace("_", "&#95;") in texts(found, "samples/completions")[1]
     if clip.frames is not None:
-        picture = found.Images("samples/frames")[-1]
-        assert picture.step == 1
-        pixels = np.asarray(Image.open(io.BytesIO(picture.encoded_image_string)))
+        image = found.Images("samples/frames")[-1]
+        assert image.step == 1
+        pixels = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)))
         height, width = clip.frames.shape[-2:]
         assert (pixels[4 : 4 + height, 4 : 4 + width] == clip.frames[0].permute(1, 2, 0).numpy()).all()
     if clip.waveform is not None:
-        with wave.open(io.BytesIO(found.Audio("samples/audio")[-1].encoded_audio_string)) as sound:
-            assert sound.getframerate() == 16_000
-            played = np.frombuffer(sound.readframes(-1), "<i2") / 32767
+        with wave.open(io.BytesIO(found.Audio("samples/audio")[-1].encoded_audio_string)) as audio:
+            assert audio.getframerate() == 16_000
+            played = np.frombuffer(audio.readframes(-1), "<i2") / 32767
         np.testing.assert_allclose(played, clip.waveform.clamp(-1, 1).numpy(), atol=1 / 32767)
 
 

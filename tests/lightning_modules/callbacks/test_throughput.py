@@ -1,4 +1,4 @@
-"""Speed and times, on a clock that only moves where the test says so: every second has one right place."""
+"""Throughput and times, on a clock that only moves when the test moves it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ READ, EMBED, ROLLOUT, REWARDS, SCORE, BACKWARD, OPTIMIZE, SAVE = 0.5, 1.0, 10.0,
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Time stands still but in these calls, each of which is the real one."""
+    """Time passes only in these calls, each of which is the real one."""
     clock = SimpleNamespace(now=0.0)
     clock.perf_counter = lambda: clock.now
 

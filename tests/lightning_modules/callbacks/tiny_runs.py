@@ -1,4 +1,4 @@
-"""Short real trainings of the tiny student on a handful of samples, and what they left in TensorBoard's files."""
+"""Short real trainings of the tiny student on a handful of samples, and the TensorBoard files that they wrote."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_shards(folder: Path, train: int = 8, val: int = 4) -> tuple[Path, Path
             for number in numbers:
                 sample = make_sample(KINDS[number % len(KINDS)], number, audio_seconds=0.5)
                 assert sample.clip is not None
-                if sample.clip.is_image:  # shards want a time for every picture
+                if sample.clip.is_image:  # shards need a time for every frame
                     sample = replace(sample, clip=replace(sample.clip, timestamps=(0.0,)))
                 writer.write(sample)
     return folder / "train", folder / "val"

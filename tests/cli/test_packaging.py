@@ -1,4 +1,4 @@
-"""What is shipped, and that everybody installs the same versions."""
+"""Contents of the wheel, and pinned versions of all dependencies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 import avrt.__main__
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONSTRAINTS = tomllib.loads((ROOT / "uv.toml").read_text(encoding="utf-8"))["constraint-dependencies"]
 PINS = dict(entry.split("==") for entry in CONSTRAINTS)
@@ -184,7 +184,7 @@ def test_installed_presets_are_found_from_any_folder(wheel: zipfile.ZipFile, tmp
     presets = installed / "avrt" / "cli_configs"
     misspelt = run("fit", "--config=cli_configs/grpo_tny.yaml")
     assert f"did you mean {presets / 'grpo_tiny.yaml'}" in misspelt
-    # Both files are found and read: what is refused is the setting.
+    # The config is found and read: the setting is refused.
     message = run("traces", "--config", "cli_configs/traces_demo.yaml", "--no_such_key=1")
     notice, error = message.splitlines()
     assert str(presets / "traces_demo.yaml") in notice
