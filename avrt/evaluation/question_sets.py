@@ -148,14 +148,14 @@ class QuestionSet:
 
         Args:
             media: None where it is unknown what the model got.
-            profile: by default the one that goes with `answer_format`.
-            prompt: what decides the prompts' text, see `prompt_settings`; None where it is unknown.
+            profile: parser profile; by default the one for `answer_format`.
+            prompt: settings of the prompts' text, see `prompt_settings`; None where they are unknown.
         """
-        settings, asked = dict(decoding or {}), dict(prompt or {})
+        settings, prompt_parts = dict(decoding or {}), dict(prompt or {})
         if media is not None and self.shards is None:
             settings |= {"num_frames": media.num_frames, "max_audio_seconds": media.max_audio_seconds}
         elif media is not None and self.shards is not None:
-            asked["shards"] = self.shards.fingerprint  # frames and audio are as they were packed
+            prompt_parts["shards"] = self.shards.fingerprint  # frames and audio are as they were packed
         return RunInfo(
             run=run,
             benchmark=self.name,
@@ -168,7 +168,7 @@ class QuestionSet:
             subset=self.subset,
             data_root=str(self.data_root.resolve()),
             decoding=settings,
-            prompt=asked,
+            prompt=prompt_parts,
             weights=weights,
             avrt_version=__version__,
         )

@@ -1,4 +1,4 @@
-"""Running scores while an evaluation is under way, over all processes, with torchmetrics.
+"""Scores of an evaluation while it runs, over all processes, with torchmetrics.
 
 For progress bars and loggers. The numbers of a finished run come from its records (`avrt.evaluation.scoring`), which do
 not depend on how items were divided between processes; these agree with them once every item has been seen once.

@@ -63,7 +63,7 @@ class CallReport:
         self._add_error(outcome.status, outcome.error)
 
     def add_earlier(self, outcome: Outcome | None) -> None:
-        """Count a call that an earlier run had finished; None is no call."""
+        """Count a call that an earlier run had finished; None is not counted."""
         if outcome is not None:
             self.earlier[outcome.status] += 1
             self._add_error(outcome.status, outcome.error)
@@ -108,7 +108,7 @@ class CallReport:
         """How many calls failed, why, and how to fix it; empty if none failed.
 
         Args:
-            rejected_fix: what to do about rejected calls.
+            rejected_fix: advice for rejected calls.
         """
         fixes = {
             Status.REJECTED: rejected_fix,

@@ -1,4 +1,4 @@
-"""What a failed attempt means: try again, wait for the server, never again, or stop the run."""
+"""Classes of failed attempts: repeat, wait for the server, record as refused, or stop the run."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import httpx2
 import openai
 
 PERMANENT_STATUS = frozenset({400, 413, 414, 415, 422})
-"""The same request gets the same refusal: recorded once."""
+"""The same request would get the same refusal: recorded once."""
 
 NO_ROUTE_STATUS = frozenset({301, 302, 307, 308, 404, 405})
-"""The address has no chat completions, or the server not that model; in rare cases a verdict on one request."""
+"""The address has no chat completions, or the server does not offer the model; rarely it concerns one request only."""
 
 FATAL_STATUS = frozenset({401, 402, 403})
 """Every request would be refused: the run stops."""
 
 NO_QUOTA = "insufficient_quota"
-"""Error code that makes a 429 as lasting as a 402."""
+"""Error code of a 429 that is permanent, like a 402."""
 
 OVERLOAD_STATUS = frozenset({408, 429, 503, 529})
 
 MAX_RETRY_AFTER = 600.0
-"""A server that asks for a longer pause is not believed."""
+"""Longest pause in seconds that a server can ask for."""
 
 
 class Kind(Enum):
-    """What to do about a failed attempt."""
+    """Kinds of failed attempts, by what follows."""
 
     PERMANENT = "permanent"
     NO_ROUTE = "no_route"
     """The call did not reach a model; see `NO_ROUTE_STATUS`."""
     FATAL = "fatal"
     UNREACHABLE = "unreachable"
-    """Nothing was listening: no attempt was made, the call waits for a server."""
+    """No server was listening: it does not count as an attempt, and the call waits for a server."""
     BROKEN = "broken"
-    """The connection broke: an attempt is spent, and the server is probed before it gets more."""
+    """The connection broke: it counts as an attempt, and the server is probed before it gets more calls."""
     OVERLOADED = "overloaded"
     TRANSIENT = "transient"
 
@@ -48,8 +48,8 @@ class Failure:
     """One failed attempt.
 
     Attributes:
-        kind: what to do.
-        error: what happened, on one line.
+        kind: its kind.
+        error: the error on one line.
         retry_after: pause in seconds that the server asked for.
     """
 
@@ -59,7 +59,7 @@ class Failure:
 
 
 class BadReplyError(Exception):
-    """An answer with status 200 that is no chat completion."""
+    """An answer with status 200 that is not a chat completion."""
 
 
 class ReportedError(Exception):
@@ -75,7 +75,7 @@ class ReportedError(Exception):
 
 
 def classify(error: Exception) -> Failure:
-    """Judge an exception of the `openai` client, or of reading its answer."""
+    """Classify an exception of the `openai` client, or of reading its answer."""
     if isinstance(error, openai.APITimeoutError | TimeoutError):
         return Failure(Kind.OVERLOADED, "timeout: no answer in time")
     if isinstance(error, openai.APIConnectionError):
@@ -118,5 +118,5 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
 
 
 def _line(value: object) -> str:
-    """One line for an error's text; its type where it has none."""
+    """The text of an error on one line; its type if it has no text."""
     return " ".join(str(value).split())[:500] or type(value).__name__

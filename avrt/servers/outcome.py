@@ -36,7 +36,7 @@ class Outcome:
     """The result of one call.
 
     Attributes:
-        status: how it ended.
+        status: kind of ending.
         text: the reply as the server sent it, with special tokens and markers. Empty where there is none.
         reasoning: thinking that the server had separated from the reply, as it sent it.
         finish_reason: ``stop`` or ``length`` where the server's word means that, else its own word.

@@ -1,4 +1,4 @@
-"""Keeps API keys out of everything that is written."""
+"""Removal of API keys from everything that is written."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ MASK = "[redacted]"
 def redactor(secrets: list[str | None]) -> Callable[[str], str]:
     """A function that replaces every one of `secrets` in a text.
 
-    Servers repeat the key they were sent in error messages ("Incorrect API key provided: ..."), so whatever a server
-    says passes through here before it reaches the ledger, a log or an exception.
+    Servers repeat the key they were sent in error messages ("Incorrect API key provided: ..."), so all of a
+    server's texts pass through here before they reach the ledger, a log or an exception.
     """
     known = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
 

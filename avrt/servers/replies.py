@@ -1,7 +1,7 @@
 """Reading a chat completion, in the dialects of OpenAI-compatible servers.
 
-Servers agree on the frame (``choices[0].message``) and differ in the rest: the text may be a list of parts, thinking
-has several names, the end of a turn has many words, and an error may come with status 200.
+All servers use ``choices[0].message``. They differ in the rest: the text may be a list of parts, thinking has several
+names, finish reasons have many words, and an error may have status 200.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from avrt.servers.outcome import Outcome, Status, read_finish_reason
 
 
 def read_reply(reply: object, max_tokens: int | None = None) -> Outcome:
-    """Text, thinking and the rest of a chat completion; the client checks nothing of the server's body.
+    """The outcome of a chat completion; the client does not check the server's body.
 
     Args:
         reply: the decoded body of an answer with status 200.
-        max_tokens: the token limit of the call; tells whether a reply without a ``finish_reason`` was cut.
+        max_tokens: the token limit of the call; decides whether a reply without a ``finish_reason`` was cut.
 
     Returns:
-        An outcome with status ``ok``, ``length``, or ``interrupted`` (with the server's words in `error`).
+        An outcome with status ``ok``, ``length``, or ``interrupted`` (with the server's message in `error`).
 
     Raises:
         ReportedError: the body is an error.
@@ -57,7 +57,7 @@ def read_reply(reply: object, max_tokens: int | None = None) -> Outcome:
 def _read_ending(word: object, text: str, usage: Mapping[str, int], max_tokens: int | None) -> tuple[Status, str, str]:
     """Status, ``finish_reason`` and error of a reply by the server's word for its end."""
     if word is None or word == "":
-        # A body that came whole ended by itself or by the token limit. A token has at least one byte of text.
+        # A complete body ended by itself or by the token limit. A token has at least one byte of text.
         length = usage.get("completion_tokens", len(text.encode("utf-8", "replace")))
         if max_tokens is None or length < max_tokens:
             return Status.OK, "stop", ""
@@ -96,7 +96,7 @@ def _read_content(content: object) -> tuple[str | None, str]:
 
 
 def _read_reasoning(message: Mapping[str, Any]) -> str:
-    """Thinking that the server has taken out of the reply: vLLM's two names, and OpenRouter's."""
+    """Thinking that the server has separated from the reply: vLLM's two names, and OpenRouter's."""
     for name in ("reasoning_content", "reasoning", "reasoning_details"):
         if text := _joined(message.get(name)):
             return text
@@ -139,7 +139,7 @@ def _raise_reported(body: Mapping[str, Any]) -> None:
 
 
 def _shown(value: object) -> str:
-    """A value's kind and beginning, for a message."""
+    """A value's type and beginning, for an error message."""
     if isinstance(value, str):
         return f"text that begins {_line(value)[:80]!r}"
     return f"{type(value).__name__} {_line(value)[:80]}"

@@ -1,8 +1,8 @@
-"""HTTP for the `openai` client by aiohttp, whose parser is compiled and whose pool costs the same for 8 connections as
-for 800. The client's own transport is pure Python and costs more than all else that happens to a call.
+"""HTTP for the `openai` client with aiohttp, whose parser is compiled and whose pool costs the same for 8 connections
+as for 800. The client's own transport is pure Python and costs more than everything else in a call.
 
-openai ships such a transport too (its extra ``aiohttp``), but takes a connection that breaks for a time-out of
-connecting, and here these two mean different things: see `avrt.servers.failures`.
+openai has such a transport too (its extra ``aiohttp``), but reports a broken connection as a connection timeout; here
+the two are different, see `avrt.servers.failures`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import aiohttp
 import httpx2
 
 KEEP_ALIVE_SECONDS = 2.0
-"""An idle connection is dropped well before uvicorn's 5 seconds: one that both ends close at the same time breaks the
-call that was just sent over it."""
+"""An idle connection is closed well before uvicorn's 5 seconds: if both ends close it at the same time, a call that was
+just sent over it fails."""
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends requests over as many connections as there are requests at once. Made inside a running event loop.
+    """Sends each concurrent request over its own connection. Create it inside a running event loop.
 
-    The environment's proxies and ``.netrc`` are ignored, redirects are handed back as they come.
+    The environment's proxies and ``.netrc`` are ignored, redirects are returned, not followed.
 
     Args:
         context: for ``https`` addresses.
-        connect_seconds: time to open a connection. Nothing else is limited here.
+        connect_seconds: time to open a connection; no other time is limited here.
     """
 
     def __init__(self, context: ssl.SSLContext, connect_seconds: float) -> None:
@@ -39,9 +39,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         """Send one request and read the whole answer.
 
         Raises:
-            httpx2.ConnectError: nothing listens.
+            httpx2.ConnectError: no server listens.
             httpx2.ConnectTimeout: no connection in time.
-            httpx2.ReadError: the connection broke, or what came over it is not HTTP.
+            httpx2.ReadError: the connection broke, or the answer is not HTTP.
         """
         try:
             async with self._session.request(

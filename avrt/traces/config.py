@@ -66,7 +66,7 @@ class TracesConfig:
         output: folder of the shards to write, with ``statistics.json``.
         vision, audio, merge: the three stages that call servers.
         split: make traces for this split of the input; null for all.
-        variant: the kind of target text, see `avrt.traces.variants`.
+        variant: the kind of target text, see `avrt.traces.sample_filter`.
         val_share: share of clips held out as split ``val``; null keeps the samples' own splits.
         split_seed: seed of that choice.
         samples_per_shard: samples per output shard.

@@ -31,9 +31,9 @@ from avrt.traces.output import (
     remove_outdated,
     shard_path,
 )
+from avrt.traces.sample_filter import MISSING, filter_sample
 from avrt.traces.stages import RETRY_REJECTED
 from avrt.traces.statistics import SplitStatistics, token_counter
-from avrt.traces.variants import MISSING, judge
 
 log = logging.getLogger(__name__)
 
@@ -150,22 +150,22 @@ def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
         merged = ledger.get(merge.key) if merge else None
         for stage, call in (*((stage, replies[stage].record) for stage in TEACHERS), ("merge", merged)):
             selection.reports[stage].add_earlier(call)
-        verdict = judge(sample, replies, merged, config.variant)
-        reasons[verdict.reason] += 1
-        for stage, outcome in verdict.outcomes.items():
+        decision = filter_sample(sample, replies, merged, config.variant)
+        reasons[decision.reason] += 1
+        for stage, outcome in decision.outcomes.items():
             outcomes[stage][outcome] += 1
             missing[stage] += outcome == MISSING
         split = sample.split
         if config.val_share is not None:
             split = split_of(sample.source or sample.id, config.split_seed, config.val_share)
         dropped = selection.dropped.setdefault(split, Counter())
-        if verdict.trace is None:
-            dropped[verdict.reason] += 1
+        if decision.trace is None:
+            dropped[decision.reason] += 1
             continue
-        letter = answer_body(verdict.trace) or verdict.trace
-        splits.setdefault(split, SplitStatistics()).add(record, verdict.trace, letter, count_tokens)
+        letter = answer_body(decision.trace) or decision.trace
+        splits.setdefault(split, SplitStatistics()).add(record, decision.trace, letter, count_tokens)
         texts = json.dumps(_teacher_texts(replies), sort_keys=True)
-        selection.rows.append(Row(index, sample.id, split, verdict.trace, hashlib.sha256(texts.encode()).hexdigest()))
+        selection.rows.append(Row(index, sample.id, split, decision.trace, hashlib.sha256(texts.encode()).hexdigest()))
     _check_missing(config, missing, selection.reports)
     if not selection.rows:
         raise ValueError(

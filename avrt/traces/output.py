@@ -22,7 +22,7 @@ from avrt.traces.statistics import SPLITS
 
 STATISTICS_NAME = "statistics.json"
 SETTINGS_KEY = "traces"
-"""In a manifest's settings: how the traces were made."""
+"""Key of the traces' own settings in a manifest."""
 
 _SHARD = re.compile(rf"traces-\d+\.tar(?:{re.escape(PARTIAL_SUFFIX)})?")
 _MANIFESTS = (MANIFEST_NAME, MANIFEST_NAME + PARTIAL_SUFFIX)

@@ -51,7 +51,7 @@ def build_file_content(
 ) -> Content:
     """The same with ``file://`` addresses of copies in `folder`, for vLLM servers that share the disk.
 
-    Audio is sent as ``audio_url``: ``input_audio`` cannot hold an address.
+    Audio is sent as ``audio_url``: ``input_audio`` cannot contain an address.
 
     Args:
         digest: hash of the media; part of the copies' names, so that an old copy is never used for a changed clip.

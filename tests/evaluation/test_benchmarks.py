@@ -1,4 +1,4 @@
-"""The readers on the authors' own files, and on files made to mislead them."""
+"""The readers on the authors' own files, and on misleading files."""
 
 from __future__ import annotations
 

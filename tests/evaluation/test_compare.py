@@ -66,7 +66,7 @@ def test_published_numbers() -> None:
 
 
 def test_the_printed_table_is_the_papers_text(real_data: Path) -> None:
-    """Every number of the data file stands in the paper's own Table 3 row."""
+    """Every number of the data file is in the paper's own row of Table 3."""
     paper = real_data.parent / "paper.txt"
     if not paper.is_file():
         pytest.skip("the paper's text not found: this test needs `shared/paper.txt` beside the checkout")
@@ -176,7 +176,7 @@ def test_the_official_score_can_be_compared_too(make_run: RunMaker) -> None:
 
 
 def assert_one_denominator(result: dict[str, Any]) -> None:
-    """The difference is that of the two rows, to the last bit of sense, and over the same number of items."""
+    """The difference is that of the two rows, and over the same number of items."""
     one, two = result["runs"]
     for name, change in result["differences"].items():
         rows = [run["benchmarks"][name] for run in (one, two)]

@@ -1,4 +1,4 @@
-"""The benchmarks' own rules on replies built to hit each trap, and the strict score on the same replies."""
+"""The benchmarks' own rules on replies built for each fault, and the strict score on the same replies."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_an_item_without_a_reply_is_tried_again(tmp_path: Path) -> None:
 
 
 def _answer(folder: str, rank: int, ranks: int, seconds: float) -> None:
-    """What a process of an evaluation does: every open item of its share, one after the other."""
+    """One process of an evaluation: it answers every open item of its share."""
     records = make_records("mmau", [f"reply {i}" for i in range(60)])
     done = answered_ids(Path(folder))
     with RecordWriter(folder, rank) as writer:

@@ -44,7 +44,7 @@ def record_answers(config: TracesConfig, questions: int) -> None:
                     assert call is not None
                     gold = LETTERS.index(call.sample.gold)
                     letter = call.sample.letters[gold if index % every == 0 else gold - 1]
-                    # A right letter in a reply that was cut is no answer.
+                    # A right letter in a reply that was cut does not count.
                     cut = index == 6 and stage == "audio"
                     await writer.append(
                         CallRecord(

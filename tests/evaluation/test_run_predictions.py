@@ -1,4 +1,4 @@
-"""Replies made elsewhere become records with the same scores."""
+"""Imported replies become records with the same scores."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_plain_lines(questions: QuestionSet, real_data: Path, tmp_path: Path) ->
         {"id": items[0].sample.id, "text": items[0].sample.gold},
         {"id": items[1].sample.id, "text": "<think>hm", "finish_reason": "length"},
     ]
-    run = tmp_path / "rival"
+    run = tmp_path / "other"
     file = write(tmp_path / "replies.jsonl", rows)
     assert run_import(run, file, real_data / "benchmarks") == 0
     records = read_records(run / "dailyomni")
@@ -51,7 +51,7 @@ def test_plain_lines(questions: QuestionSet, real_data: Path, tmp_path: Path) ->
     ]
     info = RunInfo.read(run / "dailyomni")
     assert (info.run, info.model, info.profile, info.decoding) == (
-        "rival",
+        "other",
         "Rival-7B",
         "robust",
         {"imported": "replies.jsonl"},
@@ -86,7 +86,7 @@ def harness_rows(questions: QuestionSet) -> list[dict[str, Any]]:
             "doc_id": item.index,
             "doc": {"Question": item.sample.question, "video_id": item.sample.source},
             "resps": [[item.sample.gold]],
-            "filtered_resps": ["whatever"],
+            "filtered_resps": ["ignored"],
             "filter": name,
         }
         for name in ("none", "strict")
@@ -117,7 +117,7 @@ def test_our_own_samples_come_back_as_they_were(questions: QuestionSet, real_dat
         (lambda rows: rows[0].update(doc_id=1), "`doc_id` 1 is item"),
         (lambda rows: rows[0].update(resps=[["A", "B"]]), "`resps` must have one reply, has 2"),
         (lambda rows: rows[4].update(resps=[["E"]]), "entry 5: an earlier entry gives another reply"),
-        (lambda rows: rows.__setitem__(0, {"id": "nobody", "text": "A"}), "entry 1: 'nobody'"),
+        (lambda rows: rows.__setitem__(0, {"id": "unknown", "text": "A"}), "entry 1: 'unknown'"),
         (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0"}), "needs `id` and `text`"),
         (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0", "text": None}), "`text` of 'd6b4OmUFt7I-0'.*is null"),
         (lambda rows: rows.clear(), "no predictions"),

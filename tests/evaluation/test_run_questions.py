@@ -1,4 +1,4 @@
-"""What a run asks, what is left of it after a kill, and what its folder says before the first answer."""
+"""The questions of a run, the open ones after a kill, and the run's folder before the first reply."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_questions_of_ones_own_in_avqas_form(real_data: Path) -> None:
     assert shown.clip.waveform.shape == (24_000,)
 
 
-def test_a_masked_stream_is_there_and_empty(real_data: Path) -> None:
+def test_a_masked_stream_is_present_and_empty(real_data: Path) -> None:
     questions = open_one(benchmarks="dailyomni", data_root=str(real_data / "benchmarks"))
     shown = {
         mask: questions.show(questions.items[0], MediaConfig(modalities=mask, num_frames=2, max_audio_seconds=1.0))
@@ -159,14 +159,14 @@ def test_every_item_is_left_to_one_device_and_in_the_same_batch_as_ever(
     assert all(batch in whole for batch in left)
     assert [place for batch in whole for place in batch] == [i for i in range(count) if i not in missing]
     by_device = [left[rank::world] for rank in range(world)]
-    asked = Counter(place for batches in by_device for batch in batches for place in batch)
-    assert set(asked.values()) <= {1}
-    assert set(asked) >= {i for i in range(count) if i not in missing and i not in done}
+    counts = Counter(place for batches in by_device for batch in batches for place in batch)
+    assert set(counts.values()) <= {1}
+    assert set(counts) >= {i for i in range(count) if i not in missing and i not in done}
     assert max(map(len, by_device)) - min(map(len, by_device)) <= 1
 
 
-def test_a_run_begins_and_goes_on(real_data: Path, tmp_path: Path) -> None:
-    """Missing media are written down once; what has a reply is done; another model or mask is refused."""
+def test_a_run_begins_and_resumes(real_data: Path, tmp_path: Path) -> None:
+    """Missing media are recorded once; items with a reply are done; another model or mask is refused."""
     rows = json.loads((real_data / "avqa" / "val_qa.json").read_text())
     (tmp_path / "data" / "avqa" / "videos").mkdir(parents=True)
     (tmp_path / "data" / "avqa" / "val_qa.json").write_text(json.dumps(rows))

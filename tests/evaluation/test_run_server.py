@@ -114,16 +114,16 @@ def test_real_items_go_to_a_server_and_come_back_as_records(real_data: Path, tmp
     rows = json.loads((real_data / "benchmarks" / "dailyomni" / "qa.json").read_text())
 
     def answer(body: dict[str, Any], before: int) -> tuple[int, dict[str, Any]]:
-        asked = question(body)
-        if asked == rows[0]["Question"]:
+        text = question(body)
+        if text == rows[0]["Question"]:
             return choice(rows[0]["Answer"])
-        if asked == rows[1]["Question"]:  # fails twice, then thinks and answers
+        if text == rows[1]["Question"]:  # fails twice, then thinks and answers
             if before < 2:
                 return 500, {"error": {"message": "out of luck"}}
             return choice(f"Answer: {rows[1]['Answer']}", reasoning_content="Not C.")
-        if asked == rows[2]["Question"]:
+        if text == rows[2]["Question"]:
             return 400, {"error": {"message": "the request is too long"}}
-        if asked == rows[3]["Question"]:
+        if text == rows[3]["Question"]:
             return choice(None, "length", reasoning_content=f"Answer: {rows[3]['Answer']}")
         return choice("none of them")
 
@@ -334,7 +334,7 @@ def test_other_servers_dialects(
 def test_a_second_run_on_the_folder_is_refused(
     real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While the first one waits for its server; both are whole afterwards."""
+    """While the first one waits for its server; both finish afterwards."""
     arrived, go = threading.Event(), threading.Event()
 
     def answer(body: dict[str, Any], before: int) -> tuple[int, dict[str, Any]]:

@@ -135,10 +135,10 @@ def test_score_ignores_derived_fields(make_run: RunMaker) -> None:
     run = make_run("run", "mmau", REPLIES)
     merge_records(run / "mmau")
     (honest,) = score_run(run)
-    lies = [
+    wrong = [
         replace(record, correct_strict=True, answer="A", error_type="none") for record in read_records(run / "mmau")
     ]
-    write_records(run / "mmau", lies)
+    write_records(run / "mmau", wrong)
     (scored,) = score_run(run)
     assert scored.metrics == honest.metrics
     write_scores(scored)

@@ -101,7 +101,7 @@ def test_bootstrap_refuses_what_is_not_paired_outcomes(a: list, b: list) -> None
 
 
 def test_intervals_hold_what_they_promise() -> None:
-    """Of 95 % intervals of the difference about 95 in a hundred hold the truth."""
+    """About 95 in a hundred of the 95 % intervals of the difference contain the true one."""
     generator = np.random.default_rng(0)
     held = 0
     for trial in range(300):

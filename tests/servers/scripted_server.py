@@ -23,7 +23,7 @@ class Reply:
         status: HTTP status; anything but 200 sends `text` as the error message.
         fault: ``hang``, ``reset``, ``broken_json``, ``half_body``, ``no_choices`` or ``html`` instead of the answer.
         headers: extra ones.
-        message: fields laid over the completion's message.
+        message: fields that override those of the completion's message.
         body: sent instead of a completion, as JSON.
     """
 
@@ -50,7 +50,7 @@ class ScriptedServer:
         seen: requests by text.
         bodies: every request's body, in order of arrival.
         headers: every request's headers.
-        peak: most requests under way at once.
+        peak: most requests in flight at once.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ScriptedServer:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.peak = 0
-        self._under_way = 0
+        self.in_flight = 0
         self.port = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -132,13 +132,13 @@ class ScriptedServer:
         self.seen[text] += 1
         self.bodies.append(body)
         self.headers.append(head)
-        self._under_way += 1
-        self.peak = max(self.peak, self._under_way)
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
         try:
             if self.latency:
                 await asyncio.sleep(self.latency)
         finally:
-            self._under_way -= 1
+            self.in_flight -= 1
         return await self._answer(writer, self.respond(body, text, times))
 
     async def _answer(self, writer: asyncio.StreamWriter, reply: Reply) -> bool:

@@ -1,4 +1,4 @@
-"""Calls are found and prepared in threads, each comes out once, and no fault leaves anybody waiting."""
+"""Calls are found and prepared in threads, each comes out once, and no error leaves a task waiting."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_call_comes_out_once(takers: int) -> None:
     assert sorted(take_all(iter(range(COUNT)), "{:03d}".format, takers=takers)) == [f"{i:03d}" for i in range(COUNT)]
 
 
-def test_nothing_to_do_ends_at_once() -> None:
+def test_no_calls_end_immediately() -> None:
     assert take_all(iter(()), str) == []
 
 
@@ -73,7 +73,7 @@ def test_calls_start_before_all_that_are_missing_are_known() -> None:
     assert asyncio.run(main()) == ["0", "1"]
 
 
-def test_a_call_that_cannot_be_prepared_stops_everybody() -> None:
+def test_a_call_that_cannot_be_prepared_stops_all_tasks() -> None:
     def prepare(index: int) -> str:
         if index == 50:
             raise ValueError("shard is damaged")
@@ -84,7 +84,7 @@ def test_a_call_that_cannot_be_prepared_stops_everybody() -> None:
     assert str(innermost(caught.value)) == "shard is damaged"
 
 
-def test_a_search_that_fails_stops_everybody() -> None:
+def test_a_search_that_fails_stops_all_tasks() -> None:
     def missing() -> Iterator[int]:
         yield from range(3)
         raise ValueError("ledger is damaged")

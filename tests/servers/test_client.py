@@ -53,7 +53,7 @@ def test_a_lasting_fault_is_given_up_after_the_attempts_allowed(name: str) -> No
     [("reset", "connection broken: "), ("half_body", "connection broken: "), ("hang", "timeout: no answer in time")],
 )
 def test_a_broken_connection_and_a_timeout_have_different_errors(name: str, error: str) -> None:
-    """Only the time-out says that the server is overloaded; the other takes it out of turn until it answers."""
+    """Only the timeout lowers the limit; after the other the server gets no calls until it answers a probe."""
     with ScriptedServer(first_times(1, TRANSIENT[name])) as server:
         (outcome,) = call_all([server.url], ["q"])
     assert outcome.error.startswith(error)
@@ -174,7 +174,7 @@ def test_a_key_that_a_server_repeats_is_never_recorded() -> None:
 
 @pytest.mark.timeout(60)
 def test_a_slow_stream_of_bytes_does_not_keep_an_attempt_alive() -> None:
-    """A time-out that starts anew with every byte would wait for ever."""
+    """A timeout that restarts with every byte would wait forever."""
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

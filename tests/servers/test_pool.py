@@ -74,13 +74,13 @@ def test_no_server_at_all_warns_and_then_stops_the_run(caplog: pytest.LogCapture
 
 
 def test_an_overloaded_server_gets_fewer_calls_at_once() -> None:
-    """The server answers 429 whenever more than 3 calls are under way; the limit must settle near that."""
+    """The server answers 429 whenever more than 3 calls are in flight; the limit must settle near 3."""
     server = ScriptedServer(lambda *_: Reply("a"), latency=0.01)
     refused = 0
 
     def respond(body: dict[str, Any], text: str, times: int) -> Reply:
         nonlocal refused
-        if server._under_way >= 3:
+        if server.in_flight >= 3:
             refused += 1
             return Reply("busy", status=429)
         return Reply("a")

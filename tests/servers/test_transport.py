@@ -1,4 +1,4 @@
-"""What comes over the wire, spelled out byte for byte, and what the transport makes of it."""
+"""Answers of a server, byte for byte, and the transport's result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ask(answer: bytes, *, port: int | None = None) -> tuple[httpx2.Response, byt
     return asyncio.run(main()), bytes(received)
 
 
-def test_a_request_goes_out_as_it_was_made() -> None:
+def test_a_request_is_sent_unchanged() -> None:
     response, received = ask(HEAD + b"set-cookie: c=2\r\ncontent-length: 8\r\n\r\n" + JSON)
     assert (response.status_code, response.json()) == (200, {"a": 1})
     head = received.decode().lower()
@@ -58,7 +58,7 @@ def test_a_body_is_read_in_every_form(answer: bytes) -> None:
     assert ask(answer)[0].json() == {"a": 1}
 
 
-def test_a_redirect_is_handed_back() -> None:
+def test_a_redirect_is_returned() -> None:
     response, _ = ask(b"HTTP/1.1 302 Found\r\nlocation: http://elsewhere/\r\ncontent-length: 0\r\n\r\n")
     assert (response.status_code, response.headers["location"]) == (302, "http://elsewhere/")
 
@@ -79,11 +79,11 @@ def test_a_broken_answer_is_a_read_error(answer: bytes) -> None:
         ask(answer)
 
 
-def test_a_body_that_is_not_what_its_head_says_is_an_error_of_the_request() -> None:
+def test_a_body_that_contradicts_its_header_is_a_decoding_error() -> None:
     with pytest.raises(httpx2.DecodingError):
         ask(HEAD + b"content-encoding: gzip\r\ncontent-length: 8\r\n\r\n" + JSON)
 
 
-def test_nobody_listening_is_a_connect_error() -> None:
+def test_no_listening_server_is_a_connect_error() -> None:
     with pytest.raises(httpx2.ConnectError):
         ask(b"", port=1)

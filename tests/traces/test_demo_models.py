@@ -103,8 +103,8 @@ def test_the_filter_keeps_a_quarter_with_right_traces_in_the_demos_own_words(dem
         for sample in ShardSet(tmp_path / name / "train"):
             trace = sample.trace or ""
             assert f"<answer>{sample.gold}</answer>" in trace
-            picture, *_, sound = sample.options[sample.answer].split()
-            assert {picture, sound} <= set(trace.replace(".", " ").replace(",", " ").split())
+            color, *_, pitch = sample.options[sample.answer].split()
+            assert {color, pitch} <= set(trace.replace(".", " ").replace(",", " ").split())
             assert set(trace.split()) <= words, "the traces use words that the demo's tokenizer never saw"
             letters[sample.gold] += name == "merged"
     assert set(letters) == set("ABCD"), "the filter left some letters out"

@@ -19,7 +19,7 @@ from avrt.traces.call_records import CallRecord
 from avrt.traces.config import Stage, StageConfig, TracesConfig
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.pipeline import run_traces
-from avrt.traces.variants import judge
+from avrt.traces.sample_filter import filter_sample
 from tests.servers.scripted_server import ScriptedServer
 from tests.traces import model_servers
 from tests.traces.question_set import answer, kept, make_config, write_shards
@@ -71,9 +71,9 @@ def test_a_real_language_model_merges(shards: Path, tmp_path: Path) -> None:
     for index, record in found:
         sample, replies = planner.teacher_replies(index, LedgerIndex(config.ledger))
         # Which of these replies make traces is the filter's business; each must be accounted for.
-        verdict = judge(sample, replies, record, "unfiltered")
-        assert (verdict.trace is None) == (verdict.reason != "kept")
-        print(verdict.reason)
+        decision = filter_sample(sample, replies, record, "unfiltered")
+        assert (decision.trace is None) == (decision.reason != "kept")
+        print(decision.reason)
 
 
 def test_frames_reach_a_real_vision_language_model(shards: Path, tmp_path: Path) -> None:

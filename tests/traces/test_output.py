@@ -1,4 +1,4 @@
-"""The output of a trace run: a set per split, complete or unfinished, and never two runs' sets side by side."""
+"""The output of a trace run: a set per split, complete or unfinished, and never the sets of two runs together."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.traces.question_set import answer, make_config, write_shards
 
 @pytest.fixture(scope="module")
 def finished(question_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> TracesConfig:
-    """A whole run's settings; its ledger answers every later ``write``."""
+    """The settings of a finished run; its ledger has every call of later ``write`` steps."""
     root = tmp_path_factory.mktemp("finished")
     with ScriptedServer(answer) as server:
         config = make_config(question_shards, root, server.url)
@@ -87,14 +87,14 @@ def test_another_setting_replaces_everything(finished: TracesConfig, tmp_path: P
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing catches it but the clean-up of a file that is being written."""
+    """Simulates a kill: only the cleanup of a file that is being written catches it."""
 
 
 @pytest.mark.parametrize("before", [None, {"split_seed": 5}, {"val_share": None}])
 def test_stopped_between_any_two_steps_it_is_unfinished_and_then_the_same(
     finished: TracesConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any] | None
 ) -> None:
-    """Also over the output of other settings: at no moment are complete sets of two runs beside each other."""
+    """Also over the output of other settings: complete sets of two runs never exist together."""
     write(finished, output=str(tmp_path / "fresh"))
     fresh = files(tmp_path / "fresh")
     out = tmp_path / "out"
@@ -165,7 +165,7 @@ def test_a_finished_output_is_left_alone(finished: TracesConfig, tmp_path: Path)
 
 
 def old_layout(finished: TracesConfig, folder: Path, manifest: bool) -> None:
-    """What the version before wrote: all splits in one folder."""
+    """The output of an earlier version: all splits in one folder."""
     train = Path(finished.output) / "train"
     folder.mkdir()
     for path in train.iterdir():
@@ -221,7 +221,7 @@ def test_a_copy_of_a_split_is_left_alone(finished: TracesConfig, tmp_path: Path)
 
 
 def test_the_input_is_never_overwritten(finished: TracesConfig, tmp_path: Path) -> None:
-    """Traces are made of traces, say with another merger; the obvious output is the folder above the input."""
+    """The input may be traces, say for another merger; the obvious output is the folder above the input."""
     write(finished, output=str(tmp_path / "out"))
     before = files(tmp_path / "out")
     with pytest.raises(ValueError, match=r"output: .*out contains the input"):
@@ -289,7 +289,7 @@ def test_two_runs_with_one_output_do_not_write_at_once(finished: TracesConfig, t
         run_traces(replace(finished, output=str(out)))
     write(finished, output=str(out))
     assert not list(tmp_path.rglob(".*"))
-    # The ledger may lie in the output's own folder.
+    # The ledger may be in the output's own folder.
     shutil.copytree(finished.ledger, tmp_path / "both")
     write(finished, output=str(tmp_path / "both"), ledger=str(tmp_path / "both"))
 

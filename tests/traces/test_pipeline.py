@@ -198,7 +198,7 @@ def test_one_stage_at_a_time_gives_the_same(
 
 
 def test_bad_replies_never_become_traces(question_shards: Path, tmp_path: Path) -> None:
-    """Some calls are cut, refused or given up; their samples are left out, each with its reason."""
+    """Some calls are cut, refused or given up; their samples are dropped, each with its reason."""
     faults = {
         ("image_url", 1): Reply("<think>cut", finish="length"),
         ("input_audio", 2): Reply("context too long", status=400),
@@ -236,7 +236,7 @@ def test_bad_replies_never_become_traces(question_shards: Path, tmp_path: Path) 
     assert "clip number 8?" in next(iter(again))
 
 
-def test_refused_calls_are_made_again_when_asked(question_shards: Path, tmp_path: Path) -> None:
+def test_refused_calls_are_repeated_on_request(question_shards: Path, tmp_path: Path) -> None:
     healed = threading.Event()
 
     def respond(body: dict[str, Any], text: str, times: int) -> Reply:
@@ -344,7 +344,7 @@ def run_child(
 def test_killed_at_random_moments_nothing_is_lost_or_doubled(
     kills: int, finished: tuple[Path, ScriptedServer], question_shards: Path, tmp_path: Path
 ) -> None:
-    """Runs that are killed again and again until they get through, as often as it takes for so many kills."""
+    """Runs that are killed repeatedly until one finishes, until there were enough kills."""
     undisturbed_root, undisturbed = finished
     rng = random.Random(kills)
     capacity = 4

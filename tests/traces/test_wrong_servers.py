@@ -58,7 +58,7 @@ def test_no_refusal_is_final_before_any_call_was_answered(status: int, question_
 
 
 def test_a_refusal_is_final_once_another_call_was_answered(question_shards: Path, tmp_path: Path) -> None:
-    """Whichever comes first, and also in a later run that asks about nothing else."""
+    """In either order, and also in a later run that calls for no other sample."""
 
     def respond(body: dict[str, Any], text: str, times: int) -> Reply:
         if "clip number 0?" in text:

@@ -74,7 +74,7 @@ def present_benchmarks(root: str | Path) -> list[Benchmark]:
 
 
 def _has_items(benchmark: Benchmark, path: Path) -> bool:
-    # RivaBench's two scenarios may share one file, which may hold questions of one only.
+    # RivaBench's two scenarios may share one file, which may have questions of one only.
     return path.name != "questions.json" or bool(benchmark.read(path))
 
 

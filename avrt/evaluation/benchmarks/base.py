@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: how it is laid out, read and scored.
+    """A benchmark: its files, reader and scoring rule.
 
     Attributes:
         name: as in commands, configs and run folders.

@@ -23,13 +23,13 @@ from avrt.text.option_labels import strip_labels
 def read(path: Path) -> list[Entry]:
     """Read ``qa.json``. Questions have no id of their own; it is composed of the video's id and their number within
     it."""
-    asked: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
     def convert(row: dict[str, Any], _: int) -> Entry:
         video = str(row["video_id"])
         options = strip_labels(row["Choice"])
-        number = asked[video]
-        asked[video] += 1
+        number = counts[video]
+        counts[video] += 1
         folder = relative_path(f"Videos/{video}")
         return Entry(
             sample=Sample(

@@ -33,7 +33,7 @@ _CHOOSE_FROM = re.compile(r"\s*(?:please\s+)?choose\s+from:?\s*\\?$|\\+$", re.IG
 def read(path: Path, scenario: str) -> list[Entry]:
     """Read the questions of one scenario. They have no id; it is composed of the clip's name and their number within
     it."""
-    asked: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
 
     def convert(row: dict[str, Any], _: int) -> Entry:
         question, labelled, answer = _conversation(row) if "conversations" in row else _plain(row)
@@ -41,8 +41,8 @@ def read(path: Path, scenario: str) -> list[Entry]:
         video = relative_path(row["video"])
         audio = relative_path(row["audio"]) if row.get("audio") else str(Path(video).with_suffix(".wav"))
         source = re.sub(r"[^A-Za-z0-9_-]", "_", str(Path(video).with_suffix("")))
-        number = asked[source]
-        asked[source] += 1
+        number = counts[source]
+        counts[source] += 1
         return Entry(
             sample=Sample(
                 id=f"{source}-{number}",

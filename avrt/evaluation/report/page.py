@@ -50,7 +50,7 @@ NO_MEDIA = ShownClip(problem="this page was created without media")
 
 @dataclass(frozen=True)
 class Report:
-    """What was written.
+    """A report that was written.
 
     Attributes:
         page: the file to open.

@@ -48,7 +48,7 @@ class Browser:
             arguments.append("--no-sandbox")  # Chromium's sandbox refuses to run as root, as in most containers
         commands, self._output = os.pipe()
         self._input, answers = os.pipe()
-        # Copies with high numbers, so that neither lies where the other one has to go.
+        # Copies with high numbers, so that neither has a number that the other one needs.
         high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (commands, answers)]
         silent = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
         pipes = [(os.POSIX_SPAWN_DUP2, high[0], 3), (os.POSIX_SPAWN_DUP2, high[1], 4)]

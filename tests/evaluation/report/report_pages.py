@@ -42,7 +42,7 @@ def texts(browser: Browser, selector: str) -> list[str]:
 
 
 def choose(browser: Browser, **values: str) -> None:
-    """Set filters as a reader does, and wait until the list has followed."""
+    """Set filters as a reader does, and wait until the list has changed."""
     for name, value in values.items():
         field = f"document.querySelector('[name={json.dumps(name)}]')"
         browser.run(f"{field}.value = {json.dumps(value)}")

@@ -74,7 +74,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def details_of(out: Path) -> list[dict]:
-    """What the data files say of every item, in order."""
+    """The data of every item, in order."""
     details = []
     for number, path in enumerate(sorted((out / "data").iterdir())):
         text = path.read_text(encoding="ascii")
@@ -261,7 +261,7 @@ def test_a_second_report_keeps_what_is_there_and_clears_what_is_not_shown(tmp_pa
     write_report(run, out)
     assert {path: path.stat().st_mtime_ns for path in (out / "media").rglob("*.*")} == before
 
-    # Another clip under the same name is made anew, and a part that was lost too.
+    # Another clip under the same name is written again, and so is a missing file.
     write_clip(data / "Videos" / "0.mp4", 50, seconds=3)
     (out / "media" / clip_key(records[2]) / "frame03.jpg").unlink()
     write_report(run, out)
@@ -269,11 +269,11 @@ def test_a_second_report_keeps_what_is_there_and_clears_what_is_not_shown(tmp_pa
     assert number_of(np.asarray(Image.open(out / clip["frames"][0])).transpose(2, 0, 1)) == 51
     assert (out / "media" / clip_key(records[2]) / "frame03.jpg").is_file()
 
-    # What an earlier version said of a clip may lack what the page needs now.
-    told = out / "media" / clip_key(records[2]) / "clip.json"
-    description = json.loads(told.read_text())
+    # A clip.json of an earlier version may lack a field.
+    description_file = out / "media" / clip_key(records[2]) / "clip.json"
+    description = json.loads(description_file.read_text())
     del description["shown"]["audio_seconds"]
-    told.write_text(json.dumps(description))
+    description_file.write_text(json.dumps(description))
     write_report(run, out)
     assert details_of(out)[2]["clip"]["audio_seconds"] == pytest.approx(4, abs=0.1)
 
@@ -302,7 +302,7 @@ def test_a_page_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "index.html").read_text() == "<title>my home page</title>"
 
 
-def test_an_unfinished_run_is_refused_unless_asked_for(tmp_path: Path) -> None:
+def test_an_unfinished_run_is_refused_without_partial(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_records("mmar", make_replies(3, 1)), items=5)
     with pytest.raises(ValueError, match="3 of 5"):
         write_report(run, tmp_path / "out")

@@ -113,7 +113,7 @@ function fillForm(filters) {
   buildCategories(filters.get("benchmark"));
   for (const field of form.elements) {
     if (field.type === "checkbox") field.checked = filters.has(field.name);
-    // A search field is left alone while it says the same: the cursor would jump.
+    // An unchanged search field is not written: the cursor would jump.
     else if (field.name && field.value !== (filters.get(field.name) ?? "")) field.value = filters.get(field.name) ?? "";
   }
 }

@@ -1,4 +1,4 @@
-"""The variants of the ablations come from one ledger, and teachers' real outputs become sensible targets."""
+"""The variants of the ablations come from one ledger, and teachers' real outputs become good targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from avrt.traces.call_records import CallRecord
 from avrt.traces.config import StageConfig
 from avrt.traces.pipeline import run_traces
 from avrt.traces.prompts import trace_for_merger
-from avrt.traces.variants import FILLER, teacher_target
+from avrt.traces.sample_filter import FILLER, teacher_target
 from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
 
@@ -87,7 +87,7 @@ def test_unfiltered_keeps_the_mergers_own_wrong_answer(question_shards: Path, tm
 
 
 def test_a_merger_whose_server_takes_its_thinking_out_is_read(question_shards: Path, tmp_path: Path) -> None:
-    """The tags that were asked for are in the text then, beside the thinking in a field of its own."""
+    """The reply has the tags, and the model's own thinking is in a separate field."""
 
     def respond(body: dict[str, Any], text: str, times: int) -> Reply:
         reply = answer(body, text, times)

@@ -1,5 +1,4 @@
-"""The filter: from a question and its recorded replies to the target text of fine-tuning, or the reason for dropping
-it.
+"""The filter: a question and its recorded replies give the target text of fine-tuning, or a reason to drop the sample.
 
 ================ ====================================== =====================================================
 variant          samples                                target
@@ -48,7 +47,7 @@ _ANSWER_PART = re.compile(r"(?:^|\n)\W*answer\W*(?::|\n)[^\n]*\s*$|<\s*answer\s*
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Decision:
     """The filter's decision on one sample.
 
     Attributes:
@@ -63,7 +62,9 @@ class Verdict:
     outcomes: dict[Stage, str]
 
 
-def judge(sample: Sample, replies: dict[Stage, TeacherReply], merged: CallRecord | None, variant: Variant) -> Verdict:
+def filter_sample(
+    sample: Sample, replies: dict[Stage, TeacherReply], merged: CallRecord | None, variant: Variant
+) -> Decision:
     """Decide on one sample.
 
     Args:
@@ -78,24 +79,24 @@ def judge(sample: Sample, replies: dict[Stage, TeacherReply], merged: CallRecord
     whole = all(replies[s].record is not None and replies[s].parsed is not None for s in TEACHERS)
     if variant == "unfiltered":
         if not whole:
-            return Verdict(None, _first_failure(outcomes), outcomes)
+            return Decision(None, _first_failure(outcomes), outcomes)
     elif not all(right.values()):
-        return Verdict(None, _filter_reason(outcomes, right), outcomes)
+        return Decision(None, _filter_reason(outcomes, right), outcomes)
     if variant in ("audio_only", "vision_only"):
         stage: Stage = "audio" if variant == "audio_only" else "vision"
         record = replies[stage].record
         assert record is not None
         trace = teacher_target(record.reply, sample.gold)
-        return Verdict(trace, "kept" if trace else f"{stage}_{Reason.EMPTY_THINK.value}", outcomes)
+        return Decision(trace, "kept" if trace else f"{stage}_{Reason.EMPTY_THINK.value}", outcomes)
 
     trace, outcomes["merge"] = _merged_trace(sample, merged)
     if trace is None or (variant != "unfiltered" and outcomes["merge"] == "wrong"):
-        return Verdict(None, f"merge_{outcomes['merge']}", outcomes)
+        return Decision(None, f"merge_{outcomes['merge']}", outcomes)
     if variant == "answer_only":
         trace = sample.gold
     elif variant == "format_only":
         trace = format_target(FILLER, sample.gold)
-    return Verdict(trace, "kept", outcomes)
+    return Decision(trace, "kept", outcomes)
 
 
 def teacher_target(reply: str, letter: str) -> str | None:
