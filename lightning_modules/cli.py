@@ -18,7 +18,6 @@ silence_libraries()  # before the imports below, some of which warn
 import lightning.pytorch as pl  # noqa: E402
 import torch  # noqa: E402
 from jsonargparse import ArgumentParser, Namespace, capture_parser  # noqa: E402
-from jsonargparse.typing import PositiveInt  # noqa: E402
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI  # noqa: E402
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # noqa: E402
 from lightning.pytorch.utilities.model_helpers import is_overridden  # noqa: E402
@@ -26,6 +25,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden  # noqa: E40
 from avrt.config.class_paths import enforce  # noqa: E402
 from avrt.config.errors import UsageError, describe, distil  # noqa: E402
 from avrt.config.key_paths import Refused, instantiate, locate  # noqa: E402
+from avrt.config.numbers import PositiveInt  # noqa: E402
 from avrt.config.strategies import check_strategy_name  # noqa: E402
 from lightning_modules.defaults import TRAINER_DEFAULTS, complete_trainer, with_output_dir  # noqa: E402
 from lightning_modules.run_folder import opened  # noqa: E402

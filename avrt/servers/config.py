@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from jsonargparse.typing import PositiveFloat, PositiveInt
+from avrt.config.numbers import PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)

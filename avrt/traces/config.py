@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from jsonargparse.typing import PositiveInt
-
 from avrt.config.dataclass_options import read_dataclass
+from avrt.config.numbers import PositiveInt
 from avrt.servers.config import Model, ServerConfig, checked_sampling, under_key
 from avrt.traces.presets import PRESETS
 
