@@ -129,8 +129,10 @@ class SkippedSteps:
         return f"step {step}: {what} {', '.join(broken or gather(_ids(losses)))}; the step is skipped on every device"
 
     def check(self, step: int) -> None:
-        """Raises:
-        ValueError: `limit` steps in a row were skipped. All devices agree, since the norm is over all of them.
+        """End the run after `limit` skipped steps in a row; all devices agree, since the norm is over all of them.
+
+        Raises:
+            ValueError: so many were skipped.
         """
         if self.in_a_row >= self.limit:
             raise ValueError(
