@@ -7,8 +7,8 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from avrt.config.global_batch import accumulation
 from avrt.config.numbers import NonNegativeInt, PositiveInt
+from avrt.config.optimizer_steps import accumulation
 from avrt.data.shards import ShardSet
 from avrt.data.tar_index import ShardError
 from avrt.media.clip_files import without_extension
@@ -109,13 +109,9 @@ class ShardDataModule(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         if self.prompts_per_step is not None:
-            micro_batches = accumulation(self.prompts_per_step, self.batch_size, trainer.world_size)
-            if trainer.accumulate_grad_batches not in (1, micro_batches):
-                raise ValueError(
-                    f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, and data.prompts_per_step "
-                    f"{self.prompts_per_step} makes it {micro_batches}; remove one of the two"
-                )
-            trainer.accumulate_grad_batches = micro_batches
+            trainer.accumulate_grad_batches = accumulation(
+                self.prompts_per_step, self.batch_size, trainer.world_size, trainer.accumulate_grad_batches
+            )
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]
         if self.val_every_n_steps is not None and not trial:  # a trial validates once, at its end
             interval = self.val_every_n_steps * trainer.accumulate_grad_batches

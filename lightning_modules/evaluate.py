@@ -44,19 +44,17 @@ class EvaluateModule(AnsweringModule):
 
     Args:
         student: the student, and how it reads its prompts (`answer_format`).
-        run: the run's folder; None takes the logger's.
         name: the run's name in tables; None takes the folder's.
         max_completion_length: token limit of an answer.
         kv_cache_tokens: bound on the tokens whose keys and values are held at once.
         lora: adapters, if the checkpoint was trained with them.
         profile: rules of answer parsing, ``paper`` or ``robust``; None follows `student.answer_format`.
-        harness: also write lm-evaluation-harness's files, into ``<run>/harness``.
+        harness: also write lm-evaluation-harness's files, into ``<output_dir>/harness``.
     """
 
     def __init__(
         self,
         student: StudentConfig,
-        run: str | None = None,
         name: str | None = None,
         max_completion_length: PositiveInt = 1024,
         kv_cache_tokens: PositiveInt = 262_144,
@@ -65,7 +63,6 @@ class EvaluateModule(AnsweringModule):
         harness: bool = True,
     ) -> None:
         super().__init__(student, max_completion_length, kv_cache_tokens, lora)
-        self.run = run
         self.run_name = name
         self.profile = profile
         self.harness = harness
@@ -88,7 +85,7 @@ class EvaluateModule(AnsweringModule):
                 "set it to datamodules.benchmark.BenchmarkDataModule"
             )
         log_dir = self.trainer.log_dir  # all devices must ask
-        self._folder = Path(self.run or log_dir or ".")
+        self._folder = Path(log_dir or ".")
         self._data = data
         self._sets = {questions.name: questions for questions in data.question_sets}
         done = self._on_first_device(lambda: {n: run_state(self._folder, q).done for n, q in self._sets.items()})

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from avrt.config.numbers import NonNegativeInt, PositiveInt
-from avrt.config.run_length import run_length
+from avrt.config.optimizer_steps import run_length
 from avrt.model.checkpoints import newest
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.lora import LoRAConfig

@@ -5,7 +5,7 @@ same command continues. Every key of the config is an option too.
 
     python -m avrt evaluate-server --config cli_configs/eval_server.yaml
     python -m avrt evaluate-server --config cli_configs/eval_server.yaml --questions.benchmarks mmau \\
-        --run runs/eval_server_mmau
+        --output_dir runs/eval_server_mmau
 """
 
 from __future__ import annotations

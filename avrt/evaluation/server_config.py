@@ -22,7 +22,7 @@ class ServerRunConfig:
     """An evaluation of a model behind OpenAI-compatible servers.
 
     Attributes:
-        run: the run's folder.
+        output_dir: folder of the run.
         server: addresses, model and sampling.
         name: the run's name in tables; null uses the folder's name.
         questions: the questions.
@@ -34,10 +34,10 @@ class ServerRunConfig:
         template: wording of the prompt; its system message is not sent.
         jpeg_quality: JPEG quality of the frames, 1 to 100.
         max_failed_share: stop when more than this share of the calls fail.
-        harness: also write lm-evaluation-harness's files, into ``<run>/harness``.
+        harness: also write lm-evaluation-harness's files, into ``<output_dir>/harness``.
     """
 
-    run: str
+    output_dir: str
     server: ServerConfig
     name: str | None = None
     questions: QuestionsConfig = field(default_factory=QuestionsConfig)

@@ -87,7 +87,7 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
             replies stay; the same command continues from there.
         OSError: the disk is full or failing.
     """
-    run = Path(config.run)
+    run = Path(config.output_dir)
     question_sets = open_question_sets(config.questions)
     with under_key(SERVER):
         model = config.server.resolve_model()

@@ -13,8 +13,7 @@ import yaml
 
 from avrt.config.class_paths import allowed_prefixes, enforce
 from avrt.config.errors import UsageError
-from avrt.config.global_batch import accumulation
-from avrt.config.run_length import run_length
+from avrt.config.optimizer_steps import accumulation, run_length
 from avrt.config.scan import scan_arguments
 from avrt.config.strategies import STRATEGIES
 from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
@@ -131,13 +130,7 @@ def read_settings(
     prompts_per_step = data.get("prompts_per_step")
     accumulate = trainer["accumulate_grad_batches"]
     if prompts_per_step is not None:
-        needed = accumulation(prompts_per_step, data["batch_size"], total_devices)
-        if accumulate not in (1, needed):
-            raise UsageError(
-                f"trainer.accumulate_grad_batches is {accumulate}, and data.prompts_per_step {prompts_per_step} makes "
-                f"it {needed}; remove one of the two"
-            )
-        accumulate = needed
+        accumulate = accumulation(prompts_per_step, data["batch_size"], total_devices, accumulate)
     limit = sampling.get("max_completion_length", 512)
     lora = LoRAConfig(**model["lora"]) if model.get("lora") else None
     bfloat16 = "bf16-true" in str(trainer["precision"]) or model["student"]["dtype"] == "bfloat16"

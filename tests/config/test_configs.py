@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from avrt.cli import TRAINING, main
-from avrt.config.global_batch import accumulation
+from avrt.config.optimizer_steps import accumulation
 from avrt.config.scan import scan_file
 
 ROOT = Path(__file__).resolve().parents[2]

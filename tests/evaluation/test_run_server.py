@@ -96,7 +96,7 @@ def question(body: dict[str, Any]) -> str:
 
 def evaluate(url: str, run: Path, data: Path, *settings: str) -> int:
     values = {
-        "run": run,
+        "output_dir": run,
         "server.base_urls": f"[{url}]",
         "server.model": "baseline",
         "server.max_attempts": 3,

@@ -24,8 +24,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def evaluate_module(student: Path, run: Path, **settings: Any) -> EvaluateModule:
-    return EvaluateModule(student_config(student), run=str(run), name="run", max_completion_length=4, **settings)
+def evaluate_module(student: Path, **settings: Any) -> EvaluateModule:
+    return EvaluateModule(student_config(student), **{"max_completion_length": 4} | settings)
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "predict"])
@@ -40,12 +40,12 @@ def test_evaluation_reads_benchmarks_only(student_folder: Path, shards: Path, tm
     run = trainer(tmp_path)
     data = grpo_data(shards, val=str(shards))
     with pytest.raises(ValueError, match=r"^data\.class_path: EvaluateModule.*GRPODataModule"):
-        run.test(evaluate_module(student_folder, tmp_path / "run"), datamodule=data)
+        run.test(evaluate_module(student_folder), datamodule=data)
 
 
 def test_an_evaluation_module_validates_on_shards(student_folder: Path, shards: Path, tmp_path: Path) -> None:
     data = grpo_data(shards, val=str(shards), val_samples=2)
-    (metrics,) = trainer(tmp_path).validate(evaluate_module(student_folder, tmp_path), data, verbose=False)
+    (metrics,) = trainer(tmp_path).validate(evaluate_module(student_folder), data, verbose=False)
     assert set(metrics) == {"val/accuracy", "val/format"}
 
 
@@ -96,7 +96,7 @@ def test_a_loader_starts_no_run(student_folder: Path, shards: Path, tmp_path: Pa
     run = tmp_path / "run"
     data = BenchmarkDataModule("mine", shards=str(shards), num_workers=0)
     before = BeforeTheRun(run)
-    trainer(tmp_path, before).test(evaluate_module(student_folder, run), datamodule=data, verbose=False)
+    trainer(run, before).test(evaluate_module(student_folder), datamodule=data, verbose=False)
     assert before.found == {}
     assert len(read_records(run / "mine")) == 10
 
@@ -104,12 +104,12 @@ def test_a_loader_starts_no_run(student_folder: Path, shards: Path, tmp_path: Pa
 def test_a_refused_run_leaves_every_byte(student_folder: Path, shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     data = BenchmarkDataModule("mine", shards=str(shards), num_workers=0)
-    trainer(tmp_path, limit_test_batches=1).test(evaluate_module(student_folder, run), datamodule=data, verbose=False)
+    trainer(run, limit_test_batches=1).test(evaluate_module(student_folder), datamodule=data, verbose=False)
     before = files(run)
     assert len(read_records(run / "mine")) == 8
-    other = EvaluateModule(student_config(student_folder), run=str(run), name="run", max_completion_length=5)
+    other = evaluate_module(student_folder, max_completion_length=5)
     with pytest.raises(ValueError, match="max_completion_length"):
-        trainer(tmp_path).test(other, datamodule=data, verbose=False)
+        trainer(run).test(other, datamodule=data, verbose=False)
     assert files(run) == before
 
 
@@ -117,9 +117,9 @@ def test_what_is_left_is_read_before_loaders_are_built(student_folder: Path, sha
     """Only batches with an unanswered question are read again."""
     run = tmp_path / "run"
     data = BenchmarkDataModule("mine", shards=str(shards), num_workers=0, batch_size=2)
-    trainer(tmp_path, limit_test_batches=3).test(evaluate_module(student_folder, run), datamodule=data, verbose=False)
-    module = evaluate_module(student_folder, run)
-    again = trainer(tmp_path)
+    trainer(run, limit_test_batches=3).test(evaluate_module(student_folder), datamodule=data, verbose=False)
+    module = evaluate_module(student_folder)
+    again = trainer(run)
     again.test(module, datamodule=data, verbose=False)
     assert again.num_test_batches == [3]  # two of five, and the empty one
     assert len(read_records(run / "mine")) == 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from avrt.config.global_batch import accumulation
+from avrt.config.optimizer_steps import accumulation
 
 
 @pytest.mark.parametrize(
