@@ -27,8 +27,8 @@ from avrt.config.errors import UsageError, describe, distil  # noqa: E402
 from avrt.config.key_paths import Refused, instantiate, locate  # noqa: E402
 from avrt.config.numbers import PositiveInt  # noqa: E402
 from avrt.config.strategies import check_strategy_name  # noqa: E402
-from lightning_modules.defaults import TRAINER_DEFAULTS, complete_trainer, with_output_dir  # noqa: E402
-from lightning_modules.run_folder import opened  # noqa: E402
+from lightning_modules.run_lock import opened  # noqa: E402
+from lightning_modules.trainer_defaults import TRAINER_DEFAULTS, complete_trainer, with_output_dir  # noqa: E402
 
 NO_GPU = (
     "trainer.accelerator: is gpu, and torch finds no GPU here; set it to cpu, or try the whole run with a tiny student "

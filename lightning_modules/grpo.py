@@ -1,9 +1,9 @@
 """Group Relative Policy Optimization on audio-visual questions (paper Eq. 2 to 6).
 
 One optimizer step works on one *window* of prompts. At the window's first micro-batch everything that needs no gradient
-happens at once (`avrt.rollout.window`): the frozen encoders run once per prompt, all responses are sampled together,
-rewards and advantages are computed, and the reference policy scores the responses. `training_step` then works on one
-micro-batch of the window after another.
+happens at once (`avrt.rollout.window_rollout`): the frozen encoders run once per prompt, all responses are sampled
+together, rewards and advantages are computed, and the reference policy scores the responses. `training_step` then works
+on one micro-batch of the window after another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rewards import RewardCallback, collect_rewards, describe_rewards
 from avrt.rollout.engine import DEFAULT_SAMPLING, Response, SamplingConfig
 from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences
-from avrt.rollout.window import Devices, Rollout, WindowRollout, response_logprobs
+from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, response_logprobs
 from datamodules.windows import MicroBatch
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.training import MAX_SKIPPED_STEPS, TrainingModule

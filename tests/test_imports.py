@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -131,3 +132,21 @@ def test_lightning_stays_in_its_packages() -> None:
         if any(target.split(".")[0] in ("lightning", "pytorch_lightning") for target in imported(path))
     }
     assert {name for name in users if not name.startswith(LIGHTNING)} == set()
+
+
+def test_the_architecture_page_lists_the_packages_in_order() -> None:
+    """Each package is in one row of the page's table and imports only from its own row and those below it."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = ("| `avrt/", "| `data", "| `lightning")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith(named)]
+    place: dict[str, int] = {}
+    for number, row in enumerate(rows):
+        first = ""
+        for name in re.findall(r"`([\w/.]+)`", row):
+            path = name if "/" in name.rstrip("/") or name.rstrip("/") in SOURCES else f"{first}/{name}"
+            first = first or path.rstrip("/")
+            place[path.rstrip("/").removesuffix(".py").replace("/", ".")] = number
+    graph = package_imports(imports())
+    assert set(place) == set(graph) - {"avrt", "avrt.__main__"}
+    up = {(a, b) for a, targets in graph.items() for b in targets & set(place) if a in place and place[b] < place[a]}
+    assert up == set()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from avrt.media.defaults import MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
+from avrt.model.banned_tokens import find_banned_tokens
 from avrt.model.encoders import audio_features, visual_features
 from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.model.float32_default import float32_default
@@ -32,18 +33,6 @@ DTYPES: dict[Dtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
-
-MEDIA_TOKENS = (
-    "<|AUDIO|>",
-    "<|IMAGE|>",
-    "<|VIDEO|>",
-    "<|vision_bos|>",
-    "<|vision_eos|>",
-    "<|vision_pad|>",
-    "<|audio_bos|>",
-    "<|audio_eos|>",
-)
-"""Tokens that mark media. A response can never contain one: a sampled placeholder would have no feature."""
 
 
 @dataclass
@@ -154,15 +143,10 @@ class Student(nn.Module):
         if self._banned_tokens is None or self._banned_tokens.device != self.device:
             # Training reads it too, where a tensor made in inference mode would be refused.
             with torch.inference_mode(False):
-                self._banned_tokens = self._find_banned_tokens().to(self.device)
+                self._banned_tokens = find_banned_tokens(
+                    self.processor.tokenizer, self.thinker.lm_head.out_features
+                ).to(self.device)
         return self._banned_tokens
-
-    def _find_banned_tokens(self) -> Tensor:
-        tokenizer = self.processor.tokenizer
-        banned = torch.zeros(self.thinker.lm_head.out_features, dtype=torch.bool)
-        banned[tokenizer.convert_tokens_to_ids(list(MEDIA_TOKENS))] = True
-        banned[len(tokenizer) :] = True
-        return banned
 
     def copy_language_model(self) -> LanguageModel:
         """A frozen deep copy of the language model, for use as the reference policy.

@@ -12,10 +12,10 @@ from typing import Any
 
 from transformers import Qwen2_5OmniThinkerConfig
 
+from avrt.planning.dry_run import StepFlops
 from avrt.planning.memory import kv_bytes_per_token
 from avrt.planning.settings import RunSettings
 from avrt.planning.shapes import Parameters
-from avrt.planning.trace import StepFlops
 
 ADAM_BYTES = 32
 """Bytes of host memory read and written per trained weight in an update: weight, gradient and two moments in float32

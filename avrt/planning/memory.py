@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import Qwen2_5OmniThinkerConfig
 
+from avrt.planning.dry_run import StepTrace
 from avrt.planning.settings import RunSettings
 from avrt.planning.shapes import Parameters
-from avrt.planning.trace import StepTrace
 
 FLOAT32 = 4
 SAMPLER_BYTES = 20

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from avrt.planning.cost import Hardware, StepCost, step_cost
+from avrt.planning.dry_run import count_flops, trace_memory
 from avrt.planning.memory import DeviceMemory, HostMemory, device_memory, host_memory
 from avrt.planning.settings import RunSettings
 from avrt.planning.shapes import Parameters, count_parameters, load_config
-from avrt.planning.trace import count_flops, trace_memory
 
 GIB = 2**30
 

@@ -123,7 +123,6 @@ def read_settings(
     for name, value in (
         ("trainer.num_nodes", nodes),
         ("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"]),
-        ("data.batch_size", data["batch_size"]),
     ):
         if value < 1:
             raise UsageError(f"{name} must be positive, is {value}")

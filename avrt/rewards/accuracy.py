@@ -1,4 +1,4 @@
-"""Accuracy reward: 1 for the right option's letter in the answer tags."""
+"""Accuracy reward (Eq. 5): 1 for the right option's letter in the answer tags."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class SamplingConfig:
         kv_cache_tokens: bound on the tokens whose keys and values are held at once (prompts once, responses in full).
             A window that needs more is rolled out in parts of whole prompts, one after another; a prompt that needs
             more by itself is rolled out alone.
-        seed: start of all random streams, see `avrt.rollout.window.stream_seed`.
+        seed: start of all random streams, see `avrt.rollout.window_rollout.stream_seed`.
     """
 
     max_completion_length: PositiveInt = 1024

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rollout.engine import Response
-from avrt.rollout.window import Rollout
+from avrt.rollout.window_rollout import Rollout
 from avrt.text.answers import Reason, parse
 
 Gather = Callable[[Tensor], Tensor]
@@ -20,7 +20,7 @@ def rollout_metrics(rollout: Rollout, gather: Gather) -> dict[str, float]:
 
     Args:
         rollout: this device's rollout.
-        gather: values of this device -> those of all devices, see `avrt.rollout.window.Devices`.
+        gather: values of this device -> those of all devices, see `avrt.rollout.window_rollout.Devices`.
     """
     lengths = gather(torch.tensor([len(c.token_ids) for c in rollout.completions], dtype=torch.float64))
     finished = gather(torch.tensor([c.finish_reason == "stop" for c in rollout.completions])).bool()

@@ -50,6 +50,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_linked_names_are_defined_in_the_linked_file(page: Path) -> None:
+    for name, target in re.findall(r"\[`([\w.]+)`\]\(([^)#]+\.py)\)", page.read_text(encoding="utf-8")):
+        source = (page.parent / target).read_text(encoding="utf-8")
+        if not name.endswith(".py"):
+            last = re.escape(name.rpartition(".")[2])
+            assert re.search(rf"^\s*(class|def) {last}\b|^{last}\b.* = ", source, re.MULTILINE), f"{name} in {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_files_of_the_project_exist(page: Path) -> None:
     for span in code_spans(page):
         first = span.split("/")[0]

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 from avrt.model.token_logprobs import TokenLogprobs, token_logprobs
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import RolloutEngine, SamplingConfig
-from avrt.rollout.window import Rollout
+from avrt.rollout.window_rollout import Rollout
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.sft import SFTModule
 from tests.lightning_modules.training import (

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 
 from avrt.rewards import RewardCallback
-from avrt.rollout.window import Rollout, stream_seed
+from avrt.rollout.window_rollout import Rollout, stream_seed
 from lightning_modules.grpo import GRPOModule
 from tests.lightning_modules.training import VowelReward, fit, grpo_data, grpo_module, optimizer
 from tests.parity.trl_oracle import trl_advantages

@@ -8,9 +8,9 @@ import pytest
 from transformers import Qwen2_5OmniThinkerConfig
 
 from avrt.planning.cost import Hardware, StepCost, step_cost
+from avrt.planning.dry_run import StepFlops
 from avrt.planning.settings import RunSettings
 from avrt.planning.shapes import Parameters
-from avrt.planning.trace import StepFlops
 
 CONFIG = Qwen2_5OmniThinkerConfig(
     text_config={

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from avrt.model.banned_tokens import MEDIA_TOKENS
 from avrt.model.encoding import Prompt
-from avrt.model.student import MEDIA_TOKENS, Student
+from avrt.model.student import Student
 from avrt.model.token_logprobs import EmbeddedPrompt, token_logprobs
 from avrt.rollout import decode_layout
 from avrt.rollout.builtin import TransformersRollout

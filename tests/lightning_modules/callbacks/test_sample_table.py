@@ -15,7 +15,7 @@ from lightning.pytorch import Callback
 from PIL import Image
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from avrt.rollout.window import Rollout
+from avrt.rollout.window_rollout import Rollout
 from lightning_modules.callbacks import SampleTable
 from lightning_modules.callbacks.samples import MAX_FRAME_SIDE, extremes, frame_grid, markdown_table, wrap
 from tests.lightning_modules.callbacks.tiny_runs import TextReward, events, grpo, sft, texts, trainer

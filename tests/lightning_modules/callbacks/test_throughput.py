@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-import avrt.rollout.window
+import avrt.rollout.window_rollout
 import lightning_modules.sft
 from avrt.model.student import Student
 from avrt.rollout.builtin import TransformersRollout
@@ -46,8 +46,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     takes(READ, EncodedDataset, "__getitem__")
     takes(EMBED, Student, "embed")
     takes(ROLLOUT, TransformersRollout, "generate")
-    takes(REWARDS, avrt.rollout.window, "compute_rewards")
-    takes(SCORE, avrt.rollout.window, "token_logprobs")
+    takes(REWARDS, avrt.rollout.window_rollout, "compute_rewards")
+    takes(SCORE, avrt.rollout.window_rollout, "token_logprobs")
     takes(SCORE, lightning_modules.sft, "token_logprobs")
     takes(BACKWARD, torch.Tensor, "backward")
     takes(OPTIMIZE, torch.optim.AdamW, "step")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lightning_modules.callbacks import RunCheckpoint
-from lightning_modules.run_folder import opened
+from lightning_modules.run_lock import opened
 
 
 def trainer_in(folder: Path, callbacks: tuple[Any, ...] = ()) -> Any:

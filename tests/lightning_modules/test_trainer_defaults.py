@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
 from datamodules.sft import SFTDataModule
 from lightning_modules.callbacks import EvaluationProgress, Overview, RunCheckpoint, Throughput, TrainingProgress
-from lightning_modules.defaults import complete_trainer, with_output_dir
+from lightning_modules.trainer_defaults import complete_trainer, with_output_dir
 
 
 class Evaluated(LightningModule):

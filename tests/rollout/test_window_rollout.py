@@ -20,7 +20,7 @@ from avrt.rewards import RewardTable
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response, SamplingConfig
 from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences
-from avrt.rollout.window import Devices, Rollout, WindowRollout, device_advantages, step_normalizer, stream_seed
+from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, device_advantages, step_normalizer, stream_seed
 from avrt.sample import Completion
 from tests.lightning_modules.training import VowelReward
 from tests.tiny_student import KINDS, load_student, make_sample

@@ -1,0 +1,114 @@
+"""Settings of a run as the plan reads them: its length, its demo paths, and what `fit` prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avrt.cli import main
+from avrt.config.class_paths import ALLOWED_PREFIXES, enforce
+from avrt.data.shards import ShardSet
+from avrt.planning.settings import RunSettings, read_settings
+from tests.lightning_modules.training import write_shards
+
+CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
+
+SETTINGS = RunSettings(
+    task="grpo",
+    student="",
+    devices=1,
+    nodes=1,
+    weight_bytes=4,
+    stage=0,
+    offload=False,
+    batch_size=2,
+    accumulate=2,
+    gradient_checkpointing=False,
+    chunk_rows=64,
+    prompt_tokens=0,
+    completion_tokens=128,
+    mean_completion_tokens=128,
+    num_generations=4,
+    reference="device",
+    kv_cache_tokens=10**6,
+)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "model", "steps"),
+    [
+        ({}, {}, 1_253),  # 40,127 questions, 32 in each step, the remainder is left out
+        ({"max_steps": 100}, {}, 100),
+        ({"max_steps": 2_000}, {}, 1_253),
+        ({"max_steps": 2_000, "max_epochs": 2}, {}, 2_000),
+        ({"max_steps": 100, "max_epochs": -1}, {}, 100),
+        ({"max_epochs": 3}, {}, 3_759),
+        ({"max_epochs": None}, {}, 1_253_000),  # Lightning's own number of epochs
+        ({"max_epochs": None, "max_steps": 7}, {}, 7),
+        ({"max_epochs": 0}, {}, 0),
+        ({"limit_train_batches": 80}, {}, 10),
+        ({"limit_train_batches": 0.5, "max_epochs": 2}, {}, 2 * 627),
+        ({"fast_dev_run": 16}, {}, 2),
+        ({"fast_dev_run": True, "accumulate_grad_batches": 1}, {}, 1),
+        ({}, {"num_iterations": 2}, 2_506),
+        # The schedule's end is not the run's.
+        ({}, {"optimizer": {"total_steps": 500}}, 1_253),
+        ({"max_steps": 100}, {"optimizer": {"total_steps": 500}}, 100),
+        ({"max_epochs": -1}, {"optimizer": {"total_steps": 500}}, 500),
+    ],
+)
+def test_the_length_of_a_run(tmp_path: Path, trainer: dict[str, Any], model: dict[str, Any], steps: int) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(json.dumps({"trainer": trainer, "model": {"init_args": model}}))
+    settings = read_settings([str(CONFIGS / "grpo_7b.yaml"), str(overlay)], samples=40_127)
+    enforce(ALLOWED_PREFIXES)
+    assert settings.total_steps == steps
+
+
+def test_the_length_of_a_run_by_its_shards(tmp_path: Path) -> None:
+    """`data.train` may be a folder, several, a pattern, or one split of them."""
+    shards = [write_shards(tmp_path / "a", 10, ["video", "audio"]), write_shards(tmp_path / "b", 7, ["audio_video"])]
+    splits = ShardSet(str(shards[0])).splits
+    overlay = tmp_path / "overlay.yaml"
+
+    def steps(**data: Any) -> int | None:
+        overlay.write_text(
+            json.dumps({"trainer": {"devices": 1}, "data": {"init_args": {"prompts_per_step": 1, **data}}})
+        )
+        settings = read_settings([str(CONFIGS / "grpo_7b.yaml"), str(overlay)])
+        enforce(ALLOWED_PREFIXES)
+        return settings.total_steps
+
+    folders = [str(folder) for folder in shards]
+    assert steps(train=folders[0]) == 10
+    assert steps(train=folders) == 17
+    assert steps(train=[f"{folder}/*.tar" for folder in folders]) == 17
+    assert steps(train=folders[0], train_split=splits[0]) == splits.count(splits[0])
+    assert steps(train=str(tmp_path / "absent")) is None
+    assert steps(train=f"{tmp_path}/absent/*.tar") is None
+
+
+def test_plans_the_demo_without_building_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AVRT_CACHE", str(tmp_path))
+    assert main(["plan", "--json", "--config", str(CONFIGS / "grpo_tiny.yaml")]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["parameters"]["total"] > 100_000
+    assert plan["settings"]["total_steps"] == 60
+    assert not list(tmp_path.iterdir())
+
+
+def test_plans_the_settings_that_fit_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preset = str(CONFIGS / "grpo_7b.yaml")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", preset, "--print_config"])
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    planned, again = (read_settings([file], samples=40_127) for file in (preset, str(printed)))
+    enforce(ALLOWED_PREFIXES)
+    assert again == planned
+    assert (again.stage, again.offload, again.accumulate) == (2, True, 8)
