@@ -127,7 +127,7 @@ def read_settings(
         ("data.batch_size", data["batch_size"]),
     ):
         if value < 1:
-            raise UsageError(f"{name} must be positive, is {value}")
+            raise UsageError(f"{name} must be positive, got {value}")
     prompts_per_step = data.get("prompts_per_step")
     accumulate = trainer["accumulate_grad_batches"]
     if prompts_per_step is not None:
