@@ -349,7 +349,7 @@ def test_the_optimizer_is_moved_by_the_strategy_that_can(student_folder: Path) -
         (["traces_avqa.yaml"], "has no model.optimizer"),
         (["grpo_7b.yaml", "--config", "endless.yaml", "--samples", "99"], "the run has no end: set trainer.max_steps"),
         (["grpo_7b.yaml", "--samples", "31"], "one optimizer step takes 32 prompts, and there are 31"),
-        (["grpo_7b.yaml", "--config", "batch.yaml"], "data.batch_size must be positive, got 0"),
+        (["grpo_7b.yaml", "--config", "batch.yaml"], "data.batch_size: must be a whole number above 0"),
         (["grpo_7b.yaml", "--config", "steps.yaml"], "trainer.accumulate_grad_batches must be positive, got 0"),
         (["grpo_7b.yaml", "--config", "fsdp.yaml"], "trainer.strategy: 'fsdp' is not supported"),
         (
