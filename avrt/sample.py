@@ -90,9 +90,9 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.options) <= len(LETTERS):
-            raise ValueError(f"sample {self.id!r}: needs 2 to {len(LETTERS)} options, has {len(self.options)}")
+            raise ValueError(f"sample {self.id!r}: needs 2 to {len(LETTERS)} options, got {len(self.options)}")
         if isinstance(self.answer, bool) or not isinstance(self.answer, int):
-            raise ValueError(f"sample {self.id!r}: `answer` must be an option's index, is {self.answer!r}")
+            raise ValueError(f"sample {self.id!r}: `answer` must be an option's index, got {self.answer!r}")
         if not 0 <= self.answer < len(self.options):
             raise ValueError(
                 f"sample {self.id!r}: answer index {self.answer} is out of range for its {len(self.options)} options"

@@ -76,7 +76,7 @@ class TrainingCLI(LightningCLI):
         self.config = _parse(parser, args, known)
         seed = self.config[args[0]].seed_everything
         if not isinstance(seed, bool) and not 0 <= (seed or 0) < 2**32:
-            raise UsageError(f"seed_everything: must be a whole number from 0 to {2**32 - 1}, is {seed}")
+            raise UsageError(f"seed_everything: must be a whole number from 0 to {2**32 - 1}, got {seed}")
 
     def before_instantiate_classes(self) -> None:
         """Prepare the run. A test run saves its settings under another name than the training run in its folder."""

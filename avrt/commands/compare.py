@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from avrt.files.atomic import write_atomic
 
     if args.resamples < 100:
-        raise ValueError(f"--resamples must be at least 100, is {args.resamples}")
+        raise ValueError(f"--resamples must be at least 100, got {args.resamples}")
     result = compare(
         args.run_a,
         args.run_b,

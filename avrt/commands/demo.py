@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.serve:
         return _serve(args.port)
     if args.seed < 0:
-        raise ValueError(f"--seed must be 0 or more, is {args.seed}")
+        raise ValueError(f"--seed must be 0 or more, got {args.seed}")
     out = Path(args.out)
     settings = DemoSettings(seed=args.seed)
     if args.make == "clips":
@@ -85,7 +85,7 @@ def _serve(port: int | None) -> int:
 
     port = DEFAULT_PORT if port is None else port
     if not 0 <= port < 2**16:
-        raise ValueError(f"--port must be 0 (any free one) to 65535, is {port}")
+        raise ValueError(f"--port must be 0 (any free one) to 65535, got {port}")
     try:
         serve_demo_models(port, announce)
     except KeyboardInterrupt:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < math.inf:
-            raise UsageError(f"--{name.replace('_', '-')} must be positive, is {value}")
+            raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
     hardware = replace(
         Hardware(),
         peak_tflops=args.peak_tflops,

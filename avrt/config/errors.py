@@ -160,7 +160,7 @@ def _wrong_value(key: str, text: str) -> str:
     if "Subclass types expect one of" in text:
         expected.append("a class, given as `class_path: ...` and `init_args: ...`")
     if expected:
-        return f"{key}: must be {' or '.join(dict.fromkeys(expected))}; is {_given(text)}"
+        return f"{key}: must be {' or '.join(dict.fromkeys(expected))}; got {_given(text)}"
     lines = [line.strip(" -") for line in text.splitlines() if not line.startswith("Parser key")]
     return f"{key}: {lines[lines.index('Errors:') + 1] if 'Errors:' in lines else one_line(' '.join(lines))}"
 

@@ -1,6 +1,6 @@
-"""The config key of a value that a class refuses when it is built.
+"""Maps a constructor's error to the config key that caused it.
 
-Library code raises in its own terms ("temperature must be positive, is 0") and does not know the config file of its
+Library code raises in its own terms ("temperature must be positive, got 0") and does not know the config file of its
 caller. The key is put in front here, where classes are built from a config.
 """
 

@@ -100,24 +100,24 @@ def _to_sample(record: dict[str, Any], split: str) -> Sample:
     key = check_key(str(number))
     question = _first(record, "question")
     if not isinstance(question, str) or not question.strip():
-        raise ValueError(f"the question must be a text, is {question!r}")
+        raise ValueError(f"the question must be a text, got {question!r}")
     if placeholder := PLACEHOLDER.search(question):
         raise ValueError(
             f"the question holds the placeholder {placeholder[0]!r}; put the words of `templ_values` there"
         )
     choices = _first(record, "options")
     if not isinstance(choices, list):
-        raise ValueError(f"the options must be a list, are {choices!r}")
+        raise ValueError(f"the options must be a list, got {choices!r}")
     given = tuple(option if isinstance(option, str) else json.dumps(option) for option in choices)
     options = unlabeled(given)
     name = record.get("video_name")
     if not isinstance(name, str) or not name:
-        raise ValueError(f"`video_name` must be the clip's name as a text, is {name!r}")
+        raise ValueError(f"`video_name` must be the clip's name as a text, got {name!r}")
     if "/" in name or "\\" in name or name in (".", "..") or "\0" in name:
-        raise ValueError(f"`video_name` must be a plain file name without a folder, is {name!r}")
+        raise ValueError(f"`video_name` must be a plain file name without a folder, got {name!r}")
     trace = record.get("av_reasoning")
     if trace is not None and not isinstance(trace, str):
-        raise ValueError(f"`av_reasoning` must be a text, is {trace!r}")
+        raise ValueError(f"`av_reasoning` must be a text, got {trace!r}")
     return Sample(
         id=key,
         question=question,

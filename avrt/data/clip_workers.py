@@ -41,15 +41,15 @@ class ClipSettings:
     def __post_init__(self) -> None:
         # In a reading process, a wrong setting would count as a fault of every clip.
         if self.num_frames < 1:
-            raise ValueError(f"num_frames: must be at least 1, is {self.num_frames}")
+            raise ValueError(f"num_frames: must be at least 1, got {self.num_frames}")
         if not 0 < self.max_audio_seconds < math.inf:
-            raise ValueError(f"max_audio_seconds: must be positive and finite, is {self.max_audio_seconds:g}")
+            raise ValueError(f"max_audio_seconds: must be positive and finite, got {self.max_audio_seconds:g}")
         if self.max_pixels < TOKEN_PIXELS:
-            raise ValueError(f"max_pixels: must be at least {TOKEN_PIXELS} (one vision token), is {self.max_pixels}")
+            raise ValueError(f"max_pixels: must be at least {TOKEN_PIXELS} (one vision token), got {self.max_pixels}")
         if not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(f"jpeg_quality: must be 1 to 100, is {self.jpeg_quality}")
+            raise ValueError(f"jpeg_quality: must be 1 to 100, got {self.jpeg_quality}")
         if self.image_format not in IMAGE_FORMATS:
-            raise ValueError(f"image_format: must be one of {', '.join(IMAGE_FORMATS)}, is {self.image_format!r}")
+            raise ValueError(f"image_format: must be one of {', '.join(IMAGE_FORMATS)}, got {self.image_format!r}")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON values."""

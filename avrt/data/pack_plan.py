@@ -65,7 +65,7 @@ def check_samples(samples: Sequence[Sample]) -> None:
             raise ValueError(f"sample {sample.id!r} occurs twice; every question needs an id of its own")
         seen.add(sample.id)
         if not sample.source or Path(sample.source).name != sample.source:
-            raise ValueError(f"sample {sample.id!r}: `source` must be a plain file name, is {sample.source!r}")
+            raise ValueError(f"sample {sample.id!r}: `source` must be a plain file name, got {sample.source!r}")
 
 
 def prepare(out_dir: Path, settings: dict[str, Any]) -> Path:

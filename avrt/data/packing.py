@@ -90,13 +90,13 @@ class PackOptions:
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers: must be at least 1, is {self.workers}")
+            raise ValueError(f"workers: must be at least 1, got {self.workers}")
         if self.samples_per_shard is not None and self.samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard: must be at least 1, is {self.samples_per_shard}")
+            raise ValueError(f"samples_per_shard: must be at least 1, got {self.samples_per_shard}")
         if not 0 < self.clip_timeout_seconds < math.inf:
-            raise ValueError(f"clip_timeout_seconds: must be positive and finite, is {self.clip_timeout_seconds}")
+            raise ValueError(f"clip_timeout_seconds: must be positive and finite, got {self.clip_timeout_seconds}")
         if not 0 <= self.max_failures <= 1:
-            raise ValueError(f"max_failures: must be a share from 0 to 1, is {self.max_failures}")
+            raise ValueError(f"max_failures: must be a share from 0 to 1, got {self.max_failures}")
 
 
 def pack(

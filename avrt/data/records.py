@@ -101,11 +101,11 @@ def encode_clip(clip: Clip, *, image_format: str = "jpg", jpeg_quality: int = 95
         ValueError: audio beyond full scale, which FLAC would clip, or a waveform or frames of a wrong type.
     """
     if image_format not in IMAGE_FORMATS:
-        raise ValueError(f"image_format: must be one of {', '.join(IMAGE_FORMATS)}, is {image_format!r}")
+        raise ValueError(f"image_format: must be one of {', '.join(IMAGE_FORMATS)}, got {image_format!r}")
     members: dict[str, bytes] = {}
     if clip.frames is not None:
         if clip.frames.dtype != torch.uint8 or clip.frames.ndim != 4 or clip.frames.shape[1] != 3:
-            raise ValueError(f"frames must be uint8 [T, 3, H, W], are {clip.frames.dtype} {list(clip.frames.shape)}")
+            raise ValueError(f"frames must be uint8 [T, 3, H, W], got {clip.frames.dtype} {list(clip.frames.shape)}")
         if len(clip.timestamps) != len(clip.frames):
             raise ValueError(f"{len(clip.frames)} frames have {len(clip.timestamps)} timestamps")
         # Numbers of one width, so that the order of names is the order of frames.
@@ -240,7 +240,7 @@ def _canonical(record: Mapping[str, Any]) -> bytes:
 
 def _encode_flac(waveform: torch.Tensor) -> bytes:
     if waveform.dtype != torch.float32 or waveform.ndim != 1 or not len(waveform):
-        raise ValueError(f"the waveform must be float32 [S], is {waveform.dtype} {list(waveform.shape)}")
+        raise ValueError(f"the waveform must be float32 [S], got {waveform.dtype} {list(waveform.shape)}")
     if not torch.isfinite(waveform).all():
         raise ValueError("the waveform holds values that are not finite")
     peak = float(waveform.abs().max())

@@ -60,7 +60,7 @@ class ShardSet:
         self, shards: ShardPaths, *, split: str | None = None, verify: bool = False, on_error: OnError = "raise"
     ) -> None:
         if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error: must be 'raise' or 'skip', is {on_error!r}")
+            raise ValueError(f"on_error: must be 'raise' or 'skip', got {on_error!r}")
         self.split = split
         self.faults: list[ShardError] = []
         self.keys: list[str] = []

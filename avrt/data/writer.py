@@ -1,4 +1,4 @@
-"""Writing shards: samples to uncompressed tar files that are byte-identical for equal input, and whole or absent."""
+"""Writing shards: samples to uncompressed tar files, deterministic byte for byte and written atomically."""
 
 from __future__ import annotations
 
@@ -126,9 +126,9 @@ class ShardWriter:
         overwrite: bool = False,
     ) -> None:
         if samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard: must be at least 1, is {samples_per_shard}")
+            raise ValueError(f"samples_per_shard: must be at least 1, got {samples_per_shard}")
         if not re.fullmatch(r"[A-Za-z0-9_-]+", prefix):
-            raise ValueError(f"prefix: must be letters, digits, '-' and '_', is {prefix!r}")
+            raise ValueError(f"prefix: must be letters, digits, '-' and '_', got {prefix!r}")
         self.out_dir = Path(out_dir)
         self.prefix = prefix
         self.samples_per_shard = samples_per_shard

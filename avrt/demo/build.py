@@ -54,9 +54,9 @@ def build_demo_clips(
         OSError: a file cannot be written.
     """
     if seed < 0:
-        raise ValueError(f"`seed` must be 0 or more; is {seed}")
+        raise ValueError(f"`seed` must be 0 or more; got {seed}")
     if workers is not None and workers < 1:
-        raise ValueError(f"`workers` must be 1 or more; is {workers}")
+        raise ValueError(f"`workers` must be 1 or more; got {workers}")
     out_dir = Path(out_dir)
     splits = {
         split: plan_questions(plan_clips(split, n_clips, seed), questions_per_clip)

@@ -87,13 +87,13 @@ class ClipContent:
 
     def __post_init__(self) -> None:
         if self.color not in COLORS:
-            raise ValueError(f"`color` must be one of {', '.join(COLORS)}; is {self.color!r}")
+            raise ValueError(f"`color` must be one of {', '.join(COLORS)}; got {self.color!r}")
         if self.pitch not in PITCHES:
-            raise ValueError(f"`pitch` must be one of {', '.join(PITCHES)}; is {self.pitch!r}")
+            raise ValueError(f"`pitch` must be one of {', '.join(PITCHES)}; got {self.pitch!r}")
         if self.split not in SPLITS:
-            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}; is {self.split!r}")
+            raise ValueError(f"`split` must be one of {', '.join(SPLITS)}; got {self.split!r}")
         if self.seed < 0 or self.index < 0:
-            raise ValueError(f"`seed` and `index` must be 0 or more; are {self.seed} and {self.index}")
+            raise ValueError(f"`seed` and `index` must be 0 or more; got {self.seed} and {self.index}")
 
     @property
     def name(self) -> str:

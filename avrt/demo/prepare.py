@@ -137,7 +137,7 @@ class DemoCache:
             self._run(command, "writing traces with the demo's teachers and merger")
 
     def _fine_tune(self, path: Path) -> None:
-        """Run sft_tiny.yaml; the student that it exports is the cold start."""
+        """Run sft_tiny.yaml; the student that it exports is the SFT student."""
         run = self.folder / "sft_run"
         command = stages.fit_command(
             "sft_tiny.yaml",

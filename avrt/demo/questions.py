@@ -139,7 +139,7 @@ def plan_questions(clips: Sequence[ClipContent], questions_per_clip: int) -> lis
         ValueError: `questions_per_clip` is not in 1 to `MAX_QUESTIONS_PER_CLIP`.
     """
     if not 1 <= questions_per_clip <= MAX_QUESTIONS_PER_CLIP:
-        raise ValueError(f"`questions_per_clip` must be 1 to {MAX_QUESTIONS_PER_CLIP}; is {questions_per_clip}")
+        raise ValueError(f"`questions_per_clip` must be 1 to {MAX_QUESTIONS_PER_CLIP}; got {questions_per_clip}")
     questions: list[DemoQuestion] = []
     for start in range(0, len(clips), BLOCK_SIZE):
         block = {(clip.color, clip.pitch): clip for clip in clips[start : start + BLOCK_SIZE]}

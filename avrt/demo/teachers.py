@@ -39,7 +39,7 @@ class VisionTeacher:
         """
         array = np.asarray(frames)
         if array.ndim != 4 or array.shape[1] != 3:
-            raise ValueError(f"`frames` must be [T, 3, height, width]; are {list(array.shape)}")
+            raise ValueError(f"`frames` must be [T, 3, height, width]; got {list(array.shape)}")
         pixels = np.moveaxis(array, 1, -1).reshape(-1, 3).astype(np.float64)
         colored = pixels[np.ptp(pixels, axis=1) >= self.min_chroma]
         if len(colored) < self.min_colored_share * len(pixels):
@@ -74,9 +74,9 @@ class AudioTeacher:
         """
         samples = np.asarray(waveform, dtype=np.float64)
         if samples.ndim != 1:
-            raise ValueError(f"`waveform` must be mono, [S]; is {list(samples.shape)}")
+            raise ValueError(f"`waveform` must be mono, [S]; got {list(samples.shape)}")
         if sampling_rate <= 2 * max(self.pitches.values()):
-            raise ValueError(f"`sampling_rate` must be over {2 * max(self.pitches.values()):.0f}; is {sampling_rate}")
+            raise ValueError(f"`sampling_rate` must be over {2 * max(self.pitches.values()):.0f}; got {sampling_rate}")
         if samples.size == 0 or np.sqrt(np.mean(samples**2)) < self.min_loudness:
             return None
         spectrum = np.abs(np.fft.rfft(samples * np.hanning(samples.size)))

@@ -63,7 +63,7 @@ def build_tiny_tokenizer(corpus: Iterable[str], vocab_size: int = 512) -> Qwen2T
     """
     smallest = len(ByteLevel.alphabet()) + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
-        raise ValueError(f"`vocab_size` must be {smallest} or more (bytes and special tokens); is {vocab_size}")
+        raise ValueError(f"`vocab_size` must be {smallest} or more (bytes and special tokens); got {vocab_size}")
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(SPECIAL_TOKENS),
         initial_alphabet=ByteLevel.alphabet(),

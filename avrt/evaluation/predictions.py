@@ -59,7 +59,7 @@ def read_predictions(path: str | Path, items: Sequence[Item]) -> dict[str, Predi
         elif "id" in row and "text" in row:
             if not isinstance(row["text"], str):
                 raise ValueError(
-                    f"{where}: `text` of {str(row['id'])!r} must be a text, is {json.dumps(row['text'])[:80]}; write "
+                    f"{where}: `text` of {str(row['id'])!r} must be a text, got {json.dumps(row['text'])[:80]}; write "
                     '"" for an empty reply, or leave the entry out where there was none'
                 )
             item_id, prediction = str(row["id"]), Prediction(row["text"], _finish_reason(row, where))
@@ -144,7 +144,7 @@ def _response(row: dict[str, Any], where: str) -> str:
     value = row["resps"]
     while isinstance(value, list):
         if len(value) != 1:
-            raise ValueError(f"{where}: `resps` must have one reply, has {len(value)}")
+            raise ValueError(f"{where}: `resps` must have one reply, got {len(value)}")
         value = value[0]
     if not isinstance(value, str):
         raise ValueError(f"{where}: `resps` must have a reply as text")
@@ -154,5 +154,5 @@ def _response(row: dict[str, Any], where: str) -> str:
 def _finish_reason(row: dict[str, Any], where: str) -> str:
     reason = row.get("finish_reason", "stop")
     if reason not in ("stop", "length"):
-        raise ValueError(f"{where}: `finish_reason` must be 'stop' or 'length', is {reason!r}")
+        raise ValueError(f"{where}: `finish_reason` must be 'stop' or 'length', got {reason!r}")
     return reason

@@ -200,7 +200,7 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
     """
     names = [config.benchmarks] if isinstance(config.benchmarks, str) else list(config.benchmarks)
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"`benchmarks` must list at least one name, and none twice; is {names}")
+        raise ValueError(f"`benchmarks` must list at least one name, and none twice; got {names}")
     if config.shards is not None and config.annotations is not None:
         raise ValueError("`shards` and `annotations` are two sources of questions; give one")
     if config.shards is not None:
@@ -225,7 +225,7 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
 
 def _own_name(names: Sequence[str], key: str) -> str:
     if len(names) != 1 or names[0] == ALL:
-        raise ValueError(f"with `{key}`, `benchmarks` must be one name, for the run's sub-folder; is {names}")
+        raise ValueError(f"with `{key}`, `benchmarks` must be one name, for the run's sub-folder; got {names}")
     if Path(names[0]).name != names[0] or names[0] in (".", ".."):
         raise ValueError(f"`benchmarks`: {names[0]!r} cannot be the name of a folder")
     return names[0]

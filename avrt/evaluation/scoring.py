@@ -116,7 +116,7 @@ def score_run(run: str | Path, *, partial: bool = False) -> list[BenchmarkRun]:
 
 
 def write_scores(scored: BenchmarkRun) -> None:
-    """Write ``records.jsonl`` with the derived part, and ``metrics.json``, each whole or not at all."""
+    """Write ``records.jsonl`` with the derived part, and ``metrics.json``, each atomically."""
     write_records(scored.folder, scored.records)
     text = json.dumps(scored.metrics, indent=2, allow_nan=False) + "\n"
     write_atomic(scored.folder / METRICS_FILE, text.encode())

@@ -66,7 +66,7 @@ def load_server_config(files: Sequence[str | Path], options: Sequence[str] = ())
     with under_key(SERVER):
         config.server.check()
     if not 1 <= config.jpeg_quality <= 100:
-        raise ValueError(f"jpeg_quality: must be 1 to 100, is {config.jpeg_quality}")
+        raise ValueError(f"jpeg_quality: must be 1 to 100, got {config.jpeg_quality}")
     if not 0 < config.max_failed_share <= 1:
-        raise ValueError(f"max_failed_share: must be above 0 and at most 1, is {config.max_failed_share}")
+        raise ValueError(f"max_failed_share: must be above 0 and at most 1, got {config.max_failed_share}")
     return config

@@ -26,7 +26,7 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
         ValueError: not 0 <= correct <= total, or a confidence outside (0, 1).
     """
     if not 0 <= correct <= total:
-        raise ValueError(f"`correct` must be 0 to {total}, is {correct}")
+        raise ValueError(f"`correct` must be 0 to {total}, got {correct}")
     z = _quantile(confidence)
     if total == 0:
         return 0.0, 1.0
@@ -50,7 +50,7 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
         for any n (integer arithmetic).
     """
     if only_first < 0 or only_second < 0:
-        raise ValueError(f"counts must not be negative, are {only_first} and {only_second}")
+        raise ValueError(f"counts must not be negative, got {only_first} and {only_second}")
     n, smaller = only_first + only_second, min(only_first, only_second)
     term, tail = 1, 0
     for k in range(smaller + 1):
@@ -81,7 +81,7 @@ def paired_bootstrap(
     """
     a, b = _outcomes(first), _outcomes(second)
     if a.shape != b.shape or a.size == 0:
-        raise ValueError(f"two models must have outcomes on the same items, have {a.size} and {b.size}")
+        raise ValueError(f"two models must have outcomes on the same items, got {a.size} and {b.size}")
     n = a.size
     gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
     counts = np.random.default_rng(seed).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], size=resamples)
@@ -118,5 +118,5 @@ def _outcomes(values: ArrayLike) -> NDArray[np.bool_]:
 
 def _quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` must be between 0 and 1, is {confidence}")
+        raise ValueError(f"`confidence` must be between 0 and 1, got {confidence}")
     return NormalDist().inv_cdf((1 + confidence) / 2)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, also across a power cut."""
+"""Atomic writing of files, durable across a power cut."""
 
 from __future__ import annotations
 

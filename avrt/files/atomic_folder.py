@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all: filled under a temporary name, then renamed in one step.
+"""Atomic writing of folders: filled under a temporary name, then renamed in one step.
 
 While a folder is being written, its name ends in ``.partial``. A marker file, written last, can list the files with
 their sizes, so that a folder that was copied or deleted in part is recognized.

@@ -1,0 +1,5 @@
+"""The mathematics of GRPO, without trainer or model.
+
+Start in `loss.py` (`LossConfig`, `grpo_loss`); `advantage.py` turns rewards into advantages. The training step around
+them is `lightning_modules.grpo`, and sampling is in `avrt.rollout`.
+"""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 ADVANTAGE_EPSILON = 1e-4
-"""Added to the group's standard deviation; the field's value."""
+"""Added to the group's standard deviation, as in TRL."""
 
 LARGE_REWARD = 1e15
 """Squares of larger rewards come near float32's limit; their statistics are computed in float64."""
@@ -48,7 +48,7 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
     """
     if num_generations < 2:
         raise ValueError(
-            f"num_generations must be 2 or more, is {num_generations}: with one response every advantage is 0"
+            f"num_generations must be 2 or more, got {num_generations}: with one response every advantage is 0"
         )
     if rewards.ndim != 1 or rewards.shape[0] % num_generations:
         raise ValueError(f"rewards of shape {tuple(rewards.shape)} do not split into groups of {num_generations}")
@@ -65,7 +65,7 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
     elif scale_rewards == "none":
         scale = torch.ones((), dtype=rewards.dtype, device=rewards.device)
     else:
-        raise ValueError(f"scale_rewards must be one of {', '.join(get_args(RewardScale))}, is {scale_rewards!r}")
+        raise ValueError(f"scale_rewards must be one of {', '.join(get_args(RewardScale))}, got {scale_rewards!r}")
     advantages = torch.nan_to_num(centered / scale, nan=0.0).flatten()
     group_std = group_std.to(dtype)
     return GroupStatistics(advantages.to(dtype), group_std, torch.isclose(group_std, torch.zeros_like(group_std)))

@@ -20,7 +20,7 @@ SamplingLevel = Literal["token", "sequence"]
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Settings of the objective; names and defaults are the field's.
+    """Settings of the objective; names follow TRL's GRPOConfig (`type` is its ``loss_type``), defaults are the paper's.
 
     Attributes:
         type: reduction of the token losses. ``grpo``: mean over each response's tokens, then over responses. ``bnpo``:
@@ -138,7 +138,7 @@ def grpo_loss(
     elif config.type == "dr_grpo":
         loss = token_loss.sum() / (normalizer.responses * normalizer.max_completion_length)
     else:
-        raise ValueError(f"type must be one of {', '.join(get_args(LossType))}, is {config.type!r}")
+        raise ValueError(f"type must be one of {', '.join(get_args(LossType))}, got {config.type!r}")
     sums.update(_clip_sums(ratio.detach(), advantage, weight, low, high))
     return LossOutput(loss, sums)
 

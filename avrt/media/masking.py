@@ -24,7 +24,7 @@ def mask_clip(sample: Sample, modalities: str) -> Sample:
         ValueError: an unknown mask.
     """
     if modalities not in MODALITY_MASKS:
-        raise ValueError(f"modalities must be one of {', '.join(MODALITY_MASKS)}, is {modalities!r}")
+        raise ValueError(f"modalities must be one of {', '.join(MODALITY_MASKS)}, got {modalities!r}")
     clip = sample.clip
     if clip is None or modalities == "AV":
         return sample

@@ -76,7 +76,7 @@ def read_clip(
     """
     path = Path(path)
     if num_frames < 1:
-        raise ValueError(f"num_frames: must be at least 1, is {num_frames}")
+        raise ValueError(f"num_frames: must be at least 1, got {num_frames}")
     _check_audio_limit(max_audio_seconds)
     with with_path(path):
         with _open(path) as container:
@@ -229,7 +229,7 @@ def _open(path: Path) -> Iterator[av.container.InputContainer]:
 
 def _check_audio_limit(seconds: float) -> None:
     if not 0 < seconds < math.inf:
-        raise ValueError(f"max_audio_seconds: must be positive and finite, is {seconds}")
+        raise ValueError(f"max_audio_seconds: must be positive and finite, got {seconds}")
 
 
 def _check_file(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The stretch of time in which a stream is presented, from the file's header and its packets."""
+"""Presentation interval of a stream, from the file's header and its packets."""
 
 from __future__ import annotations
 

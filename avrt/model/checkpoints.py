@@ -1,4 +1,4 @@
-"""Checkpoints on disk: whole or absent, found again, and never able to run code.
+"""Checkpoints on disk: written atomically, found by step, and loaded without running code.
 
 A checkpoint is a file (plain training) or a folder that several processes write (DeepSpeed). Both take their name by a
 rename when they are complete. A folder also has a marker that lists its files, written last, so that a folder that was

@@ -45,7 +45,7 @@ def chunked_logprobs(
         float64 when `hidden` is. Under autocast the head multiplies in autocast's type, as any linear layer.
     """
     if chunk_rows < 0:
-        raise ValueError(f"chunk_rows must be 0 (no chunks) or positive, is {chunk_rows}")
+        raise ValueError(f"chunk_rows must be 0 (no chunks) or positive, got {chunk_rows}")
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         # The backward pass runs outside of autocast and must reproduce the logits of the forward pass.

@@ -56,7 +56,7 @@ def export(
     config: str | Path | None = None,
     student_path: str | None = None,
 ) -> Path:
-    """Write the student of a checkpoint to the folder `out`, whole or not at all.
+    """Write the student of a checkpoint to the folder `out`, atomically.
 
     Args:
         run_or_checkpoint: a run's folder (for its last complete checkpoint) or one checkpoint.

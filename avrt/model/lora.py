@@ -34,7 +34,7 @@ class LoRAConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"lora.rank must be positive, is {self.rank}")
+            raise ValueError(f"lora.rank must be positive, got {self.rank}")
         unknown = set(self.target_modules) - set(LANGUAGE_MODEL_MATRICES)
         if unknown or not self.target_modules:
             raise ValueError(

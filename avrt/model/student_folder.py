@@ -1,4 +1,4 @@
-"""Folders of exported students on disk: whole or absent, and the only folders that an export may replace.
+"""Folders of exported students on disk: written atomically, and the only folders that an export may replace.
 
 A marker lists the files of a finished folder with their sizes. It shows that this project wrote the folder, so that a
 later run may replace it. A folder without a marker, with a file that the marker does not list, or with a file of

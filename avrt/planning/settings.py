@@ -125,7 +125,7 @@ def read_settings(
         ("trainer.accumulate_grad_batches", trainer["accumulate_grad_batches"]),
     ):
         if value < 1:
-            raise UsageError(f"{name} must be positive, is {value}")
+            raise UsageError(f"{name} must be positive, got {value}")
     prompts_per_step = data.get("prompts_per_step")
     accumulate = trainer["accumulate_grad_batches"]
     if prompts_per_step is not None:

@@ -10,7 +10,7 @@ from avrt.text.answers import parse
 
 
 class AccuracyReward(RewardCallback):
-    """1 if the reply's answer, stripped, is the gold letter, else 0.
+    """1 if the completion's answer, stripped, is the gold letter, else 0.
 
     It needs one complete answer pair and ignores the rest of the format: profile ``paper`` of `avrt.text.answers`.
     """

@@ -1,4 +1,4 @@
-"""Format reward (Eq. 4): 1 for a reply of one think pair followed by one answer pair, with nothing else."""
+"""Format reward (Eq. 4): 1 for a completion of one think pair followed by one answer pair, with nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from avrt.text.answers import is_formatted
 
 
 class FormatReward(RewardCallback):
-    """1 if the whole reply is ``<think>...</think>`` and ``<answer>...</answer>``, else 0; see `is_formatted`."""
+    """1 if the whole completion is ``<think>...</think>`` and ``<answer>...</answer>``, else 0; see `is_formatted`."""
 
     name = "format"
 

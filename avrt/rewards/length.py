@@ -1,4 +1,4 @@
-"""Length reward (Eq. 6): thinking of a wanted length."""
+"""Length reward (Eq. 6): reasoning near a target length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LengthReward(RewardCallback):
     paper prints ``min(0, ...)``, read here as ``min(1, ...)``, and gives no bonus; 0.2 is this project's choice.
 
     Args:
-        mu: wanted number of words.
+        mu: target number of words.
         sigma: width of the bell curve around `mu`, in words.
         w_min: fewest words that get the bonus.
         w_max: most words that get the bonus.
@@ -43,7 +43,7 @@ class LengthReward(RewardCallback):
     ) -> None:
         super().__init__(weight=weight, name=name)
         if not (math.isfinite(mu) and math.isfinite(sigma) and sigma > 0):
-            raise ValueError(f"LengthReward: sigma must be above 0 and mu finite; are {sigma} and {mu}")
+            raise ValueError(f"LengthReward: sigma must be above 0 and mu finite; got {sigma} and {mu}")
         if w_min > w_max:
             raise ValueError(f"LengthReward: w_min is {w_min}, above w_max {w_max}; set w_min <= w_max")
         if not 0 <= bonus <= 1:

@@ -1,4 +1,4 @@
-"""Metrics of a rollout, under the field's names (docs/metrics.md). No trainer needed."""
+"""Metrics of a rollout, under TRL's names (docs/metrics.md). No trainer needed."""
 
 from __future__ import annotations
 

@@ -119,8 +119,8 @@ def checked_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
     limit = chosen.get("max_tokens")
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise ValueError(
-            f"sampling.max_tokens: must be a whole number above 0, is {limit!r}; servers' own defaults may cut replies "
-            "after 16 tokens"
+            f"sampling.max_tokens: must be a whole number above 0, got {limit!r}; servers' own defaults may cut "
+            "replies after 16 tokens"
         )
     if chosen.get("n", 1) != 1 or chosen.get("stream"):
         raise ValueError("sampling: `n` must be 1 and `stream` false, because a call has one reply that is read whole")

@@ -1,5 +1,7 @@
-"""HTTP for the `openai` client with aiohttp, whose parser is compiled and whose pool costs the same for 8 connections
-as for 800. The client's own transport is pure Python and costs more than everything else in a call.
+"""aiohttp-based transport for the `openai` client.
+
+The client's own transport is pure Python and costs more than everything else in a call. aiohttp's parser is compiled,
+and its pool costs the same for 8 connections as for 800.
 
 openai has such a transport too (its extra ``aiohttp``), but reports a broken connection as a connection timeout; here
 the two are different, see `avrt.servers.failures`.

@@ -157,9 +157,9 @@ def parse(
     """
     options = sample_or_options.options if isinstance(sample_or_options, Sample) else sample_or_options
     if isinstance(options, str) or not 2 <= len(options) <= len(LETTERS):
-        raise ValueError(f"`sample_or_options` must be a Sample or 2 to {len(LETTERS)} option texts, is {options!r}")
+        raise ValueError(f"`sample_or_options` must be a Sample or 2 to {len(LETTERS)} option texts, got {options!r}")
     if profile not in get_args(Profile):
-        raise ValueError(f"`profile` must be one of {', '.join(get_args(Profile))}, is {profile!r}")
+        raise ValueError(f"`profile` must be one of {', '.join(get_args(Profile))}, got {profile!r}")
     cut = finish_reason == "length"
     parsed = _parse_paper(text, options) if profile == "paper" else _parse_robust(text, options, cut)
     if cut and parsed.letter is None and parsed.reason in _EXPLAINED_BY_CUT:

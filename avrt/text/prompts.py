@@ -58,7 +58,7 @@ DEFAULT = PromptTemplate()
 def question_text(sample: Sample, *, answer_format: AnswerFormat = "tags", template: PromptTemplate = DEFAULT) -> str:
     """The question, one line per option, and how to answer; empty parts of the template add no line."""
     if answer_format not in get_args(AnswerFormat):
-        raise ValueError(f"`answer_format` must be one of {', '.join(get_args(AnswerFormat))}, is {answer_format!r}")
+        raise ValueError(f"`answer_format` must be one of {', '.join(get_args(AnswerFormat))}, got {answer_format!r}")
     options = [
         template.option_line.format(letter=letter, text=text)
         for letter, text in zip(sample.letters, sample.options, strict=True)
@@ -99,7 +99,7 @@ def build_messages(
     """
     unknown = set(modalities) - {"video", "image", "audio"}
     if unknown or {"video", "image"} <= set(modalities):
-        raise ValueError(f"`modalities` must be from video or image, and audio; are {sorted(modalities)}")
+        raise ValueError(f"`modalities` must be from video or image, and audio; got {sorted(modalities)}")
     content: list[dict[str, Any]] = [{"type": kind} for kind in ("video", "image", "audio") if kind in modalities]
     content.append({"type": "text", "text": question_text(sample, answer_format=answer_format, template=template)})
     system = template.system if system_prompt is None else system_prompt
@@ -117,7 +117,7 @@ def format_target(think: str, letter: str) -> str:
         ValueError: `letter` is not one capital letter, or `think` contains one of the tags.
     """
     if len(letter) != 1 or letter not in LETTERS:
-        raise ValueError(f"the answer must be one capital letter, is {letter!r}")
+        raise ValueError(f"the answer must be one capital letter, got {letter!r}")
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
         if tag in think:
             raise ValueError(f"the thinking must not contain {tag}: the target would break its own format")

@@ -110,11 +110,11 @@ class TracesConfig:
                 if config.preset is not None and name not in (allowed := PRESETS[config.preset].stages):
                     raise ValueError(f"preset: {config.preset!r} is a model for {', '.join(allowed)}")
         if self.val_share is not None and not 0 <= self.val_share < 1:
-            raise ValueError(f"val_share: must be 0 or more and below 1, or null; is {self.val_share}")
+            raise ValueError(f"val_share: must be 0 or more and below 1, or null; got {self.val_share}")
         if not 0 < self.max_failed_share <= 1:
-            raise ValueError(f"max_failed_share: must be above 0 and at most 1, is {self.max_failed_share}")
+            raise ValueError(f"max_failed_share: must be above 0 and at most 1, got {self.max_failed_share}")
         if self.max_teacher_chars < 200:
-            raise ValueError(f"max_teacher_chars: must be 200 or more, is {self.max_teacher_chars}")
+            raise ValueError(f"max_teacher_chars: must be 200 or more, got {self.max_teacher_chars}")
 
 
 def load_config(files: Sequence[str | Path], options: Sequence[str] = ()) -> TracesConfig:

@@ -1,4 +1,4 @@
-"""The last step: from ledger and input shards to the shards that fine-tuning reads. Equal input gives equal bytes."""
+"""The last step: from ledger and input shards to the shards that fine-tuning reads. Deterministic."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def run_traces(
     if unknown := sorted(set(steps) - set(STEPS)):
         raise ValueError(f"steps: {', '.join(unknown)} is none of {', '.join(STEPS)}")
     if workers < 1:
-        raise ValueError(f"workers: must be 1 or more, is {workers}")
+        raise ValueError(f"workers: must be 1 or more, got {workers}")
     calling = [stage for stage in STAGES if stage in steps]
     for stage in calling:
         with under_key(stage):

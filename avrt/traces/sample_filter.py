@@ -3,11 +3,11 @@
 ================ ====================================== =====================================================
 variant          samples                                target
 ================ ====================================== =====================================================
-``merged``       both teachers right, merger formatted  the merger's reply
-                 and right
+``merged``       both teachers right, merge             the merger's reply
+                 well-formatted and correct
 ``audio_only``   both teachers right                    the audio teacher's reasoning, its answer
 ``vision_only``  both teachers right                    the vision teacher's reasoning, its answer
-``unfiltered``   merger formatted, whoever is right     the merger's reply, with its own answer
+``unfiltered``   merge well-formatted, right or wrong   the merger's reply, with its own answer
 ``answer_only``  as ``merged``                          the bare letter
 ``format_only``  as ``merged``                          tags around filler without content, and the letter
 ================ ====================================== =====================================================

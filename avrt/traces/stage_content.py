@@ -70,7 +70,7 @@ def build_file_content(
 
 
 def flac_to_wav(data: bytes) -> bytes:
-    """16-bit FLAC to 16-bit WAV, without loss; equal input gives equal bytes."""
+    """16-bit FLAC to 16-bit WAV, without loss; deterministic."""
     samples, rate = soundfile.read(io.BytesIO(data), dtype="int16", always_2d=True)
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")

@@ -27,9 +27,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def __init__(self, every_n_steps: int = 50, keep: int = 2, dirpath: str | None = None) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be positive, is {every_n_steps}")
+            raise ValueError(f"every_n_steps must be positive, got {every_n_steps}")
         if keep == 0 or keep < -1:
-            raise ValueError(f"keep must be positive, or -1 for all; is {keep}")
+            raise ValueError(f"keep must be positive, or -1 for all; got {keep}")
         super().__init__(
             dirpath=dirpath,
             filename="step={step:07d}",

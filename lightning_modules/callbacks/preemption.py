@@ -46,7 +46,7 @@ class PreemptionCallback(Callback):
                 raise ValueError(f"signals: {name!r} is not a signal, such as SIGTERM")
             self.signals.append(signal.Signals[name])
         if not 1 <= exit_status <= 125:
-            raise ValueError(f"exit_status must be 1 to 125, is {exit_status}")
+            raise ValueError(f"exit_status must be 1 to 125, got {exit_status}")
         self.exit_status = exit_status
         self.received: signal.Signals | None = None
         self._leaving = False

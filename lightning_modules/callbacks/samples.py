@@ -56,7 +56,7 @@ class SampleTable(Callback):
     def __init__(self, every_n_steps: int = 10, num_best: int = 3, num_worst: int = 3) -> None:
         super().__init__()
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, is {every_n_steps}")
+            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         if num_best < 0 or num_worst < 0 or num_best + num_worst == 0:
             raise ValueError(
                 f"num_best ({num_best}) and num_worst ({num_worst}) must be 0 or more, and one of them positive"
@@ -154,7 +154,7 @@ def completion_table(rollout: Rollout, indices: Sequence[int], labels: Sequence[
             *(f"{name} {_number(values[i])}" for name, values in rewards.by_name.items()),
             f"advantage {_number(rollout.statistics.advantages[i], '+.2f')}",
         ]
-        rows.append(["\n".join(scores), _question(completion.sample), _reply(completion)])
+        rows.append(["\n".join(scores), _question(completion.sample), _completion(completion)])
     return markdown_table(["scores", "question", "completion"], rows)
 
 
@@ -165,7 +165,7 @@ def validation_table(completions: Sequence[Completion]) -> str:
         parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
         verdict = "right" if completion.sample.is_right(parsed.letter) else "wrong"
         reading = [verdict, f"answer {parsed.letter or 'none'}", f"form {parsed.reason.value}"]
-        rows.append(["\n".join(reading), _question(completion.sample), _reply(completion)])
+        rows.append(["\n".join(reading), _question(completion.sample), _completion(completion)])
     return markdown_table(["reading", "question", "completion"], rows)
 
 
@@ -222,7 +222,7 @@ def _question(sample: Sample) -> str:
     return wrap("\n".join([sample.question, *options, f"gold {sample.gold}"]), QUESTION_COLUMNS)
 
 
-def _reply(completion: Completion) -> str:
+def _completion(completion: Completion) -> str:
     cut = " [cut at the token limit]" if completion.finish_reason == "length" else ""
     return wrap(completion.text + cut, COMPLETION_COLUMNS)
 

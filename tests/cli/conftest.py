@@ -25,7 +25,7 @@ PACKAGE = """
 
         def __post_init__(self):
             if self.warmup_steps < 0:
-                raise ValueError(f"warmup_steps must be 0 or more, is {self.warmup_steps}")
+                raise ValueError(f"warmup_steps must be 0 or more, got {self.warmup_steps}")
 
 
     class Module(pl.LightningModule):
@@ -44,7 +44,7 @@ PACKAGE = """
             if model != "tiny":
                 raise ValueError(f"model: there is no model {model!r}; use 'tiny'")
             if beta < 0:
-                raise ValueError(f"`beta` must be 0 or more, is {beta:g}")
+                raise ValueError(f"`beta` must be 0 or more, got {beta:g}")
             if fault == "bug in init":
                 raise TypeError("a fault of the program")
             if fault == "chained in init":
@@ -90,7 +90,7 @@ PACKAGE = """
     class Reward(pl.Callback):
         def __init__(self, weight: float = 1.0):
             if weight <= 0:
-                raise ValueError(f"weight must be positive, is {weight:g}")
+                raise ValueError(f"weight must be positive, got {weight:g}")
             print(f"reward of weight {weight}")
 """
 

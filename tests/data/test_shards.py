@@ -1,4 +1,4 @@
-"""Shards: equal input gives equal bytes, what is read is what was written, and nothing damaged or hostile gets in."""
+"""Shards: deterministic, read back as written, and nothing damaged or hostile gets in."""
 
 import hashlib
 import io

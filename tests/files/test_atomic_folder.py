@@ -1,4 +1,4 @@
-"""Folders appear whole or not at all."""
+"""Atomic writing of folders."""
 
 from __future__ import annotations
 

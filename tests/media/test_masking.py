@@ -53,5 +53,5 @@ def test_prompts_keep_their_tokens_and_positions(student_folder: Path, mask: str
 
 
 def test_unknown_mask() -> None:
-    with pytest.raises(ValueError, match=r"AV, A, V, is 'B'"):
+    with pytest.raises(ValueError, match=r"AV, A, V, got 'B'"):
         mask_clip(make_sample(), "B")

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, also after kills and full disks, and never run code."""
+"""Checkpoints are atomic, also after kills and full disks, and never run code."""
 
 from __future__ import annotations
 

@@ -271,7 +271,7 @@ def test_the_optimizer_is_moved_by_the_strategy_that_can(student_folder: Path) -
         (["grpo_7b.yaml", "--config", "endless.yaml", "--samples", "99"], "the run has no end: set trainer.max_steps"),
         (["grpo_7b.yaml", "--samples", "31"], "one optimizer step takes 32 prompts, and there are 31"),
         (["grpo_7b.yaml", "--config", "batch.yaml"], "data.batch_size: must be a whole number above 0"),
-        (["grpo_7b.yaml", "--config", "steps.yaml"], "trainer.accumulate_grad_batches must be positive, is 0"),
+        (["grpo_7b.yaml", "--config", "steps.yaml"], "trainer.accumulate_grad_batches must be positive, got 0"),
         (["grpo_7b.yaml", "--config", "fsdp.yaml"], "trainer.strategy: 'fsdp' is not supported"),
         (
             ["grpo_7b.yaml", "--config", "misspelt.yaml"],
@@ -279,8 +279,8 @@ def test_the_optimizer_is_moved_by_the_strategy_that_can(student_folder: Path) -
         ),
         (["grpo_7b.yaml", "--config", "auto.yaml"], "trainer.devices is 'auto', which depends on the machine"),
         (["grpo_7b.yaml", "--student", "no/such"], "'no/such'"),
-        (["grpo_7b.yaml", "--bandwidth", "0"], "--bandwidth must be positive, is 0.0"),
-        (["grpo_7b.yaml", "--gpu-memory", "nan"], "--gpu-memory must be positive, is nan"),
+        (["grpo_7b.yaml", "--bandwidth", "0"], "--bandwidth must be positive, got 0.0"),
+        (["grpo_7b.yaml", "--gpu-memory", "nan"], "--gpu-memory must be positive, got nan"),
         (
             ["grpo_7b.yaml", "--config", str(CONFIGS / "overlays" / "zero3.yaml")],
             "trainer.strategy: ZeRO-3 does not support GRPO",

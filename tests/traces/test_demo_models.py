@@ -160,7 +160,7 @@ def test_a_port_that_cannot_be_listened_on_is_named(capsys: pytest.CaptureFixtur
         assert main(["demo", "--serve", "--port", str(port)]) == 1
     assert f"--port {port}: Address already in use; choose another one" in capsys.readouterr().err
     assert main(["demo", "--serve", "--port", "70000"]) == 1
-    assert "--port must be 0 (any free one) to 65535, is 70000" in capsys.readouterr().err
+    assert "--port must be 0 (any free one) to 65535, got 70000" in capsys.readouterr().err
     assert main(["demo", "--port", "8790"]) == 1
     assert "--port: needs --serve" in capsys.readouterr().err
 

@@ -1,11 +1,12 @@
-"""The paper's eight benchmarks, read from their authors' own files.
+"""The paper's benchmarks, read from their authors' own files: one for each column of its Table 3.
+
+RivaBench has two columns, and AVQA is in-domain.
 
 >>> items = BENCHMARKS["dailyomni"].load("data")
 >>> missing = [item for item in items if item.missing]
 
-Every question is an item, whether or not its media exist: an item that cannot be shown counts as wrong and does not
-    make
-the benchmark smaller.
+Every question is an item, whether or not its media exist: an item without media counts as wrong, so the benchmark does
+not become smaller.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def get_benchmark(name: str) -> Benchmark:
         ValueError: no benchmark has it.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"`benchmark` must be one of {', '.join(BENCHMARKS)}, is {name!r}")
+        raise ValueError(f"`benchmark` must be one of {', '.join(BENCHMARKS)}, got {name!r}")
     return BENCHMARKS[name]
 
 

@@ -229,7 +229,7 @@ def option_texts(choices: Any) -> tuple[str, ...]:
         ValueError: not a list.
     """
     if not isinstance(choices, Iterable) or isinstance(choices, str | dict):
-        raise ValueError(f"the options must be a list, are {choices!r}")
+        raise ValueError(f"the options must be a list, got {choices!r}")
     return tuple(option if isinstance(option, str) else json.dumps(option) for option in choices)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks' own scoring rules, with their faults.
+"""The benchmarks' own scoring rules, bugs included.
 
 Each rule takes a record's raw part and returns whether the benchmark's script would count the reply as right, or None
 if the script leaves the item out of its denominator. They behave as their authors wrote them, so that scores are

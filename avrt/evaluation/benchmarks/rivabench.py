@@ -68,7 +68,7 @@ def _conversation(row: dict[str, Any]) -> tuple[str, list[str], Any]:
     """Question, labelled options and gold letter of a human turn and the reply to it."""
     turns = row["conversations"]
     if len(turns) < 2:
-        raise ValueError(f"`conversations` needs a question and its answer, has {len(turns)} turns")
+        raise ValueError(f"`conversations` needs a question and its answer, got {len(turns)} turns")
     lines = [line.strip() for line in _PLACEHOLDER.sub("", turns[0]["value"]).strip().splitlines()]
     question: list[str] = []
     options: list[str] = []

@@ -58,7 +58,7 @@ class RunInfo:
     def __post_init__(self) -> None:
         for name, allowed in (("modalities", Modalities), ("answer_format", AnswerFormat), ("profile", Profile)):
             if getattr(self, name) not in get_args(allowed):
-                raise ValueError(f"`{name}` must be one of {', '.join(get_args(allowed))}, is {getattr(self, name)!r}")
+                raise ValueError(f"`{name}` must be one of {', '.join(get_args(allowed))}, got {getattr(self, name)!r}")
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:

@@ -140,7 +140,7 @@ def test_a_hanging_process_ends_the_run(fork_server: ForkServer, assets: Assets,
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"signals": ["SIGNO"]}, "'SIGNO' is not a signal"), ({"exit_status": 0}, "exit_status must be 1 to 125, is 0")],
+    [({"signals": ["SIGNO"]}, "'SIGNO' is not a signal"), ({"exit_status": 0}, "exit_status must be 1 to 125, got 0")],
 )
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
