@@ -83,6 +83,8 @@ def serve() -> None:
 
 def become(request: dict[str, Any]) -> None:
     """Give this process the state of a program that was started normally."""
+    # A shell starts background jobs with Ctrl-C ignored, and so would run these programs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.setsid()
     os.chdir(request["cwd"])
     os.environ.clear()

@@ -47,6 +47,8 @@ def interrupt(words: list[str], wait: float, until: str = "", cwd: Path | None =
         env=environment(),
         cwd=cwd,
         start_new_session=True,
+        # A shell starts background jobs with Ctrl-C ignored, and so would run these tests.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while until and not any(until in words for words in processes(process.pid).values()):
         assert process.poll() is None

@@ -12,6 +12,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from avrt.config.class_paths import allowed_prefixes, enforce
 from avrt.config.errors import distil
 from avrt.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ShareBelowOne, TwoOrMore
 
@@ -36,6 +37,7 @@ class Owner:
 
 
 def parser() -> ArgumentParser:
+    enforce(allowed_prefixes(["tests"]))  # the policy of the process, which other tests may have set
     made = ArgumentParser(exit_on_error=False)
     made.add_subclass_arguments(Owner, "owner")
     return made
