@@ -57,7 +57,8 @@ GROUPS = {
 }
 """Own commands by group: name to (module, help line). A module has ``add_arguments(parser)`` and ``run(args) -> int``,
 and imports only the standard library at its top. ``args.settings`` holds the unknown options of a module that sets
-``TAKES_SETTINGS``; ``args.main`` is `main`, for a command that runs others."""
+``TAKES_SETTINGS``; ``args.main`` is `main`, for a command that runs others; ``args.allowed_classes`` is what
+``--allow-classes`` names."""
 
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
@@ -128,7 +129,7 @@ def _dispatch(words: list[str]) -> int:
     if name in TRAINING:
         return _train(name, rest, extra_prefixes)
     if name in COMMANDS:
-        return _run_command(name, rest)
+        return _run_command(name, rest, extra_prefixes)
     if name.startswith("-"):
         raise UsageError(f"the command comes first, then {name}: {PROGRAM} COMMAND {name} ... (see {PROGRAM} --help)")
     near = difflib.get_close_matches(name, [*TRAINING, *COMMANDS], n=1)
@@ -196,7 +197,7 @@ def _train(name: str, arguments: list[str], extra_prefixes: Sequence[str]) -> in
     return OK
 
 
-def _run_command(name: str, arguments: list[str]) -> int:
+def _run_command(name: str, arguments: list[str], extra_prefixes: Sequence[str]) -> int:
     module_name, line = COMMANDS[name]
     module = importlib.import_module(module_name)
     parser = _CommandParser(
@@ -212,7 +213,7 @@ def _run_command(name: str, arguments: list[str]) -> int:
     else:
         _refuse_unknown_options(parser, arguments)
         args = parser.parse_args(arguments)
-    args.main = main
+    args.main, args.allowed_classes = main, extra_prefixes
     return module.run(args)
 
 

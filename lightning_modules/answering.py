@@ -61,7 +61,10 @@ class AnsweringModule(LightningModule):
     def configure_model(self) -> None:
         """Load the student once, then connect the data module. Lightning has set up device and precision by now."""
         if self.student is None:
-            self.student = Student.load(self.student_config)
+            try:
+                self.student = Student.load(self.student_config)
+            except ValueError as error:
+                raise ValueError(f"model.{error}") from error  # it names student.path
             if self.lora_config is not None:
                 add_lora(self.student, self.lora_config)
             self._frozen = frozen_fingerprint(self.student)

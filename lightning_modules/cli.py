@@ -9,7 +9,8 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import is_dataclass
+from typing import Any, get_type_hints
 
 from avrt.config.library_warnings import silence_libraries
 
@@ -19,6 +20,7 @@ import lightning.pytorch as pl  # noqa: E402
 import torch  # noqa: E402
 from jsonargparse import ArgumentParser, Namespace, capture_parser  # noqa: E402
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI  # noqa: E402
+from lightning.pytorch.strategies import StrategyRegistry  # noqa: E402
 from lightning.pytorch.utilities.exceptions import MisconfigurationException  # noqa: E402
 from lightning.pytorch.utilities.model_helpers import is_overridden  # noqa: E402
 
@@ -28,7 +30,7 @@ from avrt.config.key_paths import Refused, instantiate, locate  # noqa: E402
 from avrt.config.numbers import PositiveInt  # noqa: E402
 from avrt.config.strategies import check_strategy_name  # noqa: E402
 from lightning_modules.run_lock import opened  # noqa: E402
-from lightning_modules.trainer_defaults import TRAINER_DEFAULTS, complete_trainer, with_output_dir  # noqa: E402
+from lightning_modules.trainer_defaults import TRAINER_DEFAULTS, check_loggers, complete_trainer, with_output_dir  # noqa: E402
 
 NO_GPU = (
     "trainer.accelerator: is gpu, and torch finds no GPU here; set it to cpu, or try the whole run with a tiny student "
@@ -119,6 +121,7 @@ class TrainingCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> pl.Trainer:
         output_dir = self._get(self.config_init, "output_dir")
+        check_loggers(config.get("logger"), self._get(self.config, "output_dir"))
         added = complete_trainer(str(self.subcommand), config, output_dir, self.model, self.datamodule)
         return super()._instantiate_trainer(config, [*callbacks, *added])
 
@@ -193,10 +196,28 @@ def _parse(reader: ArgumentParser, words: list[str], known: Iterable[str]) -> Na
     trainer = settings[words[0]].trainer
     if not isinstance(trainer, Namespace):
         raise UsageError("trainer: must be a mapping of settings, such as max_steps: 10")
+    _check_groups(settings[words[0]])
     strategy = trainer.strategy
     if isinstance(strategy, str):
-        check_strategy_name(strategy)  # Lightning's own check comes after everything else is built
+        # Lightning's own check comes after everything else is built.
+        check_strategy_name(strategy, StrategyRegistry.available_strategies())
     return settings
+
+
+def _check_groups(settings: Namespace) -> None:
+    """Refuse an empty group, such as ``loss:`` with nothing below it, where a class needs its settings."""
+    for section in ("model", "data"):
+        given = settings.get(section)
+        if not isinstance(given, Namespace) or not isinstance(given.get("init_args"), Namespace):
+            continue
+        module, _, name = given.class_path.rpartition(".")
+        for argument, hint in get_type_hints(getattr(sys.modules[module], name).__init__).items():
+            value = given.init_args.get(argument)
+            if is_dataclass(hint) and not isinstance(value, Namespace):
+                shown = "is empty" if value is None else f"is {value!r}"
+                raise UsageError(
+                    f"{section}.{argument}: {shown}; put its settings below it, or leave the key out for the defaults"
+                )
 
 
 def _start(words: Sequence[str], prepare: Prepare = lambda settings: None) -> None:

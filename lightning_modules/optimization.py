@@ -57,7 +57,11 @@ def rate_factor(step: int, config: OptimizerConfig, total_steps: int) -> float:
     if config.schedule == "constant":
         return 1.0
     progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
-    return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    if config.schedule == "linear":
+        return 1 - progress
+    if config.schedule != "cosine":
+        raise ValueError(f"schedule must be cosine, linear or constant, got {config.schedule!r}")
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, config: OptimizerConfig, total_steps: int) -> LambdaLR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -9,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
+from avrt.config.errors import UsageError
 from datamodules.base import ShardDataModule
 from lightning_modules.callbacks import EvaluationProgress, Overview, RunCheckpoint, Throughput, TrainingProgress
 from lightning_modules.callbacks.evaluation_progress import MeasuresAccuracy
@@ -47,6 +49,25 @@ def _replaced(value: Any, folder: str) -> Any:
     if isinstance(value, str) and value.startswith(OUTPUT_DIR):
         return folder + value.removeprefix(OUTPUT_DIR)
     return value
+
+
+def check_loggers(loggers: Any, output_dir: str | None) -> None:
+    """Refuse a logger that writes elsewhere: checkpoints and exports follow the logger's folder.
+
+    Args:
+        loggers: as built: one, a list, a switch, or None.
+        output_dir: as given in the config; None if it is not, and then a logger's own folder is the run's.
+
+    Raises:
+        UsageError: names both keys.
+    """
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        folder = (getattr(logger, "log_dir", None) or logger.save_dir) if isinstance(logger, Logger) else None
+        if output_dir and folder and not Path(folder).resolve().is_relative_to(Path(output_dir).resolve()):
+            raise UsageError(
+                f"trainer.logger.save_dir: {folder} is not below output_dir ({output_dir}), where everything that a "
+                "run writes goes; remove one of the two"
+            )
 
 
 def complete_trainer(
@@ -100,7 +121,9 @@ def best_checkpoint() -> ModelCheckpoint:
 
 
 def _replaces(listed: Callback, default: Callback) -> bool:
-    """Whether a listed callback is of the class of a default one. `RunCheckpoint` does not replace its base."""
+    """Whether a listed callback replaces a default one: the same class, or for the best checkpoint the same metric."""
     if isinstance(default, ProgressBar):
         return isinstance(listed, ProgressBar)
-    return isinstance(listed, type(default)) and isinstance(listed, RunCheckpoint) == isinstance(default, RunCheckpoint)
+    if isinstance(default, ModelCheckpoint) and not isinstance(default, RunCheckpoint):
+        return isinstance(listed, ModelCheckpoint) and listed.monitor == default.monitor
+    return isinstance(listed, type(default))

@@ -66,7 +66,15 @@ def run(args: argparse.Namespace) -> int:
             locate_demo_paths(config, Path(folder) / "demo_student")
 
         try:
-            settings = read_settings(args.config, args.devices, args.nodes, args.student, *numbers, prepare=prepare)
+            settings = read_settings(
+                args.config,
+                args.devices,
+                args.nodes,
+                args.student,
+                *numbers,
+                prepare=prepare,
+                allowed_classes=args.allowed_classes,
+            )
         except ValueError as error:  # status 1 means that a run does not fit
             raise UsageError(describe(error)) from error
         plan = make_plan(settings, hardware, args.gpu_memory, args.host_memory)

@@ -151,6 +151,10 @@ def _wrong_value(key: str, text: str) -> str:
     kind = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text)
     if kind:
         return f"{key}: {kind[1]} is not a {kind[2]}"
+    if "NestedArg(key=" in text:
+        return f"{key}: is a name, which takes no settings of its own; write class_path and init_args below it instead"
+    if section := re.search(r"Unexpected config: (\w+):", text):
+        return f"{section[1]}: must be a mapping of settings; got nothing or a single value"
     expected: list[str] = []
     pattern = r"Literal\[([^\]]+)\]|Not of type (\w+): (?:must be ([^.\n]+))?|Expected an? <class '(\w+)"
     for literals, restricted, wording, name in re.findall(pattern, text):

@@ -7,6 +7,7 @@ Lightning's DeepSpeed divides accumulated losses twice.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from avrt.config.errors import UsageError, suggest
@@ -22,13 +23,18 @@ CHOICES = f"auto, ddp, {', '.join(STRATEGIES)}"
 """The supported names, for messages."""
 
 
-def check_strategy_name(name: str) -> None:
+def check_strategy_name(name: str, registered: Iterable[str]) -> None:
     """Refuse a name that is neither the project's own, nor ``auto``, nor one of Lightning's DDP strategies.
+
+    Args:
+        name: as in the config.
+        registered: all names that Lightning knows.
 
     Raises:
         UsageError: with a near name, and the names to choose from.
     """
-    if name in ("auto", *STRATEGIES) or name == "ddp" or name.startswith("ddp_"):
+    known = ["auto", *STRATEGIES, *(other for other in registered if other.startswith("ddp"))]
+    if name in known:
         return
-    fix = suggest(name, ("auto", "ddp", *STRATEGIES)) or f"; set it to one of {CHOICES}"
+    fix = suggest(name, known) or f"; set it to one of {CHOICES}"
     raise UsageError(f"trainer.strategy: {name!r} is not supported{fix}")

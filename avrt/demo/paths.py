@@ -6,7 +6,9 @@ layers below, a ``demo:`` value has become the path of a folder.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable, MutableMapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ def _replace(value: Any, folder_of: Callable[[str], Path]) -> None:
         entries: list[tuple[Any, Any]] = list(enumerate(value))
     elif isinstance(value, MutableMapping):
         entries = list(value.items())
-    elif hasattr(value, "__dict__"):
+    elif isinstance(value, Namespace) or (is_dataclass(value) and not isinstance(value, type)):
         value = vars(value)
         entries = list(value.items())
     else:

@@ -111,6 +111,10 @@ def grpo_loss(
     log_ratio = logprobs - old
     if config.importance_sampling_level == "sequence":
         log_ratio = (log_ratio * weight).sum(-1, keepdim=True) / weight.sum(-1, keepdim=True).clamp(min=1.0)
+    elif config.importance_sampling_level != "token":
+        raise ValueError(
+            f"importance_sampling_level must be token or sequence, got {config.importance_sampling_level!r}"
+        )
     ratio = log_ratio.exp()
     low, high = config.epsilon, config.epsilon if config.epsilon_high is None else config.epsilon_high
     advantage = advantages[:, None].to(logprobs.dtype)

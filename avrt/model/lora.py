@@ -34,11 +34,11 @@ class LoRAConfig:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise ValueError(f"lora.rank must be positive, got {self.rank}")
+            raise ValueError(f"rank must be positive, got {self.rank}")
         unknown = set(self.target_modules) - set(LANGUAGE_MODEL_MATRICES)
         if unknown or not self.target_modules:
             raise ValueError(
-                f"lora.target_modules: must name some of {', '.join(LANGUAGE_MODEL_MATRICES)}; "
+                f"target_modules must name some of {', '.join(LANGUAGE_MODEL_MATRICES)}; "
                 f"got {', '.join(self.target_modules) or 'none'}"
             )
 

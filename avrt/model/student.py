@@ -70,15 +70,15 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         if self.encoder_batch_tokens < 1:
-            raise ValueError(f"student.encoder_batch_tokens must be positive, got {self.encoder_batch_tokens}")
+            raise ValueError(f"encoder_batch_tokens must be positive, got {self.encoder_batch_tokens}")
         if self.attention_kernel not in get_args(AttentionKernel):
-            raise ValueError(f"student.attention_kernel must be sdpa or flex, got {self.attention_kernel!r}")
+            raise ValueError(f"attention_kernel must be sdpa or flex, got {self.attention_kernel!r}")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(
-                f"student.min_pixels ({self.min_pixels}) must be positive and at most max_pixels ({self.max_pixels})"
+                f"min_pixels ({self.min_pixels}) must be positive and at most max_pixels ({self.max_pixels})"
             )
         if self.dtype not in DTYPES:
-            raise ValueError(f"student.dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
 
 class Student(nn.Module):

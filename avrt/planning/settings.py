@@ -93,6 +93,7 @@ def read_settings(
     prompt_tokens: int | None = None,
     completion_tokens: int | None = None,
     prepare: Callable[[dict[str, Any]], None] = lambda config: None,
+    allowed_classes: Sequence[str] = (),
 ) -> RunSettings:
     """Read the config files as ``fit`` would: later ones override earlier ones, and defaults are filled in.
 
@@ -104,12 +105,13 @@ def read_settings(
         prompt_tokens: length of a prompt; None for the longest that `max_pixels` and 10 s of audio allow.
         completion_tokens: mean length of a response; None for half the limit (GRPO) or 250 (SFT).
         prepare: called with the parsed settings; may change them in place.
+        allowed_classes: packages whose classes the configs may name, beside the project's own.
 
     Raises:
         UsageError: a config file is wrong.
         ValueError: the config is not of a training run, or the global batch cannot be divided over the devices.
     """
-    config = parse(configs)
+    config = parse(configs, allowed_classes)
     prepare(config)
     trainer, data = config["trainer"], config["data"]["init_args"]
     model = config["model"]["init_args"]
@@ -161,14 +163,14 @@ def read_settings(
     return replace(settings, total_steps=steps)
 
 
-def parse(configs: Sequence[str]) -> dict[str, Any]:
+def parse(configs: Sequence[str], allowed_classes: Sequence[str] = ()) -> dict[str, Any]:
     """The merged settings of a run as plain values.
 
     Raises:
         UsageError: a config file is wrong, or is not a training config.
     """
     words = [word for config in configs for word in ("--config", config)]
-    prefixes = allowed_prefixes()
+    prefixes = allowed_prefixes(allowed_classes)
     scan_arguments(words)
     _check_training(configs)
 

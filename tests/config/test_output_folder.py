@@ -168,9 +168,11 @@ def test_another_logger_writes_to_the_output_folder(sft: Fit, tmp_path: Path) ->
     logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"flush_logs_every_n_steps": 1}}
     assert sft("--output_dir=one", steps=1, overlay={"trainer": {"logger": logger}}) == 0
     assert {"metrics.csv", "config.yaml", "checkpoints"} <= names(tmp_path / "one")
-    # A folder of its own is respected, and everything follows it.
+    # Checkpoints follow the logger's folder: one elsewhere would be shared by runs with different output folders.
     logger["init_args"] = {"save_dir": "two"}
-    assert sft("--output_dir=one", steps=1, overlay={"trainer": {"logger": [logger]}}) == 0
+    assert sft("--output_dir=one", steps=1, overlay={"trainer": {"logger": [logger]}}) == 2
+    assert not (tmp_path / "two").exists()
+    assert sft("--output_dir=two", steps=1, overlay={"trainer": {"logger": [logger]}}) == 0
     assert {"metrics.csv", "config.yaml", "checkpoints"} <= names(tmp_path / "two")
     assert sft("--output_dir=three", "--trainer.logger=false", steps=1) == 0
     assert {"checkpoints"} <= names(tmp_path / "three")

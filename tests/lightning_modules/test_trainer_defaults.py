@@ -8,10 +8,12 @@ import pytest
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from avrt.config.errors import UsageError
 from datamodules.sft import SFTDataModule
 from lightning_modules.callbacks import EvaluationProgress, Overview, RunCheckpoint, Throughput, TrainingProgress
-from lightning_modules.trainer_defaults import complete_trainer, with_output_dir
+from lightning_modules.trainer_defaults import check_loggers, complete_trainer, with_output_dir
 
 
 class Evaluated(LightningModule):
@@ -31,7 +33,12 @@ TRAINING = [Throughput, Overview, ModelCheckpoint, RunCheckpoint, TrainingProgre
         ("fit", {"enable_progress_bar": False}, TRAINING[:-1]),
         ("fit", {"callbacks": [RunCheckpoint(keep=-1)]}, [kind for kind in TRAINING if kind is not RunCheckpoint]),
         ("fit", {"callbacks": RichProgressBar()}, TRAINING[:-1]),
-        ("fit", {"callbacks": [ModelCheckpoint()]}, [kind for kind in TRAINING if kind is not ModelCheckpoint]),
+        (
+            "fit",
+            {"callbacks": [ModelCheckpoint(monitor="val/accuracy", mode="max")]},
+            [kind for kind in TRAINING if kind is not ModelCheckpoint],
+        ),
+        ("fit", {"callbacks": [ModelCheckpoint(monitor="loss")]}, TRAINING),
         ("validate", {}, []),
         ("test", {}, [EvaluationProgress]),
         ("test", {"callbacks": [EvaluationProgress()]}, []),
@@ -40,6 +47,17 @@ TRAINING = [Throughput, Overview, ModelCheckpoint, RunCheckpoint, TrainingProgre
 def test_callbacks(command: str, config: dict[str, Any], expected: list[type]) -> None:
     data = SFTDataModule("train", "val")
     assert [type(callback) for callback in complete_trainer(command, config, "runs/x", Evaluated(), data)] == expected
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_logger_that_writes_elsewhere_is_refused(listed: bool) -> None:
+    """Checkpoints follow the logger's folder: two runs with one logger folder would overwrite each other's."""
+    logger = CSVLogger("runs/elsewhere", name=None, version="")
+    given = [TensorBoardLogger("runs/mine", name=None, version=""), logger] if listed else logger
+    with pytest.raises(UsageError, match=r"^trainer\.logger\.save_dir: runs/elsewhere.* output_dir \(runs/mine\)"):
+        check_loggers(given, "runs/mine")
+    check_loggers(given, None)  # a config without output_dir: the logger's folder is the run's
+    check_loggers(logger, "runs/elsewhere")
 
 
 def test_a_user_s_own_data_gets_no_callback_that_needs_ours() -> None:

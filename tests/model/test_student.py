@@ -124,9 +124,9 @@ def test_a_folder_that_holds_no_student(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"dtype": "half"}, r"student\.dtype.*bfloat16.*'half'"),
-        ({"encoder_batch_tokens": 0}, r"student\.encoder_batch_tokens.*positive"),
-        ({"attention_kernel": "flash"}, r"student\.attention_kernel.*sdpa or flex.*'flash'"),
+        ({"dtype": "half"}, r"dtype.*bfloat16.*'half'"),
+        ({"encoder_batch_tokens": 0}, r"encoder_batch_tokens.*positive"),
+        ({"attention_kernel": "flash"}, r"attention_kernel.*sdpa or flex.*'flash'"),
     ],
     ids=str,
 )

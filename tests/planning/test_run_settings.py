@@ -91,6 +91,26 @@ def test_the_length_of_a_run_by_its_shards(tmp_path: Path) -> None:
     assert steps(train=f"{tmp_path}/absent/*.tar") is None
 
 
+def test_plans_a_run_with_a_reward_of_another_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one with an Enum among its settings."""
+    (tmp_path / "planned_rewards.py").write_text(
+        "import enum\nfrom avrt.rewards import RewardCallback\n"
+        "class Mode(enum.Enum):\n    A = 1\n"
+        "class Mine(RewardCallback):\n    name = 'mine'\n"
+        "    def __init__(self, mode: Mode = Mode.A):\n        super().__init__()\n"
+        "    def score(self, completions):\n        return [0.0 for _ in completions]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("AVRT_CACHE", str(tmp_path))
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(json.dumps({"trainer": {"callbacks+": [{"class_path": "planned_rewards.Mine"}]}}))
+    words = ["plan", "--json", "--config", str(CONFIGS / "grpo_tiny.yaml"), "--config", str(overlay)]
+    assert main([*words, "--allow-classes", "planned_rewards"]) == 0
+    assert json.loads(capsys.readouterr().out)["parameters"]["total"] > 100_000
+
+
 def test_plans_the_demo_without_building_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
