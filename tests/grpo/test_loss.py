@@ -171,6 +171,13 @@ def test_unknown_type_is_refused() -> None:
         grpo_loss(**batch, config=LossConfig(type="ppo"), normalizer=totals(batch["mask"]))  # type: ignore[arg-type]
 
 
+def test_unknown_level_is_refused() -> None:
+    batch = tensors()
+    config = LossConfig(importance_sampling_level="nope")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="nope"):
+        grpo_loss(**batch, config=config, normalizer=totals(batch["mask"]))
+
+
 def test_missing_reference_is_refused() -> None:
     batch = tensors()
     del batch["ref_logprobs"]
