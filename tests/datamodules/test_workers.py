@@ -158,7 +158,7 @@ def test_a_run_without_enough_shared_memory(student_folder: Path, tmp_path: Path
         "data.init_args.train": tmp_path / "train",
         "data.init_args.val": tmp_path / "val",
         "data.init_args.batch_size": 4,
-        "trainer.logger.init_args.save_dir": tmp_path / "run",
+        "output_dir": tmp_path / "run",
         "trainer.callbacks": "[]",
         "trainer.enable_progress_bar": "false",
         "trainer.max_steps": 1,

@@ -23,7 +23,6 @@ CONFIG = Path(__file__).resolve().parents[2] / "cli_configs" / "eval_demo.yaml"
 def arguments(run: Path, student: Path, settings: dict[str, Any]) -> list[str]:
     """The words after ``python -m avrt``; keys without a section are the data module's."""
     values: dict[str, Any] = {
-        "trainer.logger.init_args.save_dir": run,
         "trainer.callbacks": "[]",
         "trainer.enable_progress_bar": "false",
         "model.init_args.student.path": student,
@@ -34,7 +33,7 @@ def arguments(run: Path, student: Path, settings: dict[str, Any]) -> list[str]:
     words = []
     for key, value in values.items():
         words += [f"--{key if '.' in key else f'data.init_args.{key}'}", "null" if value is None else str(value)]
-    return ["test", "--config", str(CONFIG), *words]
+    return ["test", "--config", str(CONFIG), "--output_dir", str(run), *words]
 
 
 def evaluate(run: Path, student: Path, **settings: Any) -> int:

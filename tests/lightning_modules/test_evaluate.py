@@ -43,7 +43,7 @@ def trained(student_folder: Path, questions: Path, tmp_path_factory: pytest.Temp
     settings = {
         "trainer.max_steps": 30,
         "trainer.enable_progress_bar": "false",
-        "trainer.logger.init_args.save_dir": run,
+        "output_dir": run,
         "model.init_args.student.path": student_folder,
         "model.init_args.optimizer.learning_rate": 5e-3,
         "model.init_args.optimizer.warmup_steps": 5,
