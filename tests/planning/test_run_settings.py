@@ -11,30 +11,10 @@ import pytest
 from avrt.cli import main
 from avrt.config.class_paths import ALLOWED_PREFIXES, enforce
 from avrt.data.shards import ShardSet
-from avrt.planning.settings import RunSettings, read_settings
+from avrt.planning.settings import read_settings
 from tests.lightning_modules.training import write_shards
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
-
-SETTINGS = RunSettings(
-    task="grpo",
-    student="",
-    devices=1,
-    nodes=1,
-    weight_bytes=4,
-    stage=0,
-    offload=False,
-    batch_size=2,
-    accumulate=2,
-    gradient_checkpointing=False,
-    chunk_rows=64,
-    prompt_tokens=0,
-    completion_tokens=128,
-    mean_completion_tokens=128,
-    num_generations=4,
-    reference="device",
-    kv_cache_tokens=10**6,
-)
 
 
 @pytest.mark.parametrize(
