@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from avrt.data.shards import ShardSet
-from avrt.evaluation.benchmarks.base import read_json_rows
 from avrt.evaluation.records.log import RECORDS_FILE
 from avrt.evaluation.records.run_info import RUN_FILE, benchmark_folders
 from avrt.evaluation.scoring import score_run
 from avrt.files.atomic import write_atomic
+from avrt.files.json_rows import read_json_rows
 from avrt.traces.call_planner import TEACHERS, CallPlanner
 from avrt.traces.config import TracesConfig
 from avrt.traces.ledger import LedgerIndex

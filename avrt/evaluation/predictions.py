@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from avrt.evaluation.benchmarks import Item, new_record
-from avrt.evaluation.benchmarks.base import read_json_rows
 from avrt.evaluation.question_sets import QuestionSet
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_lifecycle import begin_run
+from avrt.files.json_rows import read_json_rows
 from avrt.text.answers import Profile
 from avrt.text.prompts import AnswerFormat
 

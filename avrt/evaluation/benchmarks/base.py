@@ -1,4 +1,4 @@
-"""Shared by all benchmarks: the item, the benchmark's description, finding its files, reading JSON."""
+"""Shared by all benchmarks: the item, the benchmark's description, finding its files."""
 
 from __future__ import annotations
 
@@ -148,36 +148,6 @@ def _locate(entry: Entry, index: int, folder: Path) -> Item:
         categories=entry.categories,
         official_gold=entry.official_gold,
     )
-
-
-def read_json_rows(path: Path) -> list[Any]:
-    """The objects of a JSON array, or of a JSON-lines file.
-
-    Raises:
-        ValueError: the file is neither; names file and line.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    if text.lstrip().startswith("["):
-        try:
-            entries = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {error.lineno} is not valid JSON ({error.msg})") from error
-    else:
-        entries = []
-        # Not splitlines(): it would also split at U+2028, which JSON strings may contain.
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    entries.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}: line {number} is not valid JSON ({error.msg})") from error
-    for number, entry in enumerate(entries, start=1):
-        if not isinstance(entry, dict):
-            raise ValueError(f"{path}: entry {number} is not a JSON object")
-    return entries
 
 
 def entries_of(

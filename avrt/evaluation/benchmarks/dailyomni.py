@@ -13,9 +13,9 @@ from avrt.evaluation.benchmarks.base import (
     category,
     entries_of,
     gold_by_letter,
-    read_json_rows,
     relative_path,
 )
+from avrt.files.json_rows import read_json_rows
 from avrt.sample import Sample
 from avrt.text.option_labels import strip_labels
 

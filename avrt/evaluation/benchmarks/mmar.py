@@ -13,9 +13,9 @@ from avrt.evaluation.benchmarks.base import (
     entries_of,
     gold_by_text,
     option_texts,
-    read_json_rows,
     relative_path,
 )
+from avrt.files.json_rows import read_json_rows
 from avrt.sample import Sample
 
 

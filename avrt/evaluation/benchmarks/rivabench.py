@@ -19,9 +19,9 @@ from avrt.evaluation.benchmarks.base import (
     Entry,
     entries_of,
     gold_by_letter,
-    read_json_rows,
     relative_path,
 )
+from avrt.files.json_rows import read_json_rows
 from avrt.sample import LETTERS, Sample
 from avrt.text.option_labels import strip_labels
 
