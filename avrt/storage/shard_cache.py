@@ -46,6 +46,7 @@ JUST_FETCHED_SECONDS = 0.2
 """A shard stays at least this long, so that whoever fetched it can open it."""
 
 _POLL_SECONDS = 0.05
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(rf"({_SHA256.pattern})\.(?:tar|(\d+){re.escape(PARTIAL_SUFFIX)})")
 
@@ -271,7 +272,7 @@ class ShardCache:
                 self._transfer(wanted, partial)
                 os.replace(partial, path)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in _FULL:
                 raise
             partial.unlink(missing_ok=True)
             reason = f"{error.strerror} for the shard cache; lower cache_gb, or put cache_dir on another disk"
