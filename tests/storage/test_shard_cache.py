@@ -323,8 +323,8 @@ def reader(files: Files, folder: Path, max_bytes: int, seed: int, ahead: int = 0
 def read_quietly(values: dict[str, object]) -> None:
     from tests.storage.cache_programs import read_all
 
-    sys.stdout = open(os.devnull, "w")
-    read_all(values)
+    with open(os.devnull, "w") as sys.stdout:
+        read_all(values)
 
 
 def exit_status(work: Callable[[], None]) -> int | None:
