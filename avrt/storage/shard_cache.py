@@ -115,7 +115,7 @@ class ShardCache:
     def _begin(self) -> None:
         """State of one process."""
         self._process = os.getpid()
-        self._places: dict[str, tuple[Path, bool]] = {}
+        self._places: dict[ShardFile, tuple[Path, bool]] = {}
         self._wanted: dict[ShardFile, _Wanted] = {}
         self._ahead: list[ShardFile] = []
         self._thread: threading.Thread | None = None
@@ -141,9 +141,9 @@ class ShardCache:
         """
         if self._process != os.getpid():
             self._begin()
-        known = self._places.get(shard.location)
+        known = self._places.get(shard)
         if known is None:
-            known = self._places[shard.location] = self._place(shard)
+            known = self._places[shard] = self._place(shard)
         path, is_remote = known
         if is_remote:
             try:

@@ -128,6 +128,7 @@ def test_small_files_are_retried() -> None:
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ValueError, match=r'pip install "avrt\[gs\]"'):
         filesystem("gs://bucket/x")
     monkeypatch.setitem(sys.modules, "s3fs", None)

@@ -90,6 +90,24 @@ def test_pack_writes_to_object_storage(
         pack(questions(CLIPS), videos, out, samples_per_shard=2)
 
 
+def test_a_shard_that_was_not_uploaded_is_uploaded_by_the_next_run(
+    bucket: str, videos: Path, packed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between packing and upload, while an older shard of the same size is there."""
+    out, name = f"{bucket}/avqa", "shard-000000.tar"
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pack(questions(CLIPS), videos, out, samples_per_shard=3, workers=1)
+    fsspec.filesystem("s3").pipe_file(f"{out}/{name}", bytes(len(packed[name])))
+    assert pack(questions(CLIPS), videos, out, samples_per_shard=3).resumed_shards >= 1
+    assert stored(out) == packed
+
+
 def test_shards_of_others_are_not_replaced(bucket: str, videos: Path) -> None:
     with fsspec.open(f"{bucket}/mine/shard-000000.tar", "wb") as file:
         file.write(b"mine")

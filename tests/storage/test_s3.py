@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from avrt.storage import transfers
+from avrt.storage import transfers, uploads
 from avrt.storage.locations import expand, is_folder, join, read_bytes
 from avrt.storage.shard_cache import ShardCache, ShardFile
 from avrt.storage.transfers import Retries, download, file_info
@@ -97,25 +97,36 @@ def test_a_forked_worker_reads_after_its_parent(bucket: str, tmp_path: Path) -> 
     assert [child.exitcode for child in children] == [0, 0]
 
 
-def test_files_are_published_once(bucket: str) -> None:
+def test_published_files_are_those_of_the_last_call(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     out = output_folder(f"{bucket}/sets/train/")
     assert isinstance(out, RemoteFolder)
     assert out.names() == {}
-    digest = hashlib.sha256(CONTENT).hexdigest()
+    name = "shard-000000.tar"
+    out.folder.mkdir(parents=True)
+
+    def publish(content: bytes) -> None:
+        (out.folder / name).write_bytes(content)
+        out.publish(name, hashlib.sha256(content).hexdigest())
+        assert not (out.folder / name).exists()
+
+    publish(CONTENT)
+    assert out.names() == {name: len(CONTENT)}
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "write_atomic", killed)
+        with pytest.raises(KeyboardInterrupt):
+            publish(CONTENT[::-1])
+    assert read_bytes(join(out.url, name)) == CONTENT[::-1], "of the same size, but another file"
+    # The first file was uploaded before, but it is no longer what is there.
+    publish(CONTENT)
+    assert read_bytes(join(out.url, name)) == CONTENT
     for _ in range(2):
-        out.folder.mkdir(parents=True, exist_ok=True)
-        (out.folder / "shard-000000.tar").write_bytes(CONTENT)
-        out.publish("shard-000000.tar", digest)
-        assert not (out.folder / "shard-000000.tar").exists()
-        uploaded = fsspec.filesystem("s3").info(f"{bucket}/sets/train/shard-000000.tar")["LastModified"]
-    assert out.names() == {"shard-000000.tar": len(CONTENT)}
-    (out.folder / "shard-000000.tar").write_bytes(CONTENT[::-1])
-    out.publish("shard-000000.tar", "0" * 64)
-    assert read_bytes(join(out.url, "shard-000000.tar")) == CONTENT[::-1], "of the same size, but another file"
-    assert uploaded
-    out.remove("shard-000000.tar")
-    out.remove("shard-000000.tar")
+        out.remove(name)
     assert out.names() == {}
+
+
+def killed(*args: object) -> None:
+    """Simulates a kill, between an upload and its record."""
+    raise KeyboardInterrupt
 
 
 def test_a_web_server_is_not_written_to() -> None:

@@ -331,6 +331,7 @@ def exit_status(work: Callable[[], None]) -> int | None:
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     process.join(60)
+    process.kill()  # one that hangs must not keep pytest from ending
     return process.exitcode
 
 
