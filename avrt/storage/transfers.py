@@ -267,9 +267,17 @@ def translated(location: str) -> Iterator[None]:
         raise ValueError(f"{shown(location)}: {without_secrets(str(error), location)}") from None
     except backend_errors() as error:
         reason = f"{type(error).__name__}: {without_secrets(str(error), location)}".removesuffix(": ")
-        if type(error).__name__ in _LASTING_ERRORS:
+        status = _status_of(error)
+        is_lasting = 400 <= status < 500 and status not in _PASSING_STATUSES
+        if is_lasting or type(error).__name__ in _LASTING_ERRORS:
             raise OSError(errno.EACCES, reason, shown(location)) from None
         raise BrokenTransferError(reason) from None
+
+
+def _status_of(error: Exception) -> int:
+    """The HTTP status in a library's error; 0 if there is none."""
+    found = getattr(getattr(error, "response", None), "status_code", getattr(error, "status", 0))
+    return found if isinstance(found, int) else 0
 
 
 def with_retries(location: str, call: Callable[[], T], retries: Retries = DEFAULT_RETRIES) -> T:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from avrt.storage import transfers, uploads
 from avrt.storage.locations import expand, is_folder, join, read_bytes
 from avrt.storage.shard_cache import ShardCache, ShardFile
 from avrt.storage.transfers import Retries, download, file_info
 from avrt.storage.uploads import RemoteFolder, output_folder
+from tests.storage.broken_proxy import proxy_to
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 QUICK = Retries(attempts=2, first_wait_seconds=0.01)
@@ -75,6 +77,69 @@ def test_missing_credentials_are_said_at_once(bucket: str, monkeypatch: pytest.M
         read_bytes(f"{bucket}/x", Retries(attempts=99))
     assert raised.value.filename == f"{bucket}/x"
     fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def test_broken_connections_are_survived(
+    bucket: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than the S3 library tries by itself."""
+    put(f"{bucket}/x.tar")
+    retries = Retries(attempts=4, first_wait_seconds=0.01, longest_wait_seconds=0.1)
+    with proxy_to(s3_server) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.address)
+        kind = fsspec.get_filesystem_class("s3")
+        monkeypatch.setattr(kind, "retries", 1)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        kind.clear_instance_cache()
+        proxy.cuts = [100_000, 200, 0]
+        cache = ShardCache(tmp_path, retries=retries)
+        path = cache.local_path(ShardFile(f"{bucket}/x.tar", len(CONTENT), hashlib.sha256(CONTENT).hexdigest()))
+        assert path.read_bytes() == CONTENT
+        assert len(proxy.done) == 3
+        kind.clear_instance_cache()
+        proxy.cuts = [0, 0]
+        out = RemoteFolder(f"{bucket}/sets", retries)
+        out.folder.mkdir(parents=True)
+        (out.folder / "shard-000000.tar").write_bytes(CONTENT)
+        out.publish("shard-000000.tar")
+        assert len(proxy.done) == 5
+        assert read_bytes(f"{bucket}/sets/shard-000000.tar") == CONTENT
+        kind.clear_instance_cache()
+        proxy.cuts = [0] * 99
+        with pytest.raises(OSError, match="4 times in a row") as raised:
+            read_bytes(f"{bucket}/x.tar", retries)
+        assert raised.value.filename == f"{bucket}/x.tar"
+    kind.clear_instance_cache()
+
+
+class Shards(Dataset):
+    """Shards of a cache, read whole."""
+
+    def __init__(self, cache: ShardCache, shards: list[ShardFile]) -> None:
+        self.cache = cache
+        self.shards = shards
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, index: int) -> str:
+        self.cache.fetch_ahead(self.shards[index + 1 : index + 3])
+        with self.cache.open(self.shards[index]) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_data_workers_share_a_cache(bucket: str, tmp_path: Path, start: str) -> None:
+    contents = [CONTENT[number:] for number in range(5)]
+    shards = [ShardFile(f"{bucket}/shard-{number:06d}.tar") for number in range(5)]
+    for shard, content in zip(shards, contents, strict=True):
+        put(shard.location, content)
+    data = Shards(ShardCache(tmp_path), shards)
+    assert data[0] == hashlib.sha256(contents[0]).hexdigest()  # the parent uses it first
+    loader = DataLoader(data, batch_size=None, num_workers=2, multiprocessing_context=start, persistent_workers=True)
+    for _ in range(2):
+        assert list(loader) == [hashlib.sha256(content).hexdigest() for content in contents]
+    assert len(list(tmp_path.glob("*.tar"))) == 5
 
 
 def test_a_forked_worker_reads_after_its_parent(bucket: str, tmp_path: Path) -> None:
