@@ -132,6 +132,7 @@ def pack(
     if samples_per_shard is None:
         samples_per_shard = min(FULL_SHARD, max(FEWEST_SAMPLES, -(-len(samples) // WANTED_SHARDS)))
     with out.lock("pack"):
+        out.check_writable()
         return _Run(videos_dir, out, settings, options, samples_per_shard).pack(samples)
 
 

@@ -107,7 +107,7 @@ class ShardCache:
     ) -> None:
         if max_bytes < 1:
             raise ValueError(f"cache_gb: must be positive, got {max_bytes / 1e9:g}")
-        self.folder = cache_root() / "shards" if folder is None else Path(folder).expanduser()
+        self._folder = folder
         self.max_bytes = max_bytes
         self.retries = retries
         self._begin()
@@ -115,15 +115,24 @@ class ShardCache:
     def _begin(self) -> None:
         """State of one process."""
         self._process = os.getpid()
-        self._places: dict[ShardFile, tuple[Path, bool]] = {}
+        self._places: dict[ShardFile, tuple[Path, int | None]] = {}
         self._wanted: dict[ShardFile, _Wanted] = {}
         self._ahead: list[ShardFile] = []
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._warned = False
 
+    @property
+    def folder(self) -> Path:
+        """The folder; found only when it is needed, since a user without a home folder can read local shards.
+
+        Raises:
+            ValueError: see `cache_root`.
+        """
+        return cache_root() / "shards" if self._folder is None else Path(self._folder).expanduser()
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "max_bytes": self.max_bytes, "retries": self.retries}
+        return {"_folder": self._folder, "max_bytes": self.max_bytes, "retries": self.retries}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -144,14 +153,9 @@ class ShardCache:
         known = self._places.get(shard)
         if known is None:
             known = self._places[shard] = self._place(shard)
-        path, is_remote = known
-        if is_remote:
-            try:
-                used = os.stat(path).st_mtime
-            except FileNotFoundError:
-                self._fetch(self._identify(shard), is_urgent=True)
-            else:
-                _touch(path, used)
+        path, size = known
+        if size is not None and not _is_kept(path, size):
+            self._fetch(self._identify(shard), is_urgent=True)
         return path
 
     def open(self, shard: ShardFile) -> BinaryIO:
@@ -215,18 +219,17 @@ class ShardCache:
     def _keep(self, shard: ShardFile) -> tuple[bool, bool]:
         """Keep a shard in the cache or fetch it: whether it is there, and whether it was fetched now."""
         wanted = self._identify(shard)
-        path = self._path(wanted)
-        with suppress(FileNotFoundError):
-            _touch(path, path.stat().st_mtime)
+        if _is_kept(self._path(wanted), wanted.bytes):
             return True, False
         is_fetched = self._fetch(wanted, is_urgent=False)
         return is_fetched, is_fetched
 
-    def _place(self, shard: ShardFile) -> tuple[Path, bool]:
-        """A shard's local path, and whether that is in the cache."""
+    def _place(self, shard: ShardFile) -> tuple[Path, int | None]:
+        """A shard's local path, and its size if that is in the cache."""
         if not scheme_of(shard.location):
-            return local_path_of(shard.location), False
-        return self._path(self._identify(shard)), True
+            return local_path_of(shard.location), None
+        wanted = self._identify(shard)
+        return self._path(wanted), wanted.bytes
 
     def _path(self, wanted: _Wanted) -> Path:
         return self.folder / f"{wanted.key}.tar"
@@ -263,8 +266,9 @@ class ShardCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock(wanted.key):
-                if path.exists():
+                if _is_kept(path, wanted.bytes):
                     return True
+                path.unlink(missing_ok=True)
                 while not self._reserve(wanted, partial, is_urgent):
                     if not is_urgent:
                         return False
@@ -315,8 +319,10 @@ class ShardCache:
             kept = JUST_FETCHED_SECONDS if is_urgent else WANTED_SECONDS
             victims = []
             for entry in sorted(entries, key=lambda entry: entry.used):
-                if excess <= 0 or now - entry.used < kept:
+                if excess <= 0:
                     break
+                if abs(now - entry.used) < kept:  # a time in the future is a clock that was set, and counts as old
+                    continue
                 if entry.path.suffix == PARTIAL_SUFFIX and self._is_being_fetched(entry):
                     continue
                 victims.append(entry)
@@ -361,8 +367,12 @@ class ShardCache:
         )
 
 
-def _touch(path: Path, used: float) -> None:
-    """Record a use, if the last recorded one is old."""
-    if time.time() - used > TOUCH_SECONDS:
-        with suppress(FileNotFoundError):
+def _is_kept(path: Path, size: int) -> bool:
+    """Whether a shard is in the cache, whole. Its use is recorded, if the last recorded one is old."""
+    try:
+        status = os.stat(path)
+        if status.st_size == size and abs(time.time() - status.st_mtime) > TOUCH_SECONDS:
             os.utime(path)
+    except FileNotFoundError:
+        return False
+    return status.st_size == size

@@ -132,6 +132,7 @@ class HttpSource:
 
     def __init__(self, location: str, retries: Retries) -> None:
         self.location = location
+        self.etag = ""
         self.client = httpx2.Client(
             follow_redirects=True,
             timeout=retries.timeout_seconds,
@@ -156,8 +157,11 @@ class HttpSource:
 
     def read(self, offset: int, size: int) -> tuple[int, Iterator[bytes]]:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
+        if offset and self.etag.startswith('"'):
+            headers["If-Range"] = self.etag  # a file that was replaced meanwhile is sent from its start
         with translated(self.location):
             response = self.client.send(self.client.build_request("GET", self.location, headers=headers), stream=True)
+        self.etag = response.headers.get("ETag", "")
         try:
             begin, total = _begin_and_total(response, self.location)
             if total not in (None, size):

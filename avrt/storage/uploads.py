@@ -24,6 +24,9 @@ from avrt.storage.transfers import DEFAULT_RETRIES, BrokenTransferError, Retries
 UPLOADED_FOLDER = ".uploaded"
 """Folder of the records of uploaded files, in the staging folder."""
 
+CHECK_NAME = ".avrt-write-check"
+"""A file that is written and deleted at the start."""
+
 
 class OutputFolder(Protocol):
     """A folder to write to. Names are relative, with at most one folder: ``train/manifest.json``.
@@ -38,6 +41,13 @@ class OutputFolder(Protocol):
 
     def lock(self, command: str, name: str = LOCK_NAME) -> FolderLock:
         """A lock against a second writer on this machine; see `FolderLock`. Other machines are not noticed."""
+
+    def check_writable(self) -> None:
+        """Fail now rather than after hours of work, if files cannot be written.
+
+        Raises:
+            OSError: names the folder.
+        """
 
     def contains(self, location: str | Path) -> bool:
         """Whether a file or folder is in this folder, or is it."""
@@ -76,6 +86,9 @@ class LocalFolder:
     def lock(self, command: str, name: str = LOCK_NAME) -> FolderLock:
         return FolderLock(self.folder, command, name=name)
 
+    def check_writable(self) -> None:
+        """Nothing to do: the lock is a file in the folder."""
+
     def contains(self, location: str | Path) -> bool:
         return not scheme_of(location) and local_path_of(location).resolve().is_relative_to(self.folder.resolve())
 
@@ -111,6 +124,19 @@ class RemoteFolder:
 
     def lock(self, command: str, name: str = LOCK_NAME) -> FolderLock:
         return FolderLock(self.folder, command, name=name)
+
+    def check_writable(self) -> None:
+        if scheme_of(self.url) == "hf":
+            return  # every file is a commit
+        target = join(self.url, CHECK_NAME)
+        fs, remote = filesystem(target)
+
+        def write_and_delete() -> None:
+            with translated(target):
+                fs.pipe_file(remote, b"")
+                fs.rm_file(remote)
+
+        with_retries(target, write_and_delete, self.retries)
 
     def contains(self, location: str | Path) -> bool:
         return f"{location}/".startswith(f"{self.url}/")

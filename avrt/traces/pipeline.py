@@ -66,6 +66,7 @@ def run_traces(
             # Two runs with different ledgers may have the same output. The lock is inside it, since the folder above a
             # mounted output may be read-only, and has its own name, since the output may be the ledger's folder.
             stack.enter_context(out.lock("traces", name=f".output{LOCK_NAME}"))
+            out.check_writable()
         planner = CallPlanner(config, ShardSet(config.shards, split=config.split))
         if workers > 1 and calling:
             from avrt.traces.distributed import ray_session

@@ -70,6 +70,8 @@ class Handler(BaseHTTPRequestHandler):
         content = self.files.content.get(path)
         if content is None:
             return self.status(404)
+        if self.headers.get("If-Range", self.files.etag) != self.files.etag:
+            ranges = ""
         begin = int(ranges.removeprefix("bytes=").partition("-")[0]) if ranges and self.files.has_ranges else 0
         faults = self.files.faults.get(path)
         if faults and not is_head:

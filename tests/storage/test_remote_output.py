@@ -16,11 +16,13 @@ import fsspec
 import pytest
 
 from avrt.cli import main
+from avrt.data import packing
 from avrt.data.manifest import MANIFEST_NAME
 from avrt.data.packing import LEFT_OUT_NAME
 from avrt.files.folder_lock import FolderInUseError
 from avrt.storage.uploads import RemoteFolder
 from avrt.traces import finalize as finalize_module
+from avrt.traces import pipeline
 from avrt.traces.pipeline import run_traces
 from tests.data.test_packing import as_avqa, pack, questions
 from tests.media_files import as_int16, numbered_frame, tone, write_video
@@ -121,10 +123,20 @@ def test_a_second_pack_on_this_machine_is_refused(bucket: str, videos: Path) -> 
         pack(questions(CLIPS), videos, f"{bucket}/x")
 
 
-def test_a_bucket_that_does_not_exist_is_named(bucket: str, videos: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named_at_once(
+    bucket: str, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object) -> None:
+        raise AssertionError("work began")
+
+    monkeypatch.setattr(packing, "make_groups", never)
+    monkeypatch.setattr(pipeline, "_run_one", never)
     with pytest.raises(OSError, match="none") as raised:
         pack(questions(CLIPS), videos, f"{bucket}-none/x", samples_per_shard=3)
     assert f"{bucket}-none/x" in str(raised.value)
+    config = make_config(write_shards(tmp_path / "shards", 4), tmp_path, "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="none"):
+        run_traces(replace(config, output=f"{bucket}-none/x"))
 
 
 @pytest.mark.slow

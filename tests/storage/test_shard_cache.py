@@ -89,6 +89,28 @@ def test_the_default_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert ShardCache().folder == tmp_path / "shards"
 
 
+def test_local_shards_need_no_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise ValueError("there is no home folder")
+
+    monkeypatch.setattr(shard_cache, "cache_root", no_home)
+    assert ShardCache().local_path(ShardFile("c.tar")) == Path("c.tar")
+    with pytest.raises(ValueError, match="home"):
+        ShardCache().local_path(ShardFile("s3://bucket/c.tar", 1, "0" * 64))
+
+
+def test_a_truncated_copy_is_fetched_again(files: Files, tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, 10 * SIZE, QUICK)
+    os.truncate(cache.local_path(shard(files, 0)), 1000)
+    assert cache.local_path(shard(files, 0)).read_bytes() == content(0)
+
+
+def test_a_clock_that_was_set_back_blocks_nothing(files: Files, tmp_path: Path) -> None:
+    cache = ShardCache(tmp_path, SIZE, QUICK)
+    os.utime(cache.local_path(shard(files, 0)), (time.time() + 9999,) * 2)
+    assert cache.local_path(shard(files, 1)).read_bytes() == content(1)
+
+
 def test_an_unlisted_shard_is_fetched_again_when_it_changes(files: Files, tmp_path: Path) -> None:
     first = ShardCache(tmp_path, 10 * SIZE, QUICK).local_path(shard(files, 0, listed=False))
     assert ShardCache(tmp_path, 10 * SIZE, QUICK).local_path(shard(files, 0, listed=False)) == first

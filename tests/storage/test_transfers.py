@@ -12,6 +12,7 @@ import pytest
 from avrt.storage.transfers import LEAST_BYTES, Retries, download, file_info
 from tests.storage.http_server import (
     Files,
+    Handler,
     answer,
     end_after,
     reset_after,
@@ -55,6 +56,15 @@ def test_a_server_without_ranges_is_read_from_the_start(files: Files, tmp_path: 
     files.faults["x.tar"] = [end_after(300_000)]
     assert fetched(files, tmp_path / "x") == CONTENT
     assert len(files.asked("x.tar")) == 2
+
+
+def test_a_file_that_is_replaced_meanwhile_is_read_from_the_start(files: Files, tmp_path: Path) -> None:
+    def replaced(handler: Handler, content: bytes, begin: int) -> None:
+        end_after(300_000)(handler, content, begin)
+        files.content["x.tar"], files.etag = CONTENT[::-1], '"2"'
+
+    files.faults["x.tar"] = [replaced]
+    assert fetched(files, tmp_path / "x") == CONTENT[::-1]
 
 
 def test_a_slow_transfer_is_broken_off(files: Files, tmp_path: Path) -> None:
