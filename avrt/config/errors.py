@@ -58,7 +58,7 @@ def _cache_hint(number: int | None, path: str) -> str:
     if "torch_extensions" in folders:
         return "; set TORCH_EXTENSIONS_DIR, or XDG_CACHE_HOME for all caches, to a writable folder"
     if ".cache" in folders or path.startswith(os.environ.get("XDG_CACHE_HOME") or "\0"):
-        return "; set XDG_CACHE_HOME to a writable folder with free space (or AVRT_CACHE for the demo's data)"
+        return "; set XDG_CACHE_HOME to a writable folder with free space (or AVRT_CACHE for avrt's own data)"
     return ""
 
 

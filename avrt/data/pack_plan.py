@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from avrt.data.records import SAMPLE_FIELDS
 from avrt.files.atomic import PARTIAL_SUFFIX, write_atomic
 from avrt.media.clip_files import find_clip
 from avrt.sample import Sample, check_key
+from avrt.storage.uploads import OutputFolder
 
 RECORDS_FOLDER = ".pack"
 SETTINGS_NAME = "settings.json"
@@ -68,18 +70,24 @@ def check_samples(samples: Sequence[Sample]) -> None:
             raise ValueError(f"sample {sample.id!r}: `source` must be a plain file name, got {sample.source!r}")
 
 
-def prepare(out_dir: Path, settings: dict[str, Any]) -> Path:
-    """Make the folders, refuse shards that were made with other settings, and return the records' folder."""
-    records = out_dir / RECORDS_FOLDER
+def prepare(out: OutputFolder, names: Collection[str], settings: dict[str, Any]) -> Path:
+    """Make the folders, refuse shards that were made with other settings, and return the records' folder.
+
+    Args:
+        names: the files in `out`.
+    """
+    records = out.folder / RECORDS_FOLDER
     settings_path = records / SETTINGS_NAME
     if settings_path.exists():
         known = json.loads(settings_path.read_bytes())
         changed = sorted(name for name in settings.keys() | known.keys() if settings.get(name) != known.get(name))
         if changed:
             listing = ", ".join(f"{name} {known.get(name)!r} (now {settings.get(name)!r})" for name in changed)
-            raise ValueError(f"{out_dir}: began with other settings: {listing}; keep them or choose another folder")
-    elif out_dir.exists() and any(out_dir.glob("*.tar")):
-        raise ValueError(f"{out_dir}: already holds shards that were not packed here; choose another folder")
+            raise ValueError(
+                f"{out.location}: began with other settings: {listing}; keep them or choose another folder"
+            )
+    elif any(name.endswith(".tar") and "/" not in name for name in names):
+        raise ValueError(f"{out.location}: already holds shards that were not packed here; choose another folder")
     else:
         records.mkdir(parents=True, exist_ok=True)
         write_atomic(settings_path, json.dumps(settings, sort_keys=True).encode())
@@ -102,8 +110,14 @@ def make_groups(samples: Sequence[Sample], videos_dir: Path, samples_per_shard: 
     return groups
 
 
-def finished_result(group: Group, out_dir: Path, records: Path) -> GroupResult | None:
-    """The result of a group that an earlier run finished from the same input, or None."""
+def finished_result(group: Group, out: OutputFolder, names: Mapping[str, int], records: Path) -> GroupResult | None:
+    """The result of a group that an earlier run finished from the same input, or None.
+
+    A shard that was packed but not published, since the run was killed, is published now.
+
+    Args:
+        names: the files in `out`, with their sizes.
+    """
     path = records / group.record_name
     if not path.exists():
         return None
@@ -112,8 +126,10 @@ def finished_result(group: Group, out_dir: Path, records: Path) -> GroupResult |
         return None
     shard = None if content["shard"] is None else ShardSummary(**content["shard"])
     if shard is not None:
-        tar = out_dir / shard.name
-        if not tar.exists() or tar.stat().st_size != shard.bytes:
+        staged = out.folder / shard.name
+        if staged.exists() and staged.stat().st_size == shard.bytes:
+            out.publish(shard.name, shard.sha256)
+        elif names.get(shard.name) != shard.bytes:
             return None
     return GroupResult(group.inputs, shard, tuple(LeftOut(**entry) for entry in content["left_out"]))
 
@@ -123,10 +139,13 @@ def write_record(group: Group, result: GroupResult, records: Path) -> None:
     write_atomic(records / group.record_name, json.dumps(asdict(result), sort_keys=True).encode())
 
 
-def find_leftovers(groups: Sequence[Group], out_dir: Path, records: Path) -> list[Path]:
-    """Files of killed runs, and of groups that are no longer in the set."""
+def find_leftovers(
+    groups: Sequence[Group], out: OutputFolder, names: Collection[str], records: Path
+) -> tuple[list[Path], list[str]]:
+    """Files of killed runs, and of groups that are no longer in the set: local paths, and names in `out`."""
     shards = {group.shard_name for group in groups}
     known = {group.record_name for group in groups} | {SETTINGS_NAME}
-    partial = [*out_dir.glob(f"*{PARTIAL_SUFFIX}"), *records.glob(f"*{PARTIAL_SUFFIX}")]
-    extra = [path for path in out_dir.glob("shard-*.tar") if path.name not in shards]
-    return partial + extra + [path for path in records.glob("*.json") if path.name not in known]
+    partial = [*out.folder.glob(f"*{PARTIAL_SUFFIX}"), *records.glob(f"*{PARTIAL_SUFFIX}")]
+    staged = {path.name for path in out.folder.glob("shard-*.tar")}
+    extra = [name for name in sorted({*names, *staged}) if fnmatch(name, "shard-*.tar") and name not in shards]
+    return partial + [path for path in records.glob("*.json") if path.name not in known], extra

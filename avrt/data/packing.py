@@ -39,10 +39,10 @@ from avrt.data.pack_plan import (
 from avrt.data.records import EncodedClip
 from avrt.data.writer import OpenShard
 from avrt.files.atomic import write_atomic
-from avrt.files.folder_lock import FolderLock
 from avrt.media.clip_files import clip_file
 from avrt.media.errors import MediaError
 from avrt.sample import Sample
+from avrt.storage.uploads import OutputFolder, output_folder
 
 LEFT_OUT_NAME = "left_out.jsonl"
 
@@ -113,15 +113,17 @@ def pack(
     questions or clip files (by size and time of change) are different are packed again.
 
     Args:
+        out_dir: a folder, or a URL such as ``s3://bucket/folder``. Shards are uploaded there as they are finished, and
+            the manifest last; see `avrt.storage.uploads` for the staging folder.
         settings: how clips are read and encoded; None for the defaults.
         options: how the run works; None for the defaults.
 
     Raises:
         ValueError: wrong samples, other settings than in the run that is to be resumed, too many failures, or another
             process that writes to `out_dir`.
-        OSError: the shards cannot be written (a full disk); call again when they can.
+        OSError: the shards cannot be written (a full disk) or uploaded; call again when they can.
     """
-    videos_dir, out_dir = Path(videos_dir), Path(out_dir)
+    videos_dir, out = Path(videos_dir), output_folder(out_dir)
     settings, options = settings or ClipSettings(), options or PackOptions()
     check_samples(samples)
     if not videos_dir.is_dir():
@@ -129,8 +131,9 @@ def pack(
     samples_per_shard = options.samples_per_shard
     if samples_per_shard is None:
         samples_per_shard = min(FULL_SHARD, max(FEWEST_SAMPLES, -(-len(samples) // WANTED_SHARDS)))
-    with FolderLock(out_dir, "pack"):
-        return _Run(videos_dir, out_dir, settings, options, samples_per_shard).pack(samples)
+    with out.lock("pack"):
+        out.check_writable()
+        return _Run(videos_dir, out, settings, options, samples_per_shard).pack(samples)
 
 
 class _Run:
@@ -142,13 +145,13 @@ class _Run:
     def __init__(
         self,
         videos_dir: Path,
-        out_dir: Path,
+        out: OutputFolder,
         settings: ClipSettings,
         options: PackOptions,
         samples_per_shard: int,
     ) -> None:
         self.videos_dir = videos_dir
-        self.out_dir = out_dir
+        self.out = out
         self.settings = settings
         self.options = options
         self.samples_per_shard = samples_per_shard
@@ -163,25 +166,29 @@ class _Run:
     def pack(self, samples: Sequence[Sample]) -> PackReport:
         """Pack what is not packed yet, and write the manifest last."""
         started = time.monotonic()
-        self.records = prepare(self.out_dir, self.stated)
+        names = self.out.names()
+        self.records = prepare(self.out, names, self.stated)
         groups = make_groups(samples, self.videos_dir, self.samples_per_shard)
-        finished = ((group.index, finished_result(group, self.out_dir, self.records)) for group in groups)
+        finished = ((group.index, finished_result(group, self.out, names, self.records)) for group in groups)
         results = {index: result for index, result in finished if result is not None}
         resumed = sum(result.shard is not None for result in results.values())
-        manifest_path = self.out_dir / MANIFEST_NAME
-        leftovers = find_leftovers(groups, self.out_dir, self.records)
+        leftovers, extra = find_leftovers(groups, self.out, names, self.records)
         todo = [group for group in groups if group.index not in results]
-        if todo or leftovers or not manifest_path.exists():
+        if todo or leftovers or extra or MANIFEST_NAME not in names:
             # From here on the folder is an unfinished set, whatever happens.
-            manifest_path.unlink(missing_ok=True)
+            self.out.remove(MANIFEST_NAME)
             for path in leftovers:
                 path.unlink()
+            for name in extra:
+                self.out.remove(name)
             results |= self._work(todo, results)
             left_out = _left_out(results)
             _check_share(len(left_out), len(samples), self.options.max_failures, left_out)
             lines = "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in left_out)
-            write_atomic(self.out_dir / LEFT_OUT_NAME, lines.encode())
-            write_manifest(self.out_dir, _manifest(results, self.stated))
+            write_atomic(self.out.folder / LEFT_OUT_NAME, lines.encode())
+            self.out.publish(LEFT_OUT_NAME)
+            write_manifest(self.out.folder, _manifest(results, self.stated))
+            self.out.publish(MANIFEST_NAME)
         return PackReport(
             manifest=_manifest(results, self.stated),
             left_out=_left_out(results),
@@ -223,10 +230,12 @@ class _Run:
         finally:
             free.put(reader)
         write_record(group, result, self.records)
+        if result.shard is not None:
+            self.out.publish(result.shard.name, result.shard.sha256)
         return result
 
     def _write_group(self, group: Group, reader: ClipReader) -> GroupResult:
-        path = self.out_dir / group.shard_name
+        path = self.out.folder / group.shard_name
         left_out: list[LeftOut] = []
         # Questions about one clip share its media: read it at the first, drop it after the last.
         uses = Counter(sample.source for sample in group.samples)

@@ -29,10 +29,9 @@ from avrt.demo import stages
 from avrt.demo.build import build_demo_clips
 from avrt.demo.settings import DemoSettings
 from avrt.demo.trace_run import demo_server, free_port, traces_command
+from avrt.files.cache_root import cache_root
 from avrt.files.folder_lock import LOCK_NAME, FolderLock
 from avrt.interrupts import INTERRUPTED
-
-CACHE_VARIABLE = "AVRT_CACHE"
 
 PARTS = {
     "shards/train": "manifest.json",
@@ -54,18 +53,10 @@ LAUNCHER_PREFIXES = ("TORCHELASTIC_", "SLURM_", "OMPI_", "PMI_")
 def cache_folder(settings: DemoSettings) -> Path:
     """The demo's cache: ``demo-<version>`` in the folder ``AVRT_CACHE``.
 
-    By default that is ``avrt`` in ``XDG_CACHE_HOME``, or in ``~/.cache``.
-
     Raises:
         ValueError: there is no home folder for it.
     """
-    base = os.environ.get(CACHE_VARIABLE) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "avrt"
-    try:
-        return Path(base).expanduser().resolve() / f"demo-{settings.version}"
-    except RuntimeError as error:  # a user without an entry and without HOME, as in containers
-        raise ValueError(
-            f"there is no home folder for the demo's data; set XDG_CACHE_HOME or {CACHE_VARIABLE}"
-        ) from error
+    return cache_root() / f"demo-{settings.version}"
 
 
 class DemoCache:

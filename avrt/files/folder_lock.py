@@ -22,8 +22,6 @@ _WITHOUT_FLOCK = "-file"
 _REFUSED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP})
 """Error numbers of file systems without locks: Lustre mounted without ``-o flock``, some network and FUSE mounts."""
 
-_POLL_SECONDS = 0.5
-
 
 class FolderInUseError(ValueError):
     """Another process is writing to the folder; the message names both and says how to continue."""
@@ -50,6 +48,7 @@ class FolderLock:
         name: ends the lock file's name; different locks in one folder need different names.
         wait: called once, with a message, when another process holds the lock; the lock then waits. Without it, the
             second process is refused.
+        poll_seconds: time between two looks while waiting.
 
     Raises:
         FolderInUseError: another process holds the lock.
@@ -64,6 +63,7 @@ class FolderLock:
         beside: bool = False,
         name: str = LOCK_NAME,
         wait: Callable[[str], None] | None = None,
+        poll_seconds: float = 0.5,
     ) -> None:
         self.folder = Path(folder)
         self.command = command
@@ -71,6 +71,7 @@ class FolderLock:
         place = self.folder.resolve()
         self.path = place.parent / f".{place.name}{name}" if beside else self.folder / name
         self._wait = wait
+        self._poll_seconds = poll_seconds
         self._descriptor = -1
         self._held = self.path
         self._is_new = False
@@ -86,7 +87,7 @@ class FolderLock:
             if not waiting:
                 self._wait(f"{self.folder}: another {holder} is writing to it; waiting until it has ended")
                 waiting = True
-            time.sleep(_POLL_SECONDS)
+            time.sleep(self._poll_seconds)
         return self
 
     def __exit__(

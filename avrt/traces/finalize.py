@@ -9,16 +9,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from avrt.data.manifest import Manifest, ShardSummary, write_manifest
+from avrt.data.manifest import MANIFEST_NAME, Manifest, ShardSummary, write_manifest
 from avrt.data.writer import OpenShard
 from avrt.files.atomic import write_atomic
 from avrt.servers.call_report import CallReport
+from avrt.storage.uploads import OutputFolder, output_folder
 from avrt.text.answers import answer_body
 from avrt.traces.call_planner import TEACHERS, CallPlanner, TeacherReply
 from avrt.traces.config import STAGES, Stage, TracesConfig
@@ -27,9 +27,9 @@ from avrt.traces.output import (
     SETTINGS_KEY,
     STATISTICS_NAME,
     check_output,
-    is_written,
+    remove_extra,
     remove_outdated,
-    shard_path,
+    shard_name,
 )
 from avrt.traces.sample_filter import MISSING, filter_sample
 from avrt.traces.stages import RETRY_REJECTED
@@ -88,7 +88,7 @@ def finalize(planner: CallPlanner, explain: Collection[Stage] = ()) -> dict[str,
         OSError: the disk is full or failing; no partial shard is visible.
     """
     config = planner.config
-    out = Path(config.output)
+    out = output_folder(config.output)
     check_output(out, config.shards)
     ledger = LedgerIndex(config.ledger)
     selection = _select(planner, ledger)
@@ -99,10 +99,11 @@ def finalize(planner: CallPlanner, explain: Collection[Stage] = ()) -> dict[str,
     check_output(out, config.shards, splits)
     fingerprint = _fingerprint(planner, selection.rows)
     selection.statistics["fingerprint"] = fingerprint
-    remove_outdated(out, splits, fingerprint)
-    _write_splits(planner, ledger, selection, out, fingerprint)
+    complete = remove_outdated(out, splits, fingerprint)
+    _write_splits(planner, ledger, selection, out, fingerprint, complete)
     text = json.dumps(selection.statistics, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    write_atomic(out / STATISTICS_NAME, text.encode())
+    write_atomic(out.folder / STATISTICS_NAME, text.encode())
+    out.publish(STATISTICS_NAME)
     return selection.statistics
 
 
@@ -232,7 +233,12 @@ def _explained(reports: dict[Stage, CallReport]) -> str:
 
 
 def _write_splits(
-    planner: CallPlanner, ledger: LedgerIndex, selection: _Selection, out: Path, fingerprint: str
+    planner: CallPlanner,
+    ledger: LedgerIndex,
+    selection: _Selection,
+    out: OutputFolder,
+    fingerprint: str,
+    complete: Collection[str],
 ) -> None:
     settings = _manifest_settings(planner, fingerprint)
     columns = (TextColumn("{task.description:<6}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -240,21 +246,29 @@ def _write_splits(
         task = progress.add_task("write", total=len(selection.rows))
         for split in sorted({row.split for row in selection.rows}):
             rows = [row for row in selection.rows if row.split == split]
-            if not is_written(out, split, fingerprint):
-                summaries = _write_shards(planner, ledger, rows, out, split, lambda: progress.advance(task))
-                write_manifest(out / split, Manifest(summaries, settings, dict(selection.dropped[split])))
-            else:
+            if split in complete:
                 progress.advance(task, len(rows))
+                continue
+            summaries = _write_shards(planner, ledger, rows, out, split, lambda: progress.advance(task))
+            remove_extra(out, split, [summary.name for summary in summaries])
+            write_manifest(out.folder / split, Manifest(summaries, settings, dict(selection.dropped[split])))
+            out.publish(f"{split}/{MANIFEST_NAME}")
 
 
 def _write_shards(
-    planner: CallPlanner, ledger: LedgerIndex, rows: list[Row], out: Path, split: str, on_sample: Callable[[], None]
+    planner: CallPlanner,
+    ledger: LedgerIndex,
+    rows: list[Row],
+    out: OutputFolder,
+    split: str,
+    on_sample: Callable[[], None],
 ) -> tuple[ShardSummary, ...]:
-    (out / split).mkdir(parents=True, exist_ok=True)
+    (out.folder / split).mkdir(parents=True, exist_ok=True)
     size = planner.config.samples_per_shard
     summaries: list[ShardSummary] = []
     for begin in range(0, len(rows), size):
-        with OpenShard(shard_path(out, split, len(summaries))) as shard:
+        name = shard_name(split, len(summaries))
+        with OpenShard(out.folder / name) as shard:
             for row in rows[begin : begin + size]:
                 sample, replies = planner.teacher_replies(row.index, ledger)
                 shard.write(
@@ -263,6 +277,7 @@ def _write_shards(
                 )
                 on_sample()
         assert shard.summary is not None
+        out.publish(name, shard.summary.sha256)
         summaries.append(shard.summary)
     return tuple(summaries)
 

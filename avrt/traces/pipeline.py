@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from avrt.data.shards import ShardSet
@@ -14,6 +13,7 @@ from avrt.servers.call_report import CallReport
 from avrt.servers.client import ServerError
 from avrt.servers.config import under_key
 from avrt.servers.outcome import Status
+from avrt.storage.uploads import output_folder
 from avrt.traces.call_planner import CallPlanner
 from avrt.traces.config import STAGES, Stage, TracesConfig
 from avrt.traces.finalize import finalize
@@ -55,8 +55,9 @@ def run_traces(
     for stage in calling:
         with under_key(stage):
             config.stage(stage).read_api_key()
+    out = output_folder(config.output)
     if WRITE in steps:
-        check_output(Path(config.output), config.shards)
+        check_output(out, config.shards)
     statistics = None
     # Locked before the shards are read, which takes seconds for a large set: a second run is refused immediately.
     with ExitStack() as stack:
@@ -64,7 +65,8 @@ def run_traces(
         if WRITE in steps:
             # Two runs with different ledgers may have the same output. The lock is inside it, since the folder above a
             # mounted output may be read-only, and has its own name, since the output may be the ledger's folder.
-            stack.enter_context(FolderLock(config.output, "traces", name=f".output{LOCK_NAME}"))
+            stack.enter_context(out.lock("traces", name=f".output{LOCK_NAME}"))
+            out.check_writable()
         planner = CallPlanner(config, ShardSet(config.shards, split=config.split))
         if workers > 1 and calling:
             from avrt.traces.distributed import ray_session

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from avrt.storage.locations import join, shown
 from avrt.text.answers import answer_body, first_think, is_formatted
 from avrt.traces.config import TracesConfig
 
@@ -153,7 +154,7 @@ def print_folders(config: TracesConfig, statistics: dict[str, Any], console: Con
     """Print where each split's shards are, and a hint if fine-tuning's split ``val`` is not among them."""
     console = console or Console()
     for name, split in statistics["splits"].items():
-        line = f"{name}: {split['samples']:,} samples in {Path(config.output) / name}"
+        line = f"{name}: {split['samples']:,} samples in {shown(join(config.output, name))}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if "val" not in statistics["splits"]:
         reason = "val_share is 0" if config.val_share == 0 else "val_share is null and the input has no split val"

@@ -17,9 +17,10 @@ import yaml
 from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.demo.paths import build_demo_paths, locate_demo_paths
-from avrt.demo.prepare import CACHE_VARIABLE, DemoCache, cache_folder
+from avrt.demo.prepare import DemoCache, cache_folder
 from avrt.demo.settings import DemoSettings
 from avrt.demo.student import write_shapes
+from avrt.files.cache_root import CACHE_VARIABLE
 from avrt.model.student import Student, StudentConfig
 from tests.tiny_student import TINY
 
