@@ -9,8 +9,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from avrt.config.numbers import NonNegativeInt, PositiveInt
 from avrt.config.optimizer_steps import accumulation
+from avrt.data.faults import ShardError
 from avrt.data.shards import ShardSet
-from avrt.data.tar_index import ShardError
 from avrt.media.clip_files import without_extension
 from avrt.media.masking import Modalities
 from avrt.model.encoding import Prompt, PromptEncoder

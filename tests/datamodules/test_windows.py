@@ -12,8 +12,8 @@ import torch
 from torch.utils.data import Dataset
 
 from avrt.config.errors import describe
+from avrt.data.faults import FaultReason, ShardError
 from avrt.data.shards import ShardSet
-from avrt.data.tar_index import FaultReason, ShardError
 from avrt.data.writer import ShardWriter
 from avrt.model.encoding import Prompt
 from avrt.rewards import AccuracyReward
