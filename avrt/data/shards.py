@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from avrt.data.faults import FaultReason, ShardError
 from avrt.data.foreign_shards import foreign_sample
@@ -37,7 +37,7 @@ from avrt.data.shard_index import (
     naming,
     text_of,
 )
-from avrt.data.tar_members import FileWindow, read_members, read_span, split_name, tar_members
+from avrt.data.tar_members import FileWindow, read_members, read_part, split_name, tar_members
 from avrt.sample import Sample
 from avrt.storage.locations import expand, is_folder, is_remote, join
 from avrt.storage.shard_cache import ShardCache, ShardFile
@@ -164,7 +164,8 @@ class ShardSet:
         """The files of a sample by the suffix of their name, as they are in the shard."""
         file = self.files[self.shard_of(index)]
         with self._naming(index):
-            data = read_span(self.cache.local_path(file), file.location, *self._span(index))
+            with self._file(file) as opened:
+                data = read_part(opened, file.location, *self._span(index))
             key, members = read_members(data, file.location)
             if key.replace("/", "_") != self.keys[index]:
                 raise ShardError(file.location, FaultReason.NOT_IN_MANIFEST, f"there is sample {key!r} in its place")
@@ -193,7 +194,7 @@ class ShardSet:
     def _text(self, index: int) -> tuple[set[str], bytes | None]:
         """The names of a sample's members, and its JSON member; the media are not read."""
         file = self.files[self.shard_of(index)]
-        with FileWindow(self.cache.local_path(file), *self._span(index)) as window:
+        with self._file(file) as opened, FileWindow(opened, *self._span(index)) as window:
             found = {split_name(m.name)[1]: m for m in tar_members(window, file.location, part=True)}
             json = found.get(JSON_MEMBER)
             if json is None:
@@ -202,6 +203,14 @@ class ShardSet:
                 raise RecordError("bad_json", f"the JSON member has {json.size} bytes")
             window.seek(json.data)
             return set(found), window.read(json.size)
+
+    def _file(self, file: ShardFile) -> BinaryIO:
+        try:
+            return self.cache.open(file)
+        except FileNotFoundError as error:
+            if is_remote(file.location):
+                raise
+            raise ShardError(file.location, FaultReason.MISSING_FILE, "there is no such file") from error
 
     def _number(self, index: int) -> int:
         if not -len(self.keys) <= index < len(self.keys):
@@ -278,9 +287,10 @@ def find_shards(
     found: list[tuple[ShardFile, ShardSummary | None]] = []
     manifests: dict[str, dict[str, ShardSummary] | None] = {}
     for item in [shards] if isinstance(shards, str | Path) else shards:
-        matches = expand(item)
-        if not matches:
-            raise ValueError(f"shards: {item}: no such folder or file, and no file matches the pattern")
+        try:
+            matches = expand(item)
+        except ValueError as error:
+            raise ValueError(f"shards: {error}") from error
         for match in matches:
             if is_folder(match):
                 found += [(_listed(match, summary), summary) for summary in read_manifest(match).shards]
@@ -291,6 +301,8 @@ def find_shards(
                 manifests[folder] = _manifest_beside(folder)
             listed = manifests[folder]
             if listed is None:
+                if not is_remote(match) and not Path(match).exists():
+                    raise ValueError(f"shards: {match}: no such folder or file")
                 found.append((ShardFile(match, None, None), None))
             elif name in listed:
                 found.append((_listed(folder, listed[name]), listed[name]))

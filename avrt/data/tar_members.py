@@ -124,20 +124,21 @@ def read_members(data: bytes, location: str) -> tuple[str, dict[str, bytes]]:
 
 def read_span(path: str | os.PathLike[str], location: str, begin: int, end: int) -> bytes:
     """The bytes of a file from `begin` to `end`. The file is opened each time, so worker processes share nothing."""
+    with open(path, "rb", buffering=0) as file:
+        return read_part(file, location, begin, end)
+
+
+def read_part(file: BinaryIO | io.FileIO, location: str, begin: int, end: int) -> bytes:
+    """The bytes of an open file from `begin` to `end`."""
     if not 0 <= end - begin <= MAX_SAMPLE_BYTES:
         raise ShardError(location, FaultReason.FORBIDDEN_MEMBER, f"claims a sample of {end - begin} bytes")
-    try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by the `with` below
-    except FileNotFoundError as error:
-        raise ShardError(location, FaultReason.MISSING_FILE, "there is no such file") from error
-    with file:
-        parts = []
-        while begin < end:
-            part = os.pread(file.fileno(), end - begin, begin)
-            if not part:
-                raise ShardError(location, FaultReason.TRUNCATED, f"ends at byte {begin}")
-            parts.append(part)
-            begin += len(part)
+    parts = []
+    while begin < end:
+        part = os.pread(file.fileno(), end - begin, begin)
+        if not part:
+            raise ShardError(location, FaultReason.TRUNCATED, f"ends at byte {begin}")
+        parts.append(part)
+        begin += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -186,9 +187,9 @@ def _without_dot(name: str) -> str:
 class FileWindow(io.RawIOBase):
     """A part of a file as a file of its own, to look at one sample's headers without reading its media."""
 
-    def __init__(self, path: str | os.PathLike[str], begin: int, end: int) -> None:
+    def __init__(self, file: BinaryIO, begin: int, end: int) -> None:
         super().__init__()
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by `close`
+        self._file = file
         self._begin = begin
         self._size = end - begin
         self._position = 0
@@ -213,7 +214,3 @@ class FileWindow(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
