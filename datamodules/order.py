@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ WEIGHT_STEPS = 1000
 """Weights are rounded to this fraction of their sum, so that the pattern of streams repeats soon."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """One position of the sequence: the sample's number, and the passes over its stream before this one."""
 
     sample: int
