@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils.data import Dataset
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.grpo.loss import LossConfig
@@ -19,6 +18,8 @@ from avrt.rewards import RewardCallback
 from avrt.rollout.engine import SamplingConfig
 from avrt.sample import Completion, Sample
 from benchmarks.models import Shape, text_only_model
+from datamodules.order import SampleOrder
+from datamodules.streaming import ItemReader
 from datamodules.windows import MicroBatch, WindowLoader
 from lightning_modules.grpo import GRPOModule
 from lightning_modules.optimization import OptimizerConfig
@@ -80,7 +81,7 @@ class TokenSum(RewardCallback):
         return [float(sum(c.token_ids) % 7) for c in completions]
 
 
-class Prompts(Dataset[Prompt]):
+class Prompts(ItemReader[Prompt]):
     """Encoded prompts held in memory."""
 
     def __init__(self, prompts: list[Prompt]) -> None:
@@ -137,7 +138,9 @@ class OurStep:
 
     def __call__(self) -> float:
         """Seconds of the step: rollout, rewards, reference, loss, backward, optimizer."""
-        loader = WindowLoader(Prompts(self.prompts), micro_batch_size=len(self.prompts), shuffle=False)
+        loader = WindowLoader(
+            Prompts(self.prompts), SampleOrder([[len(self.prompts)]], shuffle=False), micro_batch_size=len(self.prompts)
+        )
         trainer = Trainer(
             accelerator="cpu",
             devices=1,

@@ -7,14 +7,15 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from avrt.config.numbers import NonNegativeInt, PositiveInt
+from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from avrt.config.optimizer_steps import accumulation
-from avrt.data.shards import ShardSet
-from avrt.data.tar_index import ShardError
 from avrt.media.clip_files import without_extension
 from avrt.media.masking import Modalities
 from avrt.model.encoding import Prompt, PromptEncoder
-from datamodules.reading import EncodedDataset, EvaluationLoader, device_batches
+from avrt.storage.shard_cache import DEFAULT_CACHE_BYTES, ShardCache
+from datamodules.reading import EvaluationLoader, device_batches
+from datamodules.sources import SampleSources, TrainShards, open_sources
+from datamodules.streaming import EncodedSamples
 from datamodules.windows import WindowLoader
 
 
@@ -24,8 +25,10 @@ class ShardDataModule(LightningDataModule):
     The student decides how a sample is encoded, so the module `connect`s its encoder once the student is loaded.
 
     Args:
-        train: training shards: a folder, a glob, or a list of either.
-        val: validation shards in the same forms, also used by `predict`; None for no validation.
+        train: training shards: a folder, a file, a pattern (``shard-{000..031}.tar``, ``*.tar``) or a URL
+            (``https://``, ``s3://``, ``gs://``, ``hf://``), or a list of these. A list may hold sources with names and
+            weights instead, see `datamodules.sources.DataSource`.
+        val: validation shards, also used by `predict`: any of these but sources. None for no validation.
         batch_size: prompts per device and micro-batch.
         val_batch_size: prompts per device and validation step.
         val_modalities: ``AV``; or ``A`` (frames blanked) or ``V`` (audio silenced) in validation.
@@ -33,7 +36,12 @@ class ShardDataModule(LightningDataModule):
         num_workers: processes that read and encode samples ahead, per device.
         prefetch: micro-batches (in validation, parts of a batch) that each of them keeps ready in shared memory.
         seed: determines the order of the training samples.
-        shuffle: permute the training samples differently in every epoch.
+        shuffle: permute the training samples differently in every pass over them.
+        shuffle_shards: shards whose samples are mixed at a time. Of remote shards, as many are fetched ahead, so that
+            `cache_gb` should hold twice as many.
+        cache_dir: folder of fetched shards, shared by all processes of a machine; None for a folder in the user's
+            cache (``AVRT_CACHE``, ``XDG_CACHE_HOME``).
+        cache_gb: bound of that folder, in 10^9 bytes. The least recently used shards are removed.
         train_split, val_split: take only samples of this split; None for all.
         allow_overlap: train although samples of the validation set are in the training set.
         prompts_per_step: prompts of one optimizer step over all devices. Gradient accumulation follows:
@@ -46,7 +54,7 @@ class ShardDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: str | list[str],
+        train: TrainShards,
         val: str | list[str] | None = None,
         batch_size: PositiveInt = 1,
         val_batch_size: PositiveInt = 8,
@@ -56,6 +64,9 @@ class ShardDataModule(LightningDataModule):
         prefetch: PositiveInt = 2,
         seed: NonNegativeInt = 0,
         shuffle: bool = True,
+        shuffle_shards: PositiveInt = 32,
+        cache_dir: str | None = None,
+        cache_gb: PositiveFloat = DEFAULT_CACHE_BYTES / 1e9,
         train_split: str | None = None,
         val_split: str | None = None,
         allow_overlap: bool = False,
@@ -73,6 +84,9 @@ class ShardDataModule(LightningDataModule):
         self.prefetch = prefetch
         self.seed = seed
         self.shuffle = shuffle
+        self.shuffle_shards = shuffle_shards
+        self.cache_dir = cache_dir
+        self.cache_gb = cache_gb
         self.train_split = train_split
         self.val_split = val_split
         self.allow_overlap = allow_overlap
@@ -82,7 +96,7 @@ class ShardDataModule(LightningDataModule):
         self._num_iterations = 1
         self._allow_changes = False
         self._window_loader: WindowLoader | None = None
-        self._shards: dict[str, ShardSet] = {}
+        self._samples: dict[str, SampleSources] = {}
 
     def setup(self, stage: str) -> None:
         """Open the shards, before the student is loaded, which may take minutes."""
@@ -123,16 +137,13 @@ class ShardDataModule(LightningDataModule):
             trainer.val_check_interval = interval
             trainer.check_val_every_n_epoch = None  # else a validation would have to fit into an epoch
 
-    def _open(self, name: Literal["train", "val"]) -> ShardSet:
-        """The shards of `train` or `val`, read once."""
-        if name not in self._shards:
-            try:
-                self._shards[name] = ShardSet(getattr(self, name), split=getattr(self, f"{name}_split"))
-            except ShardError:
-                raise
-            except ValueError as error:
-                raise ValueError(f"data.{name}: {error}") from error
-        return self._shards[name]
+    def _open(self, name: Literal["train", "val"]) -> SampleSources:
+        """The samples of `train` or `val`, opened once."""
+        if name not in self._samples:
+            cache = ShardCache(self.cache_dir, round(self.cache_gb * 1e9))
+            shards, split = getattr(self, name), getattr(self, f"{name}_split")
+            self._samples[name] = open_sources(shards, split, cache, f"data.{name}")
+        return self._samples[name]
 
     def connect(self, encoder: PromptEncoder, num_iterations: int = 1, allow_changes: bool = False) -> None:
         """Take what the module decides; called by the module in every run, before loaders are built.
@@ -159,19 +170,18 @@ class ShardDataModule(LightningDataModule):
         """The training loader; built once per run, since it holds the position in the data."""
         if self._window_loader is None:
             assert self.trainer is not None
-            shards = self._open("train")
+            samples = self._open("train")
             self._window_loader = WindowLoader(
-                EncodedDataset(shards, self.encoder, self.with_targets),
+                EncodedSamples(samples, self.encoder, self.with_targets, shards_ahead=self.shuffle_shards),
+                samples.order(seed=self.seed, shuffle=self.shuffle, shuffle_shards=self.shuffle_shards),
                 micro_batch_size=self.batch_size,
                 micro_batches=self.trainer.accumulate_grad_batches,
                 num_iterations=self._num_iterations,
                 rank=self.trainer.global_rank,
                 world_size=self.trainer.world_size,
-                seed=self.seed,
-                shuffle=self.shuffle,
                 num_workers=self.num_workers,
                 prefetch=self.prefetch,
-                fingerprint=shards.fingerprint,
+                fingerprint=samples.fingerprint,
                 allow_changes=self._allow_changes,
             )
             loader = self._window_loader
@@ -181,6 +191,14 @@ class ShardDataModule(LightningDataModule):
             )
         return self._window_loader
 
+    def samples_by_source(self) -> dict[str, int]:
+        """Samples of each source up to the window in training; empty for a single source."""
+        samples, loader = self._open("train"), self.window_loader
+        if len(samples.names) == 1:
+            return {}
+        counts = loader.order.counts(loader.samples_seen, samples.bounds)
+        return dict(zip(samples.names, counts, strict=True))
+
     def train_dataloader(self) -> WindowLoader:
         return self.window_loader
 
@@ -188,18 +206,18 @@ class ShardDataModule(LightningDataModule):
         if self.val is None:
             return []
         assert self.trainer is not None
-        shards = self._open("val")
-        size = len(shards) if self.val_samples is None else min(self.val_samples, len(shards))
+        samples = self._open("val")
+        size = len(samples) if self.val_samples is None else min(self.val_samples, len(samples))
         batches = device_batches(size, self.val_batch_size, self.trainer.global_rank, self.trainer.world_size)
-        dataset = EncodedDataset(shards, self.encoder, modalities=self.val_modalities)
-        return EvaluationLoader(dataset, batches, self.num_workers, self.prefetch)
+        reader = EncodedSamples(samples, self.encoder, modalities=self.val_modalities, shards_ahead=self.shuffle_shards)
+        return EvaluationLoader(reader, batches, self.num_workers, self.prefetch)
 
     def predict_dataloader(self) -> EvaluationLoader[list[Prompt]] | list[Any]:
         """The validation questions."""
         return self.val_dataloader()
 
 
-def check_overlap(train: ShardSet, val: ShardSet, allow: bool) -> None:
+def check_overlap(train: SampleSources, val: SampleSources, allow: bool) -> None:
     """Refuse to train on samples of the validation set; report how many clips the two share with other questions.
 
     Samples are the same if both id and clip are equal: two sets may each count their ids from 0.
@@ -207,9 +225,8 @@ def check_overlap(train: ShardSet, val: ShardSet, allow: bool) -> None:
     Raises:
         ValueError: samples are in both, and `allow` is False.
     """
-    train_clips, val_clips = ([without_extension(name) for name in shards.sources] for shards in (train, val))
-    validated = set(zip(val.keys, val_clips, strict=True))
-    shared = [key for key, clip in zip(train.keys, train_clips, strict=True) if (key, clip) in validated]
+    trained, validated = _samples_and_clips(train), set(_samples_and_clips(val))
+    shared = [key for key, clip in trained if (key, clip) in validated]
     if shared:
         line = (
             f"{len(shared):,} of the {len(val):,} samples of data.val are also in data.train, for example {shared[0]!r}"
@@ -220,6 +237,15 @@ def check_overlap(train: ShardSet, val: ShardSet, allow: bool) -> None:
                 "and data.val_split, or set data.allow_overlap to true"
             )
         rank_zero_info(f"{line} (data.allow_overlap).")
-    clips = sorted(set(train_clips) & set(val_clips) - {""})
+    clips = sorted({clip for _, clip in trained} & {clip for _, clip in validated} - {""})
     if clips:
         rank_zero_info(f"{len(clips):,} clips of data.val are also in data.train, for example {clips[0]!r}.")
+
+
+def _samples_and_clips(samples: SampleSources) -> list[tuple[str, str]]:
+    """Id and clip of every sample."""
+    return [
+        (key, without_extension(clip))
+        for shards in samples.shards
+        for key, clip in zip(shards.keys, shards.sources, strict=True)
+    ]

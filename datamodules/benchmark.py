@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import Dataset
 
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from avrt.evaluation.benchmarks import Item
@@ -17,6 +16,7 @@ from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
 from avrt.media.masking import Modalities
 from avrt.model.encoding import Prompt, PromptEncoder
 from datamodules.reading import EvaluationLoader
+from datamodules.streaming import ItemReader
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class QuestionBatch:
     unreadable: list[Record] = field(default_factory=list)
 
 
-class QuestionDataset(Dataset[Question]):
+class QuestionReader(ItemReader[Question]):
     """Items of several benchmarks, by (number of the benchmark, number of the item)."""
 
     def __init__(self, question_sets: Sequence[QuestionSet], media: MediaConfig, encoder: PromptEncoder) -> None:
@@ -134,9 +134,9 @@ class BenchmarkDataModule(LightningDataModule):
             for number, questions in enumerate(self.question_sets)
             for batch in batches_left(questions.items, self._done.get(questions.name, ()), self.batch_size)
         ]
-        dataset = QuestionDataset(self.question_sets, self.media, self._encoder)
+        reader = QuestionReader(self.question_sets, self.media, self._encoder)
         batches = [*left[self.trainer.global_rank :: self.trainer.world_size], []]
-        return EvaluationLoader(dataset, batches, self.num_workers, self.prefetch, _collate)
+        return EvaluationLoader(reader, batches, self.num_workers, self.prefetch, _collate)
 
 
 def _collate(questions: list[Question]) -> QuestionBatch:

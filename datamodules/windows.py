@@ -1,8 +1,9 @@
 """The samples of each optimizer step, their order, and a loader that resumes exactly at any optimizer step.
 
-The order of an epoch is a permutation of the data set that depends on (seed, epoch) alone. It is cut into *windows*:
-all prompts of one optimizer step over all devices. Device r of W takes every W-th prompt of a window. So the samples of
-a step depend neither on the number of workers nor, for an equal window, on the number of devices.
+The endless sequence of samples (`datamodules.order`) is cut into *windows*: all prompts of one optimizer step over all
+devices. A window may begin in one pass over the data and end in the next, so no sample is left out. Device r of W takes
+every W-th prompt of a window. So the samples of a step depend neither on the number of workers nor, for an equal
+window, on the number of devices.
 
 A window reaches the module as micro-batches that all carry the whole window, because GRPO rolls a window out at once.
 """
@@ -13,10 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.utils.data import Dataset
-
 from avrt.model.encoding import Prompt
+from datamodules.order import SampleOrder
+from datamodules.streaming import ItemReader
 from datamodules.workers import read_batches
 
 
@@ -26,13 +26,13 @@ class Window:
 
     Attributes:
         number: windows before this one since the run began; the same on all devices.
-        epoch: passes over the data set before this one.
         prompts: all prompts of the window on this device, micro-batch by micro-batch.
+        epochs: of each prompt, the passes over its source before this one.
     """
 
     number: int
-    epoch: int
     prompts: list[Prompt]
+    epochs: list[int]
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,17 @@ class MicroBatch:
 
 
 class WindowLoader:
-    """A sized, resumable loader of micro-batches; one pass is one epoch.
+    """A sized, resumable loader of micro-batches.
+
+    An epoch is as many whole windows as the samples fill; the next one continues where it ended.
 
     Args:
-        dataset: encoded samples by index.
+        reader: encoded samples by number.
+        order: the numbers' sequence.
         micro_batch_size: prompts per device and `training_step`.
         micro_batches: `training_step`s per optimizer step (`trainer.accumulate_grad_batches`).
         num_iterations: optimizer steps taken on each window.
         rank, world_size: this device among all.
-        seed, shuffle: the order of every epoch; without `shuffle` it is the data set's own.
         num_workers: processes that read and encode ahead; 0 reads in the training process.
         prefetch: see `datamodules.workers.read_batches`.
         fingerprint: identifies the data; a run does not resume on other data.
@@ -84,39 +86,36 @@ class WindowLoader:
 
     def __init__(
         self,
-        dataset: Dataset[Prompt],
+        reader: ItemReader[Prompt],
+        order: SampleOrder,
         *,
         micro_batch_size: int,
         micro_batches: int = 1,
         num_iterations: int = 1,
         rank: int = 0,
         world_size: int = 1,
-        seed: int = 0,
-        shuffle: bool = True,
         num_workers: int = 0,
         prefetch: int = 2,
         fingerprint: str = "",
         allow_changes: bool = False,
     ) -> None:
-        self.dataset = dataset
+        self.reader = reader
+        self.order = order
         self.micro_batch_size = micro_batch_size
         self.micro_batches = micro_batches
         self.num_iterations = num_iterations
         self.rank = rank
         self.world_size = world_size
-        self.seed = seed
-        self.shuffle = shuffle
         self.num_workers = num_workers
         self.prefetch = prefetch
         self.fingerprint = fingerprint
         self.allow_changes = allow_changes
         self._steps_done = 0
-        size = len(dataset)  # type: ignore[arg-type]
-        if size < self.window_size:
+        if order.size < self.window_size:
             raise ValueError(
-                f"the training set has {size} samples, fewer than the {self.window_size} prompts of one optimizer step "
-                f"({micro_batch_size} per device x {micro_batches} accumulated x {world_size} devices); lower "
-                "data.prompts_per_step, data.batch_size or trainer.accumulate_grad_batches"
+                f"the training set has {order.size} samples, fewer than the {self.window_size} prompts of one "
+                f"optimizer step ({micro_batch_size} per device x {micro_batches} accumulated x {world_size} devices); "
+                "lower data.prompts_per_step, data.batch_size or trainer.accumulate_grad_batches"
             )
 
     @property
@@ -126,40 +125,32 @@ class WindowLoader:
 
     @property
     def windows_per_epoch(self) -> int:
-        """Whole windows in one pass; samples left over are skipped (different ones in every epoch)."""
-        return len(self.dataset) // self.window_size  # type: ignore[arg-type]
+        """Whole windows that the samples fill."""
+        return self.order.size // self.window_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in one pass."""
+        """Optimizer steps in an epoch."""
         return self.windows_per_epoch * self.num_iterations
 
     def __len__(self) -> int:
-        """Micro-batches in one pass."""
+        """Micro-batches in an epoch."""
         return self.steps_per_epoch * self.micro_batches
-
-    def order(self, epoch: int) -> list[int]:
-        """The data set's indices in the order of an epoch, the same on all devices."""
-        size = len(self.dataset)  # type: ignore[arg-type]
-        if not self.shuffle:
-            return list(range(size))
-        generator = torch.Generator().manual_seed((self.seed << 20) + epoch)
-        return torch.randperm(size, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[MicroBatch]:
         # A run may have stopped between two steps on one window: the window comes again for the remaining steps.
         windows_done, iterations_done = divmod(self._steps_done, self.num_iterations)
-        epoch, first_window = divmod(windows_done, self.windows_per_epoch)
-        order = self.order(epoch)
+        windows = range(windows_done, (windows_done // self.windows_per_epoch + 1) * self.windows_per_epoch)
         step = self.micro_batch_size
-        batches = []
-        for w in range(first_window, self.windows_per_epoch):
-            mine = order[w * self.window_size : (w + 1) * self.window_size][self.rank :: self.world_size]
-            batches += [mine[i : i + step] for i in range(0, len(mine), step)]
-        stream = read_batches(self.dataset, batches, self.num_workers, self.prefetch)
-        for w in range(first_window, self.windows_per_epoch):
+        places = self.order.places(windows.start * self.window_size, windows.stop * self.window_size)
+        mine = places[self.rank :: self.world_size]  # a window is a multiple of the devices
+        batches = [[place.sample for place in mine[i : i + step]] for i in range(0, len(mine), step)]
+        stream = read_batches(self.reader, batches, self.num_workers, self.prefetch)
+        per_window = step * self.micro_batches
+        for w, number in enumerate(windows):
             prompts = [prompt for _ in range(self.micro_batches) for prompt in next(stream)]
-            window = Window(epoch * self.windows_per_epoch + w, epoch, prompts)
+            epochs = [place.epoch for place in mine[w * per_window : (w + 1) * per_window]]
+            window = Window(number, prompts, epochs)
             for iteration in range(iterations_done, self.num_iterations):
                 for m in range(self.micro_batches):
                     last = m + 1 == self.micro_batches
@@ -170,12 +161,25 @@ class WindowLoader:
                     yield MicroBatch(window, m * step, (m + 1) * step, iteration, first=first, last=last)
             iterations_done = 0
 
+    @property
+    def samples_seen(self) -> int:
+        """Samples of all devices in the windows up to the one in training: the position in the order."""
+        return -(-self._steps_done // self.num_iterations) * self.window_size
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "steps_done": self._steps_done,
+            **self._settings(),
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings that the sequence of samples depends on, and how windows are made of it."""
+        return {
             "fingerprint": self.fingerprint,
-            "seed": self.seed,
-            "shuffle": self.shuffle,
+            "seed": self.order.seed,
+            "shuffle": self.order.shuffle,
+            "shuffle_shards": self.order.shuffle_shards,
+            "weights": self.order.weights,
             "window_size": self.window_size,
             "micro_batches": self.micro_batches,
             "num_iterations": self.num_iterations,
@@ -188,10 +192,13 @@ class WindowLoader:
             ValueError: the data, the seed, or how prompts make up an optimizer step has changed since. Changes of the
                 first two can be allowed.
         """
+        now = self._settings()
         for key, what in (
             ("fingerprint", "data.train points to other shards than the checkpoint's run read"),
             ("seed", "data.seed differs from the checkpoint's"),
             ("shuffle", "data.shuffle differs from the checkpoint's"),
+            ("shuffle_shards", "data.shuffle_shards differs from the checkpoint's"),
+            ("weights", "the weights of data.train's sources differ from the checkpoint's"),
             (
                 "window_size",
                 "an optimizer step takes another number of prompts (data.prompts_per_step, or data.batch_size x "
@@ -204,12 +211,12 @@ class WindowLoader:
             ),
             ("num_iterations", "model.num_iterations differs from the checkpoint's"),
         ):
-            order = key in ("fingerprint", "seed", "shuffle")
-            if state[key] == getattr(self, key) or (order and self.allow_changes):
+            order = key in ("fingerprint", "seed", "shuffle", "shuffle_shards", "weights")
+            if state.get(key) == now[key] or (order and self.allow_changes):
                 continue
             allow = "set model.resume_with_changes to true, " if order else ""
             raise ValueError(
-                f"cannot resume: {what} ({state[key]!r} then, {getattr(self, key)!r} now). Restore it, {allow}or "
+                f"cannot resume: {what} ({state.get(key)!r} then, {now[key]!r} now). Restore it, {allow}or "
                 "start a new run from the weights alone (export the checkpoint and set model.student.path)"
             )
         self._steps_done = state["steps_done"]

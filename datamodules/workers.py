@@ -1,17 +1,17 @@
-"""Batches of a data set's items, read ahead by data workers, with one-line errors for workers that fail."""
+"""Batches of items, read ahead by data workers, with one-line errors for workers that fail."""
 
 from __future__ import annotations
 
 import re
 import signal
 import threading
-import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from datamodules.shared_memory import NoSharedMemory, pack, unpack
+from datamodules.streaming import ItemReader, worker_pipeline
 
 SIGTERM_GRACE_SECONDS = 300
 """Time that a data worker continues after SIGTERM."""
@@ -26,7 +26,7 @@ class DataWorkerError(OSError):
 
 
 def read_batches(
-    dataset: Dataset[T], batches: Sequence[list[Any]], num_workers: int, prefetch: int = 2
+    reader: ItemReader[T], batches: Sequence[list[Any]], num_workers: int, prefetch: int = 2
 ) -> Iterator[list[T]]:
     """The items of every batch, read ahead by data workers.
 
@@ -34,20 +34,20 @@ def read_batches(
     many items for each worker, if a batch has fewer items than there are workers).
 
     Args:
-        dataset: items by index.
+        reader: items by index.
         batches: the indices of each batch.
         num_workers: processes; 0 reads in this one.
         prefetch: parts of a batch that each worker keeps ready.
 
     Raises:
-        ValueError, OSError: raised by `dataset` on an item, unchanged; the worker's traceback is added as a note.
+        ValueError, OSError: raised by `reader` on an item, unchanged; the worker's traceback is added as a note.
         DataWorkerError: a worker was killed, or shared memory is too small for a part of a batch.
     """
     size = max(1, -(-max((len(batch) for batch in batches), default=1) // max(1, num_workers)))
     parts = [batch[i : i + size] for batch in batches for i in range(0, len(batch), size)]
     loader = DataLoader(
-        _Errors(dataset),
-        batch_sampler=parts,
+        worker_pipeline(reader, parts),
+        batch_size=None,
         num_workers=num_workers,
         prefetch_factor=prefetch if num_workers else None,
         collate_fn=pack if num_workers else list,
@@ -127,22 +127,6 @@ class _WorkerWatch:
             if known is None:
                 raise
             raise known from None
-
-
-class _Errors(Dataset[Any]):
-    """A data set that returns its errors as items, so that they leave a worker unchanged."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: Any) -> Any:
-        try:
-            return self.dataset[index]
-        except (ValueError, OSError) as error:
-            if get_worker_info() is None:
-                raise
-            error.add_note(f"In a data worker:\n{traceback.format_exc()}")
-            return error
 
 
 def _survive_sigterm(worker: int) -> None:

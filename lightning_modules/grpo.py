@@ -122,7 +122,7 @@ class GRPOModule(TrainingModule):
         if batch.first:
             self.rollout = None  # left over from a run that stopped within a window
             window = batch.window
-            self.rollout = self.window_rollout().run(window.prompts, window.epoch, batch.stop - batch.start)
+            self.rollout = self.window_rollout().run(window.prompts, window.epochs, batch.stop - batch.start)
             self.step_metrics.tokens_seen += count_tokens(self.rollout, self._gather)
             for name, value in rollout_metrics(self.rollout, self._gather).items():
                 # Every device has gathered the same values: their mean over devices is the value itself.

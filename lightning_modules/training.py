@@ -203,6 +203,9 @@ class TrainingModule(AnsweringModule):
             self.print(skipped)
             self.skipped.check(self.global_step)
         values = self.step_metrics.finish(self._sum_over_devices) | {"skipped_steps": float(self.skipped.total)}
+        if self._data is not None:
+            counts = self._data.samples_by_source().items()
+            values |= {f"data/samples/{name}": float(count) for name, count in counts}
         self.log_dict({k: v for k, v in values.items() if k not in self.progress_metrics}, batch_size=1)
         shown = {k: v for k, v in values.items() if k in self.progress_metrics}
         self.log_dict(shown, prog_bar=True, batch_size=1)

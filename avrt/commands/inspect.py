@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         whole = not Path(item).is_dir() or (Path(item) / MANIFEST_NAME).exists()
         folders += [item] if whole else folders_of_sets(item) or [item]
     # Every fault is listed, so the first one must not stop the reading.
-    shards = ShardSet(folders, split=args.split, verify=args.verify, on_error="skip")
+    shards = ShardSet(folders, split=args.split, verify=args.verify, scan=True, on_error="skip")
     summaries = summarize(shards)
     if args.json:
         faults = [str(fault) for fault in shards.faults]
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         print_summary(summaries, console)
         checked = "all bytes are as they were written" if args.verify else "headers and texts are intact"
         state = f"{len(shards.faults)} faults" if shards.faults else checked
-        console.print(f"{len(shards)} samples in {len(shards.paths)} shards: {state}", highlight=False)
+        console.print(f"{len(shards)} samples in {len(shards.files)} shards: {state}", highlight=False)
         for fault in shards.faults:
             console.print(f"  {fault}", highlight=False, markup=False)
     if args.show is not None:

@@ -1,6 +1,7 @@
-"""The manifest beside a set of shards: their contents, checksums and settings.
+"""The manifest beside a set of shards: their samples, checksums and settings.
 
-``manifest.json`` is written last. A folder without one holds an unfinished set.
+``manifest.json`` is written last. A folder without one holds an unfinished set. It says where every sample begins, so
+that opening a set reads no shard.
 """
 
 from __future__ import annotations
@@ -9,24 +10,71 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from avrt.data.records import FORMAT_VERSION
 from avrt.files.atomic import write_atomic
+from avrt.sample import KEY_PATTERN
+from avrt.storage.locations import is_remote, join, read_bytes
 
 MANIFEST_NAME = "manifest.json"
+MANIFEST_VERSION = 2
+"""Version 1 does not list the samples of a shard."""
 
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """One shard as the manifest lists it; `splits` counts its samples per split."""
+    """One shard as the manifest lists it.
+
+    Attributes:
+        samples, bytes, sha256: number of samples, size of the file and its checksum.
+        splits: samples per split.
+        keys: the samples' ids, in the shard's order; empty in manifests of version 1, as what follows.
+        offsets: the byte where each sample begins (its first tar header). It ends where the next one begins.
+        sources: the samples' clips.
+        split_runs: the samples' splits in their order, as ``[split, number of samples]``.
+    """
 
     name: str
     samples: int
     bytes: int
     sha256: str
     splits: dict[str, int]
+    keys: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    split_runs: list[list[Any]] = field(default_factory=list)
+
+    @property
+    def lists_samples(self) -> bool:
+        """Whether the samples are listed."""
+        return len(self.keys) == self.samples
+
+    def sample_splits(self) -> list[str]:
+        """The split of each sample, in order."""
+        return [split for split, count in self.split_runs for _ in range(count)]
+
+    def check(self) -> None:
+        """Refuse contradictions.
+
+        Raises:
+            ValueError: says what contradicts what.
+        """
+        if Path(self.name).name != self.name or not self.name.endswith(".tar"):
+            raise ValueError(f"lists {self.name!r}, which is not the name of a shard")
+        counts = [len(self.keys), len(self.offsets), len(self.sources), sum(count for _, count in self.split_runs)]
+        if not any(counts):
+            return
+        if set(counts) != {self.samples}:
+            raise ValueError(f"is damaged: its counts do not add up for {self.name}")
+        if Counter(self.sample_splits()) != Counter(self.splits):
+            raise ValueError(f"is damaged: its splits do not add up for {self.name}")
+        if any(begin >= end for begin, end in pairwise([-1, *self.offsets, self.bytes])):
+            raise ValueError(f"is damaged: its offsets are not in order for {self.name}")
+        wrong = [key for key in self.keys if not KEY_PATTERN.fullmatch(key)]
+        if wrong or not all(isinstance(source, str) for source in self.sources):
+            raise ValueError(f"is damaged: its samples' names are wrong for {self.name}")
 
 
 @dataclass(frozen=True)
@@ -56,30 +104,35 @@ class Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json``, atomically."""
+    write_atomic(folder / MANIFEST_NAME, manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as JSON, one shard per line: as compact as whole lists, and a person can read the rest."""
     content = {
-        "format_version": FORMAT_VERSION,
+        "format_version": MANIFEST_VERSION,
         "samples": manifest.samples,
         "bytes": sum(shard.bytes for shard in manifest.shards),
         "splits": manifest.splits,
         "left_out": manifest.left_out,
         "settings": manifest.settings,
-        "shards": [asdict(shard) for shard in manifest.shards],
     }
-    text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
-    write_atomic(folder / MANIFEST_NAME, (text + "\n").encode())
+    head = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True).removesuffix("\n}")
+    shards = [json.dumps(asdict(s), ensure_ascii=False, separators=(",", ":")) for s in manifest.shards]
+    return "".join([head, ',\n "shards": [\n', ",\n".join(shards), "\n ]\n}\n"]).encode()
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Read and check the manifest of a folder of shards.
+    """Read and check the manifest of a folder of shards, a path or a URL.
 
     Raises:
         ValueError: there is none (packing did not finish), or it is damaged.
     """
-    path = Path(folder) / MANIFEST_NAME
+    path = join(str(folder), MANIFEST_NAME)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path))
     except FileNotFoundError as error:
-        if inner := folders_of_sets(folder):
+        if not is_remote(folder) and (inner := folders_of_sets(folder)):
             names = ", ".join(path.name for path in inner)
             raise ValueError(
                 f"{folder}: holds no {MANIFEST_NAME}, but a set of shards in each of its folders {names}; name one of "
@@ -92,19 +145,22 @@ def read_manifest(folder: str | Path) -> Manifest:
     except ValueError as error:
         raise ValueError(f"{path}: is damaged: {error}") from error
     try:
-        if content["format_version"] != FORMAT_VERSION:
+        version = content["format_version"]
+        if version not in (1, MANIFEST_VERSION):
             raise ValueError(
-                f"{path}: has format version {content['format_version']!r}, this reader knows {FORMAT_VERSION}; "
-                "pack the clips again"
+                f"{path}: has format version {version!r}, this reader knows 1 to {MANIFEST_VERSION}; pack the clips "
+                "again"
             )
         shards = tuple(ShardSummary(**shard) for shard in content["shards"])
         manifest = Manifest(shards=shards, settings=dict(content["settings"]), left_out=dict(content["left_out"]))
         stated = content["samples"]
-    except (KeyError, TypeError) as error:
+        for shard in shards:
+            try:
+                shard.check()
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: is damaged: {error!r}") from error
-    for shard in manifest.shards:
-        if Path(shard.name).name != shard.name or not shard.name.endswith(".tar"):
-            raise ValueError(f"{path}: lists {shard.name!r}, which is not the name of a shard")
     if stated != manifest.samples:
         raise ValueError(f"{path}: is damaged: its counts do not add up")
     return manifest

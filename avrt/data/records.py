@@ -33,6 +33,8 @@ MAX_STORED_PIXELS = 2**26
 MAX_STORED_SAMPLES = 4 * 3600 * SAMPLING_RATE
 """Silence compresses without bound; anything above four hours is a decompression bomb."""
 
+MAX_JSON_BYTES = 2**26
+
 SAMPLE_FIELDS = (
     "id",
     "question",
@@ -180,6 +182,8 @@ def parse_record(data: bytes, key: str) -> dict[str, Any]:
     Raises:
         RecordError: ``bad_json`` or ``checksum``.
     """
+    if len(data) > MAX_JSON_BYTES:
+        raise RecordError("bad_json", f"the JSON member has {len(data)} bytes")
     try:
         record = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -1,33 +1,46 @@
-"""Random access to the samples of shards: uncompressed tar files in WebDataset's layout, read strictly.
+"""Random access to the samples of shards: uncompressed tar files in WebDataset's layout, local or remote.
 
-`avrt.data.writer` writes shards, `avrt.data.records` defines the layout of a sample, and `avrt.data.tar_index` lists
-the faults that are refused.
+`avrt.data.writer` writes shards, `avrt.data.records` defines the layout of a sample, `avrt.data.manifest` says where
+samples begin, and `avrt.data.faults` lists what is refused.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Literal
 
-from avrt.data.manifest import MANIFEST_NAME, ShardSummary, read_manifest
+from avrt.data.faults import FaultReason, ShardError
+from avrt.data.foreign_shards import foreign_sample
+from avrt.data.manifest import ShardSummary, read_manifest
 from avrt.data.records import (
     JSON_MEMBER,
+    MAX_JSON_BYTES,
     EncodedClip,
     RecordError,
     check_members,
-    check_names,
     decode_clip,
     parse_record,
     to_sample,
 )
-from avrt.data.tar_index import Entry, FaultReason, ShardError, read_span, scan_shard
+from avrt.data.shard_index import (
+    ShardIndex,
+    file_fault,
+    file_sha256,
+    index_of_manifest,
+    index_of_tar,
+    naming,
+    text_of,
+)
+from avrt.data.tar_members import FileWindow, read_members, read_part, split_name, tar_members
 from avrt.sample import Sample
+from avrt.storage.locations import expand, is_folder, is_remote, join
+from avrt.storage.shard_cache import ShardCache, ShardFile
 
 log = logging.getLogger(__name__)
 
@@ -38,26 +51,38 @@ ShardPaths = str | Path | Sequence[str | Path]
 class ShardSet:
     """Random access to the samples of shards, by index.
 
-    The constructor reads and checks all tar headers and JSON members; the media of a sample are read, checked and
+    Opening reads the manifests and looks for local shards' files and sizes. A shard whose samples no manifest lists
+    (an older manifest, or none beside it) is read once, headers and texts. A sample's bytes are read, checked and
     decoded when the sample is read. The object can be pickled and used in worker processes: it holds no open files.
 
     Args:
-        shards: a folder with a manifest, a tar file, a glob pattern, or a list of these.
-        split: keep only the samples of this split.
+        shards: a folder with a manifest, a tar file, a pattern, or a list of these; paths or URLs.
+        split: keep only the samples of this split. Samples from other tools that state no split belong to it.
         verify: also compare every byte with the manifest's SHA-256 (or the samples' own checksums) now.
+        scan: read headers and texts of all shards now, also where a manifest lists the samples; `verify` does too.
         on_error: ``raise`` the first `ShardError` for damaged shards and samples, or ``skip`` them and keep the errors
-            in `faults`. Without `verify`, damaged media are found when the sample is read and always raised: leaving
-            the sample out would shift the others.
+            in `faults`. Damage that is found when a sample is read is always raised: leaving the sample out would
+            shift the others.
+        cache: where remote shards are kept.
 
     Attributes:
         faults: errors of the skipped shards and samples.
         keys: the samples' ids, in order.
         splits: the samples' splits, in order.
         sources: the samples' clips, in order.
+        files: the shards, in order.
+        cache: where remote shards are kept.
     """
 
     def __init__(
-        self, shards: ShardPaths, *, split: str | None = None, verify: bool = False, on_error: OnError = "raise"
+        self,
+        shards: ShardPaths,
+        *,
+        split: str | None = None,
+        verify: bool = False,
+        scan: bool = False,
+        on_error: OnError = "raise",
+        cache: ShardCache | None = None,
     ) -> None:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error: must be 'raise' or 'skip', got {on_error!r}")
@@ -66,20 +91,22 @@ class ShardSet:
         self.keys: list[str] = []
         self.splits: list[str] = []
         self.sources: list[str] = []
-        self.paths: list[Path] = []
+        self.files: list[ShardFile] = []
+        self.cache = cache or ShardCache()
         self._on_error: OnError = on_error
-        # Flat arrays instead of an object per member: a hundred thousand samples are pickled into every worker.
-        self._shard_of = array("l")
-        self._first = array("l", [0])
-        self._names = array("h")
-        self._offsets = array("q")
-        self._sizes = array("q")
-        self._name_list: list[str] = []
-        name_numbers: dict[str, int] = {}
-        seen: dict[str, Path] = {}
+        # Flat arrays instead of an object per sample: a hundred thousand of them are pickled into every worker.
+        self._first = array("q", [0])
+        self._foreign = bytearray()
+        self._begins = array("q")
+        self._ends = array("q")
+        self._seen: dict[str, str] = {}
         digest = hashlib.sha256()
-        for path, summary in find_shards(shards, self._report):
-            self._add_shard(path, summary, verify, seen, name_numbers, digest)
+        for file, summary in find_shards(shards, self._report):
+            index = self._open(file, summary, verify, scan or verify)
+            size = file.bytes if file.bytes is not None else _local_size(file)
+            digest.update(f"{_name(file)} {file.sha256 or size}\n".encode())
+            self._add(file, index)
+        self._seen.clear()
         for key in self.keys:
             digest.update(f"{key}\n".encode())
         self._fingerprint = digest.hexdigest()
@@ -91,47 +118,115 @@ class ShardSet:
         """SHA-256 of the samples, their order and (by the manifests) their bytes."""
         return self._fingerprint
 
+    @property
+    def shard_sizes(self) -> list[int]:
+        """Samples of each shard; they follow one another in the set's order."""
+        return [end - begin for begin, end in zip(self._first, self._first[1:], strict=False)]
+
     def __len__(self) -> int:
         return len(self.keys)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
+    def shard_of(self, index: int) -> int:
+        """The number of the shard that a sample is in."""
+        return bisect_right(self._first, self._number(index)) - 1
+
+    def location(self, index: int) -> str:
+        """Path or URL of the tar file that a sample is in."""
+        return self.files[self.shard_of(index)].location
+
     def record(self, index: int) -> dict[str, Any]:
         """The JSON member of a sample, checked: its text fields, and ``clip`` with duration, fps and the like."""
-        path, members = self._locate(index)
-        with _naming(path, self.keys[index]):
-            return parse_record(read_span(path, *members[JSON_MEMBER]), self.keys[index])
+        with self._naming(index):
+            self._require_own(index)
+            _, data = self._text(index)
+            return parse_record(b"" if data is None else data, self.keys[index])
 
     def metadata(self, index: int) -> Sample:
         """A sample without its media."""
-        record = self.record(index)
-        with _naming(self.path(index), self.keys[index]):
-            return to_sample(record)
+        with self._naming(index):
+            names, data = self._text(index)
+            return text_of(names, data, self.keys[index], self.is_foreign(index), self.splits[index])
 
-    def path(self, index: int) -> Path:
-        """The tar file that a sample is in."""
-        return self._locate(index)[0]
+    def is_foreign(self, index: int) -> bool:
+        """Whether a sample is in a shard of another tool: its clip is decoded whenever it is read."""
+        return bool(self._foreign[self.shard_of(index)])
 
     def media(self, index: int) -> EncodedClip:
         """A sample's media as stored in the shard, checked but not decoded."""
-        path, members = self._locate(index)
-        with _naming(path, self.keys[index]):
-            return _read_sample(path, self.keys[index], members)[1]
+        with self._naming(index):
+            self._require_own(index)
+            return self._check(index, self.members(index))[1]
 
-    def __getitem__(self, index: int) -> Sample:
-        path, members = self._locate(index)
-        with _naming(path, self.keys[index]):
-            record, encoded = _read_sample(path, self.keys[index], members)
+    def members(self, index: int) -> dict[str, bytes]:
+        """The files of a sample by the suffix of their name, as they are in the shard."""
+        file = self.files[self.shard_of(index)]
+        with self._naming(index):
+            with self._file(file) as opened:
+                data = read_part(opened, file.location, *self._span(index))
+            key, members = read_members(data, file.location)
+            if key.replace("/", "_") != self.keys[index]:
+                raise ShardError(file.location, FaultReason.NOT_IN_MANIFEST, f"there is sample {key!r} in its place")
+            return members
+
+    def decode(self, index: int, members: dict[str, bytes]) -> Sample:
+        """A sample from its members, checked."""
+        with self._naming(index):
+            if self.is_foreign(index):
+                return foreign_sample(members, self.keys[index], self.splits[index])
+            record, encoded = self._check(index, members)
             return to_sample(record, decode_clip(encoded))
 
-    def _locate(self, index: int) -> tuple[Path, dict[str, tuple[int, int]]]:
+    def __getitem__(self, index: int) -> Sample:
+        return self.decode(index, self.members(index))
+
+    def _check(self, index: int, members: dict[str, bytes]) -> tuple[dict[str, Any], EncodedClip]:
+        """The JSON member of a sample and its media, both checked."""
+        media = {name: data for name, data in members.items() if name != JSON_MEMBER}
+        if JSON_MEMBER not in members:
+            raise RecordError("missing_member", "lacks json")
+        record = parse_record(members[JSON_MEMBER], self.keys[index])
+        check_members(record, media)
+        return record, EncodedClip(media, record["clip"])
+
+    def _text(self, index: int) -> tuple[set[str], bytes | None]:
+        """The names of a sample's members, and its JSON member; the media are not read."""
+        file = self.files[self.shard_of(index)]
+        with self._file(file) as opened, FileWindow(opened, *self._span(index)) as window:
+            found = {split_name(m.name)[1]: m for m in tar_members(window, file.location, part=True)}
+            json = found.get(JSON_MEMBER)
+            if json is None:
+                return set(found), None
+            if json.size > MAX_JSON_BYTES:
+                raise RecordError("bad_json", f"the JSON member has {json.size} bytes")
+            window.seek(json.data)
+            return set(found), window.read(json.size)
+
+    def _file(self, file: ShardFile) -> BinaryIO:
+        try:
+            return self.cache.open(file)
+        except FileNotFoundError as error:
+            if is_remote(file.location):
+                raise
+            raise ShardError(file.location, FaultReason.MISSING_FILE, "there is no such file") from error
+
+    def _number(self, index: int) -> int:
         if not -len(self.keys) <= index < len(self.keys):
             raise IndexError(f"sample {index} of {len(self.keys)}")
-        index %= len(self.keys)
-        members = range(self._first[index], self._first[index + 1])
-        spans = {self._name_list[self._names[m]]: (self._offsets[m], self._sizes[m]) for m in members}
-        return self.paths[self._shard_of[index]], spans
+        return index % len(self.keys)
+
+    def _span(self, index: int) -> tuple[int, int]:
+        return self._begins[index], self._ends[index]
+
+    def _naming(self, index: int) -> AbstractContextManager[None]:
+        reason = FaultReason.OTHER_TOOL if self.is_foreign(index) else FaultReason.BAD_JSON
+        return naming(self.location(index), self.keys[index], reason)
+
+    def _require_own(self, index: int) -> None:
+        if self.is_foreign(index):
+            raise ValueError("made by another tool; `python -m avrt pack --shards` converts it once")
 
     def _report(self, fault: ShardError) -> None:
         if self._on_error == "raise":
@@ -139,123 +234,108 @@ class ShardSet:
         log.warning("skipped: %s", fault)
         self.faults.append(fault)
 
-    def _add_shard(
-        self,
-        path: Path,
-        summary: ShardSummary | None,
-        verify: bool,
-        seen: dict[str, Path],
-        name_numbers: dict[str, int],
-        digest: Any,
-    ) -> None:
-        entries, faults = scan_shard(path)
-        for fault in faults:
+    def _open(self, file: ShardFile, summary: ShardSummary | None, verify: bool, scan: bool) -> ShardIndex:
+        """The index of a shard; faults are reported."""
+        fault = None if is_remote(file.location) else file_fault(file)
+        if fault is not None and (not scan or fault.reason is FaultReason.MISSING_FILE):
             self._report(fault)
-        if summary is not None:
-            digest.update(f"{summary.name} {summary.sha256}\n".encode())
-        else:
-            digest.update(f"{path.name} {path.stat().st_size if path.exists() else 0}\n".encode())
-        check_each = False
-        if verify:
-            check_each = summary is None or file_sha256(path) != summary.sha256
-            if check_each and summary is not None and not faults:
-                self._report(ShardError(path, FaultReason.CHECKSUM, "its SHA-256 is not the manifest's"))
-        shard_number = len(self.paths)
-        self.paths.append(path)
-        for entry in entries:
-            try:
-                with _naming(path, entry.key):
-                    record = _read_record(path, entry, check_each)
-                if entry.key in seen:
-                    detail = f"was also found in {seen[entry.key]}"
-                    raise ShardError(path, FaultReason.DUPLICATE_KEY, detail, entry.key)
-            except ShardError as fault:
-                self._report(fault)
+            return ShardIndex()
+        if summary is not None and summary.lists_samples and not scan:
+            return index_of_manifest(summary)
+        path = self.cache.local_path(file)
+        changed = verify and summary is not None and file_sha256(path) != summary.sha256
+        check_media = verify and (changed or summary is None)
+        index, faults = index_of_tar(path, file.location, check_media=check_media, split=self.split or "train")
+        whole = all(found.key is not None for found in faults)
+        if changed and whole:
+            faults.insert(0, ShardError(file.location, FaultReason.CHECKSUM, "its SHA-256 is not the manifest's"))
+        elif fault is not None and whole:
+            faults.insert(0, fault)
+        elif summary is not None and summary.lists_samples and not faults and not _agrees(index, summary):
+            faults.append(ShardError(file.location, FaultReason.NOT_IN_MANIFEST, "the manifest lists other samples"))
+        for found in faults:
+            self._report(found)
+        return index
+
+    def _add(self, file: ShardFile, index: ShardIndex) -> None:
+        self.files.append(file)
+        self._foreign.append(index.foreign)
+        for number, key in enumerate(index.keys):
+            if key in self._seen:
+                detail = f"was also found in {self._seen[key]}"
+                self._report(ShardError(file.location, FaultReason.DUPLICATE_KEY, detail, key))
                 continue
-            seen[entry.key] = path
-            if self.split is not None and record["split"] != self.split:
+            self._seen[key] = file.location
+            if self.split is not None and index.splits[number] != self.split:
                 continue
-            self.keys.append(entry.key)
-            self.splits.append(record["split"])
-            self.sources.append(record["source"])
-            self._shard_of.append(shard_number)
-            for name, (offset, size) in entry.members.items():
-                number = name_numbers.setdefault(name, len(name_numbers))
-                if number == len(self._name_list):
-                    self._name_list.append(name)
-                self._names.append(number)
-                self._offsets.append(offset)
-                self._sizes.append(size)
-            self._first.append(len(self._offsets))
+            self.keys.append(key)
+            self.splits.append(index.splits[number])
+            self.sources.append(index.sources[number])
+            self._begins.append(index.begins[number])
+            self._ends.append(index.ends[number])
+        self._first.append(len(self.keys))
 
 
-def find_shards(shards: ShardPaths, report: Callable[[ShardError], None]) -> list[tuple[Path, ShardSummary | None]]:
-    """Resolve folders, files and glob patterns to shards, each with its line in the manifest if there is one.
+def find_shards(
+    shards: ShardPaths, report: Callable[[ShardError], None]
+) -> list[tuple[ShardFile, ShardSummary | None]]:
+    """Resolve folders, files and patterns to shards, each with its line in the manifest if there is one.
 
     Raises:
         ValueError: a folder without a manifest, or nothing found.
     """
-    found: list[tuple[Path, ShardSummary | None]] = []
-    manifests: dict[Path, dict[str, ShardSummary] | None] = {}
+    found: list[tuple[ShardFile, ShardSummary | None]] = []
+    manifests: dict[str, dict[str, ShardSummary] | None] = {}
     for item in [shards] if isinstance(shards, str | Path) else shards:
-        path = Path(item)
-        if path.is_dir():
-            found.extend((path / summary.name, summary) for summary in read_manifest(path).shards)
-            continue
-        # An existing file first: its name may hold characters with a meaning in patterns.
-        matches = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(item)))]
-        if not matches:
-            raise ValueError(f"shards: {item}: no such folder or file, and no file matches the pattern")
+        try:
+            matches = expand(item)
+        except ValueError as error:
+            raise ValueError(f"shards: {error}") from error
         for match in matches:
-            folder = match.parent
-            if folder not in manifests:
-                known = (folder / MANIFEST_NAME).exists()
-                manifests[folder] = {s.name: s for s in read_manifest(folder).shards} if known else None
-            listed = manifests[folder]
-            if listed is not None and match.name not in listed:
-                report(ShardError(match, FaultReason.NOT_IN_MANIFEST, "the manifest beside it does not list it"))
+            if is_folder(match):
+                found += [(_listed(match, summary), summary) for summary in read_manifest(match).shards]
                 continue
-            found.append((match, None if listed is None else listed[match.name]))
+            folder, _, name = match.rpartition("/")
+            folder = folder or ("/" if match.startswith("/") else ".")
+            if folder not in manifests:
+                manifests[folder] = _manifest_beside(folder)
+            listed = manifests[folder]
+            if listed is None:
+                if not is_remote(match) and not Path(match).exists():
+                    raise ValueError(f"shards: {match}: no such folder or file")
+                found.append((ShardFile(match, None, None), None))
+            elif name in listed:
+                found.append((_listed(folder, listed[name]), listed[name]))
+            else:
+                report(ShardError(match, FaultReason.NOT_IN_MANIFEST, "the manifest beside it does not list it"))
     if not found:
         raise ValueError(f"shards: {shards}: holds no shards")
     return found
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _naming(path: Path, key: str) -> Iterator[None]:
-    """Errors in a sample's members become a `ShardError` that names shard and sample."""
+def _manifest_beside(folder: str) -> dict[str, ShardSummary] | None:
     try:
-        yield
-    except ShardError:
-        raise
-    except RecordError as error:
-        raise ShardError(path, FaultReason(error.reason), error.detail, key) from error
+        return {summary.name: summary for summary in read_manifest(folder).shards}
     except ValueError as error:
-        raise ShardError(path, FaultReason.BAD_JSON, str(error), key) from error
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
 
 
-def _read_record(path: Path, entry: Entry, check_media: bool) -> dict[str, Any]:
-    record = parse_record(read_span(path, *entry.members[JSON_MEMBER]), entry.key)
-    check_names(record, set(entry.members) - {JSON_MEMBER})
-    to_sample(record)
-    if check_media:
-        check_members(record, {n: read_span(path, *span) for n, span in entry.members.items() if n != JSON_MEMBER})
-    return record
+def _listed(folder: str, summary: ShardSummary) -> ShardFile:
+    return ShardFile(join(folder, summary.name), summary.bytes, summary.sha256)
 
 
-def _read_sample(path: Path, key: str, spans: dict[str, tuple[int, int]]) -> tuple[dict[str, Any], EncodedClip]:
-    """The JSON member of a sample and its media, both checked."""
-    # The members of a sample follow one another: one read fetches all.
-    begin = min(offset for offset, _ in spans.values())
-    end = max(offset + size for offset, size in spans.values())
-    data = memoryview(read_span(path, begin, end - begin))
-    members = {name: bytes(data[offset - begin : offset - begin + size]) for name, (offset, size) in spans.items()}
-    record = parse_record(members.pop(JSON_MEMBER), key)
-    check_members(record, members)
-    return record, EncodedClip(members, record["clip"])
+def _agrees(index: ShardIndex, summary: ShardSummary) -> bool:
+    listed = index_of_manifest(summary)
+    now = (index.keys, index.splits, index.sources, index.begins)
+    return now == (listed.keys, listed.splits, listed.sources, listed.begins)
+
+
+def _name(file: ShardFile) -> str:
+    return PurePosixPath(file.location).name
+
+
+def _local_size(file: ShardFile) -> int:
+    path = Path(file.location)
+    return path.stat().st_size if path.exists() else 0

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -28,8 +29,10 @@ class OpenShard:
         self.path = path
         self.summary: ShardSummary | None = None
         self._stack = ExitStack()
-        self._keys: set[str] = set()
-        self._splits: Counter[str] = Counter()
+        self._keys: dict[str, int] = {}
+        """The byte at which each sample begins."""
+        self._sources: list[str] = []
+        self._splits: list[str] = []
 
     def __enter__(self) -> Self:
         self._file = _HashingFile(self._stack.enter_context(atomic_file(self.path)))
@@ -48,8 +51,10 @@ class OpenShard:
         members = sample_members(sample, encoded)
         if sample.id in self._keys:
             raise ValueError(f"sample {sample.id!r} is written twice to {self.path}")
-        self._keys.add(sample.id)
-        self._splits[sample.split] += 1
+        # tarfile's own count: what it was given, where the file has only what was flushed.
+        self._keys[sample.id] = self._tar.tarstream.offset
+        self._sources.append(sample.source)
+        self._splits.append(sample.split)
         self._tar.write({"__key__": sample.id, **members})
 
     def __exit__(
@@ -69,7 +74,11 @@ class OpenShard:
             samples=len(self._keys),
             bytes=self._file.size,
             sha256=self._file.digest.hexdigest(),
-            splits=dict(sorted(self._splits.items())),
+            splits=dict(sorted(Counter(self._splits).items())),
+            keys=list(self._keys),
+            offsets=list(self._keys.values()),
+            sources=self._sources,
+            split_runs=[[split, len(list(run))] for split, run in groupby(self._splits)],
         )
 
 

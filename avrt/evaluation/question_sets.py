@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from avrt import __version__
+from avrt.data.faults import ShardError
 from avrt.data.shards import ShardSet
-from avrt.data.tar_index import ShardError
 from avrt.evaluation.benchmarks import (
     BENCHMARKS,
     Benchmark,
@@ -36,6 +36,7 @@ from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
 from avrt.media.errors import MediaError
 from avrt.media.masking import Modalities, mask_clip
 from avrt.sample import Sample
+from avrt.storage.locations import is_remote
 from avrt.text.answers import Profile
 from avrt.text.prompts import AnswerFormat, PromptTemplate
 
@@ -245,21 +246,29 @@ def _from_shards(name: str, shards: str | list[str], split: str | None) -> Quest
     samples = ShardSet(shards, split=split)
     if not len(samples):
         raise ValueError(f"`shards`: {shards} has no samples")
-    root = Path(os.path.commonpath([path.resolve().parent for path in samples.paths]))
+    root, names = _below_one_folder([file.location for file in samples.files])
     items = []
     for index in range(len(samples)):
         sample = samples.metadata(index)
-        shard = samples.path(index).resolve().relative_to(root)
         categories = {"question_type": sample.question_type, "modality": sample.modality}
         items.append(
             Item(
                 sample=sample,
                 index=index,
-                media={"shard": str(shard), "key": sample.id},
+                media={"shard": names[samples.shard_of(index)], "key": sample.id},
                 categories={name: value for name, value in categories.items() if value},
             )
         )
     return QuestionSet(BENCHMARKS.get(name) or question_set(name, len(items)), items, root, shards=samples)
+
+
+def _below_one_folder(locations: list[str]) -> tuple[Path, list[str]]:
+    """The deepest folder that holds all local shards, and each one's name in it; URLs keep their whole address."""
+    if any(is_remote(location) for location in locations):
+        return Path(), locations
+    paths = [Path(location).resolve() for location in locations]
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    return root, [str(path.relative_to(root)) for path in paths]
 
 
 def _limited(sets: Sequence[QuestionSet], subset: str) -> QuestionSet:

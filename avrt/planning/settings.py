@@ -262,14 +262,23 @@ def _total_steps(config: dict[str, Any], settings: RunSettings, samples: int | N
     return run_length(batches, settings.accumulate, epochs, most, limit)
 
 
-def count_samples(train: str | list[str], split: str | None = None) -> int | None:
-    """Number of samples in shards on this machine, or None if they are not there."""
-    from avrt.data.manifest import MANIFEST_NAME, read_manifest
-    from avrt.data.shards import ShardSet
+def count_samples(train: str | list[str | dict[str, Any]], split: str | None = None) -> int | None:
+    """Number of samples in shards on this machine, or None if they are not there.
 
-    places = [train] if isinstance(train, str) else train
-    if not all(Path(place).exists() or glob.glob(place) for place in places):
-        return None
-    if split is None and all((Path(place) / MANIFEST_NAME).is_file() for place in places):
-        return sum(shard.samples for place in places for shard in read_manifest(Path(place)).shards)
-    return len(ShardSet(places, split=split))
+    Args:
+        train: as in `data.train`; a source is a mapping.
+        split: only this split, for what is not a source with its own.
+    """
+    from avrt.data.shards import ShardSet
+    from avrt.storage.locations import is_remote
+
+    total = 0
+    for place in [train] if isinstance(train, str) else train:
+        source = {"shards": place} if isinstance(place, str) else place
+        shards = [source["shards"]] if isinstance(source["shards"], str) else source["shards"]
+        if any(is_remote(name) for name in shards):
+            return None
+        if not all(Path(name).exists() or "{" in name or glob.glob(name) for name in shards):
+            return None
+        total += len(ShardSet(shards, split=source.get("split") or split))
+    return total

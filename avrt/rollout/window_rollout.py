@@ -97,19 +97,19 @@ class WindowRollout:
     precision: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @torch.no_grad()
-    def run(self, window: Sequence[Prompt], epoch: int, micro_batch_size: int) -> Rollout:
+    def run(self, window: Sequence[Prompt], epochs: Sequence[int], micro_batch_size: int) -> Rollout:
         """Roll out a window.
 
         Args:
             window: this device's prompts.
-            epoch: passes over the data set before this one; every epoch draws other responses.
+            epochs: of each prompt, the passes over the data before this one; every pass draws other responses.
             micro_batch_size: prompts that the reference scores at a time.
         """
         samples = [prompt.sample for prompt in window]
         with self.timed("embedding"), self.precision():
             prompts = self.student.embed(window)
         with self.timed("rollout"), self.precision():
-            seeds = [stream_seed(self.sampling.seed, epoch, sample.id) for sample in samples]
+            seeds = [stream_seed(self.sampling.seed, epoch, s.id) for epoch, s in zip(epochs, samples, strict=True)]
             responses = self.engine.generate(prompts, self.num_generations, seeds)
         done = completions(samples, responses, self.student.decode)
         with self.timed("rewards"):

@@ -244,7 +244,7 @@ class TestManifestFile:
         ("edit", "message"),
         [
             (lambda text: text[:40], "is damaged"),
-            (lambda text: text.replace('"format_version": 1', '"format_version": 99'), "format version 99"),
+            (lambda text: text.replace('"format_version": 2', '"format_version": 99'), "format version 99"),
             (lambda text: text.replace('"samples": 7', '"samples": 8'), "do not add up"),
             (lambda text: text.replace('"sha256"', '"sha257"'), "is damaged"),
         ],

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset
 
 from avrt.config.errors import describe
-from avrt.data.shards import ShardSet
-from avrt.data.tar_index import FaultReason, ShardError
-from avrt.data.writer import ShardWriter
+from avrt.data.faults import FaultReason, ShardError
 from avrt.model.encoding import Prompt
-from avrt.rewards import AccuracyReward
 from avrt.sample import Sample
-from datamodules.reading import EncodedDataset, EvaluationLoader, device_batches
+from datamodules.order import SampleOrder
+from datamodules.reading import EvaluationLoader, device_batches
+from datamodules.streaming import ItemReader
 from datamodules.windows import MicroBatch, WindowLoader
 from datamodules.workers import read_batches
-from tests.lightning_modules.training import gold_completion, write_shards
-from tests.tiny_student import load_student, make_sample
 
 
-class Numbers(Dataset[Prompt]):
+class Numbers(ItemReader[Prompt]):
     """Prompts that only carry their index."""
 
     def __init__(self, size: int) -> None:
@@ -40,8 +34,21 @@ class Numbers(Dataset[Prompt]):
         return Prompt(Sample(str(index), "?", ("a", "b"), 0), torch.tensor([index]))
 
 
-def loader(size: int = 23, **settings: Any) -> WindowLoader:
-    return WindowLoader(Numbers(size), **{"micro_batch_size": 2, "micro_batches": 2, "fingerprint": "f", **settings})
+def loader(
+    size: int = 23, *, seed: int = 0, shuffle: bool = True, shuffle_shards: int = 2, **settings: Any
+) -> WindowLoader:
+    order = SampleOrder([shards_of(size)], seed=seed, shuffle=shuffle, shuffle_shards=shuffle_shards)
+    fixed = {"micro_batch_size": 2, "micro_batches": 2, "fingerprint": "f"}
+    return WindowLoader(Numbers(size), order, **{**fixed, **settings})
+
+
+def shards_of(size: int) -> list[int]:
+    """Sizes of shards of 4 samples."""
+    return [min(4, size - begin) for begin in range(0, size, 4)]
+
+
+def planned(one: WindowLoader, begin: int, end: int) -> list[int]:
+    return [place.sample for place in one.order.places(begin, end)]
 
 
 def numbers(batch: MicroBatch) -> list[int]:
@@ -52,12 +59,13 @@ def epoch_of(one: WindowLoader) -> list[int]:
     return [i for batch in one for i in numbers(batch)]
 
 
-def test_every_sample_at_most_once_an_epoch_and_in_its_order() -> None:
+def test_epochs_cut_an_endless_sequence_of_passes() -> None:
+    """Windows of 4 from 23 samples: 5 an epoch, and the sixth takes the 3 that are left and the first of the next."""
     one = loader()
-    for epoch in range(3):
-        seen = epoch_of(one)
-        assert seen == one.order(epoch)[:20], "windows of 4 from 23 samples"
-        assert len(set(seen)) == 20
+    seen = [i for _ in range(5) for i in epoch_of(one)]
+    assert seen == planned(one, 0, 100)
+    for begin in range(0, 92, 23):
+        assert sorted(seen[begin : begin + 23]) == list(range(23)), "each sample once in every pass"
 
 
 def test_whole_windows_see_every_sample_exactly_once() -> None:
@@ -66,29 +74,16 @@ def test_whole_windows_see_every_sample_exactly_once() -> None:
         assert sorted(epoch_of(one)) == list(range(24))
 
 
-def test_all_samples_are_seen_over_the_epochs() -> None:
-    """Samples left over at the end of an epoch are skipped, but not the same ones every time."""
+def test_a_prompt_knows_its_pass() -> None:
     one = loader()
-    counts = Counter(i for _ in range(10) for i in epoch_of(one))
-    assert set(counts) == set(range(23))
-
-
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    one, same = loader(seed=5), loader(seed=5, micro_batch_size=1, num_iterations=3, world_size=2, rank=1)
-    assert one.order(3) == same.order(3)
-    orders = {tuple(loader(seed=seed).order(epoch)) for seed in range(5) for epoch in range(5)}
-    assert len(orders) == 25
-    state = torch.random.get_rng_state()
-    torch.manual_seed(99)
-    assert loader(seed=5).order(3) == one.order(3)
-    torch.random.set_rng_state(state)
-    assert loader(shuffle=False).order(7) == list(range(23))
+    windows = [batch.window for _ in range(2) for batch in one if batch.last]
+    assert [window.epochs for window in windows[4:7]] == [[0] * 4, [0, 0, 0, 1], [1] * 4]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_devices_are_disjoint_and_together_the_window(world_size: int) -> None:
     ranks = [list(loader(size=50, rank=r, world_size=world_size)) for r in range(world_size)]
-    whole = loader(size=50).order(0)
+    whole = planned(loader(size=50), 0, 50)
     window = 4 * world_size
     for w in range(50 // window):
         parts = [[i for batch in batches[2 * w : 2 * w + 2] for i in numbers(batch)] for batches in ranks]
@@ -102,7 +97,7 @@ def test_a_windows_samples_depend_on_its_size_alone(size: int, batches: int, wor
         list(loader(micro_batch_size=size, micro_batches=batches, rank=r, world_size=world_size))
         for r in range(world_size)
     ]
-    order = loader().order(0)
+    order = planned(loader(), 0, 20)
     for w in range(5):
         seen = [i for rank in ranks for batch in rank[w * batches : (w + 1) * batches] for i in numbers(batch)]
         assert sorted(seen) == sorted(order[4 * w : 4 * w + 4])
@@ -124,7 +119,6 @@ def test_micro_batches_carry_their_window() -> None:
     assert [b.window.number for b in batches[::4]] == [0, 1, 2, 3, 4]
     again = list(one)
     assert [b.window.number for b in again[::4]] == [5, 6, 7, 8, 9]
-    assert {b.window.epoch for b in again} == {1}
 
 
 @pytest.mark.parametrize("stop", range(1, 13))
@@ -171,13 +165,13 @@ def test_prefetching_does_not_run_ahead_in_the_state(workers: int) -> None:
     resumed = loader(num_workers=workers)
     resumed.load_state_dict(one.state_dict())
     rest = epoch_of(resumed)
-    assert [i for part in seen for i in part] + rest == loader().order(0)[:20]
+    assert [i for part in seen for i in part] + rest == planned(loader(), 0, 20)
 
 
 def test_iterations_read_a_sample_once() -> None:
     one = loader(num_iterations=3)
     list(one)
-    assert max(Counter(one.dataset.reads).values()) == 1  # type: ignore[attr-defined]
+    assert max(Counter(one.reader.reads).values()) == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -185,6 +179,7 @@ def test_iterations_read_a_sample_once() -> None:
     [
         ({"seed": 1}, "seed"),
         ({"shuffle": False}, "shuffle"),
+        ({"shuffle_shards": 3}, "shuffle_shards"),
         ({"fingerprint": "g"}, "train"),
         ({"micro_batch_size": 4}, "batch_size"),
         ({"world_size": 2}, "devices"),
@@ -252,63 +247,3 @@ def test_errors_of_a_worker_are_raised_unchanged(error: Exception, workers: int)
         next(stream)
     assert type(raised.value) is type(error)
     assert (str(raised.value), describe(raised.value)) == (str(error), describe(error))
-
-
-# ---- samples --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_shards(tmp_path_factory.mktemp("shards"))
-
-
-def test_encoded_samples(student_folder: Path, shards: Path) -> None:
-    encoder = load_student(student_folder).encoder
-    source = ShardSet(shards)
-    plain, targets = EncodedDataset(source, encoder), EncodedDataset(source, encoder, with_targets=True)
-    blank = EncodedDataset(source, encoder, modalities="A")
-    assert len(plain) == 10
-    for i in range(4):
-        assert plain[i].target is None
-        assert torch.equal(targets[i].target, encoder.encode_target(source[i]))
-        assert torch.equal(plain[i].input_ids, encoder.encode(source[i]).input_ids)
-        clip = blank[i].sample.clip
-        assert clip is not None
-        assert clip.frames is None or not clip.frames.any()
-
-
-def test_a_missing_trace_stops_supervised_training(student_folder: Path, tmp_path: Path) -> None:
-    with ShardWriter(tmp_path) as writer:
-        writer.write(replace(make_sample("audio", 1), trace=None))
-    dataset = EncodedDataset(ShardSet(tmp_path), load_student(student_folder).encoder, with_targets=True)
-    with pytest.raises(ValueError, match=r"audio-1.*no trace"):
-        _ = dataset[0]
-
-
-@pytest.mark.parametrize("answer", [2, 7, -1, "B", 1.0, None, True], ids=repr)
-def test_an_invalid_gold_stops_loading_with_the_samples_id(student_folder: Path, tmp_path: Path, answer: Any) -> None:
-    """In the record itself, and through the loader's worker from a shard that has it with right checksums."""
-    sample = make_sample("audio", 3)
-    assert len(sample.options) == 2
-    with pytest.raises(ValueError, match="audio-3"):
-        replace(sample, answer=answer)
-    object.__setattr__(sample, "answer", answer)  # as a writer without the check would leave it
-    with ShardWriter(tmp_path) as writer:
-        writer.write(make_sample("audio", 6))
-        writer.write(sample)
-    encoder = load_student(student_folder).encoder
-
-    def load() -> None:
-        source = EncodedDataset(ShardSet(tmp_path), encoder)
-        list(WindowLoader(source, micro_batch_size=1, num_workers=1, shuffle=False))
-
-    with pytest.raises(ValueError, match="audio-3") as raised:
-        load()
-    assert "Traceback" not in str(raised.value)
-
-
-def test_every_gold_answer_scores_1(shards: Path) -> None:
-    completions = [gold_completion(sample) for sample in ShardSet(shards)]
-    assert AccuracyReward().score(completions) == [1.0] * 10
-    wrong = [replace(c, text=c.text.replace(f">{c.sample.gold}<", ">Z<")) for c in completions]
-    assert AccuracyReward().score(wrong) == [0.0] * 10

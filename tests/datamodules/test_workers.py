@@ -14,15 +14,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import get_worker_info
 
+from datamodules.streaming import ItemReader
 from datamodules.workers import DataWorkerError, read_batches
 from tests.programs import REPOSITORY, environment
 from tests.small_shared_memory import with_shared_memory
 from tests.tiny_student import make_sample
 
 
-class Items(Dataset[Any]):
+class Items(ItemReader[Any]):
     """Tensors of one size, with the number of the worker that made each."""
 
     def __init__(self, size: int = 10) -> None:
@@ -93,9 +94,10 @@ def test_a_worker_that_leaves_by_itself() -> None:
 READ = """
 import json, sys
 import torch
+from datamodules.streaming import ItemReader
 from datamodules.workers import DataWorkerError, read_batches
 
-class Items(torch.utils.data.Dataset):
+class Items(ItemReader):
     def __init__(self, size):
         self.size = size
     def __getitem__(self, index):

@@ -42,7 +42,7 @@ def window_rollout(student: Student, **settings: Any) -> WindowRollout:
 
 def roll_out(student: Student, epoch: int = 0, micro_batch_size: int = 2, **settings: Any) -> Rollout:
     prompts = [student.encoder.encode(make_sample(kind, i)) for i, kind in enumerate(KINDS)]
-    return window_rollout(student, **settings).run(prompts, epoch, micro_batch_size)
+    return window_rollout(student, **settings).run(prompts, [epoch] * len(prompts), micro_batch_size)
 
 
 def test_a_window(student: Student) -> None:

@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
+from avrt.data.faults import ShardError
 from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip, encode_clip
 from avrt.data.shards import ShardSet
-from avrt.data.tar_index import ShardError
 from avrt.evaluation.benchmarks import BENCHMARKS, Item
 from avrt.evaluation.item_clips import read_sample
 from avrt.evaluation.records.record import Record

@@ -17,7 +17,7 @@ import avrt.rollout.window_rollout
 import lightning_modules.sft
 from avrt.model.student import Student
 from avrt.rollout.builtin import TransformersRollout
-from datamodules.reading import EncodedDataset
+from datamodules.streaming import EncodedSamples
 from lightning_modules.callbacks import Throughput
 from tests.lightning_modules.callbacks.tiny_runs import TextReward, events, grpo, scalars, sft, trainer
 
@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     monkeypatch.setattr("lightning_modules.callbacks.throughput.time", clock)
     monkeypatch.setattr("lightning_modules.step_metrics.time", clock)
-    takes(READ, EncodedDataset, "__getitem__")
+    takes(READ, EncodedSamples, "_read")
     takes(EMBED, Student, "embed")
     takes(ROLLOUT, TransformersRollout, "generate")
     takes(REWARDS, avrt.rollout.window_rollout, "compute_rewards")

@@ -1,0 +1,248 @@
+"""The samples of one shard and where each of them begins: from the manifest, or by one pass over the tar file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from avrt.data.faults import FaultReason, ShardError
+from avrt.data.foreign_shards import foreign_record
+from avrt.data.manifest import ShardSummary
+from avrt.data.records import (
+    JSON_MEMBER,
+    MAX_JSON_BYTES,
+    MEMBER_PATTERN,
+    RecordError,
+    check_members,
+    check_names,
+    parse_record,
+    to_sample,
+)
+from avrt.data.tar_members import Member, read_members, read_span, split_name, tar_members
+from avrt.sample import KEY_PATTERN, Sample
+from avrt.storage.shard_cache import ShardFile
+
+OUR_FIELDS = frozenset({"format_version", "crc32", "members"})
+"""Fields of a JSON member of this project. One damaged byte hides one of them, not all."""
+
+
+@dataclass
+class ShardIndex:
+    """The samples of one shard, in its order.
+
+    Attributes:
+        keys, splits, sources: ids, splits and clips.
+        begins, ends: each sample's bytes in the file.
+        foreign: the shard was made by another tool.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    sources: list[str] = field(default_factory=list)
+    begins: array[int] = field(default_factory=lambda: array("q"))
+    ends: array[int] = field(default_factory=lambda: array("q"))
+    foreign: bool = False
+
+    def add(self, key: str, sample: Sample, begin: int, end: int) -> None:
+        """Append one sample."""
+        self.keys.append(key)
+        self.splits.append(sample.split)
+        self.sources.append(sample.source)
+        self.begins.append(begin)
+        self.ends.append(end)
+
+
+def index_of_manifest(shard: ShardSummary) -> ShardIndex:
+    """The index that a manifest states."""
+    ends = array("q", [*shard.offsets[1:], shard.bytes] if shard.offsets else [])
+    return ShardIndex(shard.keys, shard.sample_splits(), shard.sources, array("q", shard.offsets), ends)
+
+
+@dataclass
+class _Entry:
+    """The members of one sample by suffix, and the offset where they begin; `end` follows the last one."""
+
+    begin: int
+    end: int
+    members: dict[str, Member] = field(default_factory=dict)
+
+
+def index_of_tar(
+    path: Path, location: str, *, check_media: bool = False, split: str = "train"
+) -> tuple[ShardIndex, list[ShardError]]:
+    """Read all headers and JSON members of a shard.
+
+    Args:
+        check_media: also compare all media members with the checksums in the JSON members.
+        split: of samples from other tools that state none.
+
+    Returns:
+        The samples that are complete, and the faults found. A fault that makes the rest of the file unreadable keeps
+        the samples before it; a hostile one (forbidden name, type or member) keeps none.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - closed by the `with` below
+    except FileNotFoundError:
+        return ShardIndex(), [ShardError(location, FaultReason.MISSING_FILE, "there is no such file")]
+    with file:
+        entries, broken, faults = _group(file, location)
+        if any(fault.key is None and fault.reason not in _KEEP_WHAT_WAS_READ for fault in faults):
+            return ShardIndex(), faults
+        index = ShardIndex(foreign=bool(entries) and _is_foreign(file, next(iter(entries.values()))))
+        if not index.foreign and (fault := _foreign_member(entries, location)) is not None:
+            return ShardIndex(), [fault]
+        for number, (name, entry) in enumerate(entries.items()):
+            if name in broken:
+                continue
+            key = name.replace("/", "_")
+            try:
+                with naming(location, key, FaultReason.OTHER_TOOL if index.foreign else FaultReason.BAD_JSON):
+                    sample = _read_text(file, entry, key, index.foreign, split)
+                    if check_media:
+                        _check_media(path, location, key, entry, index.foreign)
+            except ShardError as fault:
+                if index.foreign and not number:  # the others are alike
+                    return ShardIndex(), [ShardError(location, fault.reason, fault.detail)]
+                faults.append(fault)
+                continue
+            index.add(key, sample, entry.begin, entry.end)
+    return index, faults
+
+
+def file_fault(file: ShardFile) -> ShardError | None:
+    """What is wrong with a local shard's file, without reading it."""
+    try:
+        size = os.stat(file.location).st_size
+    except FileNotFoundError:
+        return ShardError(file.location, FaultReason.MISSING_FILE, "there is no such file")
+    if file.bytes is None or size == file.bytes:
+        return None
+    reason = FaultReason.TRUNCATED if size < file.bytes else FaultReason.NOT_IN_MANIFEST
+    return ShardError(file.location, reason, f"has {size} bytes, and the manifest lists {file.bytes}")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def naming(location: str, key: str, reason: FaultReason = FaultReason.BAD_JSON) -> Iterator[None]:
+    """Errors in a sample's members become a `ShardError` that names shard and sample."""
+    try:
+        yield
+    except ShardError as error:
+        if error.key is not None:
+            raise
+        raise ShardError(error.location, error.reason, error.detail, key) from error
+    except RecordError as error:
+        raise ShardError(location, FaultReason(error.reason), error.detail, key) from error
+    except ValueError as error:
+        raise ShardError(location, reason, str(error), key) from error
+
+
+_KEEP_WHAT_WAS_READ = (FaultReason.TRUNCATED, FaultReason.NOT_A_TAR, FaultReason.TRAILING_DATA)
+
+
+def _group(file: BinaryIO, location: str) -> tuple[dict[str, _Entry], set[str], list[ShardError]]:
+    """The members of all samples, by key; the keys of samples that cannot be used; and the faults found."""
+    entries: dict[str, _Entry] = {}
+    broken: set[str] = set()
+    faults: list[ShardError] = []
+    current: str | None = None
+    try:
+        for member in tar_members(file, location):
+            key, suffix = split_name(member.name)
+            if key != current and key in entries and key not in broken:
+                # Either of the two may be right: both are left out.
+                detail = "occurs twice, or its files are not side by side (`tar --sort=name` puts them so)"
+                faults.append(ShardError(location, FaultReason.DUPLICATE_KEY, detail, key))
+                broken.add(key)
+            current = key
+            entry = entries.setdefault(key, _Entry(member.header, 0))
+            if suffix in entry.members and key not in broken:
+                faults.append(ShardError(location, FaultReason.DUPLICATE_MEMBER, f"{suffix} occurs twice", key))
+                broken.add(key)
+            entry.members[suffix] = member
+            entry.end = member.end
+    except ShardError as fault:
+        faults.append(fault)
+        if current is not None and fault.reason is not FaultReason.TRAILING_DATA:
+            broken.add(current)  # it may have lost members
+    return entries, broken, faults
+
+
+def _is_foreign(file: BinaryIO, first: _Entry) -> bool:
+    """Whether a shard's first sample was written by another tool."""
+    ours = all(MEMBER_PATTERN.fullmatch(suffix) for suffix in first.members)
+    if JSON_MEMBER not in first.members:
+        return not ours
+    try:
+        record = json.loads(_read(file, first.members[JSON_MEMBER]))
+    except (ValueError, RecursionError):
+        return not ours
+    return not OUR_FIELDS & set(record) if isinstance(record, dict) else not ours
+
+
+def _foreign_member(entries: dict[str, _Entry], location: str) -> ShardError | None:
+    """The first member that a shard of this project cannot have."""
+    for key, entry in entries.items():
+        for suffix, member in entry.members.items():
+            if not KEY_PATTERN.fullmatch(key):
+                return ShardError(location, FaultReason.FORBIDDEN_NAME, f"member {member.name!r}")
+            if not MEMBER_PATTERN.fullmatch(suffix):
+                return ShardError(location, FaultReason.FORBIDDEN_MEMBER, f"member {member.name!r}")
+    return None
+
+
+def _read_text(file: BinaryIO, entry: _Entry, key: str, foreign: bool, split: str) -> Sample:
+    """A sample without its media."""
+    if foreign and not KEY_PATTERN.fullmatch(key):
+        raise ValueError(f"its key {key!r} cannot name a sample: use 1 to 80 letters, digits, '-' and '_'")
+    if JSON_MEMBER not in entry.members and not foreign:
+        raise RecordError("missing_member", "lacks json")
+    data = _read(file, entry.members[JSON_MEMBER]) if JSON_MEMBER in entry.members else None
+    return text_of(set(entry.members), data, key, foreign, split)
+
+
+def text_of(names: set[str], data: bytes | None, key: str, foreign: bool, split: str) -> Sample:
+    """A sample without its media, from its members' names and its JSON member."""
+    if foreign:
+        return foreign_record(names, None if data is None else foreign_json(data), key, split)
+    if data is None:
+        raise RecordError("missing_member", "lacks json")
+    record = parse_record(data, key)
+    check_names(record, names - {JSON_MEMBER})
+    return to_sample(record)
+
+
+def foreign_json(data: bytes) -> dict[str, Any]:
+    """A JSON member of another tool."""
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RecordError("bad_json", f"the JSON member does not parse: {error}") from error
+    if not isinstance(record, dict):
+        raise RecordError("bad_json", "the JSON member is not an object")
+    return record
+
+
+def _read(file: BinaryIO, member: Member) -> bytes:
+    if member.size > MAX_JSON_BYTES:
+        raise RecordError("bad_json", f"the JSON member has {member.size} bytes")
+    file.seek(member.data)
+    return file.read(member.size)
+
+
+def _check_media(path: Path, location: str, key: str, entry: _Entry, foreign: bool) -> None:
+    _, members = read_members(read_span(path, location, entry.begin, entry.end), location)
+    if not foreign:
+        check_members(parse_record(members.pop(JSON_MEMBER), key), members)
