@@ -69,6 +69,7 @@ class Sample:
         question_type: the data set's own category (AVQA: "Come From", "Which", ...).
         modality: the stream that the question needs, in the data set's words (AVQA: "Both", "View", "Sound").
         source: name of the clip the sample was made from; samples with equal `source` share a clip.
+        audio_source: name of the audio file if it is another one; equal to `source` where there is only audio.
         clip: decoded media, or None while only the text is needed.
         trace: target text for supervised fine-tuning, ``<think>...</think><answer>X</answer>``.
         teacher_traces: raw text of each teacher, by stage name (``vision``, ``audio``, ...).
@@ -83,6 +84,7 @@ class Sample:
     question_type: str = ""
     modality: str = ""
     source: str = ""
+    audio_source: str = ""
     clip: Clip | None = None
     trace: str | None = None
     teacher_traces: dict[str, str] = field(default_factory=dict)

@@ -70,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from avrt.data.annotations import read_avqa
+    from avrt.data.annotations import ReadOptions, read_annotations
     from avrt.data.clip_workers import ClipSettings
     from avrt.data.packing import LEFT_OUT_NAME, PackOptions, pack
 
-    samples = read_avqa(args.annotations, split=args.split)
+    samples = read_annotations(args.annotations, ReadOptions(split=args.split)).samples
     settings = ClipSettings(
         num_frames=args.frames,
         max_audio_seconds=args.max_audio_seconds,

@@ -10,6 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from avrt.data.left_out import LeftOut
 from avrt.data.manifest import ShardSummary
 from avrt.data.records import SAMPLE_FIELDS
 from avrt.files.atomic import PARTIAL_SUFFIX, write_atomic
@@ -19,16 +20,6 @@ from avrt.storage.uploads import OutputFolder
 
 RECORDS_FOLDER = ".pack"
 SETTINGS_NAME = "settings.json"
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A question that was left out; `reason` is one of `avrt.media.errors.MediaReason`."""
-
-    id: str
-    source: str
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)
