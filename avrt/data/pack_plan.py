@@ -7,14 +7,14 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from avrt.data.left_out import LeftOut
 from avrt.data.manifest import ShardSummary
 from avrt.data.records import SAMPLE_FIELDS
 from avrt.files.atomic import PARTIAL_SUFFIX, write_atomic
-from avrt.media.clip_files import find_clip
+from avrt.media.clip_files import ClipFolder
 from avrt.sample import Sample, check_key
 from avrt.storage.uploads import OutputFolder
 
@@ -49,7 +49,7 @@ class GroupResult:
 
 
 def check_samples(samples: Sequence[Sample]) -> None:
-    """Raise ValueError for ids that cannot be keys or occur twice, and sources that are not plain names."""
+    """Raise ValueError for ids that cannot be keys or occur twice, and sources that are not paths below a folder."""
     if not samples:
         raise ValueError("samples: there are none to pack")
     seen: set[str] = set()
@@ -57,8 +57,12 @@ def check_samples(samples: Sequence[Sample]) -> None:
         if check_key(sample.id) in seen:
             raise ValueError(f"sample {sample.id!r} occurs twice; every question needs an id of its own")
         seen.add(sample.id)
-        if not sample.source or Path(sample.source).name != sample.source:
-            raise ValueError(f"sample {sample.id!r}: `source` must be a plain file name, got {sample.source!r}")
+        for name in filter(None, (sample.source, sample.audio_source)):
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or str(path) != name or name == ".":
+                raise ValueError(f"sample {sample.id!r}: `source` must be a path below the clips' folder, got {name!r}")
+        if not sample.source:
+            raise ValueError(f"sample {sample.id!r}: has no `source`")
 
 
 def prepare(out: OutputFolder, names: Collection[str], settings: dict[str, Any]) -> Path:
@@ -85,7 +89,7 @@ def prepare(out: OutputFolder, names: Collection[str], settings: dict[str, Any])
     return records
 
 
-def make_groups(samples: Sequence[Sample], videos_dir: Path, samples_per_shard: int) -> list[Group]:
+def make_groups(samples: Sequence[Sample], clips: ClipFolder, samples_per_shard: int) -> list[Group]:
     """Split the questions into groups, and compute the fingerprint of each."""
     groups = []
     for index, begin in enumerate(range(0, len(samples), samples_per_shard)):
@@ -93,12 +97,22 @@ def make_groups(samples: Sequence[Sample], videos_dir: Path, samples_per_shard: 
         digest = hashlib.sha256()
         for sample in members:
             fields = {name: getattr(sample, name) for name in SAMPLE_FIELDS}
-            path = find_clip(videos_dir, sample.source)
-            status = None if path is None else path.stat()
-            state = None if status is None else [status.st_size, status.st_mtime_ns]
-            digest.update(json.dumps([fields, state], sort_keys=True).encode())
+            state: list[Any] = [_state(clips, sample.source)]
+            if sample.audio_source:
+                state += [sample.audio_source, _state(clips, sample.audio_source)]
+            digest.update(json.dumps([fields, *state], sort_keys=True).encode())
         groups.append(Group(index, members, digest.hexdigest()))
     return groups
+
+
+def _state(clips: ClipFolder, name: str) -> list[int] | None:
+    """Size and time of change of a clip's file, or None where there is none."""
+    path = clips.find(name)
+    try:
+        status = None if path is None else path.stat()
+    except FileNotFoundError:
+        return None  # a broken link
+    return None if status is None else [status.st_size, status.st_mtime_ns]
 
 
 def finished_result(group: Group, out: OutputFolder, names: Mapping[str, int], records: Path) -> GroupResult | None:

@@ -223,10 +223,10 @@ def test_arguments(videos, tmp_path, changes, message):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("source", ["", "../x", "a/b"])
+@pytest.mark.parametrize("source", ["", "../x", "a/../../x", "/etc/x", "a//b"])
 def test_sources_stay_in_the_folder(videos, tmp_path, source):
     samples = [replace(questions(1)[0], source=source)]
-    with pytest.raises(ValueError, match="plain file name"):
+    with pytest.raises(ValueError, match="`source`"):
         pack(samples, videos, tmp_path / "out")
 
 
