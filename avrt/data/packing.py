@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -106,6 +106,7 @@ def pack(
     settings: ClipSettings | None = None,
     options: PackOptions | None = None,
     left_out: Sequence[LeftOut] = (),
+    stated: Mapping[str, Any] | None = None,
 ) -> PackReport:
     """Pack questions and their clips, found in `videos_dir` by their `source`, into shards.
 
@@ -119,6 +120,7 @@ def pack(
         settings: how clips are read and encoded; None for the defaults.
         options: how the run works; None for the defaults.
         left_out: questions that were left out before, to be listed and counted with the others.
+        stated: more settings of the caller for the manifest; a run with others does not resume this one.
 
     Raises:
         ValueError: wrong samples, other settings than in the run that is to be resumed, too many failures, or another
@@ -134,7 +136,8 @@ def pack(
     if samples_per_shard is None:
         samples_per_shard = min(FULL_SHARD, max(FEWEST_SAMPLES, -(-len(samples) // WANTED_SHARDS)))
     with out.lock("pack"):
-        return _Run(videos_dir, out, settings, options, samples_per_shard).pack(samples, tuple(left_out))
+        run = _Run(videos_dir, out, settings, options, samples_per_shard, stated or {})
+        return run.pack(samples, tuple(left_out))
 
 
 class _Run:
@@ -150,13 +153,14 @@ class _Run:
         settings: ClipSettings,
         options: PackOptions,
         samples_per_shard: int,
+        stated: Mapping[str, Any],
     ) -> None:
         self.clips = ClipFolder(videos_dir)
         self.out = out
         self.settings = settings
         self.options = options
         self.samples_per_shard = samples_per_shard
-        self.stated = {**settings.as_dict(), "samples_per_shard": samples_per_shard}
+        self.stated = {**settings.as_dict(), "samples_per_shard": samples_per_shard, **stated}
         """The settings that the manifest records."""
         self._stop = threading.Event()
         self._lock = threading.Lock()

@@ -31,6 +31,7 @@ class ReadOptions:
         dataset_split: which split of a `datasets` folder that has several.
         max_bad_rows: refuse a file of which more than this share of the rows is faulty. 0 refuses the first one.
         media_folder: where media that lie in the rows themselves are written; None refuses such rows.
+        with_reasoning: keep a row's reasoning as the sample's `trace`.
     """
 
     split: str = "train"
@@ -39,6 +40,7 @@ class ReadOptions:
     dataset_split: str | None = None
     max_bad_rows: float = 0.0
     media_folder: Path | None = None
+    with_reasoning: bool = True
 
     def __post_init__(self) -> None:
         if not self.split.strip():
@@ -196,7 +198,7 @@ def _to_sample(
             raise RowError(RowReason.BAD_OPTIONS, "there are no options, nor lines such as 'A. dog' in the question")
         question, choices = parts
     offered = read_options(choices)
-    trace = values.get("reasoning")
+    trace = values.get("reasoning") if options.with_reasoning else None
     if trace is not None and not isinstance(trace, str):
         raise RowError(RowReason.BAD_REASONING, f"the reasoning must be a text, got {trace!r}")
     answer = gold_index(values.get("answer"), offered, options.answer_base, untyped=untyped)
