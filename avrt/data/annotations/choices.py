@@ -187,6 +187,8 @@ def _by_text(text: str, options: Options) -> int | None:
                 RowReason.BAD_ANSWER, f"the gold answer {text!r} is the letter of one option and the text of another"
             )
         return by_letter
+    if options.texts.count(text) == 1:
+        return options.texts.index(text)
     for texts in (options.texts, options.given):
         for same in (str, str.strip, _folded):
             matches = [place for place, option in enumerate(texts) if same(option) == same(text)]

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from avrt.files.json_rows import read_json_rows
 
@@ -69,8 +69,7 @@ def _table_rows(path: Path, separator: str) -> Iterator[Row]:
             for row in reader:
                 if None in row or None in row.values():
                     raise ValueError(f"{path}: line {reader.line_num} has another number of cells than the header")
-                # An empty cell is no value.
-                yield {name: cell for name, cell in row.items() if cell}
+                yield {name: cell or None for name, cell in row.items()}
         except csv.Error as error:
             raise ValueError(f"{path}: line {reader.line_num} is not valid CSV: {error}") from error
         except UnicodeDecodeError as error:
@@ -85,8 +84,8 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         with ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=_batch_rows(file.schema_arrow)):
                 yield from batch.to_pylist()
-    except ArrowException as error:
-        raise ValueError(f"{path}: is not a complete parquet file: {_first_line(error)}") from error
+    except (ArrowException, OSError) as error:
+        _reraise(error, path, "parquet file")
 
 
 def _arrow_rows(path: Path) -> Iterator[Row]:
@@ -99,8 +98,8 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
             for batch in reader:
                 for begin in range(0, batch.num_rows, size):
                     yield from batch.slice(begin, size).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path}: is not a complete Arrow stream: {_first_line(error)}") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        _reraise(error, path, "Arrow stream")
 
 
 def _batch_rows(schema: Any) -> int:
@@ -114,8 +113,12 @@ def _batch_rows(schema: Any) -> int:
     return BATCH_ROWS_WITH_MEDIA if any(has_bytes(field.type) for field in schema) else BATCH_ROWS
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _reraise(error: Exception, path: Path, kind: str) -> NoReturn:
+    """Raise an error of the disk as it is; pyarrow's about the content have no number, and become a ValueError."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    first_line = str(error).partition("\n")[0]
+    raise ValueError(f"{path}: is not a complete {kind}: {first_line}") from error
 
 
 def _folder_rows(folder: Path, split: str | None) -> Iterator[Row]:

@@ -48,7 +48,7 @@ class Form:
 
     def missing(self, row: Row, needs_media: bool = True) -> list[str]:
         """What a row lacks, as keys for a message."""
-        wanted = [self.keys[name] for name in self.required]
+        wanted = [self.keys[name] for name in self.required if needs_media or name not in ("video", "media")]
         if needs_media and self.convert is None and "video" not in self.required:
             wanted.append(tuple(key for name in MEDIA for key in self.keys.get(name, ())))
         return [_alternatives(keys) for keys in wanted if not any(key in row for key in keys)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from avrt.data.annotations.rows import RowError, RowReason
@@ -55,8 +55,7 @@ def media_name(value: Any, key: str) -> str | Embedded | None:
         raise RowError(RowReason.BAD_MEDIA, f"`{key}` must be the clip's name as a text, got {value!r}")
     if _URL.match(value):
         raise RowError(RowReason.BAD_MEDIA, f"`{key}` is an address, {value[:80]!r}; download the file and name it")
-    path = PurePosixPath(value.removeprefix("file://"))
-    parts = [part for part in path.parts if part != "/"]
+    parts = [part for part in value.removeprefix("file://").split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\\" in value or "\0" in value or value.endswith("/"):
         raise RowError(
             RowReason.BAD_MEDIA,

@@ -33,7 +33,7 @@ def from_problem(row: Row) -> Row:
         reasoning = solution
     elif isinstance(row.get("process"), str) and isinstance(solution, str):
         reasoning = f"{row['process']}\n{solution}"
-    consumed = {"problem", "options", "solution", "problem_id", "problem_type", "path", "process", *MEDIA}
+    consumed = {"problem", "options", "solution", "problem_id", "problem_type", "data_type", "path", "process", *MEDIA}
     return {
         "id": row.get("problem_id", row.get("id")),
         "question": question,

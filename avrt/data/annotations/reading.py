@@ -230,11 +230,20 @@ def _plain(row: Row, form: Form, pools: Pools) -> tuple[Row, Row]:
                 values[name] = row[key]
                 used.add(key)
                 break
-            if "+" in key and all(part in row for part in key.split("+")):
-                values[name] = [row[part] for part in key.split("+")]
+            if "+" in key:
+                values[name] = _columns(row, key.split("+"))
                 used |= set(key.split("+"))
-                break
     return values, _json_values({name: value for name, value in row.items() if name not in used})
+
+
+def _columns(row: Row, columns: list[str]) -> list[Any]:
+    """The values of several columns; the last ones may be empty, as for a question with fewer options."""
+    cells = [row.get(column) for column in columns]
+    while cells and cells[-1] is None:
+        cells.pop()
+    if None in cells:
+        raise RowError(RowReason.BAD_OPTIONS, f"has no `{columns[cells.index(None)]}`, but columns after it")
+    return cells
 
 
 def _key(value: Any, number: int) -> str:
