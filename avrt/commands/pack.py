@@ -149,18 +149,17 @@ def run(args: argparse.Namespace) -> int:
     )
     published = PublishedOptions(args.val_share, args.split_seed, args.tokenizer)
     console = Console()
-    annotations = read_annotations(
-        args.annotations,
-        ReadOptions(
-            split=args.split,
-            fields=args.fields,
-            answer_base=args.answer_base,
-            dataset_split=args.dataset_split,
-            max_bad_rows=args.max_bad_rows,
-            media_folder=Path(args.videos),
-            with_reasoning=args.reasoning != "drop",
-        ),
+    how = ReadOptions(
+        split=args.split,
+        fields=args.fields,
+        answer_base=args.answer_base,
+        dataset_split=args.dataset_split,
+        max_bad_rows=args.max_bad_rows,
+        media_folder=Path(args.videos),
+        with_reasoning=args.reasoning != "drop",
     )
+    with console.status(f"reading {args.annotations}"):
+        annotations = read_annotations(args.annotations, how)
     rows = len(annotations.samples) + len(annotations.left_out)
     settings = _clip_settings(args, annotations.samples)
     _print(console, f"{rows:,} rows in the form of {annotations.form}")

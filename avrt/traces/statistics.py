@@ -194,9 +194,11 @@ def print_statistics(statistics: dict[str, Any], console: Console | None = None,
     ):
         detail = Table(title, "Train / Val", *paper)
         listed = PAPER["train"][key] if with_paper else {}
-        for name in dict.fromkeys([*_names(splits, key), *listed]):
+        names = dict.fromkeys([*_names(splits, key), *listed])
+        for name in sorted(names) if key == "answer_letters" else names:
             shares = _both(splits, _share_of(key, name, listed if name == OTHERS else ()))
-            detail.add_row(name, shares, *(_both(PAPER, _share_of(key, name)) for _ in paper))
+            published = _both(PAPER, _share_of(key, name)) if name in listed else "-"
+            detail.add_row(name, shares, *(published for _ in paper))
         console.print(detail)
     console.print(_yield_table(statistics))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from avrt.data.annotations.rows import RowError, RowReason
-from avrt.files.atomic import write_atomic
+from avrt.files.atomic import PARTIAL_SUFFIX
 
 _URL = re.compile(r"(?!file://)[A-Za-z][A-Za-z0-9+.-]*://|data:")
 
@@ -23,7 +24,7 @@ _SIGNATURES = (
     (re.compile(rb"\x89PNG"), ".png"),
     (re.compile(rb"\xff\xd8\xff"), ".jpg"),
 )
-"""First bytes of files, with the extension of their kind; JPEG comes before MP3 where both could match."""
+"""First bytes of files, with the extension of their kind."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,23 @@ def media_name(value: Any, key: str) -> str | Embedded | None:
     return "/".join(parts)
 
 
-def write_embedded(media: Embedded, folder: Path, name: str) -> str:
-    """Write media of a row to ``folder/embedded/<name>.<extension>`` unless it is there; return the relative path.
+def write_embedded(media: Embedded, folder: Path) -> str:
+    """Write media of a row below ``folder/embedded`` unless it is there; return the relative path.
+
+    The file is named by its content, so rows about one clip share it, and files of two sets never meet.
 
     Raises:
         RowError: the bytes are of no known kind.
     """
-    extension = next(
-        (ending for pattern, ending in sorted(_SIGNATURES, key=lambda item: item[1]) if pattern.match(media.data)), None
-    )
+    extension = next((ending for pattern, ending in _SIGNATURES if pattern.match(media.data)), None)
     if extension is None:
         raise RowError(RowReason.BAD_MEDIA, f"the media in the row begins with {media.data[:8]!r}: of no known kind")
-    relative = f"embedded/{name}{extension}"
+    relative = f"embedded/{hashlib.sha256(media.data).hexdigest()[:32]}{extension}"
     path = folder / relative
-    if not path.exists() or path.read_bytes() != media.data:
+    if not path.exists() or path.stat().st_size != len(media.data):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, media.data)
+        # Not synced: a set has 170,000 files, and one that a power cut left empty is written again.
+        partial = path.with_name(path.name + PARTIAL_SUFFIX)
+        partial.write_bytes(media.data)
+        partial.replace(path)
     return relative

@@ -202,7 +202,7 @@ def _to_sample(
     if trace is not None and not isinstance(trace, str):
         raise RowError(RowReason.BAD_REASONING, f"the reasoning must be a text, got {trace!r}")
     answer = gold_index(values.get("answer"), offered, options.answer_base, untyped=untyped)
-    source, audio = _media(values, form, key, options, needs_media)
+    source, audio = _media(values, form, options, needs_media)
     return Sample(
         id=key,
         question=question,
@@ -257,7 +257,7 @@ def _key(value: Any, number: int) -> str:
         raise RowError(RowReason.BAD_ID, f"{error}; `--fields id=` numbers the rows instead") from error
 
 
-def _media(values: Row, form: Form, key: str, options: ReadOptions, needs_media: bool) -> tuple[str, str]:
+def _media(values: Row, form: Form, options: ReadOptions, needs_media: bool) -> tuple[str, str]:
     """`source` and `audio_source` of a sample, see `Sample`."""
     found: dict[str, str] = {}
     for kind in MEDIA:
@@ -265,7 +265,7 @@ def _media(values: Row, form: Form, key: str, options: ReadOptions, needs_media:
         if isinstance(name, Embedded):
             if options.media_folder is None:
                 raise RowError(RowReason.BAD_MEDIA, f"the {kind} lies in the row itself, with no folder to write it to")
-            name = write_embedded(name, options.media_folder, key)
+            name = write_embedded(name, options.media_folder)
         if name is not None:
             found[kind] = name
     if "video" in found and "image" in found:
