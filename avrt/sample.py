@@ -1,4 +1,4 @@
-"""Core records shared by all packages: `Clip`, `Sample` and `Completion`.
+"""Core records shared by all packages: `Clip`, `Sample`, `Completion` and `LeftOut`.
 
 Shape letters: T frames, S audio samples, C response tokens.
 """
@@ -139,3 +139,21 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] | None = None
     finish_reason: str = "stop"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A question of the annotations that is not in the shards.
+
+    Attributes:
+        id: the question's id, or its row's number where it has none.
+        source: its clip, or empty where the row names none.
+        reason: a code: of `avrt.media.errors.MediaReason`, `avrt.data.annotations.RowReason`, or the reasoning's filter
+            (`avrt.traces.published`).
+        detail: the reason in words.
+    """
+
+    id: str
+    source: str
+    reason: str
+    detail: str

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from avrt.data.clip_workers import ClipSettings
-    from avrt.data.left_out import LeftOut
     from avrt.data.packing import PackReport
-    from avrt.sample import Sample
+    from avrt.sample import LeftOut, Sample
 
 VAL_SHARE = 0.0492
 """Share of clips for validation that gives the paper's 945 of 19,224 samples."""

@@ -10,12 +10,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from avrt.data.left_out import LeftOut
 from avrt.data.manifest import ShardSummary
 from avrt.data.records import SAMPLE_FIELDS
 from avrt.files.atomic import PARTIAL_SUFFIX, write_atomic
 from avrt.media.clip_files import ClipFolder
-from avrt.sample import Sample, check_key
+from avrt.sample import LeftOut, Sample, check_key
 from avrt.storage.uploads import OutputFolder
 
 RECORDS_FOLDER = ".pack"

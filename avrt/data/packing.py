@@ -24,7 +24,6 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avrt.data.clip_workers import ClipReader, ClipSettings
-from avrt.data.left_out import LeftOut
 from avrt.data.manifest import MANIFEST_NAME, Manifest, sum_counts, write_manifest
 from avrt.data.pack_plan import (
     Group,
@@ -41,7 +40,7 @@ from avrt.data.writer import OpenShard
 from avrt.files.atomic import write_atomic
 from avrt.media.clip_files import ClipFolder, is_image
 from avrt.media.errors import MediaError
-from avrt.sample import Sample
+from avrt.sample import LeftOut, Sample
 from avrt.storage.uploads import OutputFolder, output_folder
 
 LEFT_OUT_NAME = "left_out.jsonl"

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from avrt.data.clip_workers import ClipSettings
-from avrt.data.left_out import LeftOut
 from avrt.data.manifest import MANIFEST_NAME
 from avrt.data.packing import PackOptions, PackReport, pack
 from avrt.data.shards import ShardSet
 from avrt.files.atomic import write_atomic
-from avrt.sample import Sample
+from avrt.sample import LeftOut, Sample
 from avrt.text.answers import Reason, parse
 from avrt.text.prompts import format_target
 from avrt.traces.finalize import explain_empty_split, split_of

@@ -16,8 +16,7 @@ from avrt.data.annotations.forms import MEDIA, Form, find_form, mapped_form
 from avrt.data.annotations.media_names import Embedded, media_name, write_embedded
 from avrt.data.annotations.music_avqa import PLACEHOLDER, Pools, answers_by_question
 from avrt.data.annotations.rows import RowError, RowReason
-from avrt.data.left_out import LeftOut
-from avrt.sample import Sample, check_key
+from avrt.sample import LeftOut, Sample, check_key
 
 
 @dataclass(frozen=True)
