@@ -131,6 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pack, then print a summary with the reasons of left-out questions."""
+    from dataclasses import replace
     from pathlib import Path
 
     from rich.console import Console
@@ -155,7 +156,6 @@ def run(args: argparse.Namespace) -> int:
         dataset_split=args.dataset_split,
         max_bad_rows=args.max_bad_rows,
         media_folder=Path(args.videos),
-        with_reasoning=args.reasoning != "drop",
     )
     with console.status(f"reading {args.annotations}"):
         annotations = read_annotations(args.annotations, how)
@@ -174,7 +174,12 @@ def run(args: argparse.Namespace) -> int:
         left_out = [entry for report in reports.values() for entry in report.left_out]
         lists = [Path(args.out) / name for name in reports]
     else:
-        report = pack(annotations.samples, args.videos, args.out, settings, options, left_out=annotations.left_out)
+        traces = sum(sample.trace is not None for sample in annotations.samples)
+        if traces and args.reasoning is None:
+            _print(console, f"{traces:,} rows have reasoning, which is not packed; --reasoning filter packs it")
+        # Reasoning that was not checked must not be a target of fine-tuning.
+        samples = [replace(sample, trace=None) for sample in annotations.samples]
+        report = pack(samples, args.videos, args.out, settings, options, left_out=annotations.left_out)
         _print(console, f"{report.manifest.samples:,} of {rows:,} questions: {_summary(report, Path(args.out))}")
         left_out, lists = list(report.left_out), [Path(args.out)]
     if left_out:

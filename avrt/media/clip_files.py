@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ EXTENSIONS = (
     *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac"),
 )
 """Extensions of clips, in the order in which they are looked for, each in lower and upper case."""
+
+_NO_SUCH_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Extensions of images. A name needs one for its file to be read as an image."""
@@ -86,7 +89,9 @@ class ClipFolder:
         if below not in self._listings:
             try:
                 self._listings[below] = frozenset(os.listdir(self.folder / below))
-            except (FileNotFoundError, NotADirectoryError):
+            except OSError as error:
+                if error.errno not in _NO_SUCH_FOLDER:
+                    raise
                 self._listings[below] = frozenset()
         return self._listings[below]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from avrt.data.manifest import MANIFEST_NAME
 from avrt.data.packing import PackOptions, PackReport, pack
 from avrt.data.shards import ShardSet
 from avrt.files.atomic import write_atomic
-from avrt.sample import LeftOut, Sample
+from avrt.sample import LETTERS, LeftOut, Sample
 from avrt.text.answers import Reason, parse
 from avrt.text.prompts import format_target
 from avrt.traces.finalize import explain_empty_split, split_of
@@ -148,12 +148,11 @@ def _split(source: str, published: PublishedOptions) -> str:
     return split_of(source, published.split_seed, published.val_share) if source else "train"
 
 
-def _summary(folder: Path, count_tokens: Any) -> dict[str, Any]:
+def _summary(folder: Path, count_tokens: Callable[[str], int]) -> dict[str, Any]:
     shards, statistics = ShardSet(folder), SplitStatistics()
     for index in range(len(shards)):
         record = shards.record(index)
-        sample = shards.metadata(index)
-        statistics.add(record, record["trace"], sample.gold, count_tokens)
+        statistics.add(record, record["trace"], LETTERS[record["answer"]], count_tokens)
     return statistics.summary()
 
 

@@ -140,7 +140,6 @@ class TestProblems:
     def test_a_solution_with_thinking(self, tmp_path):
         row = PROBLEM | {"solution": "<context>c</context><think>It meows.</think><answer>B</answer>"}
         assert one(tmp_path, row).trace == row["solution"]
-        assert one(tmp_path, row, with_reasoning=False).trace is None
 
     def test_problems_without_options_are_left_out(self, tmp_path):
         free = PROBLEM | {"problem_id": 13, "options": [], "problem_type": "free-form", "solution": "a dog barks"}

@@ -149,3 +149,34 @@ def test_media_in_the_rows(media: Path, tmp_path: Path) -> None:
     assert sorted(path.suffix for path in written) == [".png"] * 3 + [".wav"] * 3
     assert main([str(word) for word in command]) == 0
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_reasoning_that_was_not_checked_is_no_target(
+    media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A form with other uses than fine-tuning: reasoning is packed on request, and only what can be taught."""
+    rows = [problem(n, image=f"images/sample_{n}.jpg", audio=f"audios/sample_{n}.wav") for n in range(3)]
+    rows[0]["solution"] = "<think>A cat is heard.</think><answer>B</answer>"
+    rows[1]["solution"] = "<context>c</context><think>A cat is heard.</think><answer>B</answer>"
+    assert pack(tmp_path, rows, media / "train") == 0
+    assert "2 rows have reasoning" in capsys.readouterr().out
+    assert [sample.trace for sample in ShardSet(tmp_path / "out")] == [None] * 3
+    (tmp_path / "filtered").mkdir()
+    assert pack(tmp_path / "filtered", rows, media / "train", "--reasoning", "filter", "--val-share", "0") == 0
+    (sample,) = ShardSet(tmp_path / "filtered" / "out" / "train")
+    assert (sample.id, sample.trace) == ("0", "<think>A cat is heard.</think>\n<answer>B</answer>")
+
+
+def test_a_name_too_long_for_a_file_is_a_missing_file(media: Path, tmp_path: Path) -> None:
+    row = {
+        "id": 1,
+        "question": "?",
+        "options": ["a", "b"],
+        "answer": 0,
+        "video": "silent",
+        "audio": "audios/sample_1.wav",
+    }
+    rows = [row, row | {"id": 2, "video": f"{'x' * 300}/{'y' * 300}"}]
+    assert pack(tmp_path, rows, media / "train") == 0
+    (line,) = (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"] == "missing_file"

@@ -190,7 +190,7 @@ def _by_text(text: str, options: Options) -> int | None:
     if options.texts.count(text) == 1:
         return options.texts.index(text)
     for texts in (options.texts, options.given):
-        for same in (str, str.strip, _folded):
+        for same in (str, str.strip, _folded) if by_letter is None else (str, str.strip):
             matches = [place for place, option in enumerate(texts) if same(option) == same(text)]
             if len(matches) == 1:
                 return matches[0]

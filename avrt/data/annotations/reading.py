@@ -30,7 +30,6 @@ class ReadOptions:
         dataset_split: which split of a `datasets` folder that has several.
         max_bad_rows: refuse a file of which more than this share of the rows is faulty. 0 refuses the first one.
         media_folder: where media that lie in the rows themselves are written; None refuses such rows.
-        with_reasoning: keep a row's reasoning as the sample's `trace`.
     """
 
     split: str = "train"
@@ -39,7 +38,6 @@ class ReadOptions:
     dataset_split: str | None = None
     max_bad_rows: float = 0.0
     media_folder: Path | None = None
-    with_reasoning: bool = True
 
     def __post_init__(self) -> None:
         if not self.split.strip():
@@ -56,8 +54,9 @@ class Annotations:
 
     Attributes:
         form: the form it was read in.
-        has_reasoning: whether its rows carry reasoning for fine-tuning, which is in the samples' `trace`, unchecked.
-        samples: the questions, without media; `source` is a path below the folder of videos.
+        has_reasoning: whether the form is for fine-tuning.
+        samples: the questions, without media; `source` is a path below the folder of videos. A row's reasoning is in
+            `trace`, unchecked (see `avrt.traces.published.filter_reasoning`).
         left_out: the other rows.
     """
 
@@ -197,7 +196,7 @@ def _to_sample(
             raise RowError(RowReason.BAD_OPTIONS, "there are no options, nor lines such as 'A. dog' in the question")
         question, choices = parts
     offered = read_options(choices)
-    trace = values.get("reasoning") if options.with_reasoning else None
+    trace = values.get("reasoning")
     if trace is not None and not isinstance(trace, str):
         raise RowError(RowReason.BAD_REASONING, f"the reasoning must be a text, got {trace!r}")
     answer = gold_index(values.get("answer"), offered, options.answer_base, untyped=untyped)
