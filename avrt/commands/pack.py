@@ -22,7 +22,6 @@ from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -45,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--videos", required=True, metavar="DIR", help="folder of the clips, images and audio files that rows name"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the shards; made if absent")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="folder for the shards, or a URL such as s3://bucket/folder"
+    )
     parser.add_argument("--split", default="train", help="split of these questions (default: train)")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
 
@@ -137,7 +138,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from avrt.data.annotations import ReadOptions, read_annotations
-    from avrt.data.packing import PackOptions, pack
+    from avrt.data.packing import LEFT_OUT_NAME, PackOptions, pack
+    from avrt.storage.locations import join, shown
     from avrt.traces.published import PublishedOptions, compare_with_paper, pack_traces
     from avrt.traces.statistics import print_statistics
 
@@ -149,6 +151,10 @@ def run(args: argparse.Namespace) -> int:
     )
     published = PublishedOptions(args.val_share, args.split_seed, args.tokenizer)
     console = Console()
+
+    def place(name: str) -> str:
+        return shown(join(args.out, name))
+
     how = ReadOptions(
         split=args.split,
         fields=args.fields,
@@ -168,11 +174,11 @@ def run(args: argparse.Namespace) -> int:
             annotations.samples, annotations.left_out, args.videos, args.out, settings, options, published
         )
         for name, report in reports.items():
-            _print(console, _summary(report, Path(args.out) / name))
+            _print(console, _summary(report, place(name)))
         print_statistics(statistics, console, with_paper=True)
         _print(console, compare_with_paper(statistics))
         left_out = [entry for report in reports.values() for entry in report.left_out]
-        lists = [Path(args.out) / name for name in reports]
+        lists = [place(f"{name}/{LEFT_OUT_NAME}") for name in reports]
     else:
         traces = sum(sample.trace is not None for sample in annotations.samples)
         if traces and args.reasoning is None:
@@ -180,8 +186,8 @@ def run(args: argparse.Namespace) -> int:
         # Reasoning that was not checked must not be a target of fine-tuning.
         samples = [replace(sample, trace=None) for sample in annotations.samples]
         report = pack(samples, args.videos, args.out, settings, options, left_out=annotations.left_out)
-        _print(console, f"{report.manifest.samples:,} of {rows:,} questions: {_summary(report, Path(args.out))}")
-        left_out, lists = list(report.left_out), [Path(args.out)]
+        _print(console, f"{report.manifest.samples:,} of {rows:,} questions: {_summary(report, shown(args.out))}")
+        left_out, lists = list(report.left_out), [place(LEFT_OUT_NAME)]
     if left_out:
         _print_left_out(console, left_out, lists)
     return 0
@@ -205,7 +211,7 @@ def _clip_settings(args: argparse.Namespace, samples: Sequence[Sample]) -> ClipS
     )
 
 
-def _summary(report: PackReport, folder: Path) -> str:
+def _summary(report: PackReport, folder: str) -> str:
     manifest = report.manifest
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     resumed = f", {report.resumed_shards} of them from an earlier run" if report.resumed_shards else ""
@@ -215,13 +221,11 @@ def _summary(report: PackReport, folder: Path) -> str:
     )
 
 
-def _print_left_out(console: Console, left_out: Sequence[LeftOut], folders: Sequence[Path]) -> None:
+def _print_left_out(console: Console, left_out: Sequence[LeftOut], lists: Sequence[str]) -> None:
     from collections import Counter
 
     from rich.markup import escape
     from rich.table import Table
-
-    from avrt.data.packing import LEFT_OUT_NAME
 
     table = Table("reason", "questions", "clips", "for example", title="Left out")
     for reason, count in Counter(entry.reason for entry in left_out).most_common():
@@ -229,7 +233,7 @@ def _print_left_out(console: Console, left_out: Sequence[LeftOut], folders: Sequ
         clips = len({entry.source for entry in entries})
         table.add_row(reason, str(count), str(clips), escape(f"{entries[0].source}: {entries[0].detail}"))
     console.print(table)
-    _print(console, f"all of them: {', '.join(f'{folder}/{LEFT_OUT_NAME}' for folder in folders)}")
+    _print(console, f"all of them: {', '.join(lists)}")
 
 
 def _print(console: Console, line: str) -> None:

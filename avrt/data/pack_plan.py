@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,19 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The outcome of a group: its shard, or None if no question had a usable clip."""
+    """The outcome of a group.
+
+    Attributes:
+        inputs: see `Group`.
+        shard: its shard, or None if no question had a usable clip.
+        left_out: the questions without one.
+        clips: duration in seconds, width and height in pixels of each packed question's clip, by the question's id.
+    """
 
     inputs: str
     shard: ShardSummary | None
     left_out: tuple[LeftOut, ...]
+    clips: dict[str, tuple[float, int, int]] = field(default_factory=dict)
 
 
 def check_samples(samples: Sequence[Sample]) -> None:
@@ -134,7 +142,9 @@ def finished_result(group: Group, out: OutputFolder, names: Mapping[str, int], r
             out.publish(shard.name, shard.sha256)
         elif names.get(shard.name) != shard.bytes:
             return None
-    return GroupResult(group.inputs, shard, tuple(LeftOut(**entry) for entry in content["left_out"]))
+    left_out = tuple(LeftOut(**entry) for entry in content["left_out"])
+    clips = {key: (duration, width, height) for key, (duration, width, height) in content.get("clips", {}).items()}
+    return GroupResult(group.inputs, shard, left_out, clips)
 
 
 def write_record(group: Group, result: GroupResult, records: Path) -> None:

@@ -57,10 +57,19 @@ TRIED_BEFORE_STOPPING = 50
 
 @dataclass(frozen=True)
 class PackReport:
-    """The outcome of packing; `resumed_shards` of the manifest's shards come from an earlier run."""
+    """The outcome of packing.
+
+    Attributes:
+        manifest: as written.
+        left_out: the questions that are not in the shards.
+        clips: see `GroupResult`; of all packed questions.
+        resumed_shards: how many of the manifest's shards come from an earlier run.
+        seconds: how long it took.
+    """
 
     manifest: Manifest
     left_out: tuple[LeftOut, ...]
+    clips: dict[str, tuple[float, int, int]]
     resumed_shards: int
     seconds: float
 
@@ -197,6 +206,7 @@ class _Run:
         return PackReport(
             manifest=_manifest(results, self.stated, before),
             left_out=before + _left_out(results),
+            clips={key: facts for result in results.values() for key, facts in result.clips.items()},
             resumed_shards=resumed,
             seconds=time.monotonic() - started,
         )
@@ -245,6 +255,7 @@ class _Run:
         # Questions about one clip share its media: read it at the first, drop it after the last.
         uses = Counter(_files(sample) for sample in group.samples)
         clips: dict[tuple[str, str], EncodedClip | MediaError] = {}
+        facts: dict[str, tuple[float, int, int]] = {}
         shard = OpenShard(path)
         with shard:
             for sample in group.samples:
@@ -259,12 +270,13 @@ class _Run:
                     left_out.append(LeftOut(sample.id, sample.source, clip.reason.value, clip.detail))
                 else:
                     shard.write(sample, clip)
+                    facts[sample.id] = (clip.info["duration"], clip.info["width"], clip.info["height"])
                 self._count(left_out[-1] if isinstance(clip, MediaError) else None)
         assert shard.summary is not None
         if not shard.summary.samples:
             path.unlink()
             return GroupResult(group.inputs, None, tuple(left_out))
-        return GroupResult(group.inputs, shard.summary, tuple(left_out))
+        return GroupResult(group.inputs, shard.summary, tuple(left_out), facts)
 
     def _read(self, sample: Sample, reader: ClipReader) -> EncodedClip | MediaError:
         if self._stop.is_set():

@@ -16,9 +16,10 @@ from typing import Any
 from avrt.data.clip_workers import ClipSettings
 from avrt.data.manifest import MANIFEST_NAME
 from avrt.data.packing import PackOptions, PackReport, pack
-from avrt.data.shards import ShardSet
 from avrt.files.atomic import write_atomic
-from avrt.sample import LETTERS, LeftOut, Sample
+from avrt.sample import LeftOut, Sample
+from avrt.storage.locations import join
+from avrt.storage.uploads import output_folder
 from avrt.text.answers import Reason, parse
 from avrt.text.prompts import format_target
 from avrt.traces.finalize import explain_empty_split, split_of
@@ -70,27 +71,28 @@ def pack_traces(
     Raises:
         ValueError: no reasoning is kept, or only of one split; or see `pack`.
     """
-    out_dir = Path(out_dir)
+    out = output_folder(out_dir)
     count_tokens, unit = token_counter(published.tokenizer)
     kept, dropped = filter_reasoning(samples)
     dropped = [*left_out, *dropped]
     if not kept:
         raise ValueError(f"no row has reasoning that can be kept: {_counts(entry.reason for entry in dropped)}")
-    if (out_dir / MANIFEST_NAME).exists():
-        raise ValueError(f"out: {out_dir} holds shards itself, not folders train and val; choose another folder")
+    present = out.names()
+    if MANIFEST_NAME in present:
+        raise ValueError(f"out: {out.location} holds shards itself, not folders train and val; choose another folder")
     names = ("train", "val") if published.val_share else ("train",)
     parts = {name: [sample for sample in kept if _split(sample.source, published) == name] for name in names}
     for name in ("train", "val"):
         if name in names and not parts[name]:
             raise ValueError(explain_empty_split(name, [sample.source for sample in kept], published))
-        if name not in names and (out_dir / name).exists():
-            raise ValueError(f"out: {out_dir / name} is of an earlier run with a split val; remove it")
+        if name not in names and any(other.startswith(f"{name}/") for other in present):
+            raise ValueError(f"out: {join(out.location, name)} is of an earlier run with a split val; remove it")
     reports = {}
     for name, members in parts.items():
         reports[name] = pack(
             [replace(sample, split=name) for sample in members],
             videos_dir,
-            out_dir / name,
+            join(str(out_dir), name),
             settings,
             options,
             left_out=[entry for entry in dropped if _split(entry.source, published) == name],
@@ -100,7 +102,7 @@ def pack_traces(
         "variant": "published",
         "unit": unit,
         "considered": len(samples) + len(left_out),
-        "splits": {name: _summary(out_dir / name, count_tokens) for name in names},
+        "splits": {name: _summary(parts[name], reports[name], count_tokens) for name in names},
         "yield": {
             "kept": sum(report.manifest.samples for report in reports.values()),
             **Counter(entry.reason for report in reports.values() for entry in report.left_out),
@@ -108,7 +110,9 @@ def pack_traces(
         "outcomes": {},
     }
     text = json.dumps(statistics, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    write_atomic(out_dir / STATISTICS_NAME, text.encode())
+    out.folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(out.folder / STATISTICS_NAME, text.encode())
+    out.publish(STATISTICS_NAME)
     return statistics, reports
 
 
@@ -148,11 +152,14 @@ def _split(source: str, published: PublishedOptions) -> str:
     return split_of(source, published.split_seed, published.val_share) if source else "train"
 
 
-def _summary(folder: Path, count_tokens: Callable[[str], int]) -> dict[str, Any]:
-    shards, statistics = ShardSet(folder), SplitStatistics()
-    for index in range(len(shards)):
-        record = shards.record(index)
-        statistics.add(record, record["trace"], LETTERS[record["answer"]], count_tokens)
+def _summary(samples: Sequence[Sample], report: PackReport, count_tokens: Callable[[str], int]) -> dict[str, Any]:
+    statistics = SplitStatistics()
+    for sample in samples:
+        if sample.id in report.clips:
+            duration, width, height = report.clips[sample.id]
+            record = {name: getattr(sample, name) for name in ("question_type", "modality", "source")}
+            record["clip"] = {"duration": duration, "width": width, "height": height}
+            statistics.add(record, sample.trace or "", sample.gold, count_tokens)
     return statistics.summary()
 
 
