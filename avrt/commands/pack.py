@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
             annotations.samples, annotations.left_out, args.videos, args.out, settings, options, published
         )
         for name, report in reports.items():
-            _print(console, _summary(report, place(name)))
+            _print(console, _summary(f"{report.manifest.samples:,} samples", report, place(name)))
         print_statistics(statistics, console, with_paper=True)
         _print(console, compare_with_paper(statistics))
         left_out = [entry for report in reports.values() for entry in report.left_out]
@@ -186,7 +186,7 @@ def run(args: argparse.Namespace) -> int:
         # Reasoning that was not checked must not be a target of fine-tuning.
         samples = [replace(sample, trace=None) for sample in annotations.samples]
         report = pack(samples, args.videos, args.out, settings, options, left_out=annotations.left_out)
-        _print(console, f"{report.manifest.samples:,} of {rows:,} questions: {_summary(report, shown(args.out))}")
+        _print(console, _summary(f"{report.manifest.samples:,} of {rows:,} questions", report, shown(args.out)))
         left_out, lists = list(report.left_out), [place(LEFT_OUT_NAME)]
     if left_out:
         _print_left_out(console, left_out, lists)
@@ -211,14 +211,11 @@ def _clip_settings(args: argparse.Namespace, samples: Sequence[Sample]) -> ClipS
     )
 
 
-def _summary(report: PackReport, folder: str) -> str:
+def _summary(count: str, report: PackReport, folder: str) -> str:
     manifest = report.manifest
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     resumed = f", {report.resumed_shards} of them from an earlier run" if report.resumed_shards else ""
-    return (
-        f"{manifest.samples:,} samples in {len(manifest.shards)} shards ({size:.1f} MB){resumed}, in "
-        f"{report.seconds:.1f} s: {folder}"
-    )
+    return f"{count} in {len(manifest.shards)} shards ({size:.1f} MB){resumed}, in {report.seconds:.1f} s: {folder}"
 
 
 def _print_left_out(console: Console, left_out: Sequence[LeftOut], lists: Sequence[str]) -> None:
