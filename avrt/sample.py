@@ -1,4 +1,4 @@
-"""Core records shared by all packages: `Clip`, `Sample` and `Completion`.
+"""Core records shared by all packages: `Clip`, `Sample`, `Completion` and `LeftOut`.
 
 Shape letters: T frames, S audio samples, C response tokens.
 """
@@ -69,6 +69,7 @@ class Sample:
         question_type: the data set's own category (AVQA: "Come From", "Which", ...).
         modality: the stream that the question needs, in the data set's words (AVQA: "Both", "View", "Sound").
         source: name of the clip the sample was made from; samples with equal `source` share a clip.
+        audio_source: name of the audio file if it is another one; equal to `source` where there is only audio.
         clip: decoded media, or None while only the text is needed.
         trace: target text for supervised fine-tuning, ``<think>...</think><answer>X</answer>``.
         teacher_traces: raw text of each teacher, by stage name (``vision``, ``audio``, ...).
@@ -83,6 +84,7 @@ class Sample:
     question_type: str = ""
     modality: str = ""
     source: str = ""
+    audio_source: str = ""
     clip: Clip | None = None
     trace: str | None = None
     teacher_traces: dict[str, str] = field(default_factory=dict)
@@ -137,3 +139,21 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] | None = None
     finish_reason: str = "stop"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A question of the annotations that is not in the shards.
+
+    Attributes:
+        id: the question's id, or its row's number where it has none.
+        source: its clip, or empty where the row names none.
+        reason: a code: of `avrt.media.errors.MediaReason`, `avrt.data.annotations.RowReason`, or the reasoning's filter
+            (`avrt.traces.published`).
+        detail: the reason in words.
+    """
+
+    id: str
+    source: str
+    reason: str
+    detail: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,12 @@ from typing import Any
 from avrt.data.manifest import ShardSummary
 from avrt.data.records import SAMPLE_FIELDS
 from avrt.files.atomic import PARTIAL_SUFFIX, write_atomic
-from avrt.media.clip_files import find_clip
-from avrt.sample import Sample, check_key
+from avrt.media.clip_files import ClipFolder
+from avrt.sample import LeftOut, Sample, check_key
 from avrt.storage.uploads import OutputFolder
 
 RECORDS_FOLDER = ".pack"
 SETTINGS_NAME = "settings.json"
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A question that was left out; `reason` is one of `avrt.media.errors.MediaReason`."""
-
-    id: str
-    source: str
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -50,15 +40,23 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The outcome of a group: its shard, or None if no question had a usable clip."""
+    """The outcome of a group.
+
+    Attributes:
+        inputs: see `Group`.
+        shard: its shard, or None if no question had a usable clip.
+        left_out: the questions without one.
+        clips: duration in seconds, width and height in pixels of each packed question's clip, by the question's id.
+    """
 
     inputs: str
     shard: ShardSummary | None
     left_out: tuple[LeftOut, ...]
+    clips: dict[str, tuple[float, int, int]] = field(default_factory=dict)
 
 
 def check_samples(samples: Sequence[Sample]) -> None:
-    """Raise ValueError for ids that cannot be keys or occur twice, and sources that are not plain names."""
+    """Raise ValueError for ids that cannot be keys or occur twice, and sources that are not paths below a folder."""
     if not samples:
         raise ValueError("samples: there are none to pack")
     seen: set[str] = set()
@@ -66,8 +64,11 @@ def check_samples(samples: Sequence[Sample]) -> None:
         if check_key(sample.id) in seen:
             raise ValueError(f"sample {sample.id!r} occurs twice; every question needs an id of its own")
         seen.add(sample.id)
-        if not sample.source or Path(sample.source).name != sample.source:
-            raise ValueError(f"sample {sample.id!r}: `source` must be a plain file name, got {sample.source!r}")
+        for name in filter(None, (sample.source, sample.audio_source)):
+            if not {"", ".", ".."}.isdisjoint(name.split("/")):
+                raise ValueError(f"sample {sample.id!r}: `source` must be a path below the clips' folder, got {name!r}")
+        if not sample.source:
+            raise ValueError(f"sample {sample.id!r}: has no `source`")
 
 
 def prepare(out: OutputFolder, names: Collection[str], settings: dict[str, Any]) -> Path:
@@ -94,7 +95,7 @@ def prepare(out: OutputFolder, names: Collection[str], settings: dict[str, Any])
     return records
 
 
-def make_groups(samples: Sequence[Sample], videos_dir: Path, samples_per_shard: int) -> list[Group]:
+def make_groups(samples: Sequence[Sample], clips: ClipFolder, samples_per_shard: int) -> list[Group]:
     """Split the questions into groups, and compute the fingerprint of each."""
     groups = []
     for index, begin in enumerate(range(0, len(samples), samples_per_shard)):
@@ -102,12 +103,22 @@ def make_groups(samples: Sequence[Sample], videos_dir: Path, samples_per_shard: 
         digest = hashlib.sha256()
         for sample in members:
             fields = {name: getattr(sample, name) for name in SAMPLE_FIELDS}
-            path = find_clip(videos_dir, sample.source)
-            status = None if path is None else path.stat()
-            state = None if status is None else [status.st_size, status.st_mtime_ns]
-            digest.update(json.dumps([fields, state], sort_keys=True).encode())
+            state: list[Any] = [_state(clips, sample.source)]
+            if sample.audio_source:
+                state += [sample.audio_source, _state(clips, sample.audio_source)]
+            digest.update(json.dumps([fields, *state], sort_keys=True).encode())
         groups.append(Group(index, members, digest.hexdigest()))
     return groups
+
+
+def _state(clips: ClipFolder, name: str) -> list[int] | None:
+    """Size and time of change of a clip's file, or None where there is none."""
+    path = clips.find(name)
+    try:
+        status = None if path is None else path.stat()
+    except FileNotFoundError:
+        return None  # a broken link
+    return None if status is None else [status.st_size, status.st_mtime_ns]
 
 
 def finished_result(group: Group, out: OutputFolder, names: Mapping[str, int], records: Path) -> GroupResult | None:
@@ -131,7 +142,9 @@ def finished_result(group: Group, out: OutputFolder, names: Mapping[str, int], r
             out.publish(shard.name, shard.sha256)
         elif names.get(shard.name) != shard.bytes:
             return None
-    return GroupResult(group.inputs, shard, tuple(LeftOut(**entry) for entry in content["left_out"]))
+    left_out = tuple(LeftOut(**entry) for entry in content["left_out"])
+    clips = {key: (duration, width, height) for key, (duration, width, height) in content.get("clips", {}).items()}
+    return GroupResult(group.inputs, shard, left_out, clips)
 
 
 def write_record(group: Group, result: GroupResult, records: Path) -> None:

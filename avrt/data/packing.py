@@ -14,7 +14,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,7 +28,6 @@ from avrt.data.manifest import MANIFEST_NAME, Manifest, sum_counts, write_manife
 from avrt.data.pack_plan import (
     Group,
     GroupResult,
-    LeftOut,
     check_samples,
     find_leftovers,
     finished_result,
@@ -39,9 +38,9 @@ from avrt.data.pack_plan import (
 from avrt.data.records import EncodedClip
 from avrt.data.writer import OpenShard
 from avrt.files.atomic import write_atomic
-from avrt.media.clip_files import clip_file
+from avrt.media.clip_files import ClipFolder, is_image
 from avrt.media.errors import MediaError
-from avrt.sample import Sample
+from avrt.sample import LeftOut, Sample
 from avrt.storage.uploads import OutputFolder, output_folder
 
 LEFT_OUT_NAME = "left_out.jsonl"
@@ -58,10 +57,19 @@ TRIED_BEFORE_STOPPING = 50
 
 @dataclass(frozen=True)
 class PackReport:
-    """The outcome of packing; `resumed_shards` of the manifest's shards come from an earlier run."""
+    """The outcome of packing.
+
+    Attributes:
+        manifest: as written.
+        left_out: the questions that are not in the shards.
+        clips: see `GroupResult`; of all packed questions.
+        resumed_shards: how many of the manifest's shards come from an earlier run.
+        seconds: how long it took.
+    """
 
     manifest: Manifest
     left_out: tuple[LeftOut, ...]
+    clips: dict[str, tuple[float, int, int]]
     resumed_shards: int
     seconds: float
 
@@ -105,6 +113,8 @@ def pack(
     out_dir: str | Path,
     settings: ClipSettings | None = None,
     options: PackOptions | None = None,
+    left_out: Sequence[LeftOut] = (),
+    stated: Mapping[str, Any] | None = None,
 ) -> PackReport:
     """Pack questions and their clips, found in `videos_dir` by their `source`, into shards.
 
@@ -117,6 +127,8 @@ def pack(
             the manifest last; see `avrt.storage.uploads` for the staging folder.
         settings: how clips are read and encoded; None for the defaults.
         options: how the run works; None for the defaults.
+        left_out: questions that were left out before, to be listed and counted with the others.
+        stated: more settings of the caller for the manifest; a run with others does not resume this one.
 
     Raises:
         ValueError: wrong samples, other settings than in the run that is to be resumed, too many failures, or another
@@ -133,7 +145,8 @@ def pack(
         samples_per_shard = min(FULL_SHARD, max(FEWEST_SAMPLES, -(-len(samples) // WANTED_SHARDS)))
     with out.lock("pack"):
         out.check_writable()
-        return _Run(videos_dir, out, settings, options, samples_per_shard).pack(samples)
+        run = _Run(videos_dir, out, settings, options, samples_per_shard, stated or {})
+        return run.pack(samples, tuple(left_out))
 
 
 class _Run:
@@ -149,13 +162,14 @@ class _Run:
         settings: ClipSettings,
         options: PackOptions,
         samples_per_shard: int,
+        stated: Mapping[str, Any],
     ) -> None:
-        self.videos_dir = videos_dir
+        self.clips = ClipFolder(videos_dir)
         self.out = out
         self.settings = settings
         self.options = options
         self.samples_per_shard = samples_per_shard
-        self.stated = {**settings.as_dict(), "samples_per_shard": samples_per_shard}
+        self.stated = {**settings.as_dict(), "samples_per_shard": samples_per_shard, **stated}
         """The settings that the manifest records."""
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -163,18 +177,20 @@ class _Run:
         self._left_out: list[LeftOut] = []
         self._advance: Callable[[int], None] = lambda left_out: None
 
-    def pack(self, samples: Sequence[Sample]) -> PackReport:
+    def pack(self, samples: Sequence[Sample], before: tuple[LeftOut, ...]) -> PackReport:
         """Pack what is not packed yet, and write the manifest last."""
         started = time.monotonic()
         names = self.out.names()
         self.records = prepare(self.out, names, self.stated)
-        groups = make_groups(samples, self.videos_dir, self.samples_per_shard)
+        groups = make_groups(samples, self.clips, self.samples_per_shard)
         finished = ((group.index, finished_result(group, self.out, names, self.records)) for group in groups)
         results = {index: result for index, result in finished if result is not None}
         resumed = sum(result.shard is not None for result in results.values())
         leftovers, extra = find_leftovers(groups, self.out, names, self.records)
         todo = [group for group in groups if group.index not in results]
-        if todo or leftovers or extra or MANIFEST_NAME not in names:
+        listed = self.out.local(LEFT_OUT_NAME).read_bytes() if LEFT_OUT_NAME in names else None
+        is_listed = _lines(before + _left_out(results)) == listed
+        if todo or leftovers or extra or MANIFEST_NAME not in names or not is_listed:
             # From here on the folder is an unfinished set, whatever happens.
             self.out.remove(MANIFEST_NAME)
             for path in leftovers:
@@ -184,14 +200,14 @@ class _Run:
             results |= self._work(todo, results)
             left_out = _left_out(results)
             _check_share(len(left_out), len(samples), self.options.max_failures, left_out)
-            lines = "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in left_out)
-            write_atomic(self.out.folder / LEFT_OUT_NAME, lines.encode())
+            write_atomic(self.out.folder / LEFT_OUT_NAME, _lines(before + left_out))
             self.out.publish(LEFT_OUT_NAME)
-            write_manifest(self.out.folder, _manifest(results, self.stated))
+            write_manifest(self.out.folder, _manifest(results, self.stated, before))
             self.out.publish(MANIFEST_NAME)
         return PackReport(
-            manifest=_manifest(results, self.stated),
-            left_out=_left_out(results),
+            manifest=_manifest(results, self.stated, before),
+            left_out=before + _left_out(results),
+            clips={key: facts for result in results.values() for key, facts in result.clips.items()},
             resumed_shards=resumed,
             seconds=time.monotonic() - started,
         )
@@ -238,33 +254,42 @@ class _Run:
         path = self.out.folder / group.shard_name
         left_out: list[LeftOut] = []
         # Questions about one clip share its media: read it at the first, drop it after the last.
-        uses = Counter(sample.source for sample in group.samples)
-        clips: dict[str, EncodedClip | MediaError] = {}
+        uses = Counter(_files(sample) for sample in group.samples)
+        clips: dict[tuple[str, str], EncodedClip | MediaError] = {}
+        facts: dict[str, tuple[float, int, int]] = {}
         shard = OpenShard(path)
         with shard:
             for sample in group.samples:
-                if sample.source not in clips:
-                    clips[sample.source] = self._read(sample, reader)
-                clip = clips[sample.source]
-                uses[sample.source] -= 1
-                if not uses[sample.source]:
-                    del clips[sample.source]
+                files = _files(sample)
+                if files not in clips:
+                    clips[files] = self._read(sample, reader)
+                clip = clips[files]
+                uses[files] -= 1
+                if not uses[files]:
+                    del clips[files]
                 if isinstance(clip, MediaError):
                     left_out.append(LeftOut(sample.id, sample.source, clip.reason.value, clip.detail))
                 else:
                     shard.write(sample, clip)
+                    facts[sample.id] = (clip.info["duration"], clip.info["width"], clip.info["height"])
                 self._count(left_out[-1] if isinstance(clip, MediaError) else None)
         assert shard.summary is not None
         if not shard.summary.samples:
             path.unlink()
             return GroupResult(group.inputs, None, tuple(left_out))
-        return GroupResult(group.inputs, shard.summary, tuple(left_out))
+        return GroupResult(group.inputs, shard.summary, tuple(left_out), facts)
 
     def _read(self, sample: Sample, reader: ClipReader) -> EncodedClip | MediaError:
         if self._stop.is_set():
             raise _Stopped
         try:
-            return reader.read(clip_file(self.videos_dir, sample.source))
+            audio = self.clips.path(sample.audio_source) if sample.audio_source else None
+            if sample.source == sample.audio_source:
+                return reader.read_files(audio=audio)
+            path = self.clips.path(sample.source)
+            if is_image(path.name):
+                return reader.read_files(image=path, audio=audio)
+            return reader.read_files(video=path, audio=audio)
         except MediaError as error:
             if self._stop.is_set():
                 # The reader was ended together with the run, so the clip may be fine.
@@ -281,13 +306,24 @@ class _Run:
                 _check_share(len(self._left_out), self._tried, self.options.max_failures, self._left_out)
 
 
+def _files(sample: Sample) -> tuple[str, str]:
+    """What identifies a sample's media."""
+    return sample.source, sample.audio_source
+
+
 def _left_out(results: dict[int, GroupResult]) -> tuple[LeftOut, ...]:
     return tuple(entry for _, result in sorted(results.items()) for entry in result.left_out)
 
 
-def _manifest(results: dict[int, GroupResult], settings: dict[str, Any]) -> Manifest:
+def _lines(left_out: Sequence[LeftOut]) -> bytes:
+    """The content of ``left_out.jsonl``."""
+    return "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in left_out).encode()
+
+
+def _manifest(results: dict[int, GroupResult], settings: dict[str, Any], before: Sequence[LeftOut]) -> Manifest:
     ordered = [result for _, result in sorted(results.items())]
-    left_out = sum_counts(Counter(entry.reason for entry in result.left_out) for result in ordered)
+    groups = (before, *(result.left_out for result in ordered))
+    left_out = sum_counts(Counter(entry.reason for entry in group) for group in groups)
     shards = tuple(result.shard for result in ordered if result.shard is not None)
     return Manifest(shards=shards, settings=settings, left_out=left_out)
 
@@ -300,7 +336,7 @@ def _check_share(failed: int, tried: int, limit: float, left_out: Sequence[LeftO
         raise ValueError(
             f"packing stopped: {failed} of {tried} questions have no usable clip ({reasons}), more than the allowed "
             f"share of {limit:g}; for example {example.source!r}: {example.reason}: {example.detail}. Is the folder of "
-            "videos the right one? Otherwise raise max_failures"
+            "videos the right one? Otherwise raise max_failures, or keep clips without a stream by --allow-missing"
         )
 
 

@@ -165,6 +165,8 @@ def sample_members(sample: Sample, encoded: EncodedClip) -> dict[str, bytes]:
     check_key(sample.id)
     record: dict[str, Any] = {name: getattr(sample, name) for name in SAMPLE_FIELDS}
     record["options"] = list(sample.options)
+    if sample.audio_source:
+        record["audio_source"] = sample.audio_source
     record["clip"] = encoded.info
     record["members"] = {name: [len(data), zlib.crc32(data)] for name, data in sorted(encoded.members.items())}
     record["format_version"] = FORMAT_VERSION
@@ -234,7 +236,7 @@ def to_sample(record: Mapping[str, Any], clip: Clip | None = None) -> Sample:
     """The sample that a JSON member describes."""
     fields = {name: record[name] for name in SAMPLE_FIELDS}
     fields["options"] = tuple(fields["options"])
-    return Sample(clip=clip, **fields)
+    return Sample(clip=clip, audio_source=str(record.get("audio_source", "")), **fields)
 
 
 def _canonical(record: Mapping[str, Any]) -> bytes:

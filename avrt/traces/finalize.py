@@ -7,9 +7,9 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -135,6 +135,35 @@ def _position(source: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{source}".encode()).digest()[:8], "big")
 
 
+class _SplitSettings(Protocol):
+    @property
+    def val_share(self) -> float | None: ...
+
+    @property
+    def split_seed(self) -> int: ...
+
+
+def explain_empty_split(split: str, sources: Sequence[str], settings: _SplitSettings) -> str:
+    """Why ``train`` or ``val`` has no sample, and which `val_share` gives it one.
+
+    Args:
+        sources: the clip of every sample.
+        settings: the settings by which `split_of` divided them.
+    """
+    positions = sorted({_position(source, settings.split_seed) for source in sources})
+    if len(positions) == 1:
+        fix = "set it to 0 for no split val"
+    elif split == "val":
+        share = math.ceil(1000 * positions[0] / _POSITIONS + 1e-9) / 1000
+        fix = f"set it to {share:g} or more, or to 0 for no split val"
+    else:
+        fix = f"set it to {math.floor(1000 * positions[-1] / _POSITIONS) / 1000:g} or less"
+    return (
+        f"val_share: {settings.val_share:g} leaves split {split!r} empty: {len(sources)} samples about "
+        f"{len(positions)} clips are kept, all of the other split; {fix}"
+    )
+
+
 def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
     """Run the filter over all samples."""
     config, shards = planner.config, planner.shards
@@ -207,19 +236,8 @@ def _check_empty_splits(planner: CallPlanner, selection: _Selection) -> None:
                 "`split` to make traces for another split alone"
             )
         samples = [planner.shards.metadata(row.index) for row in selection.rows]
-        positions = sorted(_position(sample.source or sample.id, config.split_seed) for sample in samples)
-        clips = len(set(positions))
-        if clips == 1:
-            fix = "set it to 0 for no split val"
-        elif name == "val":
-            share = math.ceil(1000 * positions[0] / _POSITIONS + 1e-9) / 1000
-            fix = f"set it to {share:g} or more, or to 0 for no split val"
-        else:
-            fix = f"set it to {math.floor(1000 * positions[-1] / _POSITIONS) / 1000:g} or less"
-        raise ValueError(
-            f"val_share: {config.val_share:g} leaves split {name!r} empty: {len(samples)} samples about {clips} clips "
-            f"are kept, all of the other split; {fix} (no call is made again)"
-        )
+        problem = explain_empty_split(name, [sample.source or sample.id for sample in samples], config)
+        raise ValueError(f"{problem} (no call is made again)")
 
 
 def _counts(counts: Counter[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,60 @@ def mean_and_deviation(values: Sequence[float]) -> list[float] | None:
     return [round(mean, 4), round(math.sqrt(squares / (len(values) - 1)), 4) if len(values) > 1 else 0.0]
 
 
-def print_statistics(statistics: dict[str, Any], console: Console | None = None) -> None:
-    """Print `statistics.json` in the layout of the paper's Table 2, then the distributions and the yield."""
+OTHERS = "Others"
+
+PAPER: dict[str, dict[str, Any]] = {
+    "train": {
+        "samples": 18_279,
+        "format_compliance": 100.0,
+        "think_tokens": [165.5, 33.9],
+        "answer_tokens": [1.0, 0.0],
+        "duration_seconds": [10.0, 0.1],
+        "resolutions": {"1280x720": 62.0},
+        "question_types": {
+            "Which": 45.2,
+            "Come From": 30.9,
+            "Happening": 15.5,
+            "Where": 8.0,
+            "Why": 0.2,
+            OTHERS: 0.2,
+        },
+        "answer_letters": {"A": 24.5, "B": 25.2, "C": 24.9, "D": 25.4},
+        "modalities": {"Both": 99.0, "Sound": 0.7, "View": 0.3},
+    },
+    "val": {
+        "samples": 945,
+        "format_compliance": 100.0,
+        "think_tokens": [163.4, 32.5],
+        "answer_tokens": [1.0, 0.0],
+        "duration_seconds": [10.0, 0.2],
+        "resolutions": {"1280x720": 43.0},
+        "question_types": {
+            "Which": 45.7,
+            "Come From": 29.8,
+            "Happening": 14.1,
+            "Where": 9.7,
+            "Why": 0.4,
+            OTHERS: 0.3,
+        },
+    },
+}
+"""The paper's AVRT-20K in the layout of `SplitStatistics.summary`: Table 2 and Figure 0.B.4.
+
+The figure gives answers for the training split, and modalities for both splits together (listed under ``train``).
+"""
+
+
+def print_statistics(statistics: dict[str, Any], console: Console | None = None, *, with_paper: bool = False) -> None:
+    """Print `statistics.json` in the layout of the paper's Table 2, then the distributions and the yield.
+
+    Args:
+        with_paper: print the numbers of the paper's AVRT-20K beside it.
+    """
     console = console or Console()
     splits = statistics["splits"]
-    table = Table("Metric", "Train / Val", title=f"Traces ({statistics['variant']})")
+    paper = ("Paper",) if with_paper else ()
+    table = Table("Metric", "Train / Val", *paper, title=f"Traces ({statistics['variant']})")
     rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("Total Samples", lambda split: f"{split['samples']:,}"),
         ("Reasoning Format Compliance", lambda split: f"{split['format_compliance']:.1f}%"),
@@ -136,16 +185,20 @@ def print_statistics(statistics: dict[str, Any], console: Console | None = None)
         ("Primary Resolution", lambda split: _largest(split["resolutions"])),
     ]
     for title, cell in rows:
-        table.add_row(title, _both(splits, cell))
+        table.add_row(title, _both(splits, cell), *(_both(PAPER, cell) for _ in paper))
     console.print(table)
     for key, title in (
         ("question_types", "Question Type"),
         ("answer_letters", "Answer"),
         ("modalities", "Modality Requirement"),
     ):
-        detail = Table(title, "Train / Val")
-        for name in _names(splits, key):
-            detail.add_row(name, _both(splits, _share_of(key, name)))
+        detail = Table(title, "Train / Val", *paper)
+        listed = PAPER["train"][key] if with_paper else {}
+        names = dict.fromkeys([*_names(splits, key), *listed])
+        for name in sorted(names) if key == "answer_letters" else names:
+            shares = _both(splits, _share_of(key, name, listed if name == OTHERS else ()))
+            published = _both(PAPER, _share_of(key, name)) if name in listed else "-"
+            detail.add_row(name, shares, *(published for _ in paper))
         console.print(detail)
     console.print(_yield_table(statistics))
 
@@ -162,8 +215,18 @@ def print_folders(config: TracesConfig, statistics: dict[str, Any], console: Con
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _share_of(key: str, name: str) -> Callable[[dict[str, Any]], str]:
-    return lambda split: f"{split[key].get(name, 0):.1f}%"
+def _share_of(key: str, name: str, all_but: Collection[str] = ()) -> Callable[[dict[str, Any]], str]:
+    """The share of a value, or of all values that are not among `all_but`."""
+
+    def cell(split: dict[str, Any]) -> str:
+        shares = split.get(key)
+        if shares is None:
+            return "-"
+        if all_but:
+            return f"{sum(share for value, share in shares.items() if value not in all_but):.1f}%"
+        return f"{shares.get(name, 0):.1f}%"
+
+    return cell
 
 
 def _yield_table(statistics: dict[str, Any]) -> Table:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from avrt.data.annotations import read_avqa
+from avrt.data.annotations import FormError, ReadOptions, read_annotations
 
 AVQA = {
     "id": 183,
@@ -29,13 +29,17 @@ AVRT_20K = {
 }
 
 
+def read(path, **options):
+    return read_annotations(path, ReadOptions(**options)).samples
+
+
 def write(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
 
 
 def test_avqa(tmp_path):
-    (sample,) = read_avqa(write(tmp_path / "a.json", [AVQA]), split="val")
+    (sample,) = read(write(tmp_path / "a.json", [AVQA]), split="val")
     assert sample.id == "183"
     assert sample.source == "-HG3Omg_89c_000030"
     assert sample.question == "What happened in the video?"
@@ -47,7 +51,7 @@ def test_avqa(tmp_path):
 
 
 def test_avrt_20k(tmp_path):
-    (sample,) = read_avqa(write(tmp_path / "a.json", [AVRT_20K]), split="train")
+    (sample,) = read(write(tmp_path / "a.json", [AVRT_20K]))
     assert (sample.answer, sample.options, sample.question) == (1, ("dog", "cat", "bird", "cow"), "What is heard?")
     assert sample.trace == "<think>It meows.</think><answer>B</answer>"
 
@@ -66,7 +70,7 @@ def test_avrt_20k(tmp_path):
 def test_options_lose_their_letters(tmp_path, options, answer):
     """When every option begins with its own: a prompt adds the letters."""
     record = {**AVQA, "multi_choice": options, "answer": options[1] if answer == "labeled" else answer}
-    (sample,) = read_avqa(write(tmp_path / "a.json", [record]), split="train")
+    (sample,) = read(write(tmp_path / "a.json", [record]))
     assert sample.options == ("dog", "cat", "car")
     assert sample.answer == 1
 
@@ -82,39 +86,43 @@ def test_options_lose_their_letters(tmp_path, options, answer):
 )
 def test_options_that_only_look_labeled_stay(tmp_path, options):
     record = {**AVQA, "multi_choice": options, "answer": options[0]}
-    (sample,) = read_avqa(write(tmp_path / "a.json", [record]), split="train")
+    (sample,) = read(write(tmp_path / "a.json", [record]))
     assert sample.options == tuple(options)
     assert sample.answer == 0
 
 
 @pytest.mark.parametrize(
-    ("entry", "form", "found"),
+    ("entry", "form", "lacks"),
     [
-        ({"video_id": "c0", "question_content": "?", "templ_values": "[]", "anser": "piano"}, "MUSIC-AVQA", "anser"),
-        ({"problem": "?", "options": ["A. x"], "solution": "<answer>A</answer>", "path": "c"}, "EchoInk", "solution"),
-        ({"id": "1", "conversations": [], "video": "c0.mp4"}, "ShareGPT", "conversations"),
-        ({"data": []}, "", "data"),
-        ({name: value for name, value in AVQA.items() if name != "answer"} | {"anser": 1}, "", "anser"),
+        ({"video_id": "c0", "question_content": "?", "templ_values": "[]"}, "MUSIC-AVQA", "anser"),
+        ({"problem": "?", "options": ["A. x"], "solution": "<answer>A</answer>"}, "AVQA-R1-6K", "path"),
+        ({"id": "1", "conversations": []}, "ShareGPT", "videos"),
+        ({"question": "?", "choices": ["a", "b"], "answer": "a"}, "plain", "audio_path"),
+        ({"data": []}, "AVQA", "question_text"),
+        ({name: value for name, value in AVQA.items() if name != "answer"} | {"anser": 1}, "AVQA", "answer"),
     ],
 )
-def test_other_forms_are_named(tmp_path, entry, form, found):
-    """One line: which keys are expected, which are there, and whose form that is."""
-    with pytest.raises(ValueError, match=r"entry 1.* has no `") as caught:
-        read_avqa(write(tmp_path / "a.json", [entry]), split="train")
+def test_incomplete_forms_are_named(tmp_path, entry, form, lacks):
+    """One line, at once: the form that was read, which keys are missing, which are there, and what to do."""
+    path = write(tmp_path / "a.json", [entry])
+    with pytest.raises(FormError, match=r"entry 1.* has no ") as caught:
+        read(path, max_bad_rows=1)
     line = str(caught.value)
     assert "\n" not in line
+    assert str(path) in line
     assert form in line
-    assert f"`{found}`" in line
-    assert all(f"`{name}`" in line for name in ("id", "video_name", "question_text", "choices", "answer"))
+    assert f"`{lacks}`" in line.partition("found")[0]
+    assert all(f"`{name}`" in line.partition("found")[2] for name in entry)
+    assert "--fields" in line
 
 
 def test_real_files(real_data):
-    train = read_avqa(real_data / "avqa" / "train_qa.json", split="train")
-    val = read_avqa(real_data / "avqa" / "val_qa.json", split="val")
+    train = read(real_data / "avqa" / "train_qa.json")
+    val = read(real_data / "avqa" / "val_qa.json", split="val")
     assert (len(train), len(val)) == (15, 4)
     for sample in train + val:
         assert (real_data / "avqa" / "videos" / f"{sample.source}.mp4").is_file()
-    published = read_avqa(real_data / "annotations" / "avqa_train_qa.sample.json", split="train")
+    published = read(real_data / "annotations" / "avqa_train_qa.sample.json")
     assert published[0].id == "183"
     assert published[0].options[published[0].answer] == "Yacht consignment"
 
@@ -122,14 +130,14 @@ def test_real_files(real_data):
 def test_json_lines_with_separators_inside(tmp_path):
     first = {**AVQA, "question_text": "one\u2028two"}
     lines = json.dumps(first, ensure_ascii=False) + "\r\n\n" + json.dumps(AVRT_20K) + "\n"
-    samples = read_avqa(write(tmp_path / "a.jsonl", "\ufeff" + lines), split="train")
+    samples = read(write(tmp_path / "a.jsonl", "\ufeff" + lines))
     assert [sample.id for sample in samples] == ["183", "7"]
     assert samples[0].question == "one\u2028two"
 
 
 def test_odd_options_become_text(tmp_path):
     record = {**AVQA, "multi_choice": [None, 3, 2.5, "three"], "answer": 1}
-    (sample,) = read_avqa(write(tmp_path / "a.json", [record]), split="train")
+    (sample,) = read(write(tmp_path / "a.json", [record]))
     assert sample.options == ("null", "3", "2.5", "three")
 
 
@@ -144,9 +152,7 @@ def test_odd_options_become_text(tmp_path):
     ],
 )
 def test_text_answers(tmp_path, answer, options, index):
-    (sample,) = read_avqa(
-        write(tmp_path / "a.json", [{**AVRT_20K, "answer": answer, "choices": options}]), split="train"
-    )
+    (sample,) = read(write(tmp_path / "a.json", [{**AVRT_20K, "answer": answer, "choices": options}]), split="train")
     assert sample.answer == index
 
 
@@ -186,7 +192,7 @@ def test_text_answers(tmp_path, answer, options, index):
 def test_refused_with_file_and_id(tmp_path, change, message):
     path = write(tmp_path / "a.json", [{**AVQA, **change}])
     with pytest.raises(ValueError, match=message) as caught:
-        read_avqa(path, split="train")
+        read(path)
     assert str(path) in str(caught.value)
     assert repr(change.get("id", 183)) in str(caught.value)
 
@@ -195,35 +201,35 @@ def test_missing_keys(tmp_path):
     for key in ("question_text", "multi_choice", "video_name", "answer"):
         record = {name: value for name, value in AVQA.items() if name != key}
         with pytest.raises(ValueError, match="183"):
-            read_avqa(write(tmp_path / "a.json", [record]), split="train")
-    with pytest.raises(ValueError, match="entry 2 has no `id`"):
-        read_avqa(write(tmp_path / "a.json", [AVQA, {"video_name": "x"}]), split="train")
+            read(write(tmp_path / "a.json", [record]))
+    with pytest.raises(ValueError, match="entry 2: has no `id`"):
+        read(write(tmp_path / "a.json", [AVQA, {"video_name": "x"}]))
     with pytest.raises(ValueError, match="entry 1 is not a JSON object"):
-        read_avqa(write(tmp_path / "a.json", [3]), split="train")
+        read(write(tmp_path / "a.json", [3]))
 
 
 def test_an_id_twice(tmp_path):
     # 183 and "183" would be the same key in a shard.
-    with pytest.raises(ValueError, match="id '183' occurs twice"):
-        read_avqa(write(tmp_path / "a.json", [AVQA, {**AVQA, "id": "183"}]), split="train")
+    with pytest.raises(ValueError, match=r"id '183'.* occurs twice"):
+        read(write(tmp_path / "a.json", [AVQA, {**AVQA, "id": "183"}]))
 
 
 @pytest.mark.parametrize("content", ["", "[]", "   \n"])
 def test_no_questions(tmp_path, content):
     with pytest.raises(ValueError, match="holds no questions"):
-        read_avqa(write(tmp_path / "a.json", content), split="train")
+        read(write(tmp_path / "a.json", content))
 
 
 def test_broken_files(tmp_path):
     with pytest.raises(ValueError, match="not valid JSON at line 1"):
-        read_avqa(write(tmp_path / "a.json", '[{"id": 1,'), split="train")
+        read(write(tmp_path / "a.json", '[{"id": 1,'))
     with pytest.raises(ValueError, match="line 2 is not valid JSON"):
-        read_avqa(write(tmp_path / "a.json", json.dumps(AVQA) + "\n{"), split="train")
+        read(write(tmp_path / "a.json", json.dumps(AVQA) + "\n{"))
     (tmp_path / "b.json").write_bytes(b"\xff\xfe[]")
     with pytest.raises(ValueError, match="not UTF-8"):
-        read_avqa(tmp_path / "b.json", split="train")
+        read(tmp_path / "b.json")
 
 
 def test_a_blank_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match="split: must be a name"):
-        read_avqa(write(tmp_path / "a.json", [AVQA]), split=" ")
+        read(write(tmp_path / "a.json", [AVQA]), split=" ")

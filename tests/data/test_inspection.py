@@ -117,9 +117,9 @@ def test_real_annotations(real_data, tmp_path):
     """Counts of the real questions, with stand-in media, equal a plain count of the file."""
     from collections import Counter
 
-    from avrt.data.annotations import read_avqa
+    from avrt.data.annotations import ReadOptions, read_annotations
 
-    samples = read_avqa(real_data / "avqa" / "train_qa.json", split="train")
+    samples = read_annotations(real_data / "avqa" / "train_qa.json", ReadOptions(split="train")).samples
     with ShardWriter(tmp_path / "s") as writer:
         for sample in samples:
             clip = Clip(None, waveform=torch.zeros(16), duration=1.0)

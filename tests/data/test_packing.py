@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from avrt.commands import pack as pack_command
-from avrt.data.annotations import read_avqa
+from avrt.data.annotations import read_annotations
 from avrt.data.clip_workers import ClipReader, ClipSettings
 from avrt.data.pack_plan import RECORDS_FOLDER
 from avrt.data.packing import LEFT_OUT_NAME, PackOptions, PackReport
@@ -223,10 +223,10 @@ def test_arguments(videos, tmp_path, changes, message):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("source", ["", "../x", "a/b"])
+@pytest.mark.parametrize("source", ["", "../x", "a/../../x", "/etc/x", "a//b"])
 def test_sources_stay_in_the_folder(videos, tmp_path, source):
     samples = [replace(questions(1)[0], source=source)]
-    with pytest.raises(ValueError, match="plain file name"):
+    with pytest.raises(ValueError, match="`source`"):
         pack(samples, videos, tmp_path / "out")
 
 
@@ -298,7 +298,7 @@ def kill_and_finish(packed: Path, videos: Path, tmp_path: Path, kills: int, seed
         if not (out / "manifest.json").exists():
             with pytest.raises(ValueError, match=r"manifest\.json"):
                 ShardSet(out)
-    report = pack(read_avqa(annotations, split="train"), videos, out, samples_per_shard=3)
+    report = pack(read_annotations(annotations).samples, videos, out, samples_per_shard=3)
     assert report.resumed_shards >= min(kills, 8)
     assert contents(out) == contents(packed)
 
@@ -390,7 +390,7 @@ def test_command_on_real_clips(real_data, tmp_path, capsys):
     assert "missing_file" in printed
     assert "[absent]" in printed
     shards = ShardSet(tmp_path / "out", split="val", verify=True)
-    assert shards.keys == [sample.id for sample in read_avqa(annotations, split="val")][:4]
+    assert shards.keys == [sample.id for sample in read_annotations(annotations).samples][:4]
     for sample in shards:
         assert sample.clip.frames.shape[0] == 8
         assert len(sample.clip.waveform) > 90_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from avrt.data.annotations import read_avqa
+from avrt.data.annotations import ReadOptions, read_annotations
 from avrt.evaluation.benchmarks.base import Benchmark, Entry
 from avrt.media.clip_files import has_extension
 
@@ -25,7 +25,7 @@ def read(path: Path) -> list[Entry]:
                 "question_relation": sample.modality or "unknown",
             },
         )
-        for sample in read_avqa(path, split="val")
+        for sample in read_annotations(path, ReadOptions(split="val")).samples
     ]
 
 
