@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
 from avrt.data.records import IMAGE_FORMATS, EncodedClip, encode_clip
 from avrt.interrupts import interrupts_held_back
+from avrt.media.clip_files import check_files
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.geometry import TOKEN_PIXELS
@@ -28,7 +33,7 @@ _start_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """How clips are read and encoded, see `avrt.media.reader.read_clip` and `avrt.data.records.encode_clip`."""
+    """How media are read and encoded, see `avrt.media.reader.read_media` and `avrt.data.records.encode_clip`."""
 
     num_frames: int = NUM_FRAMES
     max_audio_seconds: float = MAX_AUDIO_SECONDS
@@ -59,9 +64,12 @@ class ClipSettings:
 class ClipReader:
     """Reads and encodes clips in a child process, one at a time; starts another child when one is lost.
 
+    It works in the processes of a torch data loader as well. Where it is pickled or forked with its process, the copy
+    starts a child of its own at the first clip. The child ends when this process does, even if that is killed.
+
     Args:
         settings: how to read and encode.
-        timeout_seconds: longest time for one clip.
+        timeout_seconds: longest time for one sample's files.
     """
 
     def __init__(self, settings: ClipSettings, *, timeout_seconds: float) -> None:
@@ -69,6 +77,10 @@ class ClipReader:
         self.timeout_seconds = timeout_seconds
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
+        self._owner = os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _new_reader, (self.settings, self.timeout_seconds)
 
     def read(self, path: Path) -> EncodedClip:
         """Read and encode one clip.
@@ -77,20 +89,34 @@ class ClipReader:
             MediaError: the clip cannot be used; ``timeout`` and ``decoder_crash`` are found here.
             RuntimeError: the child process does not start.
         """
+        return self.read_files(video=path)
+
+    def read_files(
+        self, *, video: Path | None = None, image: Path | None = None, audio: Path | None = None
+    ) -> EncodedClip:
+        """Read and encode the media of one sample from its files, see `avrt.media.reader.read_media`.
+
+        Raises:
+            ValueError: no file, or both a video and an image.
+            MediaError: a file cannot be used; ``timeout`` and ``decoder_crash`` are found here.
+            RuntimeError: the child process does not start.
+        """
+        first = check_files(video, image, audio)
+        self._leave_to_owner()
         if self._process is None or not self._process.is_alive():
             self.start()
         connection = self._connection
         assert connection is not None
         try:
-            connection.send(path)
+            connection.send((video, image, audio))
             if not connection.poll(self.timeout_seconds):
                 self.close()
-                raise MediaError(MediaReason.TIMEOUT, f"not read within {self.timeout_seconds:g} s", path)
+                raise MediaError(MediaReason.TIMEOUT, f"not read within {self.timeout_seconds:g} s", first)
             result: EncodedClip | MediaError = connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             how = self._how_it_ended()
             self.close()
-            raise MediaError(MediaReason.DECODER_CRASH, f"the process that read it {how}", path) from error
+            raise MediaError(MediaReason.DECODER_CRASH, f"the process that read it {how}", first) from error
         if isinstance(result, MediaError):
             raise result
         return result
@@ -99,8 +125,12 @@ class ClipReader:
         """Start the child and wait until it is ready; an earlier one is closed."""
         self.close()
         # Forking this process would copy its threads' locks in any state. The fork server has no threads and has the
-        # libraries loaded, so a new child is ready at once.
-        context = multiprocessing.get_context("forkserver")
+        # libraries loaded, so a new child is ready at once. A data worker may be a fork of a process that has a fork
+        # server, which multiprocessing does not handle, so it starts its one child anew.
+        is_data_worker = multiprocessing.current_process().daemon
+        context: SpawnContext | ForkServerContext = (
+            multiprocessing.get_context("spawn") if is_data_worker else multiprocessing.get_context("forkserver")
+        )
         with _start_lock:
             # The first module of these lets Ctrl-C end the fork server while it still loads the others.
             context.set_forkserver_preload(["avrt.interrupts", "avrt.media.reader", "avrt.data.records"])
@@ -108,7 +138,7 @@ class ClipReader:
             process = context.Process(
                 target=_serve, args=(theirs, self.settings, self.timeout_seconds), name="clip-reader", daemon=True
             )
-            with interrupts_held_back():
+            with interrupts_held_back(), _children_allowed():
                 process.start()
         theirs.close()
         self._process, self._connection = process, ours
@@ -123,6 +153,7 @@ class ClipReader:
 
     def close(self) -> None:
         """End the child, at once."""
+        self._leave_to_owner()
         process, connection = self._process, self._connection
         self._process = self._connection = None
         if process is not None:
@@ -131,6 +162,12 @@ class ClipReader:
             process.close()
         if connection is not None:
             connection.close()
+
+    def _leave_to_owner(self) -> None:
+        """In a copy made by a fork, forget the child: it belongs to the process that started it."""
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._process = self._connection = None
 
     def _how_it_ended(self) -> str:
         assert self._process is not None
@@ -141,8 +178,30 @@ class ClipReader:
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
 
+def _new_reader(settings: ClipSettings, timeout_seconds: float) -> ClipReader:
+    return ClipReader(settings, timeout_seconds=timeout_seconds)
+
+
+@contextmanager
+def _children_allowed() -> Iterator[None]:
+    """In the block, a daemonic process (a torch data worker) may start a process.
+
+    Multiprocessing forbids it because such a child would outlive a parent that is ended by a signal. Clip readers end
+    by themselves when their pipe closes.
+    """
+    process = multiprocessing.current_process()
+    daemon = process.daemon
+    try:
+        if daemon:
+            process.daemon = False
+        yield
+    finally:
+        if daemon:
+            process.daemon = True
+
+
 def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: float) -> None:
-    """The child: reads clips by the paths it receives until the parent is gone."""
+    """The child: reads the files it is sent the paths of, until the parent is gone."""
     import torch
 
     # There is one process per core already.
@@ -153,10 +212,10 @@ def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: floa
     try:
         connection.send(True)
         while True:
-            path = connection.recv()
+            video, image, audio = connection.recv()
             signal.alarm(math.ceil(timeout_seconds) + ORPHAN_SECONDS)
             try:
-                result: EncodedClip | MediaError = _encode(path, settings)
+                result: EncodedClip | MediaError = _encode(video, image, audio, settings)
             except MediaError as error:
                 result = error
             signal.alarm(0)
@@ -165,12 +224,14 @@ def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: floa
         return
 
 
-def _encode(path: Path, settings: ClipSettings) -> EncodedClip:
+def _encode(video: Path | None, image: Path | None, audio: Path | None, settings: ClipSettings) -> EncodedClip:
     # Only the child decodes, so only the child loads FFmpeg.
-    from avrt.media.reader import read_clip
+    from avrt.media.reader import read_media
 
-    clip = read_clip(
-        path,
+    clip = read_media(
+        video=video,
+        image=image,
+        audio=audio,
         num_frames=settings.num_frames,
         max_audio_seconds=settings.max_audio_seconds,
         max_pixels=settings.max_pixels,

@@ -8,8 +8,8 @@ from pathlib import Path
 from avrt.evaluation.benchmarks.base import Item
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.errors import MediaError, MediaReason
-from avrt.media.reader import read_audio, read_clip, read_image
-from avrt.sample import Clip, Sample
+from avrt.media.reader import read_media
+from avrt.sample import Sample
 
 UNREADABLE_MEDIA = "unreadable_media"
 """`Record.failure` of an item whose files exist but cannot be decoded (`MediaError`)."""
@@ -39,27 +39,18 @@ def read_sample(
         MediaError: a file cannot be read; `reason` says why.
     """
     folder = Path(folder)
-    audio = folder / item.media["audio"] if "audio" in item.media else None
-    if "video" in item.media:
-        clip = read_clip(
-            folder / item.media["video"],
-            num_frames=num_frames,
-            max_audio_seconds=max_audio_seconds,
-            max_pixels=max_pixels,
-            require_audio=False,
-            max_source_seconds=MAX_SOURCE_SECONDS,
-        )
-    elif "image" in item.media:
-        clip = read_image(folder / item.media["image"], max_pixels=max_pixels)
-    elif audio is not None:
-        return replace(item.sample, clip=_read_audio_file(audio, max_audio_seconds))
-    else:
+    files = {kind: folder / item.media[kind] for kind in ("video", "image", "audio") if kind in item.media}
+    if not files:
         raise MediaError(MediaReason.NO_VIDEO, f"item {item.sample.id!r} names no media", folder)
-    if clip.waveform is None and audio is not None:
-        separate = _read_audio_file(audio, max_audio_seconds)
-        clip = replace(clip, waveform=separate.waveform, duration=clip.duration or separate.duration)
+    if "video" in files:
+        files.pop("image", None)
+    clip = read_media(
+        **files,
+        num_frames=num_frames,
+        max_audio_seconds=max_audio_seconds,
+        max_pixels=max_pixels,
+        require_video="video" in files,
+        require_audio=False,
+        max_source_seconds=MAX_SOURCE_SECONDS,
+    )
     return replace(item.sample, clip=clip)
-
-
-def _read_audio_file(path: Path, max_audio_seconds: float) -> Clip:
-    return read_audio(path, max_audio_seconds=max_audio_seconds, max_source_seconds=MAX_SOURCE_SECONDS)

@@ -1,11 +1,14 @@
-"""Finds a clip's file by the name in the annotations, with or without its extension."""
+"""The files of a sample's media: which may be combined, and where a clip lies, named with or without its extension."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeVar
 
 from avrt.media.errors import MediaError, MediaReason
+
+FileT = TypeVar("FileT", str, Path, str | Path)
 
 EXTENSIONS = (
     *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
@@ -56,3 +59,17 @@ def clip_file(folder: Path, name: str) -> Path:
             detail += f", nor one of that name with another extension ({', '.join(EXTENSIONS[1:4])}, ...)"
         raise MediaError(MediaReason.MISSING_FILE, detail, tried)
     return path
+
+
+def check_files(video: FileT | None, image: FileT | None, audio: FileT | None) -> FileT:
+    """The first of the files of one sample.
+
+    Raises:
+        ValueError: there is none, or both a video and an image.
+    """
+    if video is not None and image is not None:
+        raise ValueError(f"a sample has a video or an image, not both: {video}, {image}")
+    first = next((file for file in (video, image, audio) if file is not None), None)
+    if first is None:
+        raise ValueError("a sample's media are a video, an image or an audio file, none is named")
+    return first

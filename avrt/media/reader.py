@@ -1,7 +1,8 @@
 """Media files to clips: a few uniformly spaced frames with their times, and mono audio.
 
-`read_clip` reads videos, `read_image` images, `read_audio` audio files. A file that cannot be read correctly raises a
-`MediaError` whose `reason` is one of `MediaReason`, before memory is allocated for it.
+`read_clip` reads videos, `read_image` images, `read_audio` audio files, and `read_media` the files of one sample. A
+file that cannot be read correctly raises a `MediaError` whose `reason` is one of `MediaReason`, before memory is
+allocated for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from avrt.media.audio import read_waveform
+from avrt.media.clip_files import check_files
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.errors import MediaError, MediaReason, with_path
 from avrt.media.span import Span, presented_span
@@ -41,6 +44,59 @@ CONTAINERS = (
 """Containers that are opened. Play lists, image sequences and text are not: they could name other files."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+
+def read_media(
+    *,
+    video: str | Path | None = None,
+    image: str | Path | None = None,
+    audio: str | Path | None = None,
+    num_frames: int = NUM_FRAMES,
+    max_audio_seconds: float = MAX_AUDIO_SECONDS,
+    max_pixels: int = MAX_FRAME_PIXELS,
+    require_video: bool = True,
+    require_audio: bool = True,
+    max_source_seconds: float = MAX_SOURCE_SECONDS,
+) -> Clip:
+    """Read the media of one sample from its files: a video or an image, an audio file, or both.
+
+    Audio is read from the video; the audio file is used where the video has none, and with an image.
+
+    Args:
+        video, image, audio: the files; at least one, and not both a video and an image.
+        num_frames, max_audio_seconds, max_pixels, max_source_seconds: see `read_clip`.
+        require_video: refuse a sample without frames (of a video or an image); else that part of the clip is None.
+        require_audio: the same for audio.
+
+    Raises:
+        ValueError: no file, or both a video and an image.
+        MediaError: a file cannot be used; `path` is that file, `reason` says why.
+    """
+    check_files(video, image, audio)
+    clip: Clip | None = None
+    if video is not None:
+        clip = read_clip(
+            video,
+            num_frames=num_frames,
+            max_audio_seconds=max_audio_seconds,
+            max_pixels=max_pixels,
+            require_video=require_video,
+            require_audio=require_audio and audio is None,
+            max_source_seconds=max_source_seconds,
+        )
+    elif image is not None:
+        clip = read_image(image, max_pixels=max_pixels)
+        if require_audio and audio is None:
+            raise MediaError(MediaReason.NO_AUDIO, "an image, and no audio file is named", Path(image))
+    if audio is None or (clip is not None and clip.waveform is not None):
+        assert clip is not None
+        return clip
+    separate = read_audio(audio, max_audio_seconds=max_audio_seconds, max_source_seconds=max_source_seconds)
+    if clip is not None:
+        return replace(clip, waveform=separate.waveform, duration=clip.duration or separate.duration)
+    if require_video:
+        raise MediaError(MediaReason.NO_VIDEO, "an audio file, and neither a video nor an image is named", Path(audio))
+    return separate
 
 
 def read_clip(
