@@ -77,6 +77,8 @@ class TestFiles:
     def test_image_and_audio(self, folder, reader):
         clip = decode_clip(reader.read_files(image=folder / "i.png", audio=folder / "a.wav"))
         assert clip.is_image
+        assert clip.frames is not None
+        assert clip.waveform is not None
         assert np.array_equal(clip.frames[0].permute(1, 2, 0).numpy(), numbered_frame(5))
         assert (len(clip.waveform), clip.duration) == (24_000, 1.5)
 
@@ -134,7 +136,9 @@ class TestDataWorkers:
         rows = iter(loader)
         row = next(rows)
         assert alive(row["child"])
-        os.kill(row["worker"], signal.SIGKILL)
+        with pytest.raises(RuntimeError, match="killed"):
+            os.kill(row["worker"], signal.SIGKILL)
+            list(rows)
         assert gone(row["child"])
 
     def test_a_copy_starts_anew(self, folder, reader):
