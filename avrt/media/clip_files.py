@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeVar
 
 from avrt.media.errors import MediaError, MediaReason
 
-FileT = TypeVar("FileT", str, Path, str | Path)
 
 EXTENSIONS = (
     *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
@@ -61,7 +59,7 @@ def clip_file(folder: Path, name: str) -> Path:
     return path
 
 
-def check_files(video: FileT | None, image: FileT | None, audio: FileT | None) -> FileT:
+def check_files(video: str | Path | None, image: str | Path | None, audio: str | Path | None) -> Path:
     """The first of the files of one sample.
 
     Raises:
@@ -72,4 +70,4 @@ def check_files(video: FileT | None, image: FileT | None, audio: FileT | None) -
     first = next((file for file in (video, image, audio) if file is not None), None)
     if first is None:
         raise ValueError("a sample's media are a video, an image or an audio file, none is named")
-    return first
+    return Path(first)
