@@ -7,7 +7,6 @@ from pathlib import Path
 
 from avrt.media.errors import MediaError, MediaReason
 
-
 EXTENSIONS = (
     *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
     *(".wav", ".flac", ".mp3", ".m4a", ".ogg", ".aac"),
