@@ -48,6 +48,7 @@ class FrameWalk:
         self._stack = ExitStack()
         self._wanted: Sequence[Fraction] = ()
         self._expected: list[int] = []
+        self._can_jump = False
         self._budget = MAX_DECODED_PIXELS
 
     def __enter__(self) -> FrameWalk:
@@ -83,8 +84,8 @@ class FrameWalk:
         codec, container = stream.codec_context.name, stream.container.format.name
         # AVI stores no presentation times, and those that FFmpeg guesses for H.264 are not those of the frames. After a
         # seek in an MPEG program stream, times are one frame off.
-        can_jump = container != "mpeg" and (container, codec) != ("avi", "h264")
-        if can_jump and codec == "h264" and self._ticks:
+        self._can_jump = container != "mpeg" and (container, codec) != ("avi", "h264")
+        if self._can_jump and codec == "h264" and self._ticks:
             self._expected = [self._ticks[max(bisect_right(self._ticks, moment) - 1, 0)] for moment in wanted]
             self._cursor.keep = frozenset(self._expected)
         gap = Fraction(SEEK_GAP_SECONDS) / self.time_base
@@ -98,7 +99,7 @@ class FrameWalk:
                 last = now
                 yield frame
                 target = self._wanted[min(self.found, len(self._wanted) - 1)]
-                if can_jump and target - now > gap and scouted_for != self.found:
+                if self._can_jump and target - now > gap and scouted_for != self.found:
                     scouted_for = self.found
                     following = self._jump(now, target)
             frame = following or next(self._cursor.frames, None)
@@ -128,12 +129,15 @@ class FrameWalk:
                 try:
                     frame = next(scout.frames, None)
                 except MediaError:
-                    # If the file is damaged there, decoding in order will say so.
+                    frame = None
+                if frame is None or _time(frame) > target:
+                    # Decoding cannot begin at this stream's key frames (gradual refresh), or the file is damaged, which
+                    # decoding in order will show.
+                    self._can_jump = False
                     break
-                if frame is not None and _time(frame) <= target:
-                    scout.has_skipped = self._cursor.has_skipped
-                    self._cursor, self._scout = scout, self._cursor
-                    return frame
+                scout.has_skipped = self._cursor.has_skipped
+                self._cursor, self._scout = scout, self._cursor
+                return frame
             lead = max(4 * lead, 1 / self.time_base)
         return None
 

@@ -15,6 +15,9 @@ SCAN_SECONDS = 40.0
 HEADER_SLACK = (Fraction(0.5), Fraction(0.05))
 """The header's length is accepted if the packets agree to this many seconds, or this share of it (the larger one)."""
 
+HEADER_ROUNDING = Fraction(1, 1000)
+"""MP4 headers count whole milliseconds in most files. A moment between two frames would move with that."""
+
 
 @dataclass(frozen=True)
 class Span:
@@ -87,8 +90,8 @@ def _span_from_packets(
         missing = whole - max(scan.end for scan in scans.values()) if whole is not None else Fraction(0)
     if missing > span.slack:
         raise MediaError(MediaReason.TRUNCATED, f"the data end {float(missing):.2f} s before the header says")
-    if -missing > span.slack and header is not None:
-        # Some writers store a wrong length; the packets show the real one.
+    if header is not None and (-missing > span.slack or abs(missing) <= HEADER_ROUNDING):
+        # Some writers store a wrong length, and many a rounded one; the packets show the real one.
         span = replace(span, duration=end - first)
     if span.duration <= 0:
         raise MediaError(MediaReason.NO_DURATION, f"the {stream.type} stream has no length")
