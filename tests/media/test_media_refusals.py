@@ -65,19 +65,11 @@ class TestRefusals:
         path.write_bytes(content[: int(share * len(content))])
         assert reason_of(path, require_audio=False) == MediaReason.TRUNCATED
 
-    @pytest.mark.parametrize("stream", ["video", "audio"])
-    def test_unknown_codec(self, tmp_path, stream):
-        path = write_video(
-            tmp_path / "a.mp4",
-            [numbered_frame(i) for i in range(20)],
-            audio=np.zeros((1, 32_000), np.float32),
-            audio_codec="aac",
-        )
-        tag = b"avc1" if stream == "video" else b"mp4a"
+    def test_unknown_codec(self, tmp_path):
+        path = write_video(tmp_path / "a.mp4", [numbered_frame(i) for i in range(20)])
         content = path.read_bytes()
-        at = content.rindex(tag)  # in the sample description; the file's brand comes first
+        at = content.rindex(b"avc1")  # in the sample description; the file's brand comes first
         path.write_bytes(content[:at] + b"zzzz" + content[at + 4 :])
-        assert reason_of(path) == MediaReason.UNKNOWN_CODEC
         assert reason_of(path, require_audio=False) == MediaReason.UNKNOWN_CODEC
 
     @pytest.mark.parametrize("name", ["unknown_codec.mp4", "esc_AttributeError_121.avi"])
