@@ -9,7 +9,7 @@ import av
 
 from avrt.media.errors import MediaError, MediaReason
 
-SCAN_SECONDS = 40.0
+SCAN_SECONDS = 120.0
 """Up to this length every packet is read (not decoded) to find the exact presentation."""
 
 HEADER_SLACK = (Fraction(0.5), Fraction(0.05))
