@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def write_video(
     audio_codec: str = "pcm_s16le",
     audio_layout: str = "mono",
     audio_start: Fraction = Fraction(0),
+    audio_block: int = 1024,
     rotation: int | None = None,
     matrix: Sequence[int] | None = None,
     pixel_aspect: Fraction | None = None,
@@ -75,7 +76,20 @@ def write_video(
         container.mux(video.encode(None))
         if stream is not None:
             assert audio is not None
-            _write_audio(container, stream, audio, audio_rate, audio_layout, audio_start)
+            _write_audio(container, stream, audio, audio_rate, audio_layout, audio_start, audio_block)
+    return path
+
+
+def remux(
+    source: Path, path: Path, change: Callable[[av.Packet], bool], container_options: dict[str, str] | None = None
+) -> Path:
+    """Copy the packets for which `change` returns True, after it may have changed their times."""
+    with av.open(str(source)) as old, av.open(str(path), "w", options=container_options or {}) as new:
+        streams = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
+        for packet in old.demux():
+            if packet.size and change(packet):
+                packet.stream = streams[packet.stream.index]
+                new.mux(packet)
     return path
 
 
@@ -87,9 +101,8 @@ def write_audio(path: Path, audio: np.ndarray, rate: int, *, codec: str = "pcm_s
     return path
 
 
-def _write_audio(container, stream, audio, rate, layout, start) -> None:
+def _write_audio(container, stream, audio, rate, layout, start, block=1024) -> None:
     form = "s16p" if audio.dtype == np.int16 else "fltp"
-    block = 1024
     for begin in range(0, audio.shape[1], block):
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio[:, begin : begin + block]), form, layout)
         frame.sample_rate, frame.time_base = rate, Fraction(1, rate)

@@ -14,13 +14,11 @@ import torch
 from torchaudio.functional import resample
 
 from avrt.media.errors import MediaError, MediaReason
+from avrt.media.timeline import Timeline
 from avrt.sample import SAMPLING_RATE
 
 MAX_SOURCE_RATE = 768_000
 """A sampling rate above this means a damaged header."""
-
-JITTER_SECONDS = 0.05
-"""Tolerated difference of a time stamp from the running sample count (containers round to milliseconds)."""
 
 MAX_RESAMPLING_PHASES = 1000
 """torchaudio keeps one filter per phase; at coprime rates (44,101 Hz) that would take gigabytes."""
@@ -53,38 +51,33 @@ def read_waveform(
     Raises:
         MediaError: ``no_audio`` or ``corrupt_audio``.
     """
-    pieces: list[np.ndarray] = []
-    rate, length, limit = 0, 0, 0
+    timeline: Timeline | None = None
+    rate = 0
+    offset: float | None = None
     try:
         for frame in container.decode(stream):
-            if not rate:
+            if timeline is None:
                 rate = frame.sample_rate
                 if not 0 < rate <= MAX_SOURCE_RATE:
                     raise MediaError(MediaReason.CORRUPT_AUDIO, f"impossible sampling rate {rate}")
                 # A tenth of a second more than wanted, so that the resampling filter sees past the cut.
-                limit = math.ceil((max_seconds + 0.1) * rate)
-            moment = frame.pts * frame.time_base if frame.pts is not None and frame.time_base is not None else None
-            if start is None:
-                start = moment if moment is not None else Fraction(0)
-            mono = _mono(frame)
-            position = length if moment is None else round((moment - start) * rate)
-            # The first sample is placed exactly, the rest only where the stamps leave the running count.
-            if not length or abs(position - length) > JITTER_SECONDS * rate:
-                if position > length:
-                    silence = min(position, limit) - length
-                    pieces.append(np.zeros(silence, np.float32))
-                    length += silence
-                else:
-                    mono = mono[length - position :]
-            pieces.append(mono)
-            length += len(mono)
-            if length >= limit:
+                timeline = Timeline(rate, math.ceil((max_seconds + 0.1) * rate))
+                offset = None if start is None else float(start * rate)
+            position = None
+            if frame.pts is not None and frame.time_base is not None:
+                moment = frame.pts * frame.time_base.numerator * rate / frame.time_base.denominator
+                if offset is None:
+                    offset = moment - timeline.count
+                position = round(moment - offset)
+            timeline.add(_mono(frame), position)
+            if timeline.is_full:
                 break
     except av.error.FFmpegError as error:
         raise MediaError(MediaReason.CORRUPT_AUDIO, f"decoding stops: {error.strerror}") from error
-    if not length:
+    samples = timeline.samples() if timeline is not None else np.empty(0, np.float32)
+    if not len(samples):
         raise MediaError(MediaReason.NO_AUDIO, "the audio stream holds no samples")
-    waveform = torch.from_numpy(np.concatenate(pieces)[:limit])
+    waveform = torch.from_numpy(samples)
     if not torch.isfinite(waveform).all():
         raise MediaError(MediaReason.CORRUPT_AUDIO, "the audio holds values that are not finite")
     waveform = _to_project_rate(waveform, rate)[: round(max_seconds * SAMPLING_RATE)]

@@ -6,11 +6,8 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from avrt.media.errors import MediaError, MediaReason
-
-FileT = TypeVar("FileT", str, Path, str | Path)
 
 EXTENSIONS = (
     *(".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"),
@@ -107,7 +104,7 @@ def _spellings(name: str) -> Iterator[str]:
                 yield stem + extension.upper()
 
 
-def check_files(video: FileT | None, image: FileT | None, audio: FileT | None) -> FileT:
+def check_files(video: str | Path | None, image: str | Path | None, audio: str | Path | None) -> Path:
     """The first of the files of one sample.
 
     Raises:
@@ -118,4 +115,4 @@ def check_files(video: FileT | None, image: FileT | None, audio: FileT | None) -
     first = next((file for file in (video, image, audio) if file is not None), None)
     if first is None:
         raise ValueError("a sample's media are a video, an image or an audio file, none is named")
-    return first
+    return Path(first)

@@ -17,6 +17,8 @@ class MediaReason(StrEnum):
     """The file has 0 bytes."""
     UNREADABLE = "unreadable"
     """Not a media file of a known container, or its header is broken or cut off."""
+    UNKNOWN_CODEC = "unknown_codec"
+    """The container is known, the codec of its video or audio is not."""
     NO_VIDEO = "no_video"
     """No video stream. Cover art attached to an audio file does not count."""
     NO_AUDIO = "no_audio"

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import torch
@@ -24,6 +26,7 @@ from avrt.media.audio import read_waveform
 from avrt.media.clip_files import check_files
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.errors import MediaError, MediaReason, with_path
+from avrt.media.frame_walk import FrameWalk, UnexpectedFrameError
 from avrt.media.span import Span, presented_span
 from avrt.media.video import fit, frames_shown_at, segment_centers
 from avrt.sample import Clip
@@ -36,6 +39,8 @@ MAX_IMAGE_PIXELS = 16 * MAX_SOURCE_PIXELS
 
 MAX_SOURCE_SECONDS = 4 * 3600.0
 """Default limit on a source's length."""
+
+StreamT = TypeVar("StreamT", av.VideoStream, av.AudioStream)
 
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,"
@@ -111,7 +116,9 @@ def read_clip(
 ) -> Clip:
     """Read a video file: `num_frames` frames over its whole length, and audio from its start.
 
-    Time 0 is the moment the first frame is presented, D the length of the video's presentation (edit lists applied).
+    Time 0 is the moment the first frame is presented, D the length of the video's presentation from there (edit lists
+    applied). In a stream that was cut inside a group of pictures, that is the first frame that decodes: frames of the
+    cut group cannot be shown, and audio that belongs to them is cut as well, so that the rest stays aligned.
     Frame i is the one on display at ``t_i = (i + 1/2) D / num_frames``, and ``fps = num_frames / D``. Audio is aligned
     to the same time 0. Of several streams, FFmpeg's choice is taken (the largest frames, the most channels, "default"
     flags first), never cover art.
@@ -145,23 +152,21 @@ def read_clip(
                 _check_size(video.width, video.height, MAX_SOURCE_PIXELS)
             has_video, has_audio = video is not None, audio is not None
             span = _checked_span(container, video or audio, max_source_seconds)
-        duration = float(span.duration)
         frames: torch.Tensor | None = None
-        times: tuple[float, ...] = ()
+        times: tuple[Fraction, ...] = ()
         width = height = 0
         if has_video:
-            times = segment_centers(duration, num_frames)
-            frames, width, height = _read_frames(path, span, times, max_pixels)
+            span, times, frames, width, height = _read_frames(path, span, num_frames, max_pixels)
         waveform: torch.Tensor | None = None
         if has_audio:
             start = span.start if has_video else None
             waveform = _read_waveform(path, start, max_audio_seconds)
     return Clip(
         frames=frames,
-        timestamps=times,
-        fps=None if frames is None else num_frames / duration,
+        timestamps=tuple(map(float, times)),
+        fps=None if frames is None else float(num_frames / span.duration),
         waveform=waveform,
-        duration=duration,
+        duration=float(span.duration),
         width=width,
         height=height,
     )
@@ -237,14 +242,30 @@ def _decode_image(path: Path) -> Image.Image:
         raise MediaError(MediaReason.CORRUPT_IMAGE, str(error)) from error
 
 
-def _read_frames(path: Path, span: Span, times: tuple[float, ...], max_pixels: int) -> tuple[torch.Tensor, int, int]:
+def _read_frames(
+    path: Path, span: Span, num_frames: int, max_pixels: int
+) -> tuple[Span, tuple[Fraction, ...], torch.Tensor, int, int]:
+    """The span from the first frame that decodes, the moments, and `frames_shown_at` them."""
+    try:
+        with FrameWalk(partial(_open_video, path), span) as walk:
+            span = span.beginning_at(walk.first_moment)
+            if not span.duration:
+                raise MediaError(MediaReason.CORRUPT_VIDEO, "no frame decodes before the end")
+            times = segment_centers(span.duration, num_frames)
+            return span, times, *frames_shown_at(walk, span, times, max_pixels=max_pixels)
+    except UnexpectedFrameError:
+        return _read_frames(path, replace(span, ticks=()), num_frames, max_pixels)
+
+
+@contextmanager
+def _open_video(path: Path) -> Iterator[av.VideoStream]:
     with _open(path) as container:
         video = _best_video(container)
         assert video is not None
         video.codec_context.thread_count = 1  # packing runs one process per core
         # The size in the stream itself may differ from the one in the container's header.
         video.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
-        return frames_shown_at(container, video, span, times, max_pixels=max_pixels)
+        yield video
 
 
 def _read_waveform(path: Path, start: Fraction | None, max_audio_seconds: float) -> torch.Tensor:
@@ -311,11 +332,21 @@ def _best_video(container: av.container.InputContainer) -> av.VideoStream | None
     """FFmpeg's best video stream, cover art left out."""
     attached = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & attached]
-    best = container.streams.best("video")
-    return next((stream for stream in streams if stream is best), streams[0] if streams else None)
+    return _decodable(streams, container.streams.best("video"))
 
 
 def _best_audio(container: av.container.InputContainer) -> av.AudioStream | None:
     """FFmpeg's best audio stream."""
     best = container.streams.best("audio")
-    return best if isinstance(best, av.AudioStream) else None
+    return None if best is None else _decodable(list(container.streams.audio), best)
+
+
+def _decodable(streams: list[StreamT], best: av.stream.Stream | None) -> StreamT | None:
+    """The best of the streams, or the first with a known codec if that of the best is unknown; None without streams."""
+    if not streams:
+        return None
+    streams.sort(key=lambda stream: stream is not best)
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
+        raise MediaError(MediaReason.UNKNOWN_CODEC, f"no codec of FFmpeg decodes the {streams[0].type} stream")
+    return known[0]

@@ -16,32 +16,24 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from avrt.media.errors import MediaError, MediaReason
+from avrt.media.frame_walk import FrameWalk
 from avrt.media.geometry import TOKEN_SIDE
 from avrt.media.span import Span
 
 MAX_ASPECT_RATIO = 200
 """Qwen's image processor refuses images with a longer side above this many times the shorter one."""
 
-SEEK_GAP_SECONDS = 5.0
-"""Seeking pays only beyond this gap between two wanted frames: at 720p, decoding costs about 0.05 s per second of
-video, while a seek costs about 0.25 s, the decoding from the key frame to the wanted frame."""
 
-MAX_DECODED_PIXELS = 10**11
-"""Decoding budget of one clip: 30 minutes of 480p at 30 frames per second, or 2 minutes of 1080p."""
+def segment_centers(duration: Fraction, count: int) -> tuple[Fraction, ...]:
+    """The centers of `count` equal segments of a stretch that starts at 0, exactly.
 
-
-def segment_centers(duration: float, count: int) -> tuple[float, ...]:
-    """The centers, in seconds, of `count` equal segments of a stretch that starts at 0."""
+    Rounded to floats, a center that falls on a frame's first moment would often get the frame before.
+    """
     return tuple((2 * index + 1) * duration / (2 * count) for index in range(count))
 
 
 def frames_shown_at(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    span: Span,
-    seconds: Sequence[float],
-    *,
-    max_pixels: int,
+    walk: FrameWalk, span: Span, seconds: Sequence[Fraction], *, max_pixels: int
 ) -> tuple[torch.Tensor, int, int]:
     """The frames on display at the given moments, upright and of square pixels.
 
@@ -49,6 +41,7 @@ def frames_shown_at(
     `max_pixels` are scaled down (see `target_size`).
 
     Args:
+        walk: over the video's frames, from its beginning.
         seconds: ascending moments after the start of `span`.
 
     Returns:
@@ -57,20 +50,19 @@ def frames_shown_at(
     Raises:
         MediaError: ``corrupt_video``, ``truncated``, ``too_long`` or ``bad_shape``.
     """
-    time_base = stream.time_base or Fraction(1, av.time_base)
-    wanted = [(span.start + Fraction(moment)) / time_base for moment in seconds]
-    pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-    walk = _FrameWalk(container, stream, wanted)
+    time_base = walk.time_base
+    wanted = [(span.start + moment) / time_base for moment in seconds]
     frames: list[torch.Tensor] = []
     size = (0, 0)
     source: av.VideoFrame | None = None
-    for frame in select_shown(walk, wanted, time_base, span.slack / time_base):
+    for frame in select_shown(walk.to(wanted), wanted, time_base, span.slack / time_base):
         if frame is source:
             frames.append(frames[-1])
         else:
+            walk.check(frame)
             if frame.is_corrupt:
                 raise MediaError(MediaReason.CORRUPT_VIDEO, f"the frame at {frame.time} s is damaged")
-            upright, size = _upright(frame, pixel_aspect, max_pixels)
+            upright, size = _upright(frame, walk.pixel_aspect, max_pixels)
             frames.append(upright)
             source = frame
         walk.found = len(frames)
@@ -125,78 +117,6 @@ def select_shown(
         raise MediaError(MediaReason.TRUNCATED, f"the last frame is at {float(previous.pts * time_base):.2f} s")
     for _ in range(found, len(wanted)):
         yield previous
-
-
-class _FrameWalk:
-    """Decodes frames in order of presentation, and seeks past stretches that hold no wanted frame.
-
-    Attributes:
-        found: number of wanted moments that have their frame, set by the caller between two frames.
-    """
-
-    def __init__(
-        self, container: av.container.InputContainer, stream: av.VideoStream, wanted: Sequence[Fraction]
-    ) -> None:
-        self.found = 0
-        self._container = container
-        self._stream = stream
-        self._wanted = wanted
-        self._time_base = stream.time_base or Fraction(1, av.time_base)
-        self._last: int | None = None
-        self._back_off = 0.0
-        """Seconds plus 1 by which a seek starts ahead of its target; 0 while not seeking."""
-        self._budget = MAX_DECODED_PIXELS
-
-    @property
-    def _target(self) -> Fraction:
-        return self._wanted[min(self.found, len(self._wanted) - 1)]
-
-    def __iter__(self) -> Iterator[av.VideoFrame]:
-        gap = Fraction(SEEK_GAP_SECONDS) / self._time_base
-        ended = False
-        while not ended:
-            ended = True
-            for frame in self._decode():
-                assert frame.pts is not None
-                seek = False
-                if self._back_off and frame.pts > self._target:
-                    # The last seek ended behind the wanted frame: start further ahead, at last at the beginning.
-                    self._back_off *= 4
-                    seek = True
-                elif self._last is None or frame.pts > self._last:
-                    self._last, self._back_off = frame.pts, 0.0
-                    yield frame
-                    if self._target - frame.pts > gap:
-                        self._back_off = 1.0
-                        seek = True
-                if seek:
-                    self._seek()
-                    ended = False
-                    break
-
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        """Frames from the current position on, each with a presentation time, within the pixel budget."""
-        try:
-            for frame in self._container.decode(self._stream):
-                self._budget -= frame.width * frame.height
-                if self._budget < 0:
-                    raise MediaError(MediaReason.TOO_LONG, "too many frames to decode for the few that are wanted")
-                if frame.pts is None:
-                    frame.pts = 0 if self._last is None else self._last + (frame.duration or 1)
-                yield frame
-        except av.error.FFmpegError as error:
-            raise MediaError(MediaReason.CORRUPT_VIDEO, f"decoding stops: {error.strerror}") from error
-
-    def _seek(self) -> None:
-        """Go to the key frame before the target, `_back_off` ahead of it."""
-        position = self._target - Fraction(self._back_off - 1) / self._time_base
-        start = Fraction(self._stream.start_time or 0)
-        try:
-            self._container.seek(max(math.floor(position), math.floor(start)), stream=self._stream)
-        except av.error.FFmpegError as error:
-            raise MediaError(MediaReason.CORRUPT_VIDEO, f"decoding stops: {error.strerror}") from error
-        if position <= start:
-            self._back_off = 0.0
 
 
 def _upright(frame: av.VideoFrame, pixel_aspect: Fraction, max_pixels: int) -> tuple[torch.Tensor, tuple[int, int]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from avrt.media import video
+from avrt.media import frame_walk
 from avrt.media.errors import MediaReason
 from avrt.media.reader import read_clip
 from avrt.media.video import target_size
@@ -174,16 +174,16 @@ class TestFrames:
         clip = read_clip(path, require_audio=False)
         assert clip.duration == pytest.approx(60.0, abs=0.11)
         assert numbers(clip) == [37, 112, 187, 262, 337, 412, 487, 562]
-        monkeypatch.setattr(video, "SEEK_GAP_SECONDS", 1e6)
+        monkeypatch.setattr(frame_walk, "SEEK_GAP_SECONDS", 1e6)
         assert torch.equal(read_clip(path, require_audio=False).frames, clip.frames)
 
     def test_jumping_saves_decoding(self, tmp_path, monkeypatch):
         path = write_video(tmp_path / "a.mp4", [numbered_frame(i) for i in range(600)], options={"g": "10"})
         size = 192 * 32
         # A jump to the key frame and up to ten frames, eight times, and a few frames of look-ahead.
-        monkeypatch.setattr(video, "MAX_DECODED_PIXELS", 120 * size)
+        monkeypatch.setattr(frame_walk, "MAX_DECODED_PIXELS", 120 * size)
         assert numbers(read_clip(path, require_audio=False))[-1] == 562
-        monkeypatch.setattr(video, "SEEK_GAP_SECONDS", 1e6)
+        monkeypatch.setattr(frame_walk, "SEEK_GAP_SECONDS", 1e6)
         assert reason_of(path, require_audio=False) == MediaReason.TOO_LONG
 
     @pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])

@@ -65,6 +65,20 @@ class TestRefusals:
         path.write_bytes(content[: int(share * len(content))])
         assert reason_of(path, require_audio=False) == MediaReason.TRUNCATED
 
+    def test_unknown_codec(self, tmp_path):
+        path = write_video(tmp_path / "a.mp4", [numbered_frame(i) for i in range(20)])
+        content = path.read_bytes()
+        at = content.rindex(b"avc1")  # in the sample description; the file's brand comes first
+        path.write_bytes(content[:at] + b"zzzz" + content[at + 4 :])
+        assert reason_of(path, require_audio=False) == MediaReason.UNKNOWN_CODEC
+
+    @pytest.mark.parametrize("name", ["unknown_codec.mp4", "esc_AttributeError_121.avi"])
+    def test_real_file_of_an_unknown_codec(self, real_data, name):
+        path = real_data.parent / "cases" / "20-media" / name
+        if not path.exists():
+            pytest.skip(f"{path} not found")
+        assert reason_of(path, require_audio=False) == MediaReason.UNKNOWN_CODEC
+
     def test_too_long(self, tmp_path):
         path = write_video(tmp_path / "a.mp4", [numbered_frame(0)] * 2, moments=[0, 5 * 3600 * 10])
         assert reason_of(path, require_audio=False) == MediaReason.TOO_LONG
