@@ -10,10 +10,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from avrt.data.clip_sources import ClipSource
 from avrt.data.manifest import ShardSummary
 from avrt.data.records import SAMPLE_FIELDS
 from avrt.files.atomic import PARTIAL_SUFFIX, write_atomic
-from avrt.media.clip_files import ClipFolder
 from avrt.sample import LeftOut, Sample, check_key
 from avrt.storage.uploads import OutputFolder
 
@@ -95,7 +95,7 @@ def prepare(out: OutputFolder, names: Collection[str], settings: dict[str, Any])
     return records
 
 
-def make_groups(samples: Sequence[Sample], clips: ClipFolder, samples_per_shard: int) -> list[Group]:
+def make_groups(samples: Sequence[Sample], clips: ClipSource, samples_per_shard: int) -> list[Group]:
     """Split the questions into groups, and compute the fingerprint of each."""
     groups = []
     for index, begin in enumerate(range(0, len(samples), samples_per_shard)):
@@ -103,22 +103,9 @@ def make_groups(samples: Sequence[Sample], clips: ClipFolder, samples_per_shard:
         digest = hashlib.sha256()
         for sample in members:
             fields = {name: getattr(sample, name) for name in SAMPLE_FIELDS}
-            state: list[Any] = [_state(clips, sample.source)]
-            if sample.audio_source:
-                state += [sample.audio_source, _state(clips, sample.audio_source)]
-            digest.update(json.dumps([fields, *state], sort_keys=True).encode())
+            digest.update(json.dumps([fields, *clips.state(sample)], sort_keys=True).encode())
         groups.append(Group(index, members, digest.hexdigest()))
     return groups
-
-
-def _state(clips: ClipFolder, name: str) -> list[int] | None:
-    """Size and time of change of a clip's file, or None where there is none."""
-    path = clips.find(name)
-    try:
-        status = None if path is None else path.stat()
-    except FileNotFoundError:
-        return None  # a broken link
-    return None if status is None else [status.st_size, status.st_mtime_ns]
 
 
 def finished_result(group: Group, out: OutputFolder, names: Mapping[str, int], records: Path) -> GroupResult | None:

@@ -23,7 +23,8 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from avrt.data.clip_workers import ClipReader, ClipSettings
+from avrt.data.clip_sources import ClipSource, SampleReader, VideoFolder
+from avrt.data.clip_workers import ClipSettings
 from avrt.data.manifest import MANIFEST_NAME, Manifest, sum_counts, write_manifest
 from avrt.data.pack_plan import (
     Group,
@@ -38,7 +39,6 @@ from avrt.data.pack_plan import (
 from avrt.data.records import EncodedClip
 from avrt.data.writer import OpenShard
 from avrt.files.atomic import write_atomic
-from avrt.media.clip_files import ClipFolder, is_image
 from avrt.media.errors import MediaError
 from avrt.sample import LeftOut, Sample
 from avrt.storage.uploads import OutputFolder, output_folder
@@ -109,20 +109,21 @@ class PackOptions:
 
 def pack(
     samples: Sequence[Sample],
-    videos_dir: str | Path,
+    clips: str | Path | ClipSource,
     out_dir: str | Path,
     settings: ClipSettings | None = None,
     options: PackOptions | None = None,
     left_out: Sequence[LeftOut] = (),
     stated: Mapping[str, Any] | None = None,
 ) -> PackReport:
-    """Pack questions and their clips, found in `videos_dir` by their `source`, into shards.
+    """Pack questions and their clips into shards.
 
     A question whose clip cannot be read is left out, with its reason in ``left_out.jsonl`` and in the report. A run
     that was stopped resumes when called again with the same settings. So does a finished one: only the groups whose
     questions or clip files (by size and time of change) are different are packed again.
 
     Args:
+        clips: a folder of files that are found by the questions' `source`, or another source of clips.
         out_dir: a folder, or a URL such as ``s3://bucket/folder``. Shards are uploaded there as they are finished, and
             the manifest last; see `avrt.storage.uploads` for the staging folder.
         settings: how clips are read and encoded; None for the defaults.
@@ -135,17 +136,17 @@ def pack(
             process that writes to `out_dir`.
         OSError: the shards cannot be written (a full disk) or uploaded; call again when they can.
     """
-    videos_dir, out = Path(videos_dir), output_folder(out_dir)
+    out = output_folder(out_dir)
     settings, options = settings or ClipSettings(), options or PackOptions()
     check_samples(samples)
-    if not videos_dir.is_dir():
-        raise ValueError(f"videos: {videos_dir} is not a folder")
+    if isinstance(clips, str | Path):
+        clips = VideoFolder(Path(clips))
     samples_per_shard = options.samples_per_shard
     if samples_per_shard is None:
         samples_per_shard = min(FULL_SHARD, max(FEWEST_SAMPLES, -(-len(samples) // WANTED_SHARDS)))
     with out.lock("pack"):
         out.check_writable()
-        run = _Run(videos_dir, out, settings, options, samples_per_shard, stated or {})
+        run = _Run(clips, out, settings, options, samples_per_shard, stated or {})
         return run.pack(samples, tuple(left_out))
 
 
@@ -157,14 +158,14 @@ class _Run:
 
     def __init__(
         self,
-        videos_dir: Path,
+        clips: ClipSource,
         out: OutputFolder,
         settings: ClipSettings,
         options: PackOptions,
         samples_per_shard: int,
         stated: Mapping[str, Any],
     ) -> None:
-        self.clips = ClipFolder(videos_dir)
+        self.clips = clips
         self.out = out
         self.settings = settings
         self.options = options
@@ -220,8 +221,9 @@ class _Run:
             self._tried += len(result.left_out) + (result.shard.samples if result.shard else 0)
             self._left_out.extend(result.left_out)
         total = self._tried + sum(len(group.samples) for group in todo)
-        readers = [ClipReader(self.settings, timeout_seconds=self.options.clip_timeout_seconds) for _ in range(workers)]
-        free: queue.SimpleQueue[ClipReader] = queue.SimpleQueue()
+        timeout = self.options.clip_timeout_seconds
+        readers = [self.clips.open_reader(self.settings, timeout) for _ in range(workers)]
+        free: queue.SimpleQueue[SampleReader] = queue.SimpleQueue()
         for reader in readers:
             free.put(reader)
         results: dict[int, GroupResult] = {}
@@ -239,7 +241,7 @@ class _Run:
                 pool.shutdown(wait=True, cancel_futures=True)
         return results
 
-    def _pack_group(self, group: Group, free: queue.SimpleQueue[ClipReader]) -> GroupResult:
+    def _pack_group(self, group: Group, free: queue.SimpleQueue[SampleReader]) -> GroupResult:
         reader = free.get()
         try:
             result = self._write_group(group, reader)
@@ -250,23 +252,23 @@ class _Run:
             self.out.publish(result.shard.name, result.shard.sha256)
         return result
 
-    def _write_group(self, group: Group, reader: ClipReader) -> GroupResult:
+    def _write_group(self, group: Group, reader: SampleReader) -> GroupResult:
         path = self.out.folder / group.shard_name
         left_out: list[LeftOut] = []
-        # Questions about one clip share its media: read it at the first, drop it after the last.
-        uses = Counter(_files(sample) for sample in group.samples)
-        clips: dict[tuple[str, str], EncodedClip | MediaError] = {}
         facts: dict[str, tuple[float, int, int]] = {}
+        # Questions about one clip share its media: read it at the first, drop it after the last.
+        uses = Counter(self.clips.clip_of(sample) for sample in group.samples)
+        clips: dict[str, EncodedClip | MediaError] = {}
         shard = OpenShard(path)
         with shard:
             for sample in group.samples:
-                files = _files(sample)
-                if files not in clips:
-                    clips[files] = self._read(sample, reader)
-                clip = clips[files]
-                uses[files] -= 1
-                if not uses[files]:
-                    del clips[files]
+                name = self.clips.clip_of(sample)
+                if name not in clips:
+                    clips[name] = self._read(sample, reader)
+                clip = clips[name]
+                uses[name] -= 1
+                if not uses[name]:
+                    del clips[name]
                 if isinstance(clip, MediaError):
                     left_out.append(LeftOut(sample.id, sample.source, clip.reason.value, clip.detail))
                 else:
@@ -279,17 +281,11 @@ class _Run:
             return GroupResult(group.inputs, None, tuple(left_out))
         return GroupResult(group.inputs, shard.summary, tuple(left_out), facts)
 
-    def _read(self, sample: Sample, reader: ClipReader) -> EncodedClip | MediaError:
+    def _read(self, sample: Sample, reader: SampleReader) -> EncodedClip | MediaError:
         if self._stop.is_set():
             raise _Stopped
         try:
-            audio = self.clips.path(sample.audio_source) if sample.audio_source else None
-            if sample.source == sample.audio_source:
-                return reader.read_files(audio=audio)
-            path = self.clips.path(sample.source)
-            if is_image(path.name):
-                return reader.read_files(image=path, audio=audio)
-            return reader.read_files(video=path, audio=audio)
+            return reader.read(sample)
         except MediaError as error:
             if self._stop.is_set():
                 # The reader was ended together with the run, so the clip may be fine.
@@ -304,11 +300,6 @@ class _Run:
             self._advance(len(self._left_out))
             if self._tried >= TRIED_BEFORE_STOPPING:
                 _check_share(len(self._left_out), self._tried, self.options.max_failures, self._left_out)
-
-
-def _files(sample: Sample) -> tuple[str, str]:
-    """What identifies a sample's media."""
-    return sample.source, sample.audio_source
 
 
 def _left_out(results: dict[int, GroupResult]) -> tuple[LeftOut, ...]:
