@@ -7,8 +7,13 @@ all cores, resumes after an interruption, and lists the questions that it left o
 Questions with reasoning (AVRT-20K) become data for supervised fine-tuning: rows whose reasoning follows the format and
 gives the right answer, in OUT/train and OUT/val. --reasoning drop packs all rows as plain questions into OUT.
 
+Clips are files in a folder (--videos), or in WebDataset shards of another tool, such as video2dataset (--shards). There
+the questions are in the samples' .json, or --annotations names the clips by the sample's key or a field of its .json.
+
     python -m avrt pack --annotations train_qa.json --videos avqa/videos --out shards/avqa_train
     python -m avrt pack --annotations AVRT-20K.parquet --videos avqa/videos --out shards/avrt20k
+    python -m avrt pack --shards 'v2d/{00000..00031}.tar' --out shards/mine
+    python -m avrt pack --annotations train_qa.json --shards 'v2d/*.tar' --out shards/mine
     python -m avrt pack --annotations mine.csv --fields question=prompt,options=a+b+c+d,answer=label,video=file \\
         --videos clips --out shards/mine
 """
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from avrt.data.annotations import Annotations
+    from avrt.data.clip_sources import ShardClips
     from avrt.data.clip_workers import ClipSettings
     from avrt.data.packing import PackReport
     from avrt.sample import LeftOut, Sample
@@ -37,12 +44,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument(
         "--annotations",
-        required=True,
         metavar="FILE",
         help="questions: JSON, JSON lines, CSV, TSV, parquet, or a folder of the datasets library",
     )
+    parser.add_argument("--videos", metavar="DIR", help="folder of the clips, images and audio files that rows name")
     parser.add_argument(
-        "--videos", required=True, metavar="DIR", help="folder of the clips, images and audio files that rows name"
+        "--shards",
+        nargs="+",
+        metavar="PATTERN",
+        help="instead of --videos: shards of another tool with the clips; paths or URLs, with {000..031} or *",
     )
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder for the shards, or a URL such as s3://bucket/folder"
@@ -133,11 +143,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Pack, then print a summary with the reasons of left-out questions."""
     from dataclasses import replace
-    from pathlib import Path
 
     from rich.console import Console
 
-    from avrt.data.annotations import ReadOptions, read_annotations
     from avrt.data.packing import LEFT_OUT_NAME, PackOptions, pack
     from avrt.storage.locations import join, shown
     from avrt.traces.published import PublishedOptions, compare_with_paper, pack_traces
@@ -155,23 +163,14 @@ def run(args: argparse.Namespace) -> int:
     def place(name: str) -> str:
         return shown(join(args.out, name))
 
-    how = ReadOptions(
-        split=args.split,
-        fields=args.fields,
-        answer_base=args.answer_base,
-        dataset_split=args.dataset_split,
-        max_bad_rows=args.max_bad_rows,
-        media_folder=Path(args.videos),
-    )
-    with console.status(f"reading {args.annotations}"):
-        annotations = read_annotations(args.annotations, how)
+    annotations, clips = _questions(args, console)
     rows = len(annotations.samples) + len(annotations.left_out)
-    settings = _clip_settings(args, annotations.samples)
+    settings = _clip_settings(args, annotations.samples, clips)
     _print(console, f"{rows:,} rows in the form of {annotations.form}")
     if args.reasoning == "filter" or (args.reasoning is None and annotations.has_reasoning):
         _print(console, "keeping rows whose reasoning can be taught; --reasoning drop packs all as plain questions")
         statistics, reports = pack_traces(
-            annotations.samples, annotations.left_out, args.videos, args.out, settings, options, published
+            annotations.samples, annotations.left_out, clips, args.out, settings, options, published
         )
         for name, report in reports.items():
             _print(console, _summary(f"{report.manifest.samples:,} samples", report, place(name)))
@@ -185,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
             _print(console, f"{traces:,} rows have reasoning, which is not packed; --reasoning filter packs it")
         # Reasoning that was not checked must not be a target of fine-tuning.
         samples = [replace(sample, trace=None) for sample in annotations.samples]
-        report = pack(samples, args.videos, args.out, settings, options, left_out=annotations.left_out)
+        report = pack(samples, clips, args.out, settings, options, left_out=annotations.left_out)
         _print(console, _summary(f"{report.manifest.samples:,} of {rows:,} questions", report, shown(args.out)))
         left_out, lists = list(report.left_out), [place(LEFT_OUT_NAME)]
     if left_out:
@@ -193,13 +192,62 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _clip_settings(args: argparse.Namespace, samples: Sequence[Sample]) -> ClipSettings:
+def _questions(args: argparse.Namespace, console: Console) -> tuple[Annotations, str | ShardClips]:
+    """The questions, and the folder or shards with their clips.
+
+    Raises:
+        ValueError: options that do not go together, or see `read_annotations`, `read_shards` and `match_questions`.
+    """
+    from dataclasses import replace
+    from pathlib import Path
+
+    from avrt.data.annotations import Annotations, ReadOptions, read_annotations
+    from avrt.data.shard_questions import match_questions, read_shards
+    from avrt.storage.locations import expand
+    from avrt.storage.shard_cache import ShardCache
+
+    if bool(args.videos) == bool(args.shards) or (args.videos and not args.annotations):
+        raise ValueError("give --annotations and --videos, or --shards, or --annotations and --shards")
+    annotations = None
+    if args.annotations:
+        how = ReadOptions(
+            split=args.split,
+            fields=args.fields,
+            answer_base=args.answer_base,
+            dataset_split=args.dataset_split,
+            max_bad_rows=args.max_bad_rows,
+            media_folder=Path(args.videos) if args.videos else None,
+        )
+        with console.status(f"reading {args.annotations}"):
+            annotations = read_annotations(args.annotations, how)
+    if args.videos:
+        assert annotations is not None
+        return annotations, args.videos
+    locations, cache = expand(args.shards), ShardCache()
+    if annotations is not None:
+        found = match_questions(annotations.samples, locations, cache)
+        _print(console, f"the shards' clips are found by {found.found_by}")
+        left_out = (*annotations.left_out, *found.left_out)
+        return replace(annotations, samples=found.samples, left_out=left_out), found.clips
+    for name in ("fields", "answer_base", "dataset_split"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"{name}: is about a file of annotations; give --annotations too")
+    found = read_shards(locations, cache, split=args.split)
+    has_reasoning = any(sample.trace for sample in found.samples)
+    return Annotations("the shards' JSON members", has_reasoning, found.samples, found.left_out), found.clips
+
+
+def _clip_settings(args: argparse.Namespace, samples: Sequence[Sample], clips: str | ShardClips) -> ClipSettings:
+    from avrt.data.clip_sources import ShardClips
     from avrt.data.clip_workers import ClipSettings
     from avrt.media.clip_files import is_image
 
     # A set of audio files has no video to miss, and one of images no audio.
-    names_video = any(sample.source != sample.audio_source for sample in samples)
-    names_audio = any(sample.audio_source or not is_image(sample.source) for sample in samples)
+    if isinstance(clips, ShardClips):
+        names_video, names_audio = clips.has_frames, clips.has_audio
+    else:
+        names_video = any(sample.source != sample.audio_source for sample in samples)
+        names_audio = any(sample.audio_source or not is_image(sample.source) for sample in samples)
     return ClipSettings(
         num_frames=args.frames,
         max_audio_seconds=args.max_audio_seconds,

@@ -116,6 +116,18 @@ class ShardClips:
         self.entries = entries
         self.cache = cache
 
+    @property
+    def has_frames(self) -> bool:
+        """Whether any clip can have frames."""
+        kinds = (sort_members(entry.members) for entry in self.entries.values())
+        return any(kind.video or kind.image or kind.frames for kind in kinds)
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether any clip can have audio."""
+        kinds = (sort_members(entry.members) for entry in self.entries.values())
+        return any(kind.video or kind.audio for kind in kinds)
+
     def state(self, sample: Sample) -> list[Any]:
         entry = self.entries[sample.id]
         # A remote shard's copy is as new as its last transfer, which says nothing.

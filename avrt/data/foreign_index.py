@@ -42,7 +42,7 @@ def index_shard(path: Path, location: str) -> list[ForeignEntry]:
     with open(path, "rb") as file:
         for member in tar_members(file, location):
             base = member.name.rpartition("/")[2]
-            if base.startswith((".", "__")):
+            if base.startswith("__"):
                 continue
             key, suffix = split_name(member.name)
             members = found.setdefault(key, {})

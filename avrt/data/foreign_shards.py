@@ -31,6 +31,9 @@ CLIP_TIMEOUT_SECONDS = 120.0
 
 MEDIA_KEYS = ("video", "video_path", "video_name", "audio", "audio_path", "image", "image_path")
 
+OUR_FIELDS = frozenset({"format_version", "crc32", "members"})
+"""Fields of a JSON member of this project. One damaged byte hides one of them, not all."""
+
 EXPECTED = "expected a clip (.mp4, .webm, numbered .jpg, .wav, ...) and a .json with a question, options and answer"
 
 
@@ -39,14 +42,14 @@ class NoClipError(RecordError):
 
 
 def is_foreign(names: Iterable[str], record: Any) -> bool:
-    """Whether a sample was made by another tool: its JSON member has not our format.
+    """Whether a sample was made by another tool.
 
     Args:
         names: the sample's members, without its key.
         record: the parsed JSON member; None where there is none, or it does not parse. Then the names decide.
     """
     if isinstance(record, dict):
-        return "format_version" not in record and not {"clip", "members"} <= record.keys()
+        return not OUR_FIELDS & record.keys()
     return not all(MEMBER_PATTERN.fullmatch(name) for name in names)
 
 
@@ -54,7 +57,7 @@ def foreign_record(names: Iterable[str], record: dict[str, Any] | None, key: str
     """The question of one sample of another tool's shard, without its media.
 
     The id is the JSON member's ``id``, else the key; characters that an id cannot have are replaced, see
-    `avrt.data.foreign_members.clean_key`. `source` is the clip's name in the JSON member, else made of the key.
+    `avrt.data.foreign_members.clean_key`. `source` is the clip's name in the JSON member, else the id.
 
     Args:
         names: the sample's members, without its key.
@@ -79,13 +82,14 @@ def foreign_record(names: Iterable[str], record: dict[str, Any] | None, key: str
     # The clip is beside the JSON member: what the member says about where it came from is kept, but not looked up.
     addresses = {name: record[name] for name in MEDIA_KEYS if _is_address(record.get(name))}
     row = {name: value for name, value in record.items() if name not in addresses}
-    row.setdefault("video_name", clean_key(key))
+    sample_id = clean_key(own_id(record) or key)
+    row.setdefault("video_name", sample_id)
     stated = record.get("split")
     try:
         sample = sample_of(
             row,
             split=stated if isinstance(stated, str) and stated.strip() else split,
-            id=clean_key(own_id(record) or key),
+            id=sample_id,
         )
     except ValueError as error:
         keys = ", ".join(list(record)[:12])
@@ -94,7 +98,7 @@ def foreign_record(names: Iterable[str], record: dict[str, Any] | None, key: str
             f"{made}; its JSON member, with the keys {keys}, is not a question: {error}. Questions can also come "
             "from a file of their own: `python -m avrt pack --annotations FILE --shards ...`",
         ) from error
-    return replace(sample, source=sample.source or clean_key(key), extra=sample.extra | addresses)
+    return replace(sample, source=sample.source or sample_id, extra=sample.extra | addresses)
 
 
 def foreign_sample(members: Mapping[str, bytes], key: str, split: str = "train") -> Sample:

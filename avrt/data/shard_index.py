@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from array import array
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from avrt.data.faults import FaultReason, ShardError
-from avrt.data.foreign_shards import foreign_record
+from avrt.data.foreign_shards import NoClipError, foreign_record, is_foreign
 from avrt.data.manifest import ShardSummary
 from avrt.data.records import (
     JSON_MEMBER,
@@ -29,8 +30,7 @@ from avrt.data.tar_members import Member, read_members, read_span, split_name, t
 from avrt.sample import KEY_PATTERN, Sample
 from avrt.storage.shard_cache import ShardFile
 
-OUR_FIELDS = frozenset({"format_version", "crc32", "members"})
-"""Fields of a JSON member of this project. One damaged byte hides one of them, not all."""
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -98,21 +98,26 @@ def index_of_tar(
         index = ShardIndex(foreign=bool(entries) and _is_foreign(file, next(iter(entries.values()))))
         if not index.foreign and (fault := _foreign_member(entries, location)) is not None:
             return ShardIndex(), [fault]
-        for number, (name, entry) in enumerate(entries.items()):
-            if name in broken:
+        without_clip: list[str] = []
+        for number, (key, entry) in enumerate(entries.items()):
+            if key in broken:
                 continue
-            key = name.replace("/", "_")
             try:
                 with naming(location, key, FaultReason.OTHER_TOOL if index.foreign else FaultReason.BAD_JSON):
                     sample = _read_text(file, entry, key, index.foreign, split)
                     if check_media:
                         _check_media(path, location, key, entry, index.foreign)
             except ShardError as fault:
+                if isinstance(fault.__cause__, NoClipError):
+                    without_clip.append(fault.detail)
+                    continue
                 if index.foreign and not number:  # the others are alike
                     return ShardIndex(), [ShardError(location, fault.reason, fault.detail)]
                 faults.append(fault)
                 continue
-            index.add(key, sample, entry.begin, entry.end)
+            index.add(sample.id, sample, entry.begin, entry.end)
+    if without_clip:
+        log.warning("%s: %d samples are left out: one %s", location, len(without_clip), without_clip[0])
     return index, faults
 
 
@@ -182,14 +187,11 @@ def _group(file: BinaryIO, location: str) -> tuple[dict[str, _Entry], set[str], 
 
 def _is_foreign(file: BinaryIO, first: _Entry) -> bool:
     """Whether a shard's first sample was written by another tool."""
-    ours = all(MEMBER_PATTERN.fullmatch(suffix) for suffix in first.members)
-    if JSON_MEMBER not in first.members:
-        return not ours
     try:
-        record = json.loads(_read(file, first.members[JSON_MEMBER]))
+        record = json.loads(_read(file, first.members[JSON_MEMBER])) if JSON_MEMBER in first.members else None
     except (ValueError, RecursionError):
-        return not ours
-    return not OUR_FIELDS & set(record) if isinstance(record, dict) else not ours
+        record = None
+    return is_foreign(first.members, record)
 
 
 def _foreign_member(entries: dict[str, _Entry], location: str) -> ShardError | None:
@@ -205,8 +207,6 @@ def _foreign_member(entries: dict[str, _Entry], location: str) -> ShardError | N
 
 def _read_text(file: BinaryIO, entry: _Entry, key: str, foreign: bool, split: str) -> Sample:
     """A sample without its media."""
-    if foreign and not KEY_PATTERN.fullmatch(key):
-        raise ValueError(f"its key {key!r} cannot name a sample: use 1 to 80 letters, digits, '-' and '_'")
     if JSON_MEMBER not in entry.members and not foreign:
         raise RecordError("missing_member", "lacks json")
     data = _read(file, entry.members[JSON_MEMBER]) if JSON_MEMBER in entry.members else None

@@ -76,8 +76,8 @@ def tar_members(file: BinaryIO | io.RawIOBase, location: str, *, part: bool = Fa
             break
         tar.members.clear()  # type: ignore[attr-defined]  # they would be kept for the whole file
         name = entry.name.removeprefix("./")
-        if entry.isdir() and name in (".", ""):
-            continue  # `tar` writes the folder that it was given as the first member
+        if entry.isdir() or name.rpartition("/")[2].startswith("._"):
+            continue  # `tar` writes the folders of the files that it was given, and on macOS attributes of the files
         if entry.type not in REGULAR or entry.issparse():
             raise ShardError(location, FaultReason.FORBIDDEN_TYPE, f"member {name!r} is not a regular file")
         if name.startswith("/") or ".." in name.split("/"):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from avrt.data.clip_sources import ClipSource
 from avrt.data.clip_workers import ClipSettings
 from avrt.data.manifest import MANIFEST_NAME
 from avrt.data.packing import PackOptions, PackReport, pack
@@ -53,7 +54,7 @@ class PublishedOptions:
 def pack_traces(
     samples: Sequence[Sample],
     left_out: Sequence[LeftOut],
-    videos_dir: str | Path,
+    clips: str | Path | ClipSource,
     out_dir: str | Path,
     settings: ClipSettings,
     options: PackOptions,
@@ -91,7 +92,7 @@ def pack_traces(
     for name, members in parts.items():
         reports[name] = pack(
             [replace(sample, split=name) for sample in members],
-            videos_dir,
+            clips,
             join(str(out_dir), name),
             settings,
             options,
