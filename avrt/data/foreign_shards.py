@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,7 @@ class ForeignReader:
                 audio = self._reader.read_files(audio=path)
         starts, duration = frame_times(record, len(kinds.frames), audio.info["duration"] if audio else None)
         count = self.settings.num_frames
-        moments = segment_centers(duration, count)
+        moments = [float(moment) for moment in segment_centers(Fraction(duration), count)]
         images: dict[int, EncodedClip] = {}
         shown = shown_at(starts, moments)
         for index in dict.fromkeys(shown):
@@ -263,7 +264,7 @@ class ForeignReader:
         }
         info = {
             **first,
-            "timestamps": list(moments),
+            "timestamps": moments,
             "fps": count / duration,
             "duration": duration,
             "is_image": False,
