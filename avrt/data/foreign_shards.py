@@ -28,6 +28,9 @@ from avrt.sample import Sample
 CLIP_SECONDS = 0.7
 """Time of one core to decode a clip of 10 s at 720p; small clips take less."""
 
+READER_GIGABYTES = 1
+"""Memory of the child process that decodes, measured on 720p clips."""
+
 CLIP_TIMEOUT_SECONDS = 120.0
 
 MEDIA_KEYS = ("video", "video_path", "video_name", "audio", "audio_path", "image", "image_path")
@@ -156,9 +159,10 @@ def parse_json(data: bytes) -> Any:
 def cost_line(samples: int) -> str:
     """One line on the cost of training on shards of other tools, and how to avoid it."""
     return (
-        f"{samples} samples are in shards of another tool: their clips are decoded again in every epoch, about "
-        f"{CLIP_SECONDS:g} s of a core for each 10 s of 720p video, {samples * CLIP_SECONDS / 3600:.1f} hours in all; "
-        "`python -m avrt pack --shards ... --out ...` does it once"
+        f"{samples:,} samples are in shards of another tool: their clips are decoded again in every epoch, which takes "
+        f"about {CLIP_SECONDS:g} s of a core for each 10 s of 720p, {samples * CLIP_SECONDS / 3600:.1f} hours in all, "
+        f"and {READER_GIGABYTES:g} GB of memory for each data worker; `python -m avrt pack --shards ... --out ...` "
+        "decodes them once"
     )
 
 

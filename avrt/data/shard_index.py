@@ -117,7 +117,7 @@ def index_of_tar(
                 continue
             index.add(sample.id, sample, entry.begin, entry.end)
     if without_clip:
-        log.warning("%s: %d samples are left out: one %s", location, len(without_clip), without_clip[0])
+        log.warning("%s: %d samples without a clip are left out; one %s", location, len(without_clip), without_clip[0])
     return index, faults
 
 
