@@ -78,7 +78,8 @@ def foreign_record(names: Iterable[str], record: dict[str, Any] | None, key: str
     kinds = sort_members(names)
     made = f"made by another tool: members {listing(names)}"
     if not isinstance(record, dict):
-        raise RecordError("other_tool", f"{made}; {EXPECTED}")
+        content = "" if record is None else f"; its JSON member is a {type(record).__name__}"
+        raise RecordError("other_tool", f"{made}{content}; {EXPECTED}")
     if not kinds.has_clip:
         if failure := failure_of(record):
             raise NoClipError("missing_member", f"has no clip: {failure}")

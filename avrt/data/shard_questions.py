@@ -20,6 +20,7 @@ from avrt.data.records import RecordError
 from avrt.media.clip_files import without_extension
 from avrt.media.errors import MediaReason
 from avrt.sample import LeftOut, Sample
+from avrt.storage.locations import expand, is_folder, join
 from avrt.storage.shard_cache import ShardCache, ShardFile
 
 KEY = "the key"
@@ -158,8 +159,9 @@ def _entries(
     locations: Sequence[str], cache: ShardCache, show_progress: bool
 ) -> Iterator[tuple[ForeignEntry, Any, RecordError | None]]:
     """Every sample of the shards with its JSON member, or the reason why that cannot be read."""
-    cache.fetch_ahead([ShardFile(location) for location in locations])
-    for location in track(locations, "reading shards", disable=not show_progress):
+    shards = list(dict.fromkeys(name for location in locations for name in _shards_at(location)))
+    cache.fetch_ahead([ShardFile(location) for location in shards])
+    for location in track(shards, "reading shards", disable=not show_progress):
         path = cache.local_path(ShardFile(location))
         for entry in index_shard(path, location):
             record: Any = None
@@ -173,6 +175,11 @@ def _entries(
             if isinstance(record, dict) and not is_foreign(entry.members, record):
                 raise ValueError(f"shards: {location} was packed already; train on it as it is")
             yield entry, record, fault
+
+
+def _shards_at(location: str) -> list[str]:
+    """The shard itself, or those in a folder."""
+    return expand(join(location, "*.tar")) if is_folder(location) else [location]
 
 
 def _names(text: str) -> list[str]:

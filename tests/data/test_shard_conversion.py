@@ -1,18 +1,26 @@
 """Shards of other tools: opened as a set, and converted by `pack --shards` to what packing the files would give."""
 
 import argparse
+import functools
+import http.server
+import io
 import json
 import tarfile
+import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
 
 from avrt.commands import pack as pack_command
+from avrt.data.clip_sources import COPY_BYTES
+from avrt.data.clip_workers import ClipSettings
 from avrt.data.faults import FaultReason, ShardError
 from avrt.data.foreign_index import index_shard
 from avrt.data.shard_questions import match_questions, read_shards
 from avrt.data.shards import ShardSet
+from avrt.media.errors import MediaError
 from avrt.sample import Sample
 from avrt.storage.shard_cache import ShardCache
 from tests.foreign_shard_files import (
@@ -200,6 +208,41 @@ class TestPack:
         assert (failed["id"], failed["reason"]) == ("q-9", "missing_file")
         assert "404" in failed["detail"]
         assert "missing_file" in capsys.readouterr().out
+
+    def test_from_a_web_server(self, video2dataset, packed_files, tmp_path, monkeypatch):
+        monkeypatch.setenv("AVRT_CACHE", str(tmp_path / "cache"))
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=video2dataset)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            address = f"http://127.0.0.1:{server.server_port}/{{00000..00001}}.tar"
+            assert run("--shards", address, "--out", tmp_path / "out") == 0
+            server.shutdown()
+        assert media(tmp_path / "out") == media(packed_files)
+
+    def test_a_folder_of_shards(self, video2dataset, tmp_path):
+        assert run("--shards", video2dataset, "--out", tmp_path / "out") == 0
+        assert len(ShardSet(tmp_path / "out")) == CLIPS
+
+    def test_a_long_clip_takes_little_memory(self, folder, tmp_path):
+        size = 200 * 2**20
+        path = tmp_path / "s.tar"
+        with tarfile.open(path, "w") as tar, open(tmp_path / "zeros", "wb+") as zeros:
+            zeros.truncate(size)
+            for name in ("0.mp4", "0.json"):
+                member = tarfile.TarInfo(name)
+                text = json.dumps(question()).encode()
+                member.size = size if name == "0.mp4" else len(text)
+                tar.addfile(member, zeros if name == "0.mp4" else io.BytesIO(text))
+        found = read_shards([str(path)], ShardCache(), show_progress=False)
+        reader = found.clips.open_reader(ClipSettings(), 60)
+        tracemalloc.start()
+        try:
+            with pytest.raises(MediaError, match="unreadable"):
+                reader.read(found.samples[0])
+            assert tracemalloc.get_traced_memory()[1] < 3 * COPY_BYTES
+        finally:
+            tracemalloc.stop()
+            reader.close()
 
     def test_resumes_and_packs_again_what_changed(self, folder, tmp_path):
         path = write_shard(
