@@ -117,6 +117,7 @@ class TestFrames:
         # 6 s: the moments 0.375, 1.125, ... fall on frames 0, 2, 3, 5, ...
         assert shown(sample) == [0, 2, 3, 5, 6, 8, 9, 11]
         assert (sample.clip.duration, sample.clip.fps) == (6.0, 8 / 6)
+        assert sample.clip.timestamps == pytest.approx([0.375 + 0.75 * i for i in range(8)])
 
     def test_times_in_the_json(self, reader):
         sample = reader.sample(self.frames(3) | members_of(question(timestamps=[0, 1, 3.5], duration=4)), "k")
