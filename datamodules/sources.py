@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
 from avrt.config.numbers import PositiveFloat
 from avrt.data.faults import ShardError
+from avrt.data.foreign_shards import cost_line
 from avrt.data.shards import ShardSet
 from avrt.sample import Sample
 from avrt.storage.shard_cache import ShardCache, ShardFile
@@ -126,11 +129,14 @@ def open_sources(train: TrainShards, split: str | None, cache: ShardCache, setti
 
 def _open(shards: str | list[str], split: str | None, cache: ShardCache, setting: str) -> ShardSet:
     try:
-        return ShardSet(shards, split=split, cache=cache)
+        opened = ShardSet(shards, split=split, cache=cache)
     except ShardError:
         raise
     except ValueError as error:
         raise ValueError(f"{setting}: {error}") from error
+    if opened.foreign_samples:
+        rank_zero_info(f"{setting}: {cost_line(opened.foreign_samples)}")
+    return opened
 
 
 def _name(shards: str | list[str]) -> str:

@@ -7,6 +7,7 @@ import json
 import tarfile
 import threading
 import tracemalloc
+import wave
 from pathlib import Path
 
 import pytest
@@ -221,7 +222,11 @@ class TestPack:
         assert len(ShardSet(tmp_path / "out")) == CLIPS
 
     def test_a_long_clip_takes_little_memory(self, folder, tmp_path):
-        path = write_shard(tmp_path / "s.tar", {"__key__": "0", "wav": wav_bytes(folder, 2600), "json": question()})
+        with wave.open(str(tmp_path / "long.wav"), "wb") as file:
+            file.setparams((1, 2, 16_000, 0, "NONE", ""))
+            file.writeframes(bytes(2600 * 32_000))
+        audio = (tmp_path / "long.wav").read_bytes()
+        path = write_shard(tmp_path / "s.tar", {"__key__": "0", "wav": audio, "json": question()})
         found = read_shards([str(path)], ShardCache(), show_progress=False)
         reader = found.clips.open_reader(ClipSettings(require_video=False), 60)
         tracemalloc.start()
