@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from tests.documentation.own_data import add_own_data, write_published_traces
 from tests.documentation.pages import ROOT, commands
-from tests.documentation.sandbox import Sandbox, add_own_data, lay_out_benchmarks, link_project, write_replies
+from tests.documentation.sandbox import Sandbox, lay_out_benchmarks, link_project, write_replies
 from tests.documentation.teachers import Question, Teachers, read_questions
 from tests.programs import ForkServer
 from tests.servers.scripted_server import ScriptedServer
@@ -47,6 +49,8 @@ def new_sandbox(
         folder.mkdir(parents=True, exist_ok=True)
         link_project(folder, student)
         (folder / "avqa").symlink_to(real_data / "avqa")
+        rows = json.loads((real_data / "avqa" / "train_qa.json").read_text(encoding="utf-8"))
+        write_published_traces(folder / "AVRT-20K.parquet", rows)
         lay_out_benchmarks(folder, real_data)
         write_replies(folder / "replies.jsonl", folder / "data" / "mmau" / "mmau-test-mini.json")
         return Sandbox(folder, fork_server, teachers.url, strategy)

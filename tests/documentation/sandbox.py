@@ -19,10 +19,8 @@ from typing import Any, Literal
 
 import yaml
 
-from avrt.demo.build import build_demo_clips
 from tests.distributed.runs import free_port
 from tests.documentation.pages import ROOT
-from tests.lightning_modules.callbacks.tiny_runs import write_shards
 from tests.programs import ForkServer, Program
 
 SIZES = ("3B", "7B")
@@ -170,20 +168,6 @@ def link_project(folder: Path, student: Path) -> None:
         place = folder / "Qwen" / f"Qwen2.5-Omni-{size}"
         place.parent.mkdir(exist_ok=True)
         place.symlink_to(student)
-
-
-def add_own_data(sandbox: Sandbox) -> None:
-    """Add the files that pages call the reader's own: a question set, a set of shards; and a few clips of the demo."""
-    folder = sandbox.folder
-    train, _ = write_shards(folder / "more")
-    train.rename(folder / "shards" / "mine")
-    files = build_demo_clips(folder / "clips", train_clips=64, val_clips=64, questions_per_clip=1)
-    (folder / "mine").mkdir()
-    (folder / "mine" / "videos").symlink_to(files.videos)
-    for source, place in ((files.val_annotations, "mine/questions.json"), (files.train_annotations, "demo.json")):
-        (folder / place).write_text(json.dumps(json.loads(source.read_text(encoding="utf-8"))[:8]), encoding="utf-8")
-    words = ["--annotations", "demo.json", "--videos", str(files.videos), "--split", "train"]
-    sandbox.run(["pack", *words, "--out", "shards/demo"])
 
 
 def lay_out_benchmarks(folder: Path, real: Path) -> None:
