@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -60,12 +61,12 @@ def _compare(title: str, clips: list[Path], ffmpeg: str | None, rounds: int, out
     cpu: dict[str, list[float]] = {}
     reader = ClipReader(ClipSettings(require_audio=False), timeout_seconds=600)
     contestants: dict[str, Callable[[], object]] = {
-        "this package": _measured(cpu, "this package", lambda: [_read(path) for path in clips]),
-        "every frame": _measured(cpu, "every frame", lambda: [_read_every_frame(path) for path in clips]),
+        "this package": _measured(cpu, "this package", _read, clips),
+        "every frame": _measured(cpu, "every frame", _read_every_frame, clips),
         "ClipReader": lambda: [reader.read(path) for path in clips],
     }
     if ffmpeg:
-        contestants["ffmpeg"] = _measured(cpu, "ffmpeg", lambda: [_run_ffmpeg(ffmpeg, path, out) for path in clips])
+        contestants["ffmpeg"] = _measured(cpu, "ffmpeg", partial(_run_ffmpeg, ffmpeg, out), clips)
     try:
         times = alternate(contestants, rounds)
     finally:
@@ -87,12 +88,15 @@ def _compare(title: str, clips: list[Path], ffmpeg: str | None, rounds: int, out
     return result
 
 
-def _measured(cpu: dict[str, list[float]], name: str, work: Callable[[], object]) -> Callable[[], object]:
-    """`work`, which adds its CPU seconds, and those of programs it ran, to ``cpu[name]``."""
+def _measured(
+    cpu: dict[str, list[float]], name: str, read: Callable[[Path], None], clips: list[Path]
+) -> Callable[[], None]:
+    """Reads all clips; adds the CPU seconds, with those of programs that were run, to ``cpu[name]``."""
 
     def run() -> None:
         before = _cpu_seconds()
-        work()
+        for path in clips:
+            read(path)
         cpu.setdefault(name, []).append(_cpu_seconds() - before)
 
     return run
@@ -134,7 +138,7 @@ def _read_every_frame(path: Path) -> None:
     encode_clip(replace(clip, frames=frames, timestamps=times, fps=float(NUM_FRAMES / duration)))
 
 
-def _run_ffmpeg(program: str, path: Path, out: Path) -> None:
+def _run_ffmpeg(program: str, out: Path, path: Path) -> None:
     with av.open(str(path)) as container:
         video = container.streams.video[0]
         rate = NUM_FRAMES * av.time_base / (container.duration or av.time_base)
@@ -168,7 +172,7 @@ def _make_clip(
         video.bit_rate = 1_500_000 * width * height // (1280 * 720)
         audio = file.add_stream("aac", sampling_rate, layout="stereo")
         for i in range(seconds * rate):
-            start = rng.integers(height)
+            start = int(rng.integers(height))
             frame = np.roll(smooth, 4 * i, axis=1) + grain[start : start + height]
             file.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(video.encode(None))
