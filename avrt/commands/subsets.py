@@ -32,16 +32,12 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from avrt.evaluation.difficulty_subsets import (
-        difficulty_subsets,
-        read_ledger_outcomes,
-        read_outcomes,
-        write_subsets,
-    )
+    from avrt.evaluation.difficulty_subsets import difficulty_subsets, read_outcomes, write_subsets
 
     if args.traces:
         from avrt.demo.paths import build_demo_paths
         from avrt.traces.config import load_config
+        from avrt.traces.teacher_outcomes import read_ledger_outcomes
 
         config = load_config([args.traces])
         build_demo_paths(config)

@@ -10,15 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from avrt.data.shards import ShardSet
 from avrt.evaluation.records.log import RECORDS_FILE
 from avrt.evaluation.records.run_info import RUN_FILE, benchmark_folders
 from avrt.evaluation.scoring import score_run
 from avrt.files.atomic import write_atomic
 from avrt.files.json_rows import read_json_rows
-from avrt.traces.call_planner import TEACHERS, CallPlanner
-from avrt.traces.config import TracesConfig
-from avrt.traces.ledger import LedgerIndex
 
 DIFFICULTIES = ("easy", "medium", "hard")
 
@@ -40,31 +36,6 @@ def read_outcomes(path: str | Path, benchmark: str | None = None) -> dict[str, b
     if path.is_dir():
         return _run_outcomes(path, benchmark)
     return _listed_outcomes(path)
-
-
-def read_ledger_outcomes(config: TracesConfig) -> tuple[dict[str, bool], dict[str, bool]]:
-    """Right or wrong by sample id, for the vision and the audio teacher of a trace run, as its filter judges them.
-
-    A teacher whose stream the sample lacks, or whose call was refused or cut, is wrong.
-
-    Raises:
-        ValueError: calls are missing; the trace run is not finished.
-    """
-    planner = CallPlanner(config, ShardSet(config.shards, split=config.split))
-    ledger = LedgerIndex(config.ledger)
-    outcomes: dict[str, dict[str, bool]] = {stage: {} for stage in TEACHERS}
-    missing = 0
-    for index in range(len(planner.shards)):
-        sample, replies = planner.teacher_replies(index, ledger)
-        for stage, reply in replies.items():
-            missing += reply.has_stream and reply.record is None
-            outcomes[stage][sample.id] = reply.right
-    if missing:
-        raise ValueError(
-            f"{config.ledger}: {missing} calls of the teachers are missing; run `avrt traces` with --stage vision and "
-            "--stage audio first"
-        )
-    return outcomes["vision"], outcomes["audio"]
 
 
 def difficulty_subsets(vision: Mapping[str, bool], audio: Mapping[str, bool]) -> dict[str, list[str]]:

@@ -12,7 +12,6 @@ from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.demo.prepare import cache_folder
 from avrt.demo.settings import DemoSettings
-from avrt.evaluation.difficulty_subsets import read_ledger_outcomes
 from avrt.evaluation.question_sets import read_ids
 from avrt.sample import LETTERS
 from avrt.servers.outcome import Status
@@ -20,6 +19,7 @@ from avrt.traces.call_planner import CallPlanner
 from avrt.traces.call_records import CallRecord
 from avrt.traces.config import StageConfig, TracesConfig, load_config
 from avrt.traces.ledger import LedgerWriter
+from avrt.traces.teacher_outcomes import read_ledger_outcomes
 from tests.traces.question_set import write_shards
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
