@@ -180,3 +180,14 @@ def test_a_name_too_long_for_a_file_is_a_missing_file(media: Path, tmp_path: Pat
     assert pack(tmp_path, rows, media / "train") == 0
     (line,) = (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()
     assert json.loads(line)["reason"] == "missing_file"
+
+
+def test_a_row_that_is_left_out_later_is_listed(media: Path, tmp_path: Path) -> None:
+    """Although the shards stay as they are."""
+    row = problem(0, image="images/sample_0.jpg", audio="audios/sample_0.wav")
+    for rows in ([row], [row, problem(1) | {"options": [], "solution": "a dog"}]):
+        assert pack(tmp_path, rows, media / "train") == 0
+        listed = (tmp_path / "out" / "left_out.jsonl").read_text().splitlines()
+        assert [json.loads(line)["reason"] for line in listed] == ["open_ended"] * (len(rows) - 1)
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        assert manifest["left_out"] == ({} if len(rows) == 1 else {"open_ended": 1})

@@ -82,8 +82,11 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
     try:
         with ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_batch_rows(file.schema_arrow)):
-                yield from batch.to_pylist()
+            size = _batch_rows(file.schema_arrow)
+            # One row group at a time: asked for all, pyarrow reads them ahead.
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(batch_size=size, row_groups=[group]):
+                    yield from batch.to_pylist()
     except (ArrowException, OSError) as error:
         _reraise(error, path, "parquet file")
 

@@ -2,8 +2,7 @@
 
 A row has ``question_content`` ("Is the <Object> louder than the <Object>?"), ``templ_values`` (a JSON list as text) and
 the answer under ``anser``. There are no options. Distractors are drawn from the answers that the file gives to the same
-question, then to its question type: a number for "How many ...", an instrument for "What kind of ...". Yes and no are
-the options where one of them is the answer.
+question, then to its question type: a number for "How many ...", an instrument for "What kind of ...", yes and no.
 """
 
 from __future__ import annotations
@@ -23,13 +22,12 @@ PLACEHOLDER = re.compile(r"<(?:Object|LRer|LR|LL|FL|TH|BA)>")
 
 OPTIONS = 4
 
-YES_NO = ("yes", "no")
 _INSTRUMENTS = (
     "accordion acoustic_guitar bagpipe banjo bassoon cello clarinet congas drum electric_bass erhu flute guzheng piano "
     "pipa saxophone suona trumpet tuba ukulele violin xylophone"
 )
 VOCABULARY = (
-    YES_NO,
+    ("yes", "no"),
     ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "more than ten"),
     tuple(_INSTRUMENTS.split()),
     ("left", "middle", "right"),
@@ -140,7 +138,5 @@ def _kind(answer: str) -> tuple[str, ...] | None:
 
 def _sources(row: dict[str, Any], kind: tuple[str, ...], pools: Pools) -> list[set[str]]:
     """Where distractors are drawn from, in this order, until there are enough."""
-    if kind == YES_NO:
-        return [set(YES_NO)]
     same = [pools.get((question_type(row), key), set()) for key in (row.get("question_content"), kind)]
     return same if any(len(pool) > 1 for pool in same) else [set(kind)]

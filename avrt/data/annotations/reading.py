@@ -129,7 +129,9 @@ class _Reader:
                 raise RowError(RowReason.MISSING_KEY, f"has no {', '.join(missing)}")
             sample = _to_sample(row, self.form, self.options, self.pools, number=number, untyped=self.untyped)
             if sample.id in self._seen:
-                raise RowError(RowReason.BAD_ID, "occurs twice; every question needs an id of its own")
+                raise RowError(
+                    RowReason.BAD_ID, "occurs twice; every question needs an id (`--fields id=` numbers the rows)"
+                )
             self._seen.add(sample.id)
             self.samples.append(sample)
         except RowError as error:
