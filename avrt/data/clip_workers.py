@@ -28,6 +28,9 @@ START_SECONDS = 600.0
 ORPHAN_SECONDS = 30
 """A reader that hangs after its parent was killed ends itself this long after the clip's timeout."""
 
+MAX_CLIP_MEMORY = 2 * 2**30
+"""Bytes that reading one sample's files may take: the largest images that are read, 150 million pixels, need 1.8 GB."""
+
 _start_lock = threading.Lock()
 
 
@@ -70,17 +73,19 @@ class ClipReader:
     Args:
         settings: how to read and encode.
         timeout_seconds: longest time for one sample's files.
+        max_memory: bytes that the child may allocate beyond what it has when it is ready.
     """
 
-    def __init__(self, settings: ClipSettings, *, timeout_seconds: float) -> None:
+    def __init__(self, settings: ClipSettings, *, timeout_seconds: float, max_memory: int = MAX_CLIP_MEMORY) -> None:
         self.settings = settings
         self.timeout_seconds = timeout_seconds
+        self.max_memory = max_memory
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
         self._owner = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _new_reader, (self.settings, self.timeout_seconds)
+        return _new_reader, (self.settings, self.timeout_seconds, self.max_memory)
 
     def read(self, path: Path) -> EncodedClip:
         """Read and encode one clip.
@@ -136,7 +141,10 @@ class ClipReader:
             context.set_forkserver_preload(["avrt.interrupts", "avrt.media.reader", "avrt.data.records"])
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(theirs, self.settings, self.timeout_seconds), name="clip-reader", daemon=True
+                target=_serve,
+                args=(theirs, self.settings, self.timeout_seconds, self.max_memory),
+                name="clip-reader",
+                daemon=True,
             )
             with interrupts_held_back(), _children_allowed():
                 process.start()
@@ -178,8 +186,8 @@ class ClipReader:
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
 
-def _new_reader(settings: ClipSettings, timeout_seconds: float) -> ClipReader:
-    return ClipReader(settings, timeout_seconds=timeout_seconds)
+def _new_reader(settings: ClipSettings, timeout_seconds: float, max_memory: int) -> ClipReader:
+    return ClipReader(settings, timeout_seconds=timeout_seconds, max_memory=max_memory)
 
 
 @contextmanager
@@ -200,7 +208,7 @@ def _children_allowed() -> Iterator[None]:
             process.daemon = True
 
 
-def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: float) -> None:
+def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: float, max_memory: int) -> None:
     """The child: reads the files it is sent the paths of, until the parent is gone."""
     import torch
 
@@ -209,6 +217,7 @@ def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: floa
     # Ctrl-C reaches the whole process group; the parent ends its children itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _limit_memory(max_memory)
     try:
         connection.send(True)
         while True:
@@ -218,10 +227,30 @@ def _serve(connection: Connection, settings: ClipSettings, timeout_seconds: floa
                 result: EncodedClip | MediaError = _encode(video, image, audio, settings)
             except MediaError as error:
                 result = error
+            except (MemoryError, RuntimeError) as error:
+                # Torch raises RuntimeError; other faults are not the file's.
+                if isinstance(error, RuntimeError) and "memory" not in str(error):
+                    raise
+                detail = f"reading it takes more than {max_memory / 2**30:.1f} GiB of memory"
+                result = MediaError(MediaReason.OUT_OF_MEMORY, detail, check_files(video, image, audio))
             signal.alarm(0)
             connection.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _limit_memory(more: int) -> None:
+    """Allow this process `more` bytes of address space than it has."""
+    import resource
+
+    # Loaded here, so that the libraries do not count.
+    import avrt.media.reader  # noqa: F401
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + more
+    if hard == resource.RLIM_INFINITY or limit < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _encode(video: Path | None, image: Path | None, audio: Path | None, settings: ClipSettings) -> EncodedClip:

@@ -41,6 +41,8 @@ class MediaReason(StrEnum):
     """Neither the header nor the packets tell how long the stream is."""
     TIMEOUT = "timeout"
     """Packing only: decoding took longer than the time allowed for one clip."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """Packing only: decoding takes more memory than allowed for one clip."""
     DECODER_CRASH = "decoder_crash"
     """Packing only: the process that decoded the clip died (a fault in a codec, or out of memory)."""
 

@@ -163,7 +163,7 @@ class _Cursor:
         self._spend = spend
         self._container = stream.container
         assert isinstance(self._container, av.container.InputContainer)
-        self.frames = self._decode(self._container.demux(stream), None)
+        self.frames = self._decode(self._container.demux(stream))
 
     def seek(self, position: int, limit: Fraction) -> int | None:
         """Move to a key frame, most often the last one before `position`.
@@ -177,7 +177,7 @@ class _Cursor:
             packets = self._container.demux(self.stream)
             for packet in packets:
                 if packet.is_keyframe and packet.pts is not None:
-                    self.frames = self._decode(chain([packet], packets), packet.pts)
+                    self.frames = self._decode(chain([packet], packets))
                     return packet.pts
                 if packet.dts is not None and packet.dts > limit:
                     break
@@ -185,8 +185,7 @@ class _Cursor:
             pass
         return None
 
-    def _decode(self, packets: Iterable[av.Packet], begin: int | None) -> Iterator[av.VideoFrame]:
-        """Decode, leaving out frames before `begin`: those that belong to a key frame before it."""
+    def _decode(self, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
         context = self.stream.codec_context
         last: int | None = None
         may_skip = False
@@ -205,8 +204,7 @@ class _Cursor:
                             continue
                         frame.pts = last + (frame.duration or 1)
                     last = frame.pts
-                    if begin is None or frame.pts >= begin:
-                        yield frame
+                    yield frame
         except av.error.FFmpegError as error:
             raise MediaError(MediaReason.CORRUPT_VIDEO, f"decoding stops: {error.strerror}") from error
 

@@ -18,7 +18,7 @@ from PIL import Image
 from avrt.data.clip_workers import ClipReader, ClipSettings
 from avrt.data.records import EncodedClip, decode_clip
 from avrt.media.errors import MediaError, MediaReason
-from tests.media_files import as_int16, numbered_frame, tone, write_audio, write_video
+from tests.media_files import as_int16, numbered_frame, png_bomb, tone, write_audio, write_video
 
 SETTINGS = ClipSettings(num_frames=2, image_format="png", require_audio=False)
 
@@ -125,6 +125,21 @@ class TestFiles:
         with pytest.raises(MediaError) as caught:
             reader.read_files(image=folder / "i.png", audio=folder / "none.wav")
         assert (caught.value.reason, caught.value.path) == (MediaReason.MISSING_FILE, folder / "none.wav")
+
+
+def test_memory_limit(folder, tmp_path):
+    """An image of 81 million pixels in 10 kB; the process continues afterwards."""
+    bomb = png_bomb(tmp_path / "bomb.png", side=9000)
+    reader = ClipReader(SETTINGS, timeout_seconds=60, max_memory=200 * 2**20)
+    try:
+        with pytest.raises(MediaError) as caught:
+            reader.read_files(image=bomb)
+        assert (caught.value.reason, caught.value.path) == (MediaReason.OUT_OF_MEMORY, bomb)
+        children = {process.pid for process in multiprocessing.active_children()}
+        assert reader.read(folder / "v.mkv").info["num_frames"] == 2
+        assert {process.pid for process in multiprocessing.active_children()} == children
+    finally:
+        reader.close()
 
 
 class TestDataWorkers:
