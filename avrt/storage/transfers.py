@@ -52,6 +52,7 @@ _BACKEND_ERRORS = (
 _LASTING_ERRORS = frozenset(
     {
         "NoCredentialsError",
+        "OfflineModeIsEnabled",
         "PartialCredentialsError",
         "ProfileNotFound",
         "DefaultCredentialsError",
