@@ -216,6 +216,22 @@ class TestMappedFields:
         found = read(tmp_path, [row], fields=fields + ",reasoning=why")
         assert (found.has_reasoning, found.samples[0].trace) == (True, row["why"])
 
+    def test_changes_a_known_form(self, tmp_path):
+        """Two files of AVQA in one, each with ids from 0: their rows are numbered anew."""
+        row = {
+            "id": 0,
+            "video_name": "c0",
+            "question": "Which?",
+            "choices": ["a", "b"],
+            "answer": "b",
+            "av_reasoning": "<think>It is b.</think><answer>B</answer>",
+        }
+        found = read(tmp_path, [row, row], fields="id=")
+        assert [sample.id for sample in found.samples] == ["row-000001", "row-000002"]
+        assert found.has_reasoning
+        assert found.samples[0].source == "c0"
+        assert found.samples[0].trace == row["av_reasoning"]
+
     @pytest.mark.parametrize(
         ("fields", "message"),
         [

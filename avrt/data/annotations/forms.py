@@ -159,12 +159,14 @@ def mapped_form(fields: str, row: Row, place: str) -> Form:
     """The form that ``--fields question=prompt,options=choices,...`` describes, checked on a file's first row.
 
     A field's key may be several columns, joined by ``+`` (``options=a+b+c+d``). Fields that are not mentioned are
-    looked for under their plain keys; ``id=`` (nothing) numbers the rows.
+    looked for under the keys of the row's own form (AVQA, AVRT-20K), or their plain keys. ``id=`` (nothing) numbers the
+    rows.
 
     Raises:
         FormError: a field that does not exist, or a key that the row has not.
     """
-    keys = dict(PLAIN_KEYS)
+    own = next((form for form in FORMS if form.convert is None and form.matches(row)), PLAIN)
+    keys = dict(own.keys)
     given = {}
     for item in fields.split(","):
         name, equals, key = (part.strip() for part in item.partition("="))
@@ -176,7 +178,8 @@ def mapped_form(fields: str, row: Row, place: str) -> Form:
         absent = [part for part in key.split("+") if part not in row] if key and key not in row else []
         if absent:
             raise FormError(f"fields: {place} has no `{'`, `'.join(absent)}` for {name}; found {_listing(row)}")
-    form = Form("mapped", (), keys, required=("question", "answer"), has_reasoning="reasoning" in given)
+    has_reasoning = own.has_reasoning or "reasoning" in given
+    form = Form("mapped", (), keys, required=("question", "answer"), has_reasoning=has_reasoning)
     if missing := form.missing(row):
         raise FormError(f"fields: {place} has no {', '.join(missing)}; map it too; found {_listing(row)}")
     return form
