@@ -52,8 +52,11 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _FORMATTED = re.compile(r"<think>.*</think>\s*<answer>(.*)</answer>", re.DOTALL)
 
 # Robust profile: any case, white space inside the tag, Kimi's markers.
-_ANSWER_PAIR = re.compile(r"<\s*answer\s*>((?:(?!<\s*answer\s*>).)*?)<\s*/\s*answer\s*>", re.DOTALL | re.IGNORECASE)
-_ANSWER_TAG = re.compile(r"<\s*/?\s*answer\s*>", re.IGNORECASE)
+_ANSWER = r"(?:final[_ ])?answer"
+_ANSWER_PAIR = re.compile(
+    rf"<\s*{_ANSWER}\s*>((?:(?!<\s*{_ANSWER}\s*>).)*?)<\s*/\s*{_ANSWER}\s*>", re.DOTALL | re.IGNORECASE
+)
+_ANSWER_TAG = re.compile(rf"<\s*/?\s*{_ANSWER}\s*>", re.IGNORECASE)
 _THINK_OPEN = re.compile(r"<\s*think\s*>|◁\s*think\s*▷", re.IGNORECASE)
 _THINK_CLOSE = re.compile(r"<\s*/\s*think\s*>|◁\s*/\s*think\s*▷", re.IGNORECASE)
 _JOINED = re.compile(r"\s*(?:or|and|/|,|&)\s*", re.IGNORECASE)
@@ -200,22 +203,24 @@ def _format_defect(text: str, think: str | None, body: str | None) -> Reason | N
 
 def _parse_robust(text: str, options: Sequence[str], cut: bool) -> ParsedAnswer:
     text = strip_special_tokens(text)
-    if not _THINK_CLOSE.search(text):
+    closings = [*_THINK_CLOSE.finditer(text)] if _may_have_tags(text) else []
+    if not closings:
         text = unify(text)
-    closings = list(_THINK_CLOSE.finditer(text))
-    final = unify(text[closings[-1].end() :] if closings else text)
+        closings = [*_THINK_CLOSE.finditer(text)] if _may_have_tags(text) else []
+    final = unify(text[closings[-1].end() :]) if closings else text
     think = _THINK_OPEN.sub("", text[: closings[0].start()]).strip() if closings else None
     note = Reason.EMPTY_THINK if think == "" else Reason.OK
 
     reader = OptionReader(options)
-    where, pairs = final, list(_ANSWER_PAIR.finditer(final))
+    tags = _may_have_tags(text)
+    where, pairs = final, [*_ANSWER_PAIR.finditer(final)] if tags else []
     if not pairs:
-        unfinished = _THINK_OPEN.search(final) is not None
+        unfinished = tags and _THINK_OPEN.search(final) is not None
         if not unfinished:
             reading = reader.read(_final_text(final, cut), tagged=False)
             if reading.letter or reading.failure is not Reason.NO_ANSWER_TAG:
                 return ParsedAnswer(reading.letter, reading.failure or note, think)
-        where, pairs = text, list(_ANSWER_PAIR.finditer(text))
+        where, pairs = text, [*_ANSWER_PAIR.finditer(text)] if tags else []
         if not pairs:
             return ParsedAnswer(None, _missing_answer(final, unfinished), think)
     reading = reader.read(clean(pairs[-1][1]), tagged=True)
@@ -227,9 +232,13 @@ def _parse_robust(text: str, options: Sequence[str], cut: bool) -> ParsedAnswer:
     return ParsedAnswer(reading.letter, reading.failure or (Reason.DUPLICATE_TAG if len(pairs) > 1 else note), think)
 
 
+def _may_have_tags(text: str) -> bool:
+    return "<" in text or "◁" in text
+
+
 def _final_text(text: str, cut: bool) -> str:
     """The reply after its thinking, without loose answer tags, and without an unfinished last line."""
-    text = clean(_ANSWER_TAG.sub("\n", text))
+    text = clean(_ANSWER_TAG.sub("\n", text) if "<" in text else text)
     return text.rpartition("\n")[0] if cut else text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from avrt.text import phrases
 from avrt.text.options import (
+    BRACKETS,
     CLOSE,
     CLOSE_CHARS,
     CONFLICT,
@@ -14,30 +15,36 @@ from avrt.text.options import (
     NOTHING,
     OPEN,
     SEVERAL,
-    Options,
     Reading,
     Reason,
+    options_of,
     several_letters,
 )
 from avrt.text.phrases import SENTENCE_END
 
-_BARE = re.compile(rf"{OPEN}{NAMED}([A-Za-z]){CLOSE}", re.IGNORECASE)
+_BARE = re.compile(rf"{OPEN}{NAMED}([A-Za-z])(?:{BRACKETS}{phrases.POLITE})?{CLOSE}", re.IGNORECASE)
 _LETTER_THEN_TEXT = re.compile(
-    rf"{OPEN}{NAMED}(?P<letter>[A-Za-z])(?P<separator>\s*[)\]}}】」〕.,、:;–—-]+\s*|\s+)(?P<rest>\S.*)",
+    rf"{OPEN}{NAMED}(?P<letter>[A-Za-z])(?P<separator>\s*(?:[)\]}}】」〕.,、:;–—]|-(?!\d))+\s*|\s+)(?P<rest>\S.*)",
     re.IGNORECASE,
 )
+_LETTER_MARKED = re.compile(rf"{OPEN}{NAMED}([A-Z])\s*(?:[)\]}}】」〕.,、:;–—]|-(?!\d))+\s*(?=\S)", re.IGNORECASE)
 # Possible continuations after an option in a sentence that announces it.
-_CLOSED = re.compile(r"\s*(?:$|[;!)\]、]|[.,。](?=[\s\"')\]]|$)|[–—-]\s|。)")
+_CLOSED = re.compile(rf"\s*(?:{phrases.POLITE}\s*)?(?:$|[;!)\]、。]|[.,](?=[\s\"')\]]|$|[\u3040-\u9fff])|[–—-]\s)")
 _CLOSED_VERDICT = re.compile(r"\s*(?:[,–—]|(?:and|while|but|among|of|here|for|in|based)\b)")
+_NEW_SENTENCE = re.compile(r"[\"')\]]{0,3}(?:[.!]\s|。)")
 _CONJUNCTION = re.compile(
     r"\W*(?:(?:\b(?:or|and|either|maybe|perhaps|possibly|also|then|even)\b|[/&,+])\W*){1,4}", re.IGNORECASE
 )
 # "(B) seems right": the letter is followed by a predicate, not by another option's text.
 _PREDICATE = re.compile(
     r"(?:is|was|are|isn't|seems|looks|sounds|appears|may|might|could|can|cannot|can't|would|will|should|must|has|had|does"
-    r"|doesn't|fits|matches|describes|or|and)\b",
+    r"|doesn't|fits|matches|describes|or|and|not|rather)\b",
     re.IGNORECASE,
 )
+_YES_OR_NO = re.compile(r"[\"'(]{0,2}(?P<word>yes|no)\s?[,.;:!–—-]\s?(?P<rest>\S.*)", re.IGNORECASE)
+_YES_OR_NO_LATER = re.compile(r"\b(?:yes|no)\b(?!\s\w)", re.IGNORECASE)
+MIN_EXPLANATION = 4
+"""Words of a sentence after a letter; fewer may be the text of an option that is not in the list."""
 LAST_CHARS = 400
 """Characters of a sentence that are examined before an announcement, and of the line after it."""
 MAX_LATER = 40
@@ -48,7 +55,7 @@ class LineReader:
     """Reads single lines and statements about one question's options."""
 
     def __init__(self, options: Sequence[str]) -> None:
-        self.options = Options(options)
+        self.options = options_of(tuple(options))
         self.letters = self.options.letters
         self._lines: dict[tuple[str, bool], Reading] = {}
 
@@ -58,10 +65,18 @@ class LineReader:
 
     def label(self, line: str) -> str | None:
         """The letter of the option that a line begins with, letter and text; or None."""
-        pair = _LETTER_THEN_TEXT.match(line)
-        if not pair or pair["letter"] not in self.letters or not pair["separator"].strip():
-            return None
-        return pair["letter"] if pair["letter"] in self.options.leading(pair["rest"])[0] else None
+        marked = _LETTER_MARKED.match(line)
+        letter = marked[1] if marked and marked[1] in self.letters else None
+        return letter if marked and letter and letter in self.options.leading(line[marked.end() :])[0] else None
+
+    def list_letter(self, line: str) -> str | None:
+        """The letter that a line begins with and that a mark separates from other text, as in a list of the options."""
+        marked = _LETTER_MARKED.match(line)
+        return marked[1] if marked and marked[1] in self.letters else None
+
+    def is_bare(self, line: str) -> bool:
+        """Whether a line is a letter and nothing else."""
+        return _BARE.fullmatch(line) is not None
 
     def read_line(self, line: str, *, nothing_after: bool = False) -> Reading:
         """Rule 2 on one line. `nothing_after`: in one line of many, no words may follow the option's text."""
@@ -72,6 +87,8 @@ class LineReader:
         return self._lines[key]
 
     def _read_new_line(self, line: str, nothing_after: bool) -> Reading:
+        if not self.options.may_begin(line):
+            return NOTHING
         if bare := _BARE.fullmatch(line):
             letter = bare[1].upper()
             if letter in self.letters:
@@ -96,9 +113,12 @@ class LineReader:
             return SEVERAL
         if by_text:
             return Reading(by_text)
+        if self.options.yes_and_no and (word := _YES_OR_NO.match(line)):
+            return self._read_yes_or_no(word)
         mention = self.options.mention(line)
         alone = mention.by_text and not mention.extra.strip(CLOSE_CHARS)
-        if mention.reading.letter and (alone or phrases.REASON_FOLLOWS.match(mention.extra)):
+        follows = phrases.REASON_FOLLOWS.match(mention.extra) or phrases.NOT_THE_OTHER.match(mention.extra)
+        if mention.reading.letter and (alone or follows):
             # "cat (B)", "B (cat)", "B, because it meows".
             return self.closed(mention.reading, mention.extra, verdict=False)
         return mention.reading if mention.reading is CONFLICT and not mention.extra.strip(CLOSE_CHARS) else NOTHING
@@ -116,8 +136,43 @@ class LineReader:
             return NOTHING if weakened(extra, reason=False) else self.unless_retracted(Reading(letter), extra)
         if not marked or by_text:
             return NOTHING
+        if self.options.resembles(letter, pair["rest"]):
+            return Reading(letter)
+        # "b) because it meows", but not "(a) Because ...", which counts reasons
+        if pair["rest"].startswith("because ") and pair.string[:1] != "(" and not nothing_after:
+            return self.closed(Reading(letter), " " + pair["rest"], verdict=False)
         sentence = _PREDICATE.match(pair["rest"]) or phrases.REASON_FOLLOWS.match(pair["rest"])
         return CONFLICT if own or not (nothing_after or sentence) else NOTHING
+
+    def _read_yes_or_no(self, word: re.Match[str]) -> Reading:
+        """``Yes, the dog is visible.``, where the options are yes and no."""
+        reading, rest = Reading(self.options.yes_and_no[word["word"].lower()]), word["rest"]
+        contrary = _YES_OR_NO_LATER.search(rest) or phrases.DOUBT.search(rest) or phrases.BUT.search(rest)
+        return NOTHING if contrary or "?" in rest else self.unless_retracted(reading, rest)
+
+    def explained(self, line: str) -> Reading:
+        """A letter and words about it that name no option: ``B. No other source is audible.``, ``B (the closest)``."""
+        pair = _LETTER_THEN_TEXT.fullmatch(line)
+        if not pair or not pair["letter"].isupper() or pair["letter"] not in self.letters:
+            return NOTHING
+        letter, rest = pair["letter"], pair["rest"]
+        bracketed = rest.startswith("(") and pair["separator"].isspace()
+        if not bracketed and (not pair["separator"].strip() or len(rest.split()) < MIN_EXPLANATION):
+            return NOTHING
+        first = SENTENCE_END.split(rest, maxsplit=1)[0]
+        unclear = (
+            phrases.PLACEHOLDER.search(rest)
+            or phrases.DOUBT.search(first)
+            or phrases.CONDITION.search(first)
+            or phrases.WRONG.search(first)
+        )
+        if unclear or _PREDICATE.match(rest) or rest.rstrip(CLOSE_CHARS).endswith("?"):
+            return NOTHING
+        if self.options.others(rest, letter) or self.options.contained(rest) - {letter}:
+            return NOTHING
+        if phrases.NEGATION.search(first) and self.options.contained(first):  # "B. There is no cat."
+            return NOTHING
+        return self.unless_retracted(Reading(letter), rest)
 
     def stated(self, rest: str) -> Reading:
         """An option in running text, followed by the end of its sentence or by a reason."""
@@ -135,6 +190,8 @@ class LineReader:
         if letter and not verdict and self.names_another(extra, letter):
             return SEVERAL
         reason = phrases.REASON_FOLLOWS.match(extra) is not None
+        if _NEW_SENTENCE.match(extra):
+            return reading  # what the next sentence says is for `unless_retracted`
         if extra.strip() and not reason and not _CLOSED.match(extra) and not (verdict and _CLOSED_VERDICT.match(extra)):
             return NOTHING
         return NOTHING if weakened(extra, reason=reason) else reading
@@ -147,10 +204,11 @@ class LineReader:
             rf"(?<!\w){reading.letter}[)\]]?\W{{1,3}}(?:is|was|seems)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not\s+(?:right|correct|the))"
         )
         for sentence in SENTENCE_END.split(later, maxsplit=MAX_LATER)[:MAX_LATER]:
-            sentence = sentence[:LAST_CHARS]
+            sentence = sentence[:LAST_CHARS].strip()
             if phrases.RETRACTED.search(sentence) or phrases.UNSURE.search(sentence) or denied.search(sentence):
                 return self.withdrawn(sentence, reading.letter)
-            offers = phrases.ALTERNATIVE.search(sentence) and self.options.others(sentence + ".", reading.letter)
+            other = phrases.ALTERNATIVE.search(sentence) or phrases.OTHERWISE.search(sentence)
+            offers = other and self.options.others(sentence + ".", reading.letter)
             if offers and not phrases.NEGATION.search(sentence) and not phrases.BUT.search(sentence[1:]):
                 return SEVERAL
         return reading

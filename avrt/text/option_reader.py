@@ -9,38 +9,44 @@ two options has no answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
-from avrt.text import phrases
-from avrt.text.line_reader import LAST_CHARS, MAX_LATER, LineReader, agree, weakened
-from avrt.text.normalize import BOX_CLOSE, BOX_OPEN, CROSS
-from avrt.text.options import CLOSE_CHARS, CONFLICT, NOTHING, OPEN, OPEN_CHARS, SEVERAL, Reading, Reason
+from avrt.text import cues, phrases
+from avrt.text.announcement_reader import AnnouncementReader
+from avrt.text.line_reader import LAST_CHARS, agree, weakened
+from avrt.text.normalize import CROSS
+from avrt.text.options import CLOSE_CHARS, CONFLICT, NOTHING, OPEN_CHARS, SEVERAL, Reading, Reason
 from avrt.text.phrases import SENTENCE_END
 
 _BRACKETED = re.compile(r"[(\[【]\s*([A-Z])\s*[)\]】]")
-# The possible beginnings of an option's name.
-_BEGINS = re.compile(
-    rf"{OPEN}(?:the\s+)?(?:[^\W\d_](?!\w)|option|choice|letter|answer|either|both|[A-Z]{{2,8}}\b)", re.IGNORECASE
+MIN_WORDS = 3
+MAX_ADDING = 3
+"""Sentences with ``Actually, `` after an answer that are examined; each is one more reading of the text before it."""
+_OPTION_HEADING = re.compile(r"(?:option|choice)\s\W{0,2}[A-Z]\W{0,2}:", re.IGNORECASE)
+_ANOTHER_OPTION = re.compile(
+    r"\b(?:each|every|any|an|a|one|another|other|first|second|third|next|last|possible|wrong|alternative)"
+    r"\s(?:\w+\s){0,2}(?:option|choice|answer)\b",
+    re.IGNORECASE,
 )
-_BOX = re.compile(rf"{BOX_OPEN}([^{BOX_OPEN}{BOX_CLOSE}\n]*){BOX_CLOSE}")
-_QUOTED = re.compile(r"([\"'])([^\"'\n]*)\1\s*[,}\]]")
+_OPTION_NAMED = re.compile(r"\b(?:option|choice)\s[(\[]?([A-Z])(?!\w)", re.IGNORECASE)
 
 
-class OptionReader(LineReader):
+class OptionReader(AnnouncementReader):
     """Finds the one of a question's options that a segment of text names.
 
     Rules, in order; the first that finds something decides:
 
-    1. a correction (``Wait, no, C.``): only the text after the last one counts, and only if it is an answer by itself;
+    1. a correction (``Wait, no, C.``): only the text after the last one counts, and only if it is an answer by itself
+       (``Actually, it is seen at 0:03.`` only adds to the answer before it);
     2. the whole segment, if it is one line: a bare letter (``(b)``, ``【B】``, ``B.``); a letter in front of its own
        option's text (``B. cat``); an option's exact text; a letter and a reason (``B, because ...``);
     3. announcements anywhere, unless denied, doubted, asked or conditional: ``Answer: B``, ``the answer is
        B``, ``option B is correct``, ``I choose B``, ``Therefore, B.``, a box; other lines that are only an answer must
        agree. A label ``Answer:`` may have its option on the next line; ``option`` and ``choice`` may not: they
-       end headings (``Going through every option:``);
+       end headings (``Going through every option:``). A label in the last of many lines outweighs assessments
+       (``option A is correct``) and lines with an option's text above it;
     4. single lines that are only an answer by rule 2, and an option named with letter and text in the closing
-       sentence (``... the best fit is: *(C) Pop rock*``), unless that sentence denies it.
+       sentence (``... the best fit is: *(C) Pop rock*``, ``... which corresponds to option C.``), unless that sentence
+       denies it.
 
     Lines that list all options in order repeat the question, or evaluate each option, and do not count. An answer that
     a later sentence retracts (``I am not sure.``, ``It could also be C.``) does not count either.
@@ -48,11 +54,6 @@ class OptionReader(LineReader):
     Two different letters within a rule give `Reason.MULTI_LETTER`; a letter whose text is not its option's gives
     `Reason.LETTER_TEXT_CONFLICT`. The running time is linear in the text's length.
     """
-
-    def __init__(self, options: Sequence[str]) -> None:
-        super().__init__(options)
-        self._announced: dict[tuple[str, bool], Reading] = {}
-        self._verdicts: dict[tuple[str, str], Reading] = {}
 
     def read(self, segment: str, *, tagged: bool) -> Reading:
         """Read a segment of text after `avrt.text.normalize.clean`.
@@ -63,7 +64,8 @@ class OptionReader(LineReader):
         """
         if not segment.strip():
             return Reading(None, Reason.EMPTY_ANSWER if tagged else Reason.NO_ANSWER_TAG)
-        segment = phrases.COURTESY.sub("", segment.rstrip())
+        segment = segment.rstrip()
+        segment = segment[:-LAST_CHARS] + phrases.COURTESY.sub("", segment[-LAST_CHARS:])
         reading = self._read_corrected(segment)
         if reading is NOTHING:
             reading = self._read_plain(segment)
@@ -110,12 +112,31 @@ class OptionReader(LineReader):
 
     def _last_correction(self, text: str) -> int | None:
         """The position of the last correction's marker."""
-        found = None
-        for match in phrases.CORRECTION.finditer(text):
-            # The marker may begin an option's text: "B. No".
-            if not self.options.begins_with(match["marker"].rstrip(",;:.!—–…- ")):
-                found = match.start("marker")
-        return found
+        lower = text.lower()
+        if not lower.endswith("no") and not _has_any(lower, phrases.CORRECTION_WORDS):
+            return None
+        adding = 0
+        for match in reversed([*phrases.CORRECTION.finditer(text)]):
+            if self.options.begins_with(match["marker"].rstrip(",;:.!—–…- ")):
+                continue  # it may begin an option's text: "B. No"
+            if adding < MAX_ADDING and self._only_adds(text, match):
+                adding += 1
+                continue
+            return match.start("marker")
+        return None
+
+    def _only_adds(self, text: str, marker: re.Match[str]) -> bool:
+        """Whether ``Actually, `` begins a sentence about the answer before it, without another option or a denial."""
+        if not phrases.ONLY_ADDS.match(text, marker.start("marker")):
+            return False
+        tail = text[marker.end("marker") : marker.end("marker") + LAST_CHARS]
+        sentence = SENTENCE_END.split(tail, maxsplit=1)[0]
+        if phrases.NEGATION.search(sentence) or phrases.DOUBT.search(sentence) or cues.ANSWER_WORD.search(sentence):
+            return False
+        earlier = self._read_plain(text[: marker.start("marker")]).letter
+        return earlier is not None and not (
+            self.options.others(sentence + ".", earlier) or self.options.contained(sentence) - {earlier}
+        )
 
     def _read_tail(self, tail: str) -> Reading:
         """A correction from its marker on: ``Wait, no, C.``, ``Actually, the answer is C.``"""
@@ -146,7 +167,7 @@ class OptionReader(LineReader):
             return whole
         kept = self._without_list(lines)
         listed = len(kept) < len(lines)
-        announced = self._read_announcements(kept)
+        announced = self.read_announcements(kept)
         if announced is not NOTHING:
             return announced
         if whole is not NOTHING:
@@ -160,147 +181,33 @@ class OptionReader(LineReader):
                 first = next(place for place, reading in enumerate(readings) if reading.letter)
                 alone = self.unless_retracted(alone, "\n".join(kept[first + 1 :]))
         verdict = agree([alone, self._read_closing_sentence("\n".join(kept))])
+        if verdict is NOTHING and kept:
+            verdict = self._read_last_line(kept[-1], "\n".join(kept))
         return verdict if verdict is not NOTHING or not listed else SEVERAL
 
     def _read_lone(self, lines: list[str], place: int, *, headed: bool) -> Reading:
         """A line that may be an answer by itself, unless the heading above it only examines an option."""
         if headed and place and phrases.EXAMINES.search(lines[place - 1][-LAST_CHARS:]):
             return NOTHING
+        if place + 1 < len(lines) and _OPTION_HEADING.fullmatch(lines[place]):
+            return NOTHING
         return self.read_line(lines[place], nothing_after=True)
 
     def _without_list(self, lines: list[str]) -> list[str]:
-        """The lines without those that begin with every option in order; other lines may be between them."""
-        labels = [(place, label) for place, line in enumerate(lines) if (label := self.label(line))]
+        """The lines without those that list all options in order; other lines may be between them.
+
+        Most of a list's lines have their option's own text: a few may be misspelled.
+        """
+        labels = [(place, letter) for place, line in enumerate(lines) if (letter := self.list_letter(line))]
         dropped: set[int] = set()
         size = len(self.letters)
         for start in range(len(labels) - size + 1):
             run = labels[start : start + size]
-            if [label for _, label in run] == list(self.letters):
-                dropped.update(place for place, _ in run)
+            if "".join(letter for _, letter in run) == self.letters:
+                with_text = sum(self.label(lines[place]) is not None for place, _ in run)
+                if 2 * with_text > size:
+                    dropped.update(place for place, _ in run)
         return [line for place, line in enumerate(lines) if place not in dropped]
-
-    # --- rule 3 ---
-
-    def _read_announcements(self, lines: list[str]) -> Reading:
-        readings: list[Reading] = []
-        above: list[str] = []
-        first: tuple[int, int] | None = None
-        for place in range(len(lines)):
-            for end, reading in self._announced_in(lines, place):
-                if reading is not NOTHING:
-                    if first is None:
-                        first, above = (place, end), lines[:place]
-                    readings.append(reading)
-        if first is None:
-            return NOTHING
-        # Several options in the lines above are the list to choose from; a single one is an answer.
-        found_above = [self.read_line(line, nothing_after=True) for line in above]
-        letters_above = {reading for reading in found_above if reading.letter}
-        place, end = first
-        below = [self.read_line(line, nothing_after=True) for line in lines[place + 1 :]]
-        verdict = agree([*readings, *(letters_above if len(letters_above) == 1 else ()), *below])
-        after = self.options.mention(lines[place][end:]).extra
-        return self.unless_retracted(verdict, "\n".join([after, *lines[place + 1 :]]))
-
-    def _announced_in(self, lines: list[str], place: int) -> Iterator[tuple[int, Reading]]:
-        """The announcements of a line: for each, its end in the line and its reading."""
-        line = lines[place]
-        for cue in phrases.CUE.finditer(line):
-            if _blocked(_before(line, cue.start()), cue[0]) or _not_chosen(_before(line, cue.start())):
-                continue
-            rest = line[cue.end() : cue.end() + LAST_CHARS * 2]
-            reading = self._read_announced(rest, label=cue["label"] is not None)
-            if reading is NOTHING and cue["adverbs"]:  # an option's text may begin with one
-                reading = self._read_announced(cue["adverbs"] + " " + rest, label=False)
-            yield cue.end(), reading
-        for pattern in (phrases.CHOICE, phrases.OPTION_NAMED, phrases.CHINESE_CUE, phrases.CONCLUSION):
-            for cue in pattern.finditer(line):
-                if not _blocked(_before(line, cue.start())):
-                    rest = line[cue.end() : cue.end() + LAST_CHARS * 2]
-                    reading = self.stated(rest)
-                    if pattern is phrases.CONCLUSION and not self._is_all(rest):
-                        reading = NOTHING
-                    yield cue.end(), reading
-        for verdict in phrases.VERDICT.finditer(line):
-            yield verdict.end(), self._read_verdict(line, verdict)
-        for box in _BOX.finditer(line):
-            if not _blocked(_before(line, box.start())) and not line[box.end() :].lstrip(CLOSE_CHARS).startswith("?"):
-                yield box.end(), self.read_line(box[1].strip())
-        heading = line.strip(OPEN_CHARS + CLOSE_CHARS + "=")
-        ends_so = heading.lower().endswith(("answer", "is")) and len(heading) < LAST_CHARS
-        if ends_so and place + 1 < len(lines) and phrases.ANSWER_HEADING.fullmatch(heading):
-            below = lines[place + 1 : place + 1 + MAX_LATER]
-            yield len(line), NOTHING if _blocked(heading) else self._below_heading(below)
-
-    def _below_heading(self, lines: list[str]) -> Reading:
-        """``Answer:`` and the option on the next line; other lines must not begin with another option."""
-        reading = self.read_line(lines[0])
-        if reading.letter and any(self.label(line) not in (None, reading.letter) for line in lines[1:]):
-            return NOTHING
-        return reading if reading.letter else NOTHING
-
-    def _read_announced(self, rest: str, *, label: bool) -> Reading:
-        """The option after an announcement. `label`: after ``Answer: ...`` only its text may follow a letter."""
-        key = (rest, label)
-        if key not in self._announced:
-            begins = _BEGINS.match(rest) is not None or self.options.leading(rest)[0]
-            self._announced[key] = self._read_option_after(rest, label) if begins else NOTHING
-        return self._announced[key]
-
-    def _read_option_after(self, rest: str, label: bool) -> Reading:
-        if not rest.strip(OPEN_CHARS + CLOSE_CHARS):
-            return NOTHING
-        if label and (quoted := _QUOTED.match(rest.strip())):
-            rest = quoted[2]
-        reading = self.read_line(rest.strip())
-        if not label:
-            stated = self.stated(rest)
-            quoted_text = rest.lstrip().startswith(('"', "'")) and stated is CONFLICT
-            if reading.letter and not quoted_text:
-                return reading
-            return stated if stated is not NOTHING or reading.failure is not Reason.MULTI_LETTER else reading
-        if reading is not NOTHING:
-            return reading
-        mention = self.options.mention(rest)
-        if mention.by_text or phrases.REASON_FOLLOWS.match(mention.extra) or phrases.NOT_THE_OTHER.match(mention.extra):
-            return self.closed(mention.reading, mention.extra, verdict=False)
-        return (
-            SEVERAL if mention.reading.letter and self.names_another(mention.extra, mention.reading.letter) else NOTHING
-        )
-
-    def _read_verdict(self, line: str, verdict: re.Match[str]) -> Reading:
-        """``option B is correct``: the words before the verdict must be an option and nothing else."""
-        before = _before(line, verdict.start())
-        after = line[verdict.end() : verdict.end() + LAST_CHARS]
-        key = (before, after)
-        if key not in self._verdicts:
-            self._verdicts[key] = self._read_option_before(before, after)
-        return self._verdicts[key]
-
-    def _read_option_before(self, before: str, after: str) -> Reading:
-        # "B. dog is correct": a sentence's end may be within the option.
-        ends = [0, *(end.end() for end in SENTENCE_END.finditer(before))][-3:]
-        for start in ends:
-            part = before[start:]
-            for bound in [0, *(bound.end() for bound in phrases.BETWEEN_CLAUSES.finditer(part))][-7:]:
-                option = part[bound:].strip()
-                letter = option.strip(OPEN_CHARS + CLOSE_CHARS)
-                if not letter or (len(letter) == 1 and not letter.isupper()):
-                    continue
-                reading = self.read_line(option, nothing_after=True)
-                if reading.letter or reading is CONFLICT:
-                    blocked = _blocked(before[: start + bound])
-                    return NOTHING if blocked else self.closed(reading, after, verdict=True)
-        return NOTHING
-
-    def _is_all(self, rest: str) -> bool:
-        """Whether an option is the whole first sentence of `rest`."""
-        extra = self.options.mention(rest).extra
-        return (
-            not extra.strip(CLOSE_CHARS)
-            or phrases.REASON_FOLLOWS.match(extra) is not None
-            or extra.lstrip()[0] in ".。"
-        )
 
     # --- rule 4 ---
 
@@ -323,36 +230,52 @@ class OptionReader(LineReader):
         _, *later = SENTENCE_END.split(extra)
         if any(part.strip(CLOSE_CHARS) for part in later) or weakened(extra, reason=False):
             return NOTHING
-        if phrases.NEGATION.search(before) or phrases.DOUBT.search(before) or phrases.CONDITION.search(before):
+        if _weak(before):
             return NOTHING
         if self.names_another(before, last[1]) or self.names_another(extra, last[1]):
             return SEVERAL
         return Reading(last[1])
 
+    def _read_last_line(self, line: str, text: str) -> Reading:
+        """``..., which corresponds to option B.`` and ``... is C. dog.`` at a reply's end."""
+        line = line[-2 * LAST_CHARS :]
+        refers = list(cues.REFERS_TO.finditer(line))
+        if refers and (letter := refers[-1]["letter"] or refers[-1]["bracketed"]) in self.letters:
+            start, extra = refers[-1].start(), line[refers[-1].end() :]
+            own, more = self.options.leading(extra.lstrip(OPEN_CHARS + CLOSE_CHARS))
+            more = more if letter in own else extra
+            named = {name.upper() for name in _OPTION_NAMED.findall(text)} | set(_BRACKETED.findall(text))
+            words = SENTENCE_END.split(line[:start])[-1]
+            alone = named <= {letter} or cues.CONCLUDES.match(words)
+            if alone and not more.strip(CLOSE_CHARS) and not _weak(words) and not self.names_another(words, letter):
+                return Reading(letter)
+        word = cues.LAST_WORD.search(line)
+        if word and word[1] in self.letters and len(line.split()) > MIN_WORDS:
+            words = SENTENCE_END.split(line[: word.start(1)].rstrip(OPEN_CHARS + CLOSE_CHARS))[-1]
+            if not _weak(words) and not self.options.others(line[: word.start(1)], word[1]):
+                return Reading(word[1])
+        for ending in cues.ENDS_WITH.finditer(line):
+            letter = ending[1]
+            own, more = self.options.leading(line[ending.end() :])
+            if letter in self.letters and letter in own and not more.strip(CLOSE_CHARS):
+                words = SENTENCE_END.split(line[: ending.start()])[-1]
+                other = self.options.others(line[: ending.start()], letter) or _ANOTHER_OPTION.search(words)
+                if not _weak(words) and not other:
+                    return Reading(letter)
+        return NOTHING
 
-def _before(line: str, end: int) -> str:
-    """The part of a line before an announcement that is examined."""
-    return line[max(0, end - LAST_CHARS) : end]
+
+def _has_any(text: str, words: tuple[str, ...]) -> bool:
+    """Whether a text has one of the words."""
+    for word in words:  # noqa: SIM110 (half the time of `any`)
+        if word in text:
+            return True
+    return False
 
 
-# Cached, because a reply may repeat itself, and replies of one model are alike.
-@lru_cache(maxsize=1024)
-def _blocked(before: str, cue: str = "") -> bool:
-    """Whether the words before an announcement deny or doubt it, or make it conditional."""
-    sentence = phrases.CERTAINLY.sub("", phrases.BUT.split(SENTENCE_END.split(before)[-1])[-1])
-    clause = phrases.CLAUSE_END.split(sentence)[-1] + cue
-    return bool(
-        phrases.CONDITION.search(sentence)
-        or phrases.DOUBT_AT_FIRST.search(sentence)
-        or phrases.NEGATION.search(clause)
-        or phrases.DOUBT.search(clause)
-    )
-
-
-@lru_cache(maxsize=1024)
-def _not_chosen(before: str) -> bool:
-    """Whether "option is" after these words discusses an option without choosing it."""
-    return phrases.NOT_CHOSEN.search(phrases.CLAUSE_END.split(before)[-1]) is not None
+def _weak(words: str) -> bool:
+    """Whether the words before an option in its sentence deny or doubt it, or make it conditional."""
+    return bool(phrases.NEGATION.search(words) or phrases.DOUBT.search(words) or phrases.CONDITION.search(words))
 
 
 def _nothing_found(tagged: bool) -> Reason:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from avrt.sample import LETTERS
 from avrt.text.normalize import BOX_CLOSE, BOX_OPEN, clean
+from avrt.text.similarity import resembles
 
 
 class Reason(StrEnum):
@@ -40,18 +42,29 @@ NOTHING = Reading(None)
 SEVERAL = Reading(None, Reason.MULTI_LETTER)
 CONFLICT = Reading(None, Reason.LETTER_TEXT_CONFLICT)
 
-OPEN_CHARS = " \t\"'‘([{【「〔<«_" + BOX_OPEN
-CLOSE_CHARS = " \t\"')]}】」〕>»_.,:;!。" + BOX_CLOSE
-OPEN = rf"[\s\"'‘(\[{{【「〔<«_{BOX_OPEN}]*"
-CLOSE = rf"[\s\"')\]}}】」〕>»_.,:;!。{BOX_CLOSE}]*"
-BRACKETS = rf"[\"')\]}}】」〕>»_{BOX_CLOSE}]*"
+OPEN_CHARS = " \t\"'‘([{【「『〔《<«_" + BOX_OPEN
+CLOSE_CHARS = " \t\"')]}】」』〕》>»_.,:;!。" + BOX_CLOSE
+OPEN = rf"[\s\"'‘(\[{{【「『〔《<«_{BOX_OPEN}]*"
+CLOSE = rf"[\s\"')\]}}】」』〕》>»_.,:;!。{BOX_CLOSE}]*"
+BRACKETS = rf"[\"')\]}}】」』〕》>»_{BOX_CLOSE}]*"
 NAMED = rf"(?:(?:the\s)?(?:(?:(?:my|final|correct)\s){{0,2}}answer|option|choice|letter)\s{{1,3}}{OPEN})?"
+
+_CJK = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+CJK = re.compile(f"[{_CJK}]")
+WORD = rf"[^\W{_CJK}]"
+"""A character of a word, except in Chinese, Japanese and Korean, which write a letter without spaces around it."""
 
 _ARTICLE = re.compile(r"(?:a|[Aa]n|[Tt]he)\s+(?=\S)")
 _WORD = re.compile(r"[^\W\d_]+")
+_FIRST_WORD = re.compile(rf"[\W_]*({WORD}+|[^\W_]*)")
+# Words before an option: "the answer B", "option B", "either A or B", "an oboe".
+_FIRST_WORDS = frozenset(
+    {"the", "my", "final", "correct", "answer", "option", "choice", "letter", "options", "either", "both", "and", "or"}
+    | {"a", "an", "yes", "no"}
+)
 _LIST_WORDS = frozenset({"and", "or", "either", "both", "option", "options"})
-_LETTER = re.compile(rf"{OPEN}(?i:{NAMED})(?P<letter>[A-Z])(?![\w'+#]|-\w){BRACKETS}")
-_TEXT_FOLLOWS = re.compile(r"\s*[.:;,)\]=–—-]{0,3}\s*")
+_LETTER = re.compile(rf"{OPEN}(?i:{NAMED})(?P<letter>[A-Z])(?!{WORD}|['+#]|-\w){BRACKETS}")
+_TEXT_FOLLOWS = re.compile(r"\s*(?:[.:;,)\]=–—]|-(?!\d)){0,3}\s*")
 _LETTER_FOLLOWS = re.compile(rf"[.!\"')\]]{{0,4}}\s*[(\[【]\s*(?i:option\s+)?([A-Z])\s*[)\]】]{BRACKETS}")
 # A capital standing alone; "A" and "I" are words too, unless punctuation or another letter follows.
 _LONE_CAPITAL = re.compile(r"(?<![\w'])(?:([B-HJ-Z])(?![\w'])|([AI])(?=\s*(?:$|[.,;:)\]】!?/&]|(?:or|and)\b)))")
@@ -71,6 +84,12 @@ class Mention(NamedTuple):
     by_text: bool
 
 
+@lru_cache(maxsize=256)
+def options_of(texts: tuple[str, ...]) -> Options:
+    """The options of one question, which several replies answer."""
+    return Options(texts)
+
+
 class Options:
     """The options of one question, for finding them in texts after `avrt.text.normalize.clean`."""
 
@@ -78,34 +97,40 @@ class Options:
         self.letters = LETTERS[: len(texts)]
         names = [strip(clean(text)) for text in texts]
         self._keys = [name.casefold() for name in names]
-        self._names = [
-            (letter, len(name), key) for letter, name, key in zip(self.letters, names, self._keys, strict=True)
-        ]
+        self._texts = list(texts)
+        self._names = _Names(self.letters, names)
         self.has_letters = any(len(key) == 1 and key.isalpha() for key in self._keys)
+        words = dict(zip(self._keys, self.letters, strict=True))
+        self.yes_and_no = {word: words[word] for word in ("yes", "no")} if {"yes", "no"} <= words.keys() else {}
         # Without their articles, for "the answer is a cat", if the options still differ.
-        bare = [_without_article(name) for name in names]
+        bare = [_without_article(name) if name[:1] in "aAtT" else name for name in names]
         apart = len({name.casefold() for name in bare}) == len(bare)
-        self._bare = [(letter, len(name), name.casefold()) for letter, name in zip(self.letters, bare, strict=True)]
-        self._bare = self._bare if apart else []
+        same = bare == names
+        self._bare = (self._names if same else _Names(self.letters, bare)) if apart else None
+        self._first_words = {_first_word(name).casefold() for name in (names if same else names + bare)} | _FIRST_WORDS
+
+    def may_begin(self, line: str) -> bool:
+        """Whether a line may begin with an option or its letter; most lines of a reply do not."""
+        word = _first_word(line)
+        return len(word) <= 1 or word.casefold() in self._first_words or (word.isupper() and word.isascii())
 
     def with_text(self, text: str) -> str:
         """Letters of the options whose text this is, e.g. ``"B"``; several only where options repeat a text."""
         text = strip(text)
         key = text.casefold()
-        found = "".join(letter for letter, other in zip(self.letters, self._keys, strict=True) if key and key == other)
+        found = self._names.equal(key)
         if not found and self._bare:
-            key = _without_article(text).casefold()
-            found = "".join(letter for letter, _, other in self._bare if key and key == other)
+            found = self._bare.equal(_without_article(text).casefold())
         return found
 
     def leading(self, text: str) -> tuple[str, str]:
         """Letters of the longest option text that `text` begins with, and what follows it (blank: punctuation)."""
         text = text.lstrip(OPEN_CHARS)
-        best, end = _longest(text, self._names)
+        best, end = self._names.longest(text)
         if not best and self._bare:
             skipped = _ARTICLE.match(text)
             shift = skipped.end() if skipped else 0
-            best, end = _longest(text[shift:], self._bare)
+            best, end = self._bare.longest(text[shift:])
             end += shift if best else 0
         extra = text[end:]
         return best, extra if extra.strip(CLOSE_CHARS) else ""
@@ -148,6 +173,20 @@ class Options:
             return Mention(reading, after[beside.end() :], True)
         return Mention(Reading(by_text) if len(by_text) == 1 else SEVERAL, after, True)
 
+    def resembles(self, letter: str, text: str) -> bool:
+        """Whether `text` is the text of option `letter` in another notation or with a typing error."""
+        place = self.letters.index(letter)
+        return resembles(text, self._texts[place], self._texts[:place] + self._texts[place + 1 :])
+
+    def contained(self, text: str) -> set[str]:
+        """Letters of the options whose text occurs in `text`, also with an ending (``dog`` in ``dogs``)."""
+        folded = text.casefold()
+        return {
+            letter
+            for letter, key in zip(self.letters, self._keys, strict=True)
+            if key in folded and re.search(rf"(?<!\w){re.escape(key)}(?!\w{{3}}|[.,:]\d)", folded)
+        }
+
     def begins_with(self, phrase: str) -> bool:
         """Whether an option's text begins with the word or words `phrase`."""
         phrase = phrase.casefold()
@@ -175,24 +214,47 @@ def strip(text: str) -> str:
     return " ".join(text.split()).lstrip(OPEN_CHARS).rstrip(CLOSE_CHARS)
 
 
+def _first_word(text: str) -> str:
+    match = _FIRST_WORD.match(text)
+    return match[1] if match else ""
+
+
 def _without_article(text: str) -> str:
     return _ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text
 
 
-def _longest(text: str, names: Sequence[tuple[str, int, str]]) -> tuple[str, int]:
-    """Letters of the longest name at the beginning of `text`, and its end there."""
-    best, end = "", 0
-    folded = text[: max((size for _, size, _ in names), default=0) + 1].casefold()
-    for letter, size, key in names:
-        if not key or size < end or not folded.startswith(key) or not _ends_at(text, size):
-            continue
-        best, end = (best + letter if size == end else letter), size
-    return best, end
+class _Names:
+    """Options' names, for finding the longest one that a text begins with."""
+
+    def __init__(self, letters: str, names: Sequence[str]) -> None:
+        rows = [(letter, len(name), name.casefold()) for letter, name in zip(letters, names, strict=True) if name]
+        self._rows = sorted(rows, key=lambda row: -row[1])
+        self._first = {key[0] for _, _, key in rows}
+        self._longest = max((size for _, size, _ in rows), default=0)
+
+    def longest(self, text: str) -> tuple[str, int]:
+        """Letters of the longest name at the beginning of `text`, and its end there."""
+        if text[:1].casefold()[:1] not in self._first:
+            return "", 0
+        best, end = "", 0
+        folded = text[: self._longest + 1].casefold()
+        for letter, size, key in self._rows:
+            if size < end:
+                break
+            if folded.startswith(key) and _ends_at(text, size):
+                best, end = best + letter, size
+        return best, end
+
+    def equal(self, key: str) -> str:
+        """Letters of the names that are `key`, a text in lower case."""
+        return "".join(letter for letter, _, name in self._rows if name == key)
 
 
 def _ends_at(text: str, end: int) -> bool:
     """Whether a name that ends at `end` is complete: ``dog`` is not in ``dogs`` or ``dog-like``, nor 5 in 5.2."""
     after = text[end : end + 2]
     if not after:
+        return True
+    if text[end - 1].isascii() and CJK.match(after):  # "dogです"
         return True
     return not (after[0].isalnum() or after[0] in "_#+%°" or (after[0] in "-.,:/'" and after[1:].isalnum()))

@@ -1,4 +1,4 @@
-"""Phrases by which replies announce, weaken, deny and correct an answer, as regular expressions.
+"""Phrases by which replies weaken, deny and correct an answer, as regular expressions (`cues.py` has announcements).
 
 Every repetition is bounded or excludes its continuation, so that no pattern backtracks for long (the tests have hostile
 replies of 100,000 characters).
@@ -8,89 +8,15 @@ from __future__ import annotations
 
 import re
 
-_ADVERBS = (
-    r"(?:clearly|definitely|certainly|obviously|indeed|therefore|thus|hence|then|simply|surely|really|still|also|now"
-    r"|(?:most\s|very\s|quite\s)?(?:likely|probably)|in\sfact|most\scertainly)"
-)
-_NOUNS = (
-    r"answer|ans|option|choice|fit|match|guess|output|response|selection|prediction|conclusion|solution|verdict|decision"
-    r"|antwort|réponse|respuesta|resposta|risposta|ответ"
-)
-_GAP = r"(?:\s(?:to|among|for|from|of|that|which|here|in|based|given|out)\b[^.:=\n]{0,60}?)?"
-_SAYS = r"(?:is|was|would\sbe|should\sbe|must\sbe|has\sto\sbe|will\sbe)"
-
-CUE = re.compile(
-    rf"(?<![^\W_])(?P<noun>{_NOUNS})\b{_GAP}(?:"
-    rf"[\"']?[ \t]{{0,3}}(?P<label>[:=→]|[-–—](?=\s))|[ \t]{{1,3}}{_SAYS}\b[ \t]{{0,3}}:?"
-    rf"(?P<adverbs>(?:[ \t]{{0,3}}{_ADVERBS}\b,?){{0,2}}))[ \t]{{0,3}}",
-    re.IGNORECASE,
-)
-"""``Answer: ``, ``"answer": ``, ``the best option among these is ``. `label` is set for the first two."""
-
-CHOICE = re.compile(
-    r"\bI(?:'ll|'d|'m)?\s(?:(?:will|would|am|must|have\sto|therefore|thus|hence|going\sto|now|finally|definitely)\s){0,3}"
-    r"(?:(?:choose|chose|pick|picked|select|selected|go(?:ing)?\swith|opt\sfor|vote\sfor|conclude|answer|mean|meant)\s"
-    r"|(?:think|believe|say|guess|conclude)\s(?:that\s)?(?:it(?:'s|\sis|\smust\sbe|\sshould\sbe)|this\sis)\s)"
-)
-"""``I choose ``, ``I'll go with ``, ``I think it's ``."""
-
-OPTION_NAMED = re.compile(
-    r"\b(?:it|that|this)(?:'s|\sis|\swould\sbe|\smust\sbe)\s(?=(?:the\s)?(?:option|choice)\s|[(\[][A-Z][)\]])",
-    re.IGNORECASE,
-)
-"""``it is option ``, ``it's (B)``: in music, "it is B" may be a note."""
-
-CHINESE_CUE = re.compile(
-    r"(?:(?:答案|正确选项|正解)(?:应该|应|就)?(?:是|为|选|:)|(?:故|应|我|所以|因此|答案)选择?(?!项)"
-    r"|(?:^|(?<=[,。;]))选择?(?!项)|【答案】)"
-    r"[ \t]{0,3}:?[ \t]{0,3}"
-)
-"""``答案是``, ``答案:``, ``故选``, ``我选择``."""
-
-CONCLUSION = re.compile(
-    r"(?:^|(?<=[.!?。\n,]))[ \t]{0,3}(?:so|therefore|thus|hence|consequently|accordingly|in\sconclusion|overall"
-    r"|ultimately|finally|in\ssummary)\b,?[ \t]{1,3}",
-    re.IGNORECASE,
-)
-"""``Therefore, `` at a sentence's or clause's beginning; only the option may follow."""
-
-VERDICT = re.compile(
-    rf"\s{_SAYS}\s(?:{_ADVERBS}\s){{0,2}}(?:(?:the|my)\s)?(?:(?:final|single|only|one|most)\s){{0,2}}"
-    r"(?:correct|right|answer|accurate"
-    r"|(?:best|closest|strongest|likely|appropriate|suitable|plausible|probable|fitting|accurate)"
-    r"(?=\s(?:answer|option|choice|one|fit|match|description|explanation|response)\b))"
-    r"(?:\s(?:answer|option|choice|one|fit|match|description|explanation|response))?\b",
-    re.IGNORECASE,
-)
-"""`` is the correct answer``, after the option."""
-
-BETWEEN_CLAUSES = re.compile(
-    r"[,;:]\s|\b(?:so|thus|hence|therefore|that|but|and|because|think|believe|say|conclude|only)\s", re.IGNORECASE
-)
-"""Where the option before a `VERDICT` may begin."""
-
-ANSWER_HEADING = re.compile(
-    r"(?:.*\b(?:the|my|final|correct|best|right)\s|)answer(?:\s(?:is|to|for)\b[^.:=\n]{0,60})?[ \t]{0,3}[:=]?",
-    re.IGNORECASE,
-)
-"""A line after which the answer may be on the next: ``Answer:``, ``### Final answer``, ``So the answer is:``."""
-
-NOT_CHOSEN = re.compile(
-    r"\b(?:each|every|all|any|an?|one|another|some|other|both|first|second|third|fourth|next|last|previous|alternative"
-    r"|possible|plausible|potential|candidate|wrong|given|which|what|evaluat\w+|analy[sz]\w+|examin\w+|compar\w+|check\w*"
-    r"|go(?:ing)?\sthrough|consider\w*|look\w*\sat|discuss\w*|review\w*|explor\w+|assess\w*)"
-    r"\s(?:(?!the\b|my\b|our\b)\w+\s){0,3}$",
-    re.IGNORECASE,
-)
-"""Words before ``option is`` that discuss an option without choosing it: ``each option:``, ``another answer is``."""
-
 NEGATION = re.compile(
     r"\b(?:no|not|cannot|never|nor|neither|unlikely|wrong|incorrect|false|worst|least|except|nobody|nothing"
-    r"|rul(?:e|ed|es|ing)\s+out|ruled|eliminat\w*|exclud\w*|reject\w*|rather\s+than|instead\s+of)\b|n't\b|❌|不|并非",
+    r"|rul(?:e|ed|es|ing)\s+out|ruled|eliminat\w*|exclud\w*|reject\w*|rather\s+than|instead\s+of|refus\w+|hesitat\w+"
+    r"|den(?:y|ies|ied))\b|n't\b|❌|不|并非|ない|아니",
     re.IGNORECASE,
 )
 CONDITION = re.compile(
-    r"\b(?:if|unless|whether|suppos(?:e|ing)|assum(?:e|ing)|provided|in\s+case)\b|^\W*(?:were|had)\b|如果|假如|要是|除非",
+    r"\b(?:if|unless|whether|suppos(?:e|ing)|assum(?:e|ing)|imagin(?:e|ing)|provided|depend\w*|in\s+case|as\s+long\s+as)\b"
+    r"|^\W*(?:were|had)\b|如果|假如|要是|除非|もし|만약",
     re.IGNORECASE,
 )
 """A condition anywhere before the answer in its sentence, also before a comma."""
@@ -99,7 +25,7 @@ DOUBT = re.compile(
     r"\b(?:doubt\w*|might|may|maybe|perhaps|possib\w+|could|tempt\w*|unsure|(?:not|un)\s?certain"
     r"|at\s+first(?:\s+(?:glance|sight|look))?|initially)\b"
     r"|\b(?:one|some|someone|people|others|many|you|they)\b(?:\s+\w+){0,2}\s+(?:think|say|assume|argue|claim|believe|expect)\b"
-    r"|可能|也许|不确定",
+    r"|可能|也许|不确定|かも",
     re.IGNORECASE,
 )
 DOUBT_AT_FIRST = re.compile(
@@ -111,7 +37,8 @@ DOUBT_AT_FIRST = re.compile(
 """Doubt that applies across a comma."""
 UNSURE = re.compile(
     r"\b(?:not\s+(?:\w+\s+)?(?:sure|certain|confident)|unsure|uncertain|no\s+idea|(?:just|only)\s+a\s+guess|doubt\w*"
-    r"|(?:not|n't)\s+(?:be\s+sure|know|tell))\b|不确定",
+    r"|(?:hard|difficult|impossible)\s+to\s+(?:tell|say|know|decide)|(?:not|n't)\s+(?:be\s+sure|know|tell|decide))\b"
+    r"|不确定",
     re.IGNORECASE,
 )
 """Doubt that retracts an answer even after it."""
@@ -123,9 +50,14 @@ ALTERNATIVE = re.compile(
 )
 """A sentence that offers another option."""
 
+OTHERWISE = re.compile(
+    r"\b(?:if|unless)\b.{0,80}\b(?:answer|option|choice)\s+(?:is|would\s+be|could\s+be)\b", re.IGNORECASE
+)
+"""A sentence with another answer under a condition."""
+
 RETRACTED = re.compile(
-    r"^\W*(?:(?:but|though|yet)\W+)?(?:(?:that|this|which|it)\b)?\s*(?:"
-    r"(?:is|was|'s|seems)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not\s+(?:right|correct)|a\s+mistake)"
+    r"^\W*(?:(?:but|though|yet|however)\W+)?(?:(?:that|this|which|it)\b)?\s*(?:"
+    r"(?:is|was|'s|seems)\s+(?:\w+\s+)?(?:wrong|incorrect|false|not\s+(?:(?:a|the)\s+)?(?:right|correct|valid|possible)|a\s+mistake)"
     r"|(?:can't\s+be|cannot\s+be|isn't|wasn't)\s+(?:right|correct|it))\b",
     re.IGNORECASE,
 )
@@ -134,12 +66,13 @@ RETRACTED = re.compile(
 REASON_FOLLOWS = re.compile(r"\s*,?\s*(?:because|since|as|given|due)\b|\s*,?\s*因为", re.IGNORECASE)
 NOT_THE_OTHER = re.compile(
     r"\s*[,(]?\s*(?:and\s+)?(?:not|rather\s+than|instead\s+of)\s+(?:option\s+)?[(\[]?[A-Z](?!\w)[)\]]{0,2}"
+    r"|\s*[,(]?\s*而?不(?:是|应该?选|选)\s*[A-Z](?![A-Za-z])"
 )
 """``, not C`` or ``(not C)`` after an answer."""
 
 _OPENERS = r"(?:(?:but|oh|hm+|well|ah|and|ok|okay|uh|um|er|yes)\b[\s,.…!—–-]{0,4}){0,3}"
 CORRECTION = re.compile(
-    rf"(?:^|(?<=[.!?…\n;,:)\]>—–。-]))[ \t]{{0,4}}{_OPENERS}"
+    rf"(?:^|(?<=[.!?…\n;,:)\]>—–→。-]))[ \t]{{0,4}}{_OPENERS}"
     r"(?P<marker>"
     r"wait\b(?=\W{0,3}(?:$|[,.!?…—–:;\n-]|(?:no|actually|but|let|I|that|it|the|this|maybe|should)\b))"
     r"|actually\b|correction\b|on\s(?:second|further)\sthoughts?\b|(?:scratch|strike)\sthat\b|hold\son\b|oops\b|sorry\b"
@@ -153,6 +86,14 @@ CORRECTION = re.compile(
     re.IGNORECASE,
 )
 """The beginning of a correction."""
+CORRECTION_WORDS = (
+    *("wait", "actually", "correction", "second thought", "further thought", "scratch that", "strike that", "hold on"),
+    *("oops", "sorry", "apologies", "my mistake", "my bad", "hmm", "rather,", "let me", "reflection", "on re"),
+    *("no,", "no;", "no:", "no.", "no!", "no—", "no–", "no…", "no -", "no —", "no –", "no wait", "no\n"),
+    *("i made", "i was", "i mean", "i mis", "i take", "i change", "i correct", "i revise", "i must c", "i need"),
+    *("that's w", "that's i", "that's n", "that is w", "that is i", "that is n", "更正", "不对", "等等"),
+)
+"""Pieces of text in lower case, one of which is in every text with a `CORRECTION`, unless it ends in "no"."""
 AFTER_CORRECTION = re.compile(
     r"[\s,.!?…:;—–-]{0,8}(?:(?:no|wait|actually|but|so|sorry|hm+|rather|yes|correction|it's|it\sis|it\s(?:should|must)\sbe"
     r"|that\sshould\sbe|should\sbe|make\s(?:it|that)|I\smeant?|I\sthink|to)\b)?",
@@ -166,7 +107,10 @@ COURTESY = re.compile(
     re.IGNORECASE,
 )
 """A polite closing sentence."""
-INTERJECTION = re.compile(r"(?:sure|certainly|of\scourse|okay|ok)[!,.:]\s{1,3}", re.IGNORECASE)
+INTERJECTION = re.compile(
+    r"(?:sure|certainly|of\scourse|okay|ok)[!,.:]\s{1,3}|!{1,3}\s{0,3}|(?:most\s)?(?:probably|likely|definitely|clearly)[,:]?\s{1,3}",
+    re.IGNORECASE,
+)
 EXAMINES = re.compile(
     r"\b(?:consider|evaluat|analy[sz]|examin|compar|check|look|discuss|review|explor|assess|through)\w*\b.{0,60}"
     r"\b(?:option|choice|answer)s?\b.{0,20}:$",
@@ -176,6 +120,24 @@ EXAMINES = re.compile(
 
 SENTENCE_END = re.compile(r"[.!?][\"')\]⟧]{0,4}(?=\s|$)|\n|。")
 CLAUSE_END = re.compile(r"[.!?。;,:\n]|\b(?:so|thus|hence|therefore|but|however)\b", re.IGNORECASE)
-CERTAINLY = re.compile(r"\b(?:no|without\s+(?:a\s+|any\s+)?)\s*doubt\b|\bnot\s+only\b", re.IGNORECASE)
-"""Phrases with words of denial or doubt that express neither."""
+CERTAINLY = re.compile(
+    r"\b(?:no|without\s+(?:a\s+|any\s+)?)\s*doubt\b|\bnot\s+only\b"
+    r"|\b(?:even\s+if|whether\s+or\s+not)\b[^,]{0,80},"
+    r"|\bif\s+(?:I|we|you)\s+(?:had|have|were)\s+to\s+(?:guess|choose|pick|answer|decide)\b[^,]{0,40},"
+    r"|\bif\s+(?:you|we|one)\s+(?:listens?|looks?|watch|compares?|considers?)\b(?!\s+and\b)[^,]{0,60},",
+    re.IGNORECASE,
+)
+"""Phrases with words of denial, doubt or condition that express none."""
+BUT_THEN = re.compile(
+    r"(?:^|[.!?。]\W{0,3})(?:however|but|nevertheless|that\ssaid|on\sclos\w+)\b|(?:^|[。;,.])\s?(?:但是?|不过|然而)",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""The beginning of a sentence that turns against what was said before."""
+ONLY_ADDS = re.compile(r"actually,?\s+(?!\W|let\b|I\b|no\b|wait\b|maybe\b)\w", re.IGNORECASE)
+"""``Actually, `` at the beginning of a sentence that may only add to the answer."""
+PLACEHOLDER = re.compile(r"\b(?:example|replace\w*|placeholder|guess\w*|arbitrar\w+|random\w*)\b", re.IGNORECASE)
+"""Words after a letter by which it is no real answer."""
+WRONG = re.compile(r"\b(?:wrong|incorrect|false|mistaken|not\s+(?:right|correct|it))\b", re.IGNORECASE)
+POLITE = r"(?:です|でした|である|だ|となります|になります|입니다|이다|이에요|예요|번(?:입니다|이다)?)"
+"""Japanese and Korean endings of "it is"."""
 BUT = re.compile(r"\b(?:but|however|yet)\b", re.IGNORECASE)

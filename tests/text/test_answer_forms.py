@@ -176,6 +176,14 @@ def test_options_that_look_like_letters_or_words(text, options, letter):
 # A piece of a reply, to be repeated; each once took more than linear time, here or in an earlier pattern.
 PIECES = ["(", "a, ", "answer is ", "answer:\n", "B is correct, ", "but, ", "I choose ", "the answer is B\n", "no, "]
 PIECES += [
+    "actually, ",
+    "one that ",
+    "B. cat\n",
+    "option B is correct. ",
+    "The answer is A. However, ",
+    "B. No other. ",
+]
+PIECES += [
     "\\text{",
     "\\boxed{B} ",
     "\u0300\u0316",
@@ -186,6 +194,25 @@ PIECES += [
     "\n",
     "if ",
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("Answer: B. No other animals can be heard.", "B"),
+        ("Answer: B. Actually, the cat is seen at 0:03.", "B"),
+        ("Answer: B. Actually, the dog is seen at 0:03.", None),
+        ("The answer is not A, it is B.", "B"),
+        ("(1): 3 of 4 barks\n(2): it meows\nSo far 3 animals.\nAnswer: B", "B"),
+        ("The correct answer is A. However, the meow is clear.\n\nAnswer: B", "B"),
+        ("The answer is A.\n\nAnswer: B", None),
+        ("Option A is correct for barks.\nOption B is correct for meows.\nWe hear a meow.\nAnswer: B", "B"),
+        ('Option (A) is correct: "dog".\nOption (B) is correct: "cat".\nBoth are heard.\nAnswer: B', "B"),
+        ("Answer: B (this is just an example, replace it)", None),
+    ],
+)
+def test_answers_in_the_context_of_a_reply(text, letter):
+    assert parse(text, OPTIONS, "robust").letter == letter
 
 
 @pytest.mark.parametrize("piece", PIECES)
