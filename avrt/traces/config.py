@@ -62,7 +62,7 @@ class TracesConfig:
     Attributes:
         shards: input: a folder with a manifest, a tar file, a glob pattern, or a list of these.
         ledger: folder in which every finished call is recorded; configs with the same ledger share their calls.
-        output: folder of the shards to write, with ``statistics.json``.
+        output: folder of the shards to write, with ``statistics.json``; a path, or a URL such as ``s3://bucket/traces``.
         vision, audio, merge: the three stages that call servers.
         split: make traces for this split of the input; null for all.
         variant: the kind of target text, see `avrt.traces.sample_filter`.
