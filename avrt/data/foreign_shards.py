@@ -24,6 +24,7 @@ from avrt.files.anonymous_file import anonymous_file
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.video import segment_centers
 from avrt.sample import Sample
+from avrt.text.targets import TargetError, checked_target
 
 CLIP_SECONDS = 0.7
 """Time of one core to decode a clip of 10 s at 720p; small clips take less."""
@@ -110,7 +111,8 @@ def foreign_sample(members: Mapping[str, bytes], key: str, split: str = "train")
     """A sample with its clip, from all its members by name (without the key).
 
     The clip is read with the settings that `pack` has by default, in a child of this process. The child is started at
-    the first sample and ends with this process.
+    the first sample and ends with this process. `trace` is the target for fine-tuning, or None if the reasoning in the
+    JSON member breaks the format or answers wrong.
 
     Raises:
         RecordError: as `foreign_record`; ``bad_json``; ``bad_media`` where the clip cannot be used, or its reading
@@ -199,7 +201,11 @@ class ForeignReader:
                 f"{error.reason.value}: {error.detail}; `python -m avrt pack --shards` converts such shards once and "
                 "leaves out clips that it cannot use",
             ) from error
-        return replace(sample, clip=decode_clip(encoded))
+        try:
+            trace = checked_target(sample)
+        except TargetError:
+            trace = None  # it must not be learned
+        return replace(sample, clip=decode_clip(encoded), trace=trace)
 
     def encoded(
         self,

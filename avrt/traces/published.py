@@ -21,15 +21,10 @@ from avrt.files.atomic import write_atomic
 from avrt.sample import LeftOut, Sample
 from avrt.storage.locations import join
 from avrt.storage.uploads import output_folder
-from avrt.text.answers import Reason, parse
-from avrt.text.prompts import format_target
+from avrt.text.targets import TargetError, checked_target
 from avrt.traces.finalize import explain_empty_split, split_of
 from avrt.traces.output import STATISTICS_NAME
 from avrt.traces.statistics import PAPER, SplitStatistics, token_counter
-
-NO_REASONING = "no_reasoning"
-WRONG_ANSWER = "wrong_answer"
-"""Reasons to leave out a row, beside those of `avrt.text.answers.Reason` (the format) and of annotations and clips."""
 
 
 @dataclass(frozen=True)
@@ -118,25 +113,13 @@ def pack_traces(
 
 
 def filter_reasoning(samples: Iterable[Sample]) -> tuple[list[Sample], list[LeftOut]]:
-    """The samples whose reasoning can be taught, with it as target text, and the others with their reason.
-
-    The rule is the one for a merger's replies in `avrt.traces.sample_filter`: a think pair with text, then an answer
-    pair with the letter of one option, and nothing around them; and that option is the gold one.
-    """
+    """The samples whose reasoning can be taught, with it as target text, and the others with their reason."""
     kept, left_out = [], []
     for sample in samples:
-        parsed = None if sample.trace is None else parse(sample.trace, sample, "paper")
-        if parsed is None:
-            reason, detail = NO_REASONING, "the row has no reasoning"
-        elif parsed.letter is None or parsed.reason is not Reason.OK:
-            reason, detail = parsed.reason.value, f"the reasoning ends: {(sample.trace or '')[-80:]!r}"
-        elif not sample.is_right(parsed.letter):
-            reason, detail = WRONG_ANSWER, f"the reasoning answers {parsed.letter}, the gold answer is {sample.gold}"
-        else:
-            assert parsed.think is not None
-            kept.append(replace(sample, trace=format_target(parsed.think, parsed.letter)))
-            continue
-        left_out.append(LeftOut(sample.id, sample.source, reason, detail))
+        try:
+            kept.append(replace(sample, trace=checked_target(sample)))
+        except TargetError as error:
+            left_out.append(LeftOut(sample.id, sample.source, error.reason, error.detail))
     return kept, left_out
 
 

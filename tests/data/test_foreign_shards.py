@@ -106,6 +106,18 @@ class TestSamples:
         clip = reader.sample(members_of(question(), wav=wav_bytes(folder, 2)), "k").clip
         assert (clip.frames, len(clip.waveform)) == (None, 32_000)
 
+    @pytest.mark.parametrize(
+        ("reasoning", "trace"),
+        [
+            ("<think>\nA bark.</think> <answer>A</answer>", "<think>A bark.</think>\n<answer>A</answer>"),
+            ("<think>A meow.</think><answer>B</answer>", None),
+            ("It is A.", None),
+        ],
+    )
+    def test_only_checked_reasoning_is_a_target(self, folder, reader, reasoning, trace):
+        members = members_of(question(av_reasoning=reasoning), wav=wav_bytes(folder, 1))
+        assert reader.sample(members, "k").trace == trace
+
 
 class TestFrames:
     def frames(self, count: int, pattern: str = "{}.png") -> dict[str, bytes]:

@@ -13,16 +13,16 @@ from avrt.data.shard_questions import read_shards
 from avrt.storage.shard_cache import ShardCache
 from tests.foreign_shard_files import clip_bytes, question, write_video2dataset
 from tests.lightning_modules.training import fit, grpo_data, grpo_module, sft_data, sft_module
-from tests.tiny_student import TRACES
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four clips with questions and reasoning, and a failed download, as video2dataset writes them."""
     folder = tmp_path_factory.mktemp("v2d")
-    rows = [
-        (f"{i:06d}", question(i, av_reasoning=TRACES[i % 2]), clip_bytes(folder, 100 * i, seconds=1)) for i in range(4)
-    ]
+    rows = []
+    for i in range(4):
+        reasoning = f"<think>It barks.</think>\n<answer>{'AB'[i % 2]}</answer>"
+        rows.append((f"{i:06d}", question(i, av_reasoning=reasoning), clip_bytes(folder, 100 * i, seconds=1)))
     return write_video2dataset(folder / "00000.tar", [*rows, ("000009", question(9), None)])
 
 
