@@ -208,33 +208,29 @@ def _questions(args: argparse.Namespace, console: Console) -> tuple[Annotations,
 
     if bool(args.videos) == bool(args.shards) or (args.videos and not args.annotations):
         raise ValueError("give --annotations and --videos, or --shards, or --annotations and --shards")
-    annotations = None
-    if args.annotations:
-        how = ReadOptions(
-            split=args.split,
-            fields=args.fields,
-            answer_base=args.answer_base,
-            dataset_split=args.dataset_split,
-            max_bad_rows=args.max_bad_rows,
-            media_folder=Path(args.videos) if args.videos else None,
-        )
-        with console.status(f"reading {args.annotations}"):
-            annotations = read_annotations(args.annotations, how)
+    if not args.annotations:
+        for name in ("fields", "answer_base", "dataset_split"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"{name}: is about a file of annotations; give --annotations too")
+        found = read_shards(expand(args.shards), ShardCache(), split=args.split)
+        has_reasoning = any(sample.trace for sample in found.samples)
+        return Annotations("the shards' JSON members", has_reasoning, found.samples, found.left_out), found.clips
+    how = ReadOptions(
+        split=args.split,
+        fields=args.fields,
+        answer_base=args.answer_base,
+        dataset_split=args.dataset_split,
+        max_bad_rows=args.max_bad_rows,
+        media_folder=Path(args.videos) if args.videos else None,
+    )
+    with console.status(f"reading {args.annotations}"):
+        annotations = read_annotations(args.annotations, how)
     if args.videos:
-        assert annotations is not None
         return annotations, args.videos
-    locations, cache = expand(args.shards), ShardCache()
-    if annotations is not None:
-        found = match_questions(annotations.samples, locations, cache)
-        _print(console, f"the shards' clips are found by {found.found_by}")
-        left_out = (*annotations.left_out, *found.left_out)
-        return replace(annotations, samples=found.samples, left_out=left_out), found.clips
-    for name in ("fields", "answer_base", "dataset_split"):
-        if getattr(args, name) is not None:
-            raise ValueError(f"{name}: is about a file of annotations; give --annotations too")
-    found = read_shards(locations, cache, split=args.split)
-    has_reasoning = any(sample.trace for sample in found.samples)
-    return Annotations("the shards' JSON members", has_reasoning, found.samples, found.left_out), found.clips
+    found = match_questions(annotations.samples, expand(args.shards), ShardCache())
+    _print(console, f"the shards' clips are found by {found.found_by}")
+    left_out = (*annotations.left_out, *found.left_out)
+    return replace(annotations, samples=found.samples, left_out=left_out), found.clips
 
 
 def _clip_settings(args: argparse.Namespace, samples: Sequence[Sample], clips: str | ShardClips) -> ClipSettings:

@@ -60,6 +60,7 @@ def pack_traces(
     Args:
         samples: the questions, with their reasoning as it is in `trace`.
         left_out: rows that were left out before, to be counted with the others.
+        clips: see `avrt.data.packing.pack`.
 
     Returns:
         The statistics, as saved in ``statistics.json``, and the report of each split.
