@@ -198,7 +198,7 @@ class ShardCache:
                 if not todo:
                     self._thread = None
                     return
-            is_waiting = True
+            is_waiting = is_cached = True
             for shard in todo:
                 if shard in failed:
                     continue

@@ -220,6 +220,20 @@ def test_a_shard_that_cannot_be_fetched_ahead_is_reported_when_it_is_read(files:
         cache.local_path(shard(files, 1))
 
 
+def test_fetching_ahead_continues_after_a_list_of_which_nothing_can_be_had(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    cache = ShardCache(tmp_path / "cache", 10 * SIZE, QUICK)
+    cache.fetch_ahead([ShardFile(files.url("absent.tar"), SIZE, "0" * 64)])
+    wait_until(lambda: gets(files) > 0 or died)
+    time.sleep(0.3)
+    cache.fetch_ahead([shard(files, 2)])
+    wait_until(lambda: (tmp_path / "cache" / f"{shard(files, 2).sha256}.tar").exists() or died)
+    assert not died
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(files: Files, tmp_path: Path) -> None:
     """A limit on the size of files fails as a full quota does."""
 
