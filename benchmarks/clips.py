@@ -1,11 +1,12 @@
 """Clips to 8 frames and 16 kHz mono audio: this package against decoding every frame and the `ffmpeg` program.
 
-    python -m benchmarks.media [--clips DIR] [--ffmpeg PROGRAM]
+    python -m benchmarks.clips [--clips DIR] [--ffmpeg PROGRAM]
 
-All contestants do the work of `pack` for one clip on one thread: 8 frames of bounded size as JPEG, up to 10 s of audio
-as FLAC. Without ``--clips``, three sets of files are made first: clips of 10 s, 1280 x 720, at the data rate of AVQA's;
-a minute with a key frame in 250 frames, x264's default; and five minutes with a single key frame. CPU seconds depend
-less on the machine's load than clips per second.
+All contestants do the work of `pack` for one clip on one thread: 8 frames of bounded size as JPEG, up to 10 s of
+audio as FLAC. "shards" reads the result from shards, as training does. Without ``--clips``, three sets of files are
+made first: clips of 10 s, 1280 x 720, at the data rate of AVQA's; a minute with a key frame in 250 frames, x264's
+default; and five minutes with a single key frame. CPU seconds depend less on the machine's load than clips per
+second.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ import torch
 
 from avrt.data.clip_workers import ClipReader, ClipSettings
 from avrt.data.records import encode_clip
+from avrt.data.shards import ShardSet
+from avrt.data.writer import ShardWriter
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.reader import read_audio, read_clip
 from avrt.media.video import fit, segment_centers
+from avrt.sample import Sample
 from benchmarks.measure import Timing, alternate, paired_ratio, parser, save, show
 
 
@@ -40,7 +44,7 @@ def main() -> None:
     args.add_argument("--ffmpeg", default=shutil.which("ffmpeg"), help="the program (default: the one in PATH)")
     options = args.parse_args()
     torch.set_num_threads(1)
-    result: dict[str, object] = {"benchmark": "media"}
+    result: dict[str, object] = {"benchmark": "clips"}
     with tempfile.TemporaryDirectory() as name:
         for title, clips in _sets(options.clips, options.count, Path(name)).items():
             result[title] = _compare(title, clips, options.ffmpeg, options.rounds, Path(name) / "out")
@@ -65,6 +69,9 @@ def _compare(title: str, clips: list[Path], ffmpeg: str | None, rounds: int, out
         "every frame": _measured(cpu, "every frame", _read_every_frame, clips),
         "ClipReader": lambda: [reader.read(path) for path in clips],
     }
+    shards = ShardSet(_pack(clips, out.with_name("shards")))
+    numbers = {path: number for number, path in enumerate(clips)}
+    contestants["shards"] = _measured(cpu, "shards", lambda path: shards[numbers[path]], clips)
     if ffmpeg:
         contestants["ffmpeg"] = _measured(cpu, "ffmpeg", partial(_run_ffmpeg, ffmpeg, out), clips)
     try:
@@ -79,17 +86,25 @@ def _compare(title: str, clips: list[Path], ffmpeg: str | None, rounds: int, out
     ]
     result: dict[str, object] = {"clips": len(clips), "seconds": {name: t.seconds for name, t in times.items()}}
     result["cpu_seconds"] = {name: timing.seconds for name, timing in used.items()}
-    for name in ("every frame", "ffmpeg"):
-        if name in used:
-            ratio, low, high = paired_ratio(used[name], used["this package"])
-            rows.append([f"CPU of {name} / ours", "", ratio, f"{low:.3g} to {high:.3g}"])
-            result[f"cpu_ratio_{name.replace(' ', '_')}"] = [ratio, low, high]
+    for slow, fast in (("every frame", "this package"), ("ffmpeg", "this package"), ("this package", "shards")):
+        if slow in used:
+            ratio, low, high = paired_ratio(used[slow], used[fast])
+            rows.append([f"CPU of {slow} / {fast}", "", ratio, f"{low:.3g} to {high:.3g}"])
+            result[f"cpu of {slow} / {fast}"] = [ratio, low, high]
     show(f"{title}: {len(clips)} clips, one thread", ["", "clips per s", "CPU s per clip", "spread s"], rows)
     return result
 
 
+def _pack(clips: list[Path], out: Path) -> Path:
+    with ShardWriter(out, overwrite=True) as writer:
+        for number, path in enumerate(clips):
+            clip = read_clip(path, require_audio=False)
+            writer.write(replace(Sample(f"s{number}", "?", ("a", "b"), 0), clip=clip))
+    return out
+
+
 def _measured(
-    cpu: dict[str, list[float]], name: str, read: Callable[[Path], None], clips: list[Path]
+    cpu: dict[str, list[float]], name: str, read: Callable[[Path], object], clips: list[Path]
 ) -> Callable[[], None]:
     """Reads all clips; adds the CPU seconds, with those of programs that were run, to ``cpu[name]``."""
 

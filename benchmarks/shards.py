@@ -1,27 +1,32 @@
 """Reading shards: this project's pipeline against plain webdataset with the same decoding, local and over HTTP.
 
-    python -m benchmarks.shard_reading [--samples 64] [--old FOLDER]
+    python -m benchmarks.shards [--samples 64] [--old FOLDER]
 
-Samples have 8 frames of 560 x 1008 and 10 s of audio. One process reads, so that seconds are CPU seconds of a data
-worker. Over HTTP a server on this machine is asked; the pipeline fetches whole shards into an empty cache, webdataset
-streams. ``--old`` names a checkout of an earlier version with its own environment, whose `ShardSet` reads the same
-shards. Opening is measured on a set of `--opened` samples of audio alone.
+Samples have 8 frames of 560 x 1008 and 10 s of audio. First one process reads, and its CPU seconds count. Then two
+data workers read, and samples per second and the memory of a worker count. Over HTTP a server on this machine is
+asked; the pipeline fetches whole shards into an empty cache, webdataset streams. ``--old`` names a checkout of an
+earlier version with its own environment, whose `ShardSet` reads the same shards. Opening is measured on a set of
+`--opened` samples of audio alone.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
 import torch
 import webdataset
+from torch.utils.data import DataLoader
 
 from avrt.data.records import JSON_MEMBER, EncodedClip, decode_clip, encode_clip, parse_record, to_sample
 from avrt.data.shards import ShardSet
@@ -30,6 +35,10 @@ from avrt.sample import Clip, Sample
 from avrt.storage.shard_cache import ShardCache
 from benchmarks.measure import alternate, paired_ratio, parser, save, show
 from datamodules.sources import SampleSources
+from datamodules.streaming import FetchAhead, ItemReader, Part, Stage
+from datamodules.workers import read_batches
+
+WORKERS = 2
 
 OLD_READER = """
 import sys, time, torch
@@ -55,7 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write(folder / "clips", options.samples, _clip(), samples_per_shard=16)
-        result = {"benchmark": "shard_reading"} | _read(folder, options)
+        result = {"benchmark": "shards"} | _read(folder, options) | _read_in_workers(folder / "clips", options)
         audio = Clip(None, waveform=torch.zeros(160), duration=0.01)
         _write(folder / "many", options.opened, audio, samples_per_shard=256)
         result |= _opening(folder / "many")
@@ -91,6 +100,84 @@ def _read(folder: Path, options: Any) -> dict[str, Any]:
             result[f"{ours} / {other}"] = [ratio, low, high]
     show(f"{options.samples} samples, one core", ["", "samples per s", "ms each", "spread s"], rows)
     return result
+
+
+def _read_in_workers(local: Path, options: Any) -> dict[str, Any]:
+    """Wall time of two data workers that read and decode, and their memory."""
+    names = sorted(path.name for path in local.glob("*.tar"))
+    memory: dict[str, list[float]] = {}
+    with _Server(local) as address:
+        contestants = {
+            "pipeline": lambda: _loaded(_project_loader(str(local), None), memory, "pipeline"),
+            "webdataset": lambda: _loaded(_webdataset_loader([str(local / n) for n in names]), memory, "webdataset"),
+            "pipeline over HTTP": lambda: _remote_loaded(address, memory),
+            "webdataset over HTTP": lambda: _loaded(
+                _webdataset_loader([f"{address}/{name}" for name in names]), memory, "webdataset over HTTP"
+            ),
+        }
+        times = alternate(contestants, options.rounds)
+    rows = [
+        [name, options.samples / timing.median, statistics.median(memory[name]), timing.spread]
+        for name, timing in times.items()
+    ]
+    result: dict[str, Any] = {
+        "seconds in workers": {name: timing.seconds for name, timing in times.items()},
+        "MB of a worker": memory,
+    }
+    for ours, other in [("pipeline", "webdataset"), ("pipeline over HTTP", "webdataset over HTTP")]:
+        ratio, low, high = paired_ratio(times[other], times[ours])
+        rows.append([f"{ours} against {other}", ratio, "", f"{low:.3g} to {high:.3g}"])
+        result[f"{other} / {ours}, in workers"] = [ratio, low, high]
+    title = f"{options.samples} samples, {WORKERS} data workers (memory: their own, not shared with other processes)"
+    show(title, ["", "samples per s", "MB of a worker", "spread s"], rows)
+    return result
+
+
+class _Decoded(ItemReader[Sample]):
+    """Decoded samples, as the data modules' workers read them before they are encoded."""
+
+    def __init__(self, samples: SampleSources) -> None:
+        self.samples = samples
+
+    def __getitem__(self, number: int) -> Sample:
+        return self.samples.decode(number, self.samples.members(number))
+
+    def stages(self, parts: Sequence[Part]) -> list[Stage]:
+        return [FetchAhead(self.samples, parts, ahead=32), *super().stages(parts)]
+
+
+def _project_loader(location: str, cache: ShardCache | None) -> Iterator[Any]:
+    samples = SampleSources([""], [ShardSet(location, cache=cache)])
+    places = samples.order(seed=0, shuffle=True, shuffle_shards=32).places(0, len(samples))
+    batches = [[place.sample for place in places[i : i + WORKERS]] for i in range(0, len(places), WORKERS)]
+    return read_batches(_Decoded(samples), batches, WORKERS)
+
+
+def _webdataset_loader(urls: list[str]) -> Iterator[Any]:
+    dataset = webdataset.WebDataset(urls, shardshuffle=False, workersplitter=webdataset.split_by_worker).map(_decode)
+    return iter(DataLoader(dataset, batch_size=None, num_workers=WORKERS))
+
+
+def _remote_loaded(address: str, memory: dict[str, list[float]]) -> float:
+    with tempfile.TemporaryDirectory() as name:
+        return _loaded(_project_loader(address, ShardCache(name)), memory, "pipeline over HTTP")
+
+
+def _loaded(loader: Iterator[Any], memory: dict[str, list[float]], name: str) -> float:
+    """Seconds from the first sample to the last, and the workers' own memory half-way."""
+    first = next(loader)
+    start = time.perf_counter()
+    del first
+    for number, _ in enumerate(loader):
+        if number == 8:
+            memory.setdefault(name, []).extend(_own_memory(process.pid) for process in active_children())
+    return time.perf_counter() - start
+
+
+def _own_memory(pid: int | None) -> float:
+    """Megabytes that a process shares with no other."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1000
 
 
 def _pipeline(location: str, cache: ShardCache | None) -> float:
