@@ -127,7 +127,15 @@ FORMS = (
 
 
 class FormError(ValueError):
-    """A file is in no form that can be read."""
+    """A file is in no form that can be read.
+
+    Attributes:
+        lacks: the message without the keys that were found, those that are expected, and the advice.
+    """
+
+    def __init__(self, lacks: str, details: str = "") -> None:
+        super().__init__(lacks + details)
+        self.lacks = lacks
 
 
 def find_form(row: Row, place: str, needs_media: bool = True) -> Form:
@@ -147,14 +155,14 @@ def find_form(row: Row, place: str, needs_media: bool = True) -> Form:
     if form is None:
         avqa = FORMS[4]
         raise FormError(
-            f"{place}{number} has no {', '.join(avqa.missing(row))} and is in no known form: {found}; expected AVQA's "
-            f"form with the keys {avqa.describe()}, or that of {', '.join(dict.fromkeys(f.name for f in FORMS))}"
-            f"{mapping}"
+            f"{place}{number} has no {', '.join(avqa.missing(row))} and is in no known form",
+            f": {found}; expected AVQA's form with the keys {avqa.describe()}, or that of "
+            f"{', '.join(dict.fromkeys(f.name for f in FORMS))}{mapping}",
         )
     if missing := form.missing(row, needs_media):
         raise FormError(
-            f"{place}{number}, read in the form of {form.name}, has no {', '.join(missing)}: expected "
-            f"{form.describe()}, {found}{mapping}"
+            f"{place}{number}, read in the form of {form.name}, has no {', '.join(missing)}",
+            f": expected {form.describe()}, {found}{mapping}",
         )
     return form
 
