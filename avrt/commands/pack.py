@@ -148,6 +148,8 @@ def run(args: argparse.Namespace) -> int:
 
     from avrt.data.packing import LEFT_OUT_NAME, PackOptions, pack
     from avrt.storage.locations import join, shown
+    from avrt.storage.uploads import output_folder
+    from avrt.traces.output import STATISTICS_NAME
     from avrt.traces.published import PublishedOptions, compare_with_paper, pack_traces
     from avrt.traces.statistics import print_statistics
 
@@ -182,6 +184,10 @@ def run(args: argparse.Namespace) -> int:
         traces = sum(sample.trace is not None for sample in annotations.samples)
         if traces and args.reasoning is None:
             _print(console, f"{traces:,} rows have reasoning, which is not packed; --reasoning filter packs it")
+        if STATISTICS_NAME in output_folder(args.out).names():
+            raise ValueError(
+                f"out: {shown(args.out)} holds questions with reasoning, in train and val; choose another folder"
+            )
         # Reasoning that was not checked must not be a target of fine-tuning.
         samples = [replace(sample, trace=None) for sample in annotations.samples]
         report = pack(samples, clips, args.out, settings, options, left_out=annotations.left_out)

@@ -168,6 +168,6 @@ class _ShardReader:
 
 
 def _blocks(path: Path, location: str, offset: int, size: int) -> Iterator[bytes]:
-    """A member in parts: a video may be longer than what memory has room for."""
+    """A member in parts: a video may not fit into memory."""
     for begin in range(offset, offset + size, COPY_BYTES):
         yield read_span(path, location, begin, min(begin + COPY_BYTES, offset + size))

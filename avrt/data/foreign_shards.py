@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from avrt.data.annotations import sample_of
+from avrt.data.annotations import FormError, sample_of
 from avrt.data.clip_workers import ClipReader, ClipSettings
 from avrt.data.foreign_members import MemberKinds, clean_key, listing, sort_members
 from avrt.data.frame_times import frame_times, shown_at
@@ -99,9 +99,10 @@ def foreign_record(names: Iterable[str], record: dict[str, Any] | None, key: str
         )
     except ValueError as error:
         keys = ", ".join(list(record)[:12])
+        problem = error.lacks if isinstance(error, FormError) else error
         raise RecordError(
             "other_tool",
-            f"{made}; its JSON member, with the keys {keys}, is not a question: {error}. Questions can also come "
+            f"{made}; its JSON member, with the keys {keys}, is not a question: {problem}. Questions can also come "
             "from a file of their own: `python -m avrt pack --annotations FILE --shards ...`",
         ) from error
     return replace(sample, source=sample.source or sample_id, extra=sample.extra | addresses)

@@ -361,3 +361,33 @@ def test_files_that_were_met(name, outcome):
     else:
         samples = read_annotations(CASES / f"{name}.json").samples
         assert [(sample.options[sample.answer],) for sample in samples] == outcome
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PROBLEM,
+        CHAT | {"id": "clips/c1.mp4"},
+        music(5, "Is the <Object> in the video always playing?", "yes", ["ukulele"]),
+    ],
+    ids=["problem", "chat", "music"],
+)
+def test_rows_of_a_converted_form_can_be_numbered(tmp_path, row):
+    """The way out that the message about a repeated or unusable id names."""
+    as_read = [one(tmp_path, row | {"id": 1, "question_id": 1})] * 2
+    samples = read(tmp_path, [row, row], fields="id=").samples
+    assert [sample.id for sample in samples] == ["row-000001", "row-000002"]
+    assert [(s.question, sorted(s.options), s.source) for s in samples] == [
+        (s.question, sorted(s.options), s.source) for s in as_read
+    ]
+
+
+def test_a_field_of_a_converted_form_can_be_mapped(tmp_path):
+    sample = one(tmp_path, PROBLEM | {"name": "p_1", "kind": "x"}, fields="id=name,question_type=kind")
+    assert (sample.id, sample.question_type, sample.gold) == ("p_1", "x", "B")
+    with pytest.raises(FormError, match="`nothing`"):
+        one(tmp_path, PROBLEM, fields="id=nothing")
+
+
+def test_an_empty_process_is_no_reasoning(tmp_path):
+    assert one(tmp_path, PROBLEM | {"process": ""}).trace is None

@@ -233,3 +233,41 @@ def test_broken_files(tmp_path):
 def test_a_blank_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match="split: must be a name"):
         read(write(tmp_path / "a.json", [AVQA]), split=" ")
+
+
+@pytest.mark.parametrize("empty", ["", [], float("nan")], ids=["text", "list", "nan"])
+def test_empty_options_are_those_of_the_question(tmp_path, empty):
+    row = AVQA | {"question_text": "What is heard?\nA. dog\nB. cat", "multi_choice": empty}
+    (sample,) = read(write(tmp_path / "a.json", [row]))
+    assert (sample.question, sample.options) == ("What is heard?", ("dog", "cat"))
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        ("A. dog, B. cat, C. car", ("dog", "cat", "car")),
+        ("A) dog; B) cat;", ("dog", "cat")),
+        ("A. dog,\nB. cat, big,\nC. car", ("dog", "cat, big", "car")),
+        ("A. dog, B. cat C. car", ("dog,", "cat", "car")),
+        ("['dog' 'cat']", ("dog", "cat")),
+        ("['big dog'\n \"cat's\" 'a ] b']", ("big dog", "cat's", "a ] b")),
+    ],
+)
+def test_options_in_one_text(tmp_path, written, options):
+    """With separators between labels, and as numpy prints an array into a cell of a CSV file."""
+    (sample,) = read(write(tmp_path / "a.json", [AVQA | {"multi_choice": written}]))
+    assert sample.options == options
+
+
+def test_numbers_of_a_column_with_gaps(tmp_path):
+    """pandas turns a column of integers with an empty cell into floats."""
+    rows = [AVQA | {"id": 4.0, "answer": 1.0}, AVQA | {"id": float("nan"), "answer": 2.0}]
+    samples = read(write(tmp_path / "a.json", rows))
+    assert [(sample.id, sample.gold) for sample in samples] == [("4", "B"), ("row-000002", "C")]
+    table = write(tmp_path / "a.csv", "question,options,answer,video\nq,\"['x', 'y']\",1.0,c\n")
+    assert [sample.gold for sample in read(table)] == ["B"]
+
+
+def test_a_number_as_text_names_the_option(tmp_path):
+    with pytest.raises(ValueError, match="--answer-base"):
+        read(write(tmp_path / "a.json", [AVQA | {"answer": "2"}]))

@@ -195,6 +195,9 @@ class TestRefusals:
             foreign_record({"mp4", "txt", "json"}, {"url": "x", "caption": "a dog"}, "k")
         for found in (".mp4", ".txt", "url", "caption", "--annotations"):
             assert found in caught.value.detail
+        # Keys that the row was given here are not keys of the member, and `--fields` is for files of annotations.
+        for never_there in ("found", "--fields", "`id`"):
+            assert never_there not in caught.value.detail
 
     def test_no_json(self):
         with pytest.raises(RecordError, match=r"other_tool.*\.cls, \.jpg"):

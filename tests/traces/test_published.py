@@ -199,6 +199,16 @@ def test_all_rows_as_plain_questions(annotations: Path, videos: Path, tmp_path: 
 
 
 @pytest.mark.timeout(300)
+def test_plain_questions_into_a_folder_with_splits_are_refused(
+    packed: tuple[Path, str], annotations: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the folder would be a set itself, and the run with reasoning could not be repeated."""
+    out, _ = packed
+    assert pack(annotations, videos, out, "--reasoning", "drop") == 1
+    assert "train" in capsys.readouterr().err
+    assert not (out / "manifest.json").exists()
+
+
 def test_fine_tuning_reads_the_result_as_it_is(packed: tuple[Path, str], student_folder: Path, tmp_path: Path) -> None:
     out, _ = packed
     settings = {

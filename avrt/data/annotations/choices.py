@@ -18,6 +18,11 @@ _INLINE_LABEL = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[ \t]*[.):]\s+")
 _HEADER = re.compile(r"\s*(?:options|choices|candidates|select from|choose from)?\s*[:：]?\s*$", re.IGNORECASE)
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?")
 _LABELED = re.compile(r"\(?([A-Z])[.):]\s*(.+)", re.DOTALL)
+_NUMBER = re.compile(r"(\d+)(?:\.0+)?")
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_ARRAY = re.compile(rf"\[\s*{_QUOTED}(?:\s+{_QUOTED})+\s*\]")
+"""An array of texts as numpy prints it: without commas."""
+
 _SEVERAL = re.compile(r"\(?[A-Z][.)]?(\s*(?:[,;/&]|and)\s*\(?[A-Z][.)]?)+|[A-Z]{2,}")
 
 
@@ -63,6 +68,8 @@ def read_options(value: Any) -> Options:
 
 def _from_text(text: str) -> Any:
     stripped = text.strip()
+    if _ARRAY.fullmatch(stripped):
+        return [ast.literal_eval(item) for item in re.findall(_QUOTED, stripped)]
     if stripped[:1] in ("[", "{"):
         # Cells of CSV files hold lists as JSON, or as pandas prints them.
         for parse in (json.loads, ast.literal_eval):
@@ -87,9 +94,22 @@ def _labeled_parts(text: str) -> list[str] | None:
     for pattern in (_LABEL, _INLINE_LABEL):
         begins = _label_run(pattern, text)
         if len(begins) >= 2 and not text[: begins[0][0]].strip():
-            ends = [begin for begin, _ in begins[1:]] + [len(text)]
-            return [text[after:end].strip() for (_, after), end in zip(begins, ends, strict=True)]
+            return _without_separator(_between(begins, text))
     return None
+
+
+def _between(begins: list[tuple[int, int]], text: str) -> list[str]:
+    """The texts after labels, each up to the next one."""
+    ends = [begin for begin, _ in begins[1:]] + [len(text)]
+    return [text[after:end].strip() for (_, after), end in zip(begins, ends, strict=True)]
+
+
+def _without_separator(options: list[str]) -> list[str]:
+    """Options of one text without the comma or semicolon between them, if all but the last end in it."""
+    ending = options[0][-1:]
+    if ending not in (",", ";") or not all(option.endswith(ending) for option in options[:-1]):
+        return options
+    return [option.removesuffix(ending).strip() for option in options]
 
 
 def _label_run(pattern: re.Pattern[str], text: str) -> list[tuple[int, int]]:
@@ -111,8 +131,7 @@ def split_question(text: str) -> tuple[str, list[str]] | None:
     if len(begins) < 2:
         return None
     question = _HEADER.sub("", text[: begins[0][0]]).strip()
-    ends = [begin for begin, _ in begins[1:]] + [len(text)]
-    options = [text[after:end].strip() for (_, after), end in zip(begins, ends, strict=True)]
+    options = _between(begins, text)
     options[-1] = options[-1].partition("\n")[0].strip()
     return (question, options) if question else None
 
@@ -140,21 +159,24 @@ def gold_index(answer: Any, options: Options, base: int | None = None, *, untype
     if isinstance(answer, int) and not isinstance(answer, bool):
         return _by_number(answer, options, base)
     listing = ", ".join(repr(option) for option in options.texts)
+    advice = "give an option's text, its letter, or its index from 0 as a number"
     if isinstance(answer, str):
         text = _untagged(answer)
         found = _by_text(text, options)
         if found is not None:
             return found
-        if text.isdecimal() and (untyped or base is not None):
-            return _by_number(int(text), options, base)
+        number = _NUMBER.fullmatch(text)
+        if number and (untyped or base is not None):
+            return _by_number(int(number[1]), options, base)
+        if number:
+            advice += "; if it is the option's number, give --answer-base 0 or 1"
         if _SEVERAL.fullmatch(text) and set(re.findall("[A-Z]", text)) <= set(LETTERS[: len(options.texts)]):
             raise RowError(
                 RowReason.SEVERAL_ANSWERS, f"the gold answer {text!r} names several options; a question needs one"
             )
     raise RowError(
         RowReason.BAD_ANSWER,
-        f"the gold answer {answer!r} is not one of the options {listing}; give an option's text, its letter, or its "
-        "index from 0 as a number",
+        f"the gold answer {answer!r} is not one of the options {listing}; {advice}",
     )
 
 

@@ -7,7 +7,7 @@ first converted to plain keys.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from avrt.data.annotations.conversations import from_conversation
@@ -33,6 +33,7 @@ class Form:
         required: fields that every row needs; a question also needs one of `MEDIA`.
         convert: makes a row with plain keys; gets the row, and the answers of the file (MUSIC-AVQA).
         has_reasoning: whether the rows carry reasoning that is meant for fine-tuning.
+        mapped: fields of a converted row that come from other keys (``a+b`` joins columns); no key leaves a field out.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Form:
     required: tuple[str, ...] = ("question", "options", "answer")
     convert: Callable[[Row, Pools], Row] | None = None
     has_reasoning: bool = False
+    mapped: Mapping[str, str] = field(default_factory=dict)
 
     def matches(self, row: Row) -> bool:
         """Whether a row is in this form, complete or not."""
@@ -97,6 +99,7 @@ FORMS = (
         "ShareGPT",
         (("messages", "conversations"),),
         {
+            "id": ("id",),
             "question": ("messages", "conversations"),
             "media": ("videos", "audios", "images", "video", "audio", "image"),
         },
@@ -107,6 +110,7 @@ FORMS = (
         "AVQA-R1-6K, Video-R1 or HumanOmniV2",
         (("problem",), ("solution",)),
         {
+            "id": ("problem_id", "id"),
             "question": ("problem",),
             "answer": ("solution",),
             "media": ("path", "video", "audio", "image", "videos", "audios", "images"),
@@ -123,7 +127,15 @@ FORMS = (
 
 
 class FormError(ValueError):
-    """A file is in no form that can be read."""
+    """A file is in no form that can be read.
+
+    Attributes:
+        lacks: the message without the keys that were found, those that are expected, and the advice.
+    """
+
+    def __init__(self, lacks: str, details: str = "") -> None:
+        super().__init__(lacks + details)
+        self.lacks = lacks
 
 
 def find_form(row: Row, place: str, needs_media: bool = True) -> Form:
@@ -143,14 +155,14 @@ def find_form(row: Row, place: str, needs_media: bool = True) -> Form:
     if form is None:
         avqa = FORMS[4]
         raise FormError(
-            f"{place}{number} has no {', '.join(avqa.missing(row))} and is in no known form: {found}; expected AVQA's "
-            f"form with the keys {avqa.describe()}, or that of {', '.join(dict.fromkeys(f.name for f in FORMS))}"
-            f"{mapping}"
+            f"{place}{number} has no {', '.join(avqa.missing(row))} and is in no known form",
+            f": {found}; expected AVQA's form with the keys {avqa.describe()}, or that of "
+            f"{', '.join(dict.fromkeys(f.name for f in FORMS))}{mapping}",
         )
     if missing := form.missing(row, needs_media):
         raise FormError(
-            f"{place}{number}, read in the form of {form.name}, has no {', '.join(missing)}: expected "
-            f"{form.describe()}, {found}{mapping}"
+            f"{place}{number}, read in the form of {form.name}, has no {', '.join(missing)}",
+            f": expected {form.describe()}, {found}{mapping}",
         )
     return form
 
@@ -159,27 +171,29 @@ def mapped_form(fields: str, row: Row, place: str) -> Form:
     """The form that ``--fields question=prompt,options=choices,...`` describes, checked on a file's first row.
 
     A field's key may be several columns, joined by ``+`` (``options=a+b+c+d``). Fields that are not mentioned are
-    looked for under the keys of the row's own form (AVQA, AVRT-20K), or their plain keys. ``id=`` (nothing) numbers the
-    rows.
+    looked for under the keys of the row's own form, or their plain keys. ``id=`` (nothing) numbers the rows.
 
     Raises:
         FormError: a field that does not exist, or a key that the row has not.
     """
-    own = next((form for form in FORMS if form.convert is None and form.matches(row)), PLAIN)
-    keys = dict(own.keys)
-    given = {}
+    given: dict[str, str] = {}
     for item in fields.split(","):
         name, equals, key = (part.strip() for part in item.partition("="))
         if not equals or name not in FIELDS or (not key and name != "id"):
             raise FormError(f"fields: {item!r} is not FIELD=KEY with one of {', '.join(FIELDS)}")
         given[name] = key
-        keys[name] = (key,) if key else ()
     for name, key in given.items():
         absent = [part for part in key.split("+") if part not in row] if key and key not in row else []
         if absent:
             raise FormError(f"fields: {place} has no `{'`, `'.join(absent)}` for {name}; found {_listing(row)}")
+    own = next((form for form in FORMS if form.matches(row)), PLAIN)
     has_reasoning = own.has_reasoning or "reasoning" in given
-    form = Form("mapped", (), keys, required=("question", "answer"), has_reasoning=has_reasoning)
+    if own.convert is not None and not {"question", "answer"} <= given.keys():
+        form = replace(own, mapped=given, has_reasoning=has_reasoning)
+    else:
+        keys = dict(PLAIN_KEYS if own.convert is not None else own.keys)
+        keys |= {name: (key,) if key else () for name, key in given.items()}
+        form = Form("mapped", (), keys, required=("question", "answer"), has_reasoning=has_reasoning)
     if missing := form.missing(row):
         raise FormError(f"fields: {place} has no {', '.join(missing)}; map it too; found {_listing(row)}")
     return form

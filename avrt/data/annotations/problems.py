@@ -31,7 +31,7 @@ def from_problem(row: Row) -> Row:
     reasoning = None
     if isinstance(solution, str) and "<think>" in solution:
         reasoning = solution
-    elif isinstance(row.get("process"), str) and isinstance(solution, str):
+    elif isinstance(row.get("process"), str) and row["process"].strip() and isinstance(solution, str):
         reasoning = f"{row['process']}\n{solution}"
     consumed = {"problem", "options", "solution", "problem_id", "problem_type", "data_type", "path", "process", *MEDIA}
     return {

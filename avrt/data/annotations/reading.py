@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -183,6 +184,8 @@ def _to_sample(
     needs_media: bool = True,
 ) -> Sample:
     values, extra = _plain(row, form, pools)
+    # pandas writes NaN for an empty cell.
+    values = {name: None if _is_nan(value) else value for name, value in values.items()}
     key = _key(values.get("id"), number) if id is None else check_key(id)
     question, choices = values.get("question"), values.get("options")
     if not isinstance(question, str) or not question.strip():
@@ -192,7 +195,7 @@ def _to_sample(
             RowReason.BAD_QUESTION,
             f"the question holds the placeholder {gap[0]!r}; put words of `templ_values` there",
         )
-    if choices is None:
+    if choices is None or choices in ("", []):
         parts = split_question(question)
         if parts is None:
             raise RowError(RowReason.BAD_OPTIONS, "there are no options, nor lines such as 'A. dog' in the question")
@@ -222,6 +225,7 @@ def _plain(row: Row, form: Form, pools: Pools) -> tuple[Row, Row]:
     """A row's fields, and its other keys."""
     if form.convert is not None:
         values = form.convert(row, pools)
+        values |= {name: _cell(row, key) for name, key in form.mapped.items()}
         return values, _json_values(values.pop("extra", {}))
     values, used = {}, set()
     for name, keys in form.keys.items():
@@ -231,9 +235,14 @@ def _plain(row: Row, form: Form, pools: Pools) -> tuple[Row, Row]:
                 used.add(key)
                 break
             if "+" in key:
-                values[name] = _columns(row, key.split("+"))
+                values[name] = _cell(row, key)
                 used |= set(key.split("+"))
     return values, _json_values({name: value for name, value in row.items() if name not in used})
+
+
+def _cell(row: Row, key: str) -> Any:
+    """The value of a key, or those of columns that are joined by ``+``."""
+    return _columns(row, key.split("+")) if "+" in key and key not in row else row.get(key)
 
 
 def _columns(row: Row, columns: list[str]) -> list[Any]:
@@ -249,8 +258,10 @@ def _columns(row: Row, columns: list[str]) -> list[Any]:
 def _key(value: Any, number: int) -> str:
     if value is None:
         return f"row-{number:06d}"
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise RowError(RowReason.BAD_ID, "`id` must be a number or a text")
+        raise RowError(RowReason.BAD_ID, "`id` must be a whole number or a text")
     try:
         return check_key(str(value))
     except ValueError as error:
@@ -274,6 +285,10 @@ def _media(values: Row, form: Form, options: ReadOptions, needs_media: bool) -> 
         raise RowError(RowReason.BAD_MEDIA, f"there is no {', '.join(MEDIA[:-1])} or {MEDIA[-1]}")
     audio = found.get("audio", "")
     return found.get("video") or found.get("image") or audio, audio
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _text(value: Any) -> str:
