@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
+from avrt.storage.addresses import shown
+
 
 class FaultReason(StrEnum):
     """Every reason for which a shard, or a sample in it, is refused."""
@@ -56,7 +58,7 @@ class ShardError(ValueError):
     """
 
     def __init__(self, location: str | Path, reason: FaultReason, detail: str, key: str | None = None) -> None:
-        where = f"{location}" if key is None else f"{location}, sample {key!r}"
+        where = shown(location) if key is None else f"{shown(location)}, sample {key!r}"
         super().__init__(f"{where}: {reason.value}: {detail}")
         self.location = str(location)
         self.reason = reason
