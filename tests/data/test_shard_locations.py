@@ -12,6 +12,7 @@ import pytest
 from avrt.data.faults import FaultReason, ShardError
 from avrt.data.shard_questions import read_shards
 from avrt.data.shards import ShardSet
+from avrt.evaluation.question_sets import QuestionsConfig, open_question_sets
 from avrt.storage.shard_cache import ShardCache
 from tests.shard_files import write_set
 from tests.storage.http_server import Files, answer, serve
@@ -95,3 +96,11 @@ class EmptiedCache(ShardCache):
         if self.removed % 2:
             path.unlink()
         return path
+
+
+def test_records_of_an_evaluation_have_no_secrets(
+    server: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AVRT_CACHE", str(tmp_path / "cache"))
+    (questions,) = open_question_sets(QuestionsConfig(benchmarks="mine", shards=server.url("set") + SIGNED))
+    assert "SECRET" not in str([item.media for item in questions.items])
