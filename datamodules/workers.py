@@ -57,11 +57,17 @@ def read_batches(
     if num_workers:
         _explain_killed_workers()
     waiting = num_workers * prefetch + 1  # one more while a part is being taken
-    for batch in batches:
-        items: list[T] = []
-        while len(items) < len(batch):
-            items += _next_part(stream, waiting) if num_workers else next(stream)
-        yield items
+    try:
+        for batch in batches:
+            items: list[T] = []
+            while len(items) < len(batch):
+                items += _next_part(stream, waiting) if num_workers else next(stream)
+            yield items
+    finally:
+        # Torch does so when its iterator is collected, but an error's traceback keeps that until Python's exit, which
+        # waits for the workers: they survive its SIGTERM.
+        if num_workers:
+            stream._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def _next_part(stream: Iterator[Any], waiting: int) -> list[Any]:

@@ -14,7 +14,7 @@ import webdataset as wds
 from PIL import Image
 
 from avrt.data.foreign_index import index_shard
-from avrt.data.tar_members import read_span
+from avrt.data.tar_members import read_part
 from tests.media_files import as_int16, numbered_frame, tone, write_audio, write_video
 
 
@@ -79,12 +79,14 @@ def write_by_tar(path: Path, folder: Path, *options: str) -> Path:
 
 def read_members(path: Path) -> dict[str, dict[str, bytes]]:
     """Members by key."""
-    return {
-        entry.key: {
-            name: read_span(path, str(path), offset, offset + size) for name, (offset, size) in entry.members.items()
+    with path.open("rb") as file:
+        return {
+            entry.key: {
+                name: read_part(file, str(path), offset, offset + size)
+                for name, (offset, size) in entry.members.items()
+            }
+            for entry in index_shard(file, str(path))
         }
-        for entry in index_shard(path, str(path))
-    }
 
 
 @pytest.fixture(scope="session")

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from avrt.data.clip_workers import ClipReader, ClipSettings
 from avrt.data.foreign_index import ForeignEntry, read_record
 from avrt.data.foreign_members import sort_members
 from avrt.data.foreign_shards import ForeignReader
 from avrt.data.records import EncodedClip, RecordError
-from avrt.data.tar_members import read_span
+from avrt.data.tar_members import read_part
 from avrt.files.anonymous_file import anonymous_file
 from avrt.media.clip_files import ClipFolder, is_image
 from avrt.media.errors import MediaError, MediaReason
@@ -149,25 +149,25 @@ class _ShardReader:
 
     def read(self, sample: Sample) -> EncodedClip:
         entry = self._clips.entries[sample.id]
-        path = self._clips.cache.local_path(ShardFile(entry.location, None, None))
+        with self._clips.cache.open(ShardFile(entry.location)) as shard:
 
-        def as_file(name: str) -> AbstractContextManager[Path]:
-            offset, size = entry.members[name]
-            return anonymous_file(_blocks(path, entry.location, offset, size), size)
+            def as_file(name: str) -> AbstractContextManager[Path]:
+                offset, size = entry.members[name]
+                return anonymous_file(_blocks(shard, entry.location, offset, size), size)
 
-        try:
-            record = read_record(path, entry) if sort_members(entry.members).frames else None
-            encoded = self._reader.encoded(entry.members, record if isinstance(record, dict) else None, as_file)
-            self._reader.require_streams(encoded)
-            return encoded
-        except RecordError as error:
-            raise MediaError(MediaReason.UNREADABLE, error.detail) from error
+            try:
+                record = read_record(shard, entry) if sort_members(entry.members).frames else None
+                encoded = self._reader.encoded(entry.members, record if isinstance(record, dict) else None, as_file)
+                self._reader.require_streams(encoded)
+                return encoded
+            except RecordError as error:
+                raise MediaError(MediaReason.UNREADABLE, error.detail) from error
 
     def close(self) -> None:
         self._reader.close()
 
 
-def _blocks(path: Path, location: str, offset: int, size: int) -> Iterator[bytes]:
+def _blocks(shard: BinaryIO, location: str, offset: int, size: int) -> Iterator[bytes]:
     """A member in parts: a video may not fit into memory."""
     for begin in range(offset, offset + size, COPY_BYTES):
-        yield read_span(path, location, begin, min(begin + COPY_BYTES, offset + size))
+        yield read_part(shard, location, begin, min(begin + COPY_BYTES, offset + size))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from pathlib import Path
 
+from avrt.storage.addresses import shown
+
 
 class FaultReason(StrEnum):
     """Every reason for which a shard, or a sample in it, is refused."""
@@ -20,9 +22,9 @@ class FaultReason(StrEnum):
     TRAILING_DATA = "trailing_data"
     """Data after the blocks that close the archive, such as a second archive."""
     FORBIDDEN_NAME = "forbidden_name"
-    """An absolute path, a folder, ``..``, or a key with other characters than letters, digits, '-' and '_'."""
+    """An absolute path, ``..``, or a key with other characters than letters, digits, '-' and '_'."""
     FORBIDDEN_TYPE = "forbidden_type"
-    """A link, device, folder or sparse file."""
+    """A link, device or sparse file. Entries of folders, which `tar` writes, are skipped."""
     FORBIDDEN_MEMBER = "forbidden_member"
     """A pickle, or in a shard of this project a file of another kind than JSON, JPEG, PNG and FLAC."""
     OTHER_TOOL = "other_tool"
@@ -56,7 +58,7 @@ class ShardError(ValueError):
     """
 
     def __init__(self, location: str | Path, reason: FaultReason, detail: str, key: str | None = None) -> None:
-        where = f"{location}" if key is None else f"{location}, sample {key!r}"
+        where = shown(location) if key is None else f"{shown(location)}, sample {key!r}"
         super().__init__(f"{where}: {reason.value}: {detail}")
         self.location = str(location)
         self.reason = reason

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from avrt.data.faults import FaultReason, ShardError
 from avrt.data.foreign_members import VIDEO_EXTENSIONS, sort_members
 from avrt.data.foreign_shards import parse_json
 from avrt.data.records import RecordError
-from avrt.data.tar_members import read_span, split_name, tar_members
+from avrt.data.tar_members import read_part, split_name, tar_members
 
 MAX_JSON_BYTES = 2**26
 
@@ -28,7 +27,7 @@ class ForeignEntry:
     members: dict[str, Span]
 
 
-def index_shard(path: Path, location: str) -> list[ForeignEntry]:
+def index_shard(file: BinaryIO, location: str) -> list[ForeignEntry]:
     """List the samples of a shard by its headers.
 
     The members of a sample may lie apart, as `tar` writes them in a folder's own order. Names whose keys have dots
@@ -39,16 +38,15 @@ def index_shard(path: Path, location: str) -> list[ForeignEntry]:
         ShardError: the file is no complete and harmless tar, or one name occurs twice.
     """
     found: dict[str, dict[str, Span]] = {}
-    with open(path, "rb") as file:
-        for member in tar_members(file, location):
-            base = member.name.rpartition("/")[2]
-            if base.startswith("__"):
-                continue
-            key, suffix = split_name(member.name)
-            members = found.setdefault(key, {})
-            if suffix in members:
-                raise ShardError(location, FaultReason.DUPLICATE_MEMBER, f"member {member.name!r} occurs twice")
-            members[suffix] = (member.data, member.size)
+    for member in tar_members(file, location):
+        base = member.name.rpartition("/")[2]
+        if base.startswith("__"):
+            continue
+        key, suffix = split_name(member.name)
+        members = found.setdefault(key, {})
+        if suffix in members:
+            raise ShardError(location, FaultReason.DUPLICATE_MEMBER, f"member {member.name!r} occurs twice")
+        members[suffix] = (member.data, member.size)
     return [
         ForeignEntry(location, own_key, members)
         for key, all_of in found.items()
@@ -56,7 +54,7 @@ def index_shard(path: Path, location: str) -> list[ForeignEntry]:
     ]
 
 
-def read_record(path: Path, entry: ForeignEntry) -> Any:
+def read_record(file: BinaryIO, entry: ForeignEntry) -> Any:
     """The content of a sample's JSON member; None if it has none.
 
     Raises:
@@ -69,7 +67,7 @@ def read_record(path: Path, entry: ForeignEntry) -> Any:
     offset, size = entry.members[name]
     if size > MAX_JSON_BYTES:
         raise RecordError("bad_json", f"the JSON member has {size} bytes")
-    return parse_json(read_span(path, entry.location, offset, offset + size))
+    return parse_json(read_part(file, entry.location, offset, offset + size))
 
 
 def _apart(key: str, members: dict[str, Span]) -> Iterator[tuple[str, dict[str, Span]]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from avrt.files.atomic import write_atomic
 from avrt.sample import KEY_PATTERN
-from avrt.storage.locations import is_remote, join, read_bytes
+from avrt.storage.locations import is_remote, join, read_bytes, shown
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 2
@@ -135,21 +135,21 @@ def read_manifest(folder: str | Path) -> Manifest:
         if not is_remote(folder) and (inner := folders_of_sets(folder)):
             names = ", ".join(path.name for path in inner)
             raise ValueError(
-                f"{folder}: holds no {MANIFEST_NAME}, but a set of shards in each of its folders {names}; name one of "
-                f"these folders, such as {inner[0]}"
+                f"{shown(folder)}: holds no {MANIFEST_NAME}, but a set of shards in each of its folders {names}; name "
+                f"one of these folders, such as {inner[0]}"
             ) from error
         raise ValueError(
-            f"{folder}: holds no {MANIFEST_NAME}, so it is not a finished set of shards; run `python -m avrt pack` "
-            "again to finish it"
+            f"{shown(folder)}: holds no {MANIFEST_NAME}, so it is not a finished set of shards; run `python -m avrt "
+            "pack` again to finish it"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{path}: is damaged: {error}") from error
+        raise ValueError(f"{shown(path)}: is damaged: {error}") from error
     try:
         version = content["format_version"]
         if version not in (1, MANIFEST_VERSION):
             raise ValueError(
-                f"{path}: has format version {version!r}, this reader knows 1 to {MANIFEST_VERSION}; pack the clips "
-                "again"
+                f"{shown(path)}: has format version {version!r}, this reader knows 1 to {MANIFEST_VERSION}; pack the "
+                "clips again"
             )
         shards = tuple(ShardSummary(**shard) for shard in content["shards"])
         manifest = Manifest(shards=shards, settings=dict(content["settings"]), left_out=dict(content["left_out"]))
@@ -158,11 +158,11 @@ def read_manifest(folder: str | Path) -> Manifest:
             try:
                 shard.check()
             except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
+                raise ValueError(f"{shown(path)}: {error}") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: is damaged: {error!r}") from error
+        raise ValueError(f"{shown(path)}: is damaged: {error!r}") from error
     if stated != manifest.samples:
-        raise ValueError(f"{path}: is damaged: its counts do not add up")
+        raise ValueError(f"{shown(path)}: is damaged: its counts do not add up")
     return manifest
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -10,7 +9,6 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from avrt.data.faults import FaultReason, ShardError
@@ -26,7 +24,7 @@ from avrt.data.records import (
     parse_record,
     to_sample,
 )
-from avrt.data.tar_members import Member, read_members, read_span, split_name, tar_members
+from avrt.data.tar_members import Member, read_members, read_part, split_name, tar_members
 from avrt.sample import KEY_PATTERN, Sample
 from avrt.storage.shard_cache import ShardFile
 
@@ -75,7 +73,7 @@ class _Entry:
 
 
 def index_of_tar(
-    path: Path, location: str, *, check_media: bool = False, split: str = "train"
+    file: BinaryIO, location: str, *, check_media: bool = False, split: str = "train"
 ) -> tuple[ShardIndex, list[ShardError]]:
     """Read all headers and JSON members of a shard.
 
@@ -87,35 +85,30 @@ def index_of_tar(
         The samples that are complete, and the faults found. A fault that makes the rest of the file unreadable keeps
         the samples before it; a hostile one (forbidden name, type or member) keeps none.
     """
-    try:
-        file = open(path, "rb")  # noqa: SIM115 - closed by the `with` below
-    except FileNotFoundError:
-        return ShardIndex(), [ShardError(location, FaultReason.MISSING_FILE, "there is no such file")]
-    with file:
-        entries, broken, faults = _group(file, location)
-        if any(fault.key is None and fault.reason not in _KEEP_WHAT_WAS_READ for fault in faults):
-            return ShardIndex(), faults
-        index = ShardIndex(foreign=bool(entries) and _is_foreign(file, next(iter(entries.values()))))
-        if not index.foreign and (fault := _foreign_member(entries, location)) is not None:
-            return ShardIndex(), [fault]
-        without_clip: list[str] = []
-        for number, (key, entry) in enumerate(entries.items()):
-            if key in broken:
+    entries, broken, faults = _group(file, location)
+    if any(fault.key is None and fault.reason not in _KEEP_WHAT_WAS_READ for fault in faults):
+        return ShardIndex(), faults
+    index = ShardIndex(foreign=bool(entries) and _is_foreign(file, next(iter(entries.values()))))
+    if not index.foreign and (fault := _foreign_member(entries, location)) is not None:
+        return ShardIndex(), [fault]
+    without_clip: list[str] = []
+    for number, (key, entry) in enumerate(entries.items()):
+        if key in broken:
+            continue
+        try:
+            with naming(location, key, FaultReason.OTHER_TOOL if index.foreign else FaultReason.BAD_JSON):
+                sample = _read_text(file, entry, key, index.foreign, split)
+                if check_media:
+                    _check_media(file, location, key, entry, index.foreign)
+        except ShardError as fault:
+            if isinstance(fault.__cause__, NoClipError):
+                without_clip.append(fault.detail)
                 continue
-            try:
-                with naming(location, key, FaultReason.OTHER_TOOL if index.foreign else FaultReason.BAD_JSON):
-                    sample = _read_text(file, entry, key, index.foreign, split)
-                    if check_media:
-                        _check_media(path, location, key, entry, index.foreign)
-            except ShardError as fault:
-                if isinstance(fault.__cause__, NoClipError):
-                    without_clip.append(fault.detail)
-                    continue
-                if index.foreign and not number:  # the others are alike
-                    return ShardIndex(), [ShardError(location, fault.reason, fault.detail)]
-                faults.append(fault)
-                continue
-            index.add(sample.id, sample, entry.begin, entry.end)
+            if index.foreign and not number:  # the others are alike
+                return ShardIndex(), [ShardError(location, fault.reason, fault.detail)]
+            faults.append(fault)
+            continue
+        index.add(sample.id, sample, entry.begin, entry.end)
     if without_clip:
         log.warning("%s: %d samples without a clip are left out; one %s", location, len(without_clip), without_clip[0])
     return index, faults
@@ -131,12 +124,6 @@ def file_fault(file: ShardFile) -> ShardError | None:
         return None
     reason = FaultReason.TRUNCATED if size < file.bytes else FaultReason.NOT_IN_MANIFEST
     return ShardError(file.location, reason, f"has {size} bytes, and the manifest lists {file.bytes}")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -242,7 +229,7 @@ def _read(file: BinaryIO, member: Member) -> bytes:
     return file.read(member.size)
 
 
-def _check_media(path: Path, location: str, key: str, entry: _Entry, foreign: bool) -> None:
-    _, members = read_members(read_span(path, location, entry.begin, entry.end), location)
+def _check_media(file: BinaryIO, location: str, key: str, entry: _Entry, foreign: bool) -> None:
+    _, members = read_members(read_part(file, location, entry.begin, entry.end), location)
     if not foreign:
         check_members(parse_record(members.pop(JSON_MEMBER), key), members)

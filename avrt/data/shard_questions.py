@@ -20,7 +20,7 @@ from avrt.data.records import RecordError
 from avrt.media.clip_files import without_extension
 from avrt.media.errors import MediaReason
 from avrt.sample import LeftOut, Sample
-from avrt.storage.locations import expand, is_folder, join
+from avrt.storage.locations import expand, is_folder, join, shown
 from avrt.storage.shard_cache import ShardCache, ShardFile
 
 KEY = "the key"
@@ -91,7 +91,8 @@ def read_shards(
             sample = replace(sample, id=clean_key(f"{PurePosixPath(entry.location).stem}_{entry.key}"))
         if sample.id in entries:
             raise ValueError(
-                f"shards: id {sample.id!r} occurs twice, in {entries[sample.id].location} and {entry.location}; every "
+                f"shards: id {sample.id!r} occurs twice, in {shown(entries[sample.id].location)} and "
+                f"{shown(entry.location)}; every "
                 "question needs an id of its own"
             )
         entries[sample.id] = entry
@@ -143,7 +144,7 @@ def match_questions(
         elif not usable:
             detail = failures[f"{candidates[0].location}/{candidates[0].key}"]
         elif len({_media_sizes(entry) for entry in usable}) > 1:
-            places = ", ".join(f"{entry.location}/{entry.key}" for entry in usable[:2])
+            places = ", ".join(f"{shown(entry.location)}/{entry.key}" for entry in usable[:2])
             detail = f"several different clips are called so by {found_by}, such as {places}"
         else:
             entries[sample.id] = usable[0]
@@ -162,19 +163,19 @@ def _entries(
     shards = list(dict.fromkeys(name for location in locations for name in _shards_at(location)))
     cache.fetch_ahead([ShardFile(location) for location in shards])
     for location in track(shards, "reading shards", disable=not show_progress):
-        path = cache.local_path(ShardFile(location))
-        for entry in index_shard(path, location):
-            record: Any = None
-            fault: RecordError | None = None
-            try:
-                record = read_record(path, entry)
-            except RecordError as error:
-                if error.reason == FaultReason.FORBIDDEN_MEMBER:
-                    raise ShardError(location, FaultReason.FORBIDDEN_MEMBER, error.detail, entry.key) from error
-                fault = error
-            if isinstance(record, dict) and not is_foreign(entry.members, record):
-                raise ValueError(f"shards: {location} was packed already; train on it as it is")
-            yield entry, record, fault
+        with cache.open(ShardFile(location)) as file:
+            for entry in index_shard(file, location):
+                record: Any = None
+                fault: RecordError | None = None
+                try:
+                    record = read_record(file, entry)
+                except RecordError as error:
+                    if error.reason == FaultReason.FORBIDDEN_MEMBER:
+                        raise ShardError(location, FaultReason.FORBIDDEN_MEMBER, error.detail, entry.key) from error
+                    fault = error
+                if isinstance(record, dict) and not is_foreign(entry.members, record):
+                    raise ValueError(f"shards: {shown(location)} was packed already; train on it as it is")
+                yield entry, record, fault
 
 
 def _shards_at(location: str) -> list[str]:

@@ -12,8 +12,9 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, Literal
 
 from avrt.data.faults import FaultReason, ShardError
 from avrt.data.foreign_shards import foreign_sample
@@ -31,7 +32,6 @@ from avrt.data.records import (
 from avrt.data.shard_index import (
     ShardIndex,
     file_fault,
-    file_sha256,
     index_of_manifest,
     index_of_tar,
     naming,
@@ -39,7 +39,7 @@ from avrt.data.shard_index import (
 )
 from avrt.data.tar_members import FileWindow, read_members, read_part, split_name, tar_members
 from avrt.sample import Sample
-from avrt.storage.locations import expand, is_folder, is_remote, join
+from avrt.storage.locations import expand, is_folder, is_remote, join, parent_and_name, shown
 from avrt.storage.shard_cache import ShardCache, ShardFile
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class ShardSet:
             digest.update(f"{key}\n".encode())
         self._fingerprint = digest.hexdigest()
         if split is not None and not self.keys and not self.faults:
-            raise ValueError(f"split: no sample of split {split!r} in {shards}")
+            raise ValueError(f"split: no sample of split {split!r} in {_listing(shards)}")
 
     @property
     def fingerprint(self) -> str:
@@ -141,13 +141,14 @@ class ShardSet:
         """The JSON member of a sample, checked: its text fields, and ``clip`` with duration, fps and the like."""
         with self._naming(index):
             self._require_own(index)
-            _, data = self._text(index)
+        _, data = self._text(index)
+        with self._naming(index):
             return parse_record(b"" if data is None else data, self.keys[index])
 
     def metadata(self, index: int) -> Sample:
         """A sample without its media."""
+        names, data = self._text(index)
         with self._naming(index):
-            names, data = self._text(index)
             return text_of(names, data, self.keys[index], self.is_foreign(index), self.splits[index])
 
     def is_foreign(self, index: int) -> bool:
@@ -163,14 +164,15 @@ class ShardSet:
         """A sample's media as stored in the shard, checked but not decoded."""
         with self._naming(index):
             self._require_own(index)
-            return self._check(index, self.members(index))[1]
+        members = self.members(index)
+        with self._naming(index):
+            return self._check(index, members)[1]
 
     def members(self, index: int) -> dict[str, bytes]:
         """The files of a sample by the suffix of their name, as they are in the shard."""
         file = self.files[self.shard_of(index)]
-        with self._naming(index):
-            with self._file(file) as opened:
-                data = read_part(opened, file.location, *self._span(index))
+        with self._file(file) as opened, self._naming(index):
+            data = read_part(opened, file.location, *self._span(index))
             key, members = read_members(data, file.location)
             # The id of a sample from another tool may be in its JSON member: `decode` compares it.
             if key != self.keys[index] and not self.is_foreign(index):
@@ -203,7 +205,7 @@ class ShardSet:
     def _text(self, index: int) -> tuple[set[str], bytes | None]:
         """The names of a sample's members, and its JSON member; the media are not read."""
         file = self.files[self.shard_of(index)]
-        with self._file(file) as opened, FileWindow(opened, *self._span(index)) as window:
+        with self._file(file) as opened, self._naming(index), FileWindow(opened, *self._span(index)) as window:
             found = {split_name(m.name)[1]: m for m in tar_members(window, file.location, part=True)}
             json = found.get(JSON_MEMBER)
             if json is None:
@@ -213,7 +215,7 @@ class ShardSet:
             window.seek(json.data)
             return set(found), window.read(json.size)
 
-    def _file(self, file: ShardFile) -> BinaryIO:
+    def _file(self, file: ShardFile) -> BufferedReader:
         try:
             return self.cache.open(file)
         except FileNotFoundError as error:
@@ -251,10 +253,11 @@ class ShardSet:
             return ShardIndex()
         if summary is not None and summary.lists_samples and not scan:
             return index_of_manifest(summary)
-        path = self.cache.local_path(file)
-        changed = verify and summary is not None and file_sha256(path) != summary.sha256
-        check_media = verify and (changed or summary is None)
-        index, faults = index_of_tar(path, file.location, check_media=check_media, split=self.split or "train")
+        with self._file(file) as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest() if verify else ""
+            changed = verify and summary is not None and digest != summary.sha256
+            check_media = verify and (changed or summary is None)
+            index, faults = index_of_tar(opened, file.location, check_media=check_media, split=self.split or "train")
         whole = all(found.key is not None for found in faults)
         if changed and whole:
             faults.insert(0, ShardError(file.location, FaultReason.CHECKSUM, "its SHA-256 is not the manifest's"))
@@ -304,21 +307,20 @@ def find_shards(
             if is_folder(match):
                 found += [(_listed(match, summary), summary) for summary in read_manifest(match).shards]
                 continue
-            folder, _, name = match.rpartition("/")
-            folder = folder or ("/" if match.startswith("/") else ".")
+            folder, name = parent_and_name(match)
             if folder not in manifests:
                 manifests[folder] = _manifest_beside(folder)
             listed = manifests[folder]
             if listed is None:
                 if not is_remote(match) and not Path(match).exists():
-                    raise ValueError(f"shards: {match}: no such folder or file")
+                    raise ValueError(f"shards: {shown(match)}: no such folder or file")
                 found.append((ShardFile(match, None, None), None))
             elif name in listed:
                 found.append((_listed(folder, listed[name]), listed[name]))
             else:
                 report(ShardError(match, FaultReason.NOT_IN_MANIFEST, "the manifest beside it does not list it"))
     if not found:
-        raise ValueError(f"shards: {shards}: holds no shards")
+        raise ValueError(f"shards: {_listing(shards)}: holds no shards")
     return found
 
 
@@ -329,6 +331,12 @@ def _manifest_beside(folder: str) -> dict[str, ShardSummary] | None:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
+    except PermissionError as error:
+        if not is_remote(folder):
+            raise
+        # A signature in a URL is good for one file; and S3 refuses what is missing, if one may not list the folder.
+        log.warning("%s; shards beside it are read without their checksums", error)
+        return None
 
 
 def _listed(folder: str, summary: ShardSummary) -> ShardFile:
@@ -341,8 +349,12 @@ def _agrees(index: ShardIndex, summary: ShardSummary) -> bool:
     return now == (listed.keys, listed.splits, listed.sources, listed.begins)
 
 
+def _listing(shards: ShardPaths) -> str:
+    return ", ".join(shown(item) for item in ([shards] if isinstance(shards, str | Path) else shards))
+
+
 def _name(file: ShardFile) -> str:
-    return PurePosixPath(file.location).name
+    return parent_and_name(file.location)[1]
 
 
 def _local_size(file: ShardFile) -> int:

@@ -122,13 +122,7 @@ def read_members(data: bytes, location: str) -> tuple[str, dict[str, bytes]]:
     return sample["__key__"], {name: value for name, value in sample.items() if not name.startswith("__")}
 
 
-def read_span(path: str | os.PathLike[str], location: str, begin: int, end: int) -> bytes:
-    """The bytes of a file from `begin` to `end`. The file is opened each time, so worker processes share nothing."""
-    with open(path, "rb", buffering=0) as file:
-        return read_part(file, location, begin, end)
-
-
-def read_part(file: BinaryIO | io.FileIO, location: str, begin: int, end: int) -> bytes:
+def read_part(file: BinaryIO, location: str, begin: int, end: int) -> bytes:
     """The bytes of an open file from `begin` to `end`."""
     if not 0 <= end - begin <= MAX_SAMPLE_BYTES:
         raise ShardError(location, FaultReason.FORBIDDEN_MEMBER, f"claims a sample of {end - begin} bytes")

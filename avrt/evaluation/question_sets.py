@@ -36,7 +36,7 @@ from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
 from avrt.media.errors import MediaError
 from avrt.media.masking import Modalities, mask_clip
 from avrt.sample import Sample
-from avrt.storage.locations import is_remote
+from avrt.storage.locations import is_remote, shown
 from avrt.text.answers import Profile
 from avrt.text.prompts import AnswerFormat, PromptTemplate
 
@@ -263,9 +263,9 @@ def _from_shards(name: str, shards: str | list[str], split: str | None) -> Quest
 
 
 def _below_one_folder(locations: list[str]) -> tuple[Path, list[str]]:
-    """The deepest folder that holds all local shards, and each one's name in it; URLs keep their whole address."""
+    """The deepest folder that holds all local shards, and each one's name in it; URLs without their secrets."""
     if any(is_remote(location) for location in locations):
-        return Path(), locations
+        return Path(), [shown(location) for location in locations]
     paths = [Path(location).resolve() for location in locations]
     root = Path(os.path.commonpath([path.parent for path in paths]))
     return root, [str(path.relative_to(root)) for path in paths]

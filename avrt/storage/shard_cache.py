@@ -23,8 +23,9 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from avrt.files.atomic import PARTIAL_SUFFIX, sync_file
 from avrt.files.cache_root import cache_root
@@ -158,7 +159,7 @@ class ShardCache:
             self._fetch(self._identify(shard), is_urgent=True)
         return path
 
-    def open(self, shard: ShardFile) -> BinaryIO:
+    def open(self, shard: ShardFile) -> BufferedReader:
         """A shard's local copy, open for reading; an open file can be read to its end also after its eviction.
 
         Raises:

@@ -231,8 +231,8 @@ class TestRefusals:
         path = real_data / "../cases/23-shards" / name
         if not path.exists():
             pytest.skip("needs the cases of shards beside the real data")
-        with pytest.raises(ShardError, match="forbidden_member"):
-            index_shard(path, str(path))
+        with path.open("rb") as file, pytest.raises(ShardError, match="forbidden_member"):
+            index_shard(file, str(path))
 
     @pytest.mark.parametrize("name", ["frames_only.tar", "v2d_00000.tar"])
     def test_shards_of_others_without_questions(self, real_data, name):

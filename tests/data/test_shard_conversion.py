@@ -170,8 +170,8 @@ class TestTar:
     def test_a_truncated_archive(self, tree, tmp_path):
         path = write_by_tar(tmp_path / "s.tar", tree)
         path.write_bytes(path.read_bytes()[:-11_000])
-        with pytest.raises(ShardError, match="truncated"):
-            index_shard(path, str(path))
+        with path.open("rb") as file, pytest.raises(ShardError, match="truncated"):
+            index_shard(file, str(path))
 
     def test_names_with_dots(self, tmp_path):
         tree = tmp_path / "tree"
@@ -189,7 +189,8 @@ class TestTar:
         ):
             (tree / name).touch()
         path = write_by_tar(tmp_path / "s.tar", tree)
-        found = {entry.key: set(entry.members) for entry in index_shard(path, str(path))}
+        with path.open("rb") as file:
+            found = {entry.key: set(entry.members) for entry in index_shard(file, str(path))}
         assert found == {
             "a.1": {"mp4", "json"},
             "a.2": {"mp4", "json"},

@@ -91,6 +91,39 @@ def test_a_worker_that_leaves_by_itself() -> None:
         list(read_batches(Leaving(), [[0]], 1))
 
 
+FAIL = """
+import sys
+from datamodules.streaming import ItemReader
+from datamodules.workers import read_batches
+
+class Items(ItemReader):
+    def __getitem__(self, index):
+        if sys.argv[1] == "worker" and index == 5:
+            raise ValueError("item 5 is damaged")
+        return index
+
+def consume():
+    for batch in read_batches(Items(), [[i] for i in range(90)], 2):
+        if sys.argv[1] == "consumer" and batch == [5]:
+            raise ValueError("step 5 is damaged")
+
+try:
+    consume()
+except ValueError as error:
+    kept = error  # its traceback has the iterator
+    sys.exit(f"error: {error}")
+"""
+
+
+@pytest.mark.parametrize("where", ["worker", "consumer"])
+def test_workers_do_not_outlive_an_error(where: str) -> None:
+    """Workers survive the SIGTERM of Python's exit, which then waits for them: this took five minutes."""
+    command = [sys.executable, "-c", FAIL, where]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("5 is damaged")
+
+
 READ = """
 import json, sys
 import torch
