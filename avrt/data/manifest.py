@@ -138,9 +138,10 @@ def read_manifest(folder: str | Path) -> Manifest:
                 f"{shown(folder)}: holds no {MANIFEST_NAME}, but a set of shards in each of its folders {names}; name "
                 f"one of these folders, such as {inner[0]}"
             ) from error
+        pattern = join(shown(folder), "*.tar")
         raise ValueError(
             f"{shown(folder)}: holds no {MANIFEST_NAME}, so it is not a finished set of shards; run `python -m avrt "
-            "pack` again to finish it"
+            f"pack` again to finish it, or name shards of another tool by a pattern such as {pattern}"
         ) from error
     except ValueError as error:
         raise ValueError(f"{shown(path)}: is damaged: {error}") from error

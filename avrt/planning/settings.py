@@ -263,22 +263,25 @@ def _total_steps(config: dict[str, Any], settings: RunSettings, samples: int | N
 
 
 def count_samples(train: str | list[str | dict[str, Any]], split: str | None = None) -> int | None:
-    """Number of samples in shards on this machine, or None if they are not there.
+    """Number of samples in shards, or None if they are not at hand. Of remote sets only the manifests are read.
 
     Args:
         train: as in `data.train`; a source is a mapping.
         split: only this split, for what is not a source with its own.
     """
     from avrt.data.shards import ShardSet
-    from avrt.storage.locations import is_remote
+    from avrt.storage.locations import is_folder, is_remote
 
     total = 0
     for place in [train] if isinstance(train, str) else train:
         source = {"shards": place} if isinstance(place, str) else place
         shards = [source["shards"]] if isinstance(source["shards"], str) else source["shards"]
-        if any(is_remote(name) for name in shards):
+        try:
+            if any(is_remote(name) and not is_folder(name) for name in shards):
+                return None  # without a manifest, whole shards would be fetched
+            if not all(is_remote(n) or Path(n).exists() or "{" in n or glob.glob(n) for n in shards):
+                return None
+            total += len(ShardSet(shards, split=source.get("split") or split))
+        except OSError:  # no connection or no permission, on a machine that only plans
             return None
-        if not all(Path(name).exists() or "{" in name or glob.glob(name) for name in shards):
-            return None
-        total += len(ShardSet(shards, split=source.get("split") or split))
     return total

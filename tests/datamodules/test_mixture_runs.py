@@ -70,4 +70,4 @@ def test_sources_in_a_config(two: tuple[Path, Path], tmp_path: Path) -> None:
     ]
     assert (printed["shuffle_shards"], printed["cache_gb"]) == (4, 2)
     assert count_samples(printed["train"]) == 14
-    assert count_samples([{"shards": "s3://bucket/shards"}]) is None
+    assert count_samples([{"shards": "http://127.0.0.1:9/shards/{000..001}.tar"}]) is None

@@ -31,6 +31,7 @@ from avrt.files.atomic import write_atomic
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.video import fit
 from avrt.sample import LETTERS, SAMPLING_RATE, Sample
+from avrt.storage.locations import is_remote
 
 MEDIA_FOLDER = "media"
 CLIP_FILE = "clip.json"
@@ -86,7 +87,7 @@ class ClipExporter:
     def __init__(self, out: str | Path, data: str | Path | None = None) -> None:
         self.out = Path(out)
         self.data = None if data is None else Path(data)
-        self._shards: dict[Path, tuple[ShardSet, dict[str, int]]] = {}
+        self._shards: dict[Path | str, tuple[ShardSet, dict[str, int]]] = {}
         self._lock = Lock()
 
     def export(
@@ -128,7 +129,7 @@ class ClipExporter:
         except (FileNotFoundError, ValueError) as error:
             return ShownClip(problem=str(error))
         made_from = {
-            "sources": {kind: path.stat().st_size for kind, path in sorted(sources.items())},
+            "sources": {kind: _version(source) for kind, source in sorted(sources.items())},
             "thumbnail_pixels": THUMBNAIL_PIXELS,
             "jpeg_quality": JPEG_QUALITY,
             **_settings(info),
@@ -140,6 +141,8 @@ class ClipExporter:
             encoded = self._encode(info, record, root, sources)
         except (MediaError, ShardError) as error:
             return ShownClip(problem=f"{error.reason}: {error.detail}")
+        except (OSError, ValueError) as error:  # of a remote shard
+            return ShownClip(problem=str(error))
         folder.mkdir(parents=True, exist_ok=True)
         shown = _write_members(folder, encoded)
         description = {"made_from": made_from, "shown": asdict(shown)}
@@ -153,13 +156,16 @@ class ClipExporter:
             if folder.name not in kept and _KEY.fullmatch(folder.name) and (folder / CLIP_FILE).is_file():
                 shutil.rmtree(folder)
 
-    def _find(self, info: RunInfo, record: Record) -> tuple[Path, dict[str, Path]]:
-        """The folder that a record's media paths are relative to, and its files by kind.
+    def _find(self, info: RunInfo, record: Record) -> tuple[Path, dict[str, Path | str]]:
+        """The folder that a record's media paths are relative to, and its files by kind; the URL of a remote shard.
 
         Raises:
             FileNotFoundError: no folder has them all. The message has no absolute path, since the page shows it.
-            ValueError: a path leads outside the folder.
+            ValueError: a path leads outside the folder, or a URL of a kind that is not read.
         """
+        shard = record.media.get("shard", "")
+        if is_remote(shard):
+            return Path(), {"shard": shard}
         names = {kind: name for kind, name in record.media.items() if kind != "key"}
         for name in names.values():
             if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -180,7 +186,7 @@ class ClipExporter:
             yield self.data / name
         yield self.data
 
-    def _encode(self, info: RunInfo, record: Record, root: Path, sources: dict[str, Path]) -> EncodedClip:
+    def _encode(self, info: RunInfo, record: Record, root: Path, sources: dict[str, Path | str]) -> EncodedClip:
         if "shard" in sources:
             return self._from_shard(sources["shard"], record)
         sample = Sample(
@@ -191,15 +197,15 @@ class ClipExporter:
         assert clip is not None
         return encode_clip(clip, jpeg_quality=JPEG_QUALITY)
 
-    def _from_shard(self, path: Path, record: Record) -> EncodedClip:
+    def _from_shard(self, location: Path | str, record: Record) -> EncodedClip:
         with self._lock:
-            if path not in self._shards:
-                shards = ShardSet(path)
-                self._shards[path] = shards, {key: index for index, key in enumerate(shards.keys)}
-            shards, places = self._shards[path]
+            if location not in self._shards:
+                shards = ShardSet(location)
+                self._shards[location] = shards, {key: index for index, key in enumerate(shards.keys)}
+            shards, places = self._shards[location]
         key = record.media.get("key", record.id)
         if key not in places:
-            raise MediaError(MediaReason.MISSING_FILE, f"the shard has no sample {key!r}", path)
+            raise MediaError(MediaReason.MISSING_FILE, f"the shard has no sample {key!r}", location)
         stored = shards.media(places[key])
         clip = decode_clip(stored)
         if clip.frames is None:
@@ -209,6 +215,11 @@ class ClipExporter:
         small = encode_clip(replace(clip, frames=thumbnails, waveform=None), jpeg_quality=JPEG_QUALITY)
         audio = {name: data for name, data in stored.members.items() if name == AUDIO_MEMBER}
         return EncodedClip(small.members | audio, stored.info)
+
+
+def _version(source: Path | str) -> int | str:
+    """What changes with a file's content, as far as that is known without reading it."""
+    return source if isinstance(source, str) else source.stat().st_size
 
 
 def _settings(info: RunInfo) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from avrt.media.reader import read_clip
 from avrt.sample import Sample
 from tests.evaluation.report.report_runs import make_records, make_replies, write_clip, write_run
 from tests.media_files import number_of
+from tests.storage.http_server import Files, serve
 
 PAYLOAD = "</script><img src=x onerror=alert(1)><svg onload=alert(2)>\"'&\ud800"
 
@@ -207,6 +208,23 @@ def test_a_shards_audio_is_copied_unchanged(tmp_path: Path) -> None:
     assert [number_of(frame) for frame in frames] == [30 + 2 + 4 * n for n in range(8)]
     assert report.problems == {"dailyomni/item-1": absent["problem"]}
     assert "no sample 'no'" in absent["problem"]
+
+
+def test_clips_of_remote_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AVRT_CACHE", str(tmp_path / "cache"))
+    encoded = encode_clip(read_clip(write_clip(tmp_path / "v.mp4", 30)))
+    with ShardWriter(tmp_path / "shards") as writer:
+        writer.write(Sample(id="key-1", question="?", options=("a", "b"), answer=0), encoded)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "shards").iterdir()}
+    with serve(Files(files)) as server:
+        media = {"shard": server.url("shard-000000.tar"), "key": "key-1"}
+        gone = media | {"shard": server.url("gone.tar")}
+        records = make_records("dailyomni", [{"text": "x", "media": media}, {"text": "y", "media": gone}])
+        report = write_report(write_run(tmp_path / "run", records), tmp_path / "out")
+    shown, _ = (details["clip"] for details in details_of(tmp_path / "out"))
+    assert (tmp_path / "out" / shown["audio"]).read_bytes() == encoded.members["flac"]
+    assert len(shown["frames"]) == 8
+    assert list(report.problems) == ["dailyomni/item-1"]
 
 
 def test_large_frames_become_small(tmp_path: Path) -> None:
