@@ -46,7 +46,7 @@ def tracked_files() -> list[Path]:
 
 @pytest.mark.parametrize("requirement", declared())
 def test_every_direct_dependency_is_pinned_exactly(requirement: str) -> None:
-    found = re.fullmatch(r"([A-Za-z0-9._-]+)(\[[a-z,]+\])?==([0-9][0-9a-z.]*)", requirement)
+    found = re.fullmatch(r"([A-Za-z0-9._-]+)(\[[a-z0-9,]+\])?==([0-9][0-9a-z.]*)", requirement)
     assert found, requirement
     assert PINS[normal(found[1])] == found[3]
 
