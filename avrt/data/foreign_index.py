@@ -8,8 +8,7 @@ from typing import Any, BinaryIO
 
 from avrt.data.faults import FaultReason, ShardError
 from avrt.data.foreign_members import VIDEO_EXTENSIONS, sort_members
-from avrt.data.foreign_shards import parse_json
-from avrt.data.records import RecordError
+from avrt.data.records import RecordError, parse_json
 from avrt.data.tar_members import read_part, split_name, tar_members
 
 MAX_JSON_BYTES = 2**26
@@ -32,7 +31,7 @@ def index_shard(file: BinaryIO, location: str) -> list[ForeignEntry]:
 
     The members of a sample may lie apart, as `tar` writes them in a folder's own order. Names whose keys have dots
     (``a.b.mp4`` and ``a.c.mp4``, one sample for webdataset) are told apart where they cannot be one sample. Metadata of
-    webdataset and macOS (``__meta__``, ``._name``) is no sample.
+    webdataset and macOS (``__meta__``, ``._name``) is not a sample.
 
     Raises:
         ShardError: the file is no complete and harmless tar, or one name occurs twice.

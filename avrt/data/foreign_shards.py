@@ -7,7 +7,6 @@ and in the kind of process that `pack` uses, and with the same result.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -19,7 +18,7 @@ from avrt.data.annotations import FormError, sample_of
 from avrt.data.clip_workers import ClipReader, ClipSettings
 from avrt.data.foreign_members import MemberKinds, clean_key, listing, sort_members
 from avrt.data.frame_times import frame_times, shown_at
-from avrt.data.records import AUDIO_MEMBER, MEMBER_PATTERN, EncodedClip, RecordError, decode_clip
+from avrt.data.records import AUDIO_MEMBER, MEMBER_PATTERN, EncodedClip, RecordError, decode_clip, parse_json
 from avrt.files.anonymous_file import anonymous_file
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.video import segment_centers
@@ -146,18 +145,6 @@ def own_id(record: Mapping[str, Any]) -> str | None:
 
 def _is_address(value: Any) -> bool:
     return isinstance(value, str) and "://" in value
-
-
-def parse_json(data: bytes) -> Any:
-    """A JSON member's content.
-
-    Raises:
-        RecordError: ``bad_json``.
-    """
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RecordError("bad_json", f"the JSON member does not parse: {error}") from error
 
 
 def cost_line(samples: int) -> str:

@@ -178,6 +178,18 @@ def sample_members(sample: Sample, encoded: EncodedClip) -> dict[str, bytes]:
         raise ValueError(f"sample {sample.id!r}: `extra` and traces must hold JSON values only: {error}") from error
 
 
+def parse_json(data: bytes) -> Any:
+    """A JSON member's content.
+
+    Raises:
+        RecordError: ``bad_json``.
+    """
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RecordError("bad_json", f"the JSON member does not parse: {error}") from error
+
+
 def parse_record(data: bytes, key: str) -> dict[str, Any]:
     """Read and check a JSON member.
 
@@ -186,10 +198,7 @@ def parse_record(data: bytes, key: str) -> dict[str, Any]:
     """
     if len(data) > MAX_JSON_BYTES:
         raise RecordError("bad_json", f"the JSON member has {len(data)} bytes")
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RecordError("bad_json", f"the JSON member does not parse: {error}") from error
+    record = parse_json(data)
     if not isinstance(record, dict):
         raise RecordError("bad_json", "the JSON member is not an object")
     version = record.get("format_version")

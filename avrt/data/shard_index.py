@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import io
 import logging
 import os
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -21,6 +21,7 @@ from avrt.data.records import (
     RecordError,
     check_members,
     check_names,
+    parse_json,
     parse_record,
     to_sample,
 )
@@ -174,10 +175,10 @@ def _group(file: BinaryIO, location: str) -> tuple[dict[str, _Entry], set[str], 
 
 def _is_foreign(file: BinaryIO, first: _Entry) -> bool:
     """Whether a shard's first sample was written by another tool."""
-    try:
-        record = json.loads(_read(file, first.members[JSON_MEMBER])) if JSON_MEMBER in first.members else None
-    except (ValueError, RecursionError):
-        record = None
+    record = None
+    if JSON_MEMBER in first.members:
+        with suppress(RecordError):
+            record = parse_json(read_json_member(file, first.members[JSON_MEMBER]))
     return is_foreign(first.members, record)
 
 
@@ -196,7 +197,7 @@ def _read_text(file: BinaryIO, entry: _Entry, key: str, foreign: bool, split: st
     """A sample without its media."""
     if JSON_MEMBER not in entry.members and not foreign:
         raise RecordError("missing_member", "lacks json")
-    data = _read(file, entry.members[JSON_MEMBER]) if JSON_MEMBER in entry.members else None
+    data = read_json_member(file, entry.members[JSON_MEMBER]) if JSON_MEMBER in entry.members else None
     return text_of(set(entry.members), data, key, foreign, split)
 
 
@@ -213,16 +214,14 @@ def text_of(names: set[str], data: bytes | None, key: str, foreign: bool, split:
 
 def foreign_json(data: bytes) -> dict[str, Any]:
     """A JSON member of another tool."""
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RecordError("bad_json", f"the JSON member does not parse: {error}") from error
+    record = parse_json(data)
     if not isinstance(record, dict):
         raise RecordError("bad_json", "the JSON member is not an object")
     return record
 
 
-def _read(file: BinaryIO, member: Member) -> bytes:
+def read_json_member(file: BinaryIO | io.RawIOBase, member: Member) -> bytes:
+    """The bytes of a JSON member, of bounded size."""
     if member.size > MAX_JSON_BYTES:
         raise RecordError("bad_json", f"the JSON member has {member.size} bytes")
     file.seek(member.data)

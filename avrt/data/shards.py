@@ -21,7 +21,6 @@ from avrt.data.foreign_shards import foreign_sample
 from avrt.data.manifest import ShardSummary, read_manifest
 from avrt.data.records import (
     JSON_MEMBER,
-    MAX_JSON_BYTES,
     EncodedClip,
     RecordError,
     check_members,
@@ -35,6 +34,7 @@ from avrt.data.shard_index import (
     index_of_manifest,
     index_of_tar,
     naming,
+    read_json_member,
     text_of,
 )
 from avrt.data.tar_members import FileWindow, read_members, read_part, split_name, tar_members
@@ -210,10 +210,7 @@ class ShardSet:
             json = found.get(JSON_MEMBER)
             if json is None:
                 return set(found), None
-            if json.size > MAX_JSON_BYTES:
-                raise RecordError("bad_json", f"the JSON member has {json.size} bytes")
-            window.seek(json.data)
-            return set(found), window.read(json.size)
+            return set(found), read_json_member(window, json)
 
     def _file(self, file: ShardFile) -> BufferedReader:
         try:
