@@ -8,10 +8,8 @@ from typing import Any, BinaryIO
 
 from avrt.data.faults import FaultReason, ShardError
 from avrt.data.foreign_members import VIDEO_EXTENSIONS, sort_members
-from avrt.data.records import RecordError, parse_json
+from avrt.data.records import MAX_JSON_BYTES, RecordError, parse_json
 from avrt.data.tar_members import read_part, split_name, tar_members
-
-MAX_JSON_BYTES = 2**26
 
 Span = tuple[int, int]
 """Offset and size of a member's data, in bytes."""
