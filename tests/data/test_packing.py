@@ -235,20 +235,26 @@ def test_no_folder_of_videos(tmp_path):
         pack(questions(), tmp_path / "none", tmp_path / "out")
 
 
-def child() -> int:
-    """Process id of the one clip reader."""
-    (process,) = [process for process in multiprocessing.active_children() if process.name == "clip-reader"]
-    assert process.pid is not None
-    return process.pid
+def clip_readers() -> set[int | None]:
+    """Process ids of this process's clip readers; another test's shard set may still hold one."""
+    return {process.pid for process in multiprocessing.active_children() if process.name == "clip-reader"}
+
+
+def child(others: set[int | None]) -> int:
+    """Process id of the one clip reader beside `others`."""
+    (process_id,) = clip_readers() - others
+    assert process_id is not None
+    return process_id
 
 
 class TestReader:
     def test_a_hang_costs_one_clip(self, videos):
         path = videos / "-clip_00.mp4"
         reader = ClipReader(ClipSettings(), timeout_seconds=5)
+        others = clip_readers()
         try:
             whole = reader.read(path)
-            os.kill(child(), signal.SIGSTOP)
+            os.kill(child(others), signal.SIGSTOP)
             with pytest.raises(MediaError) as caught:
                 reader.read(path)
             assert (caught.value.reason, caught.value.path) == (MediaReason.TIMEOUT, path)
@@ -260,11 +266,12 @@ class TestReader:
     def test_a_crash_costs_one_clip(self, videos, number):
         path = videos / "-clip_00.mp4"
         reader = ClipReader(ClipSettings(), timeout_seconds=60)
+        others = clip_readers()
         try:
             whole = reader.read(path)
-            os.kill(child(), signal.SIGSTOP)
-            killer = threading.Timer(0.2, os.kill, (child(), number))
-            continuer = threading.Timer(0.4, os.kill, (child(), signal.SIGCONT))
+            os.kill(child(others), signal.SIGSTOP)
+            killer = threading.Timer(0.2, os.kill, (child(others), number))
+            continuer = threading.Timer(0.4, os.kill, (child(others), signal.SIGCONT))
             killer.start()
             if number != signal.SIGKILL:
                 continuer.start()
