@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -172,3 +173,50 @@ class TestDataWorkers:
             assert isinstance(copy.read(folder / "v.mkv"), EncodedClip)
         finally:
             copy.close()
+
+
+def clip_readers() -> set[int]:
+    """Process ids of this process's clip readers; another test's shard set may still hold one."""
+    return {p.pid for p in multiprocessing.active_children() if p.name == "clip-reader" and p.pid is not None}
+
+
+def child(others: set[int]) -> int:
+    """Process id of the one clip reader beside `others`."""
+    (process_id,) = clip_readers() - others
+    return process_id
+
+
+class TestReader:
+    def test_a_hang_costs_one_clip(self, folder: Path) -> None:
+        path = folder / "v.mkv"
+        reader = ClipReader(ClipSettings(), timeout_seconds=5)
+        others = clip_readers()
+        try:
+            whole = reader.read(path)
+            os.kill(child(others), signal.SIGSTOP)
+            with pytest.raises(MediaError) as caught:
+                reader.read(path)
+            assert (caught.value.reason, caught.value.path) == (MediaReason.TIMEOUT, path)
+            assert reader.read(path) == whole
+        finally:
+            reader.close()
+
+    @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+    def test_a_crash_costs_one_clip(self, folder: Path, number: int) -> None:
+        path = folder / "v.mkv"
+        reader = ClipReader(ClipSettings(), timeout_seconds=60)
+        others = clip_readers()
+        try:
+            whole = reader.read(path)
+            os.kill(child(others), signal.SIGSTOP)
+            killer = threading.Timer(0.2, os.kill, (child(others), number))
+            continuer = threading.Timer(0.4, os.kill, (child(others), signal.SIGCONT))
+            killer.start()
+            if number != signal.SIGKILL:
+                continuer.start()
+            with pytest.raises(MediaError, match=signal.Signals(number).name) as caught:
+                reader.read(path)
+            assert caught.value.reason == MediaReason.DECODER_CRASH
+            assert reader.read(path) == whole
+        finally:
+            reader.close()

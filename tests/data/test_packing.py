@@ -1,13 +1,9 @@
 """Packing: the shards do not depend on workers, kills, or full disks; every question left out has its reason."""
 
 import json
-import multiprocessing
-import os
 import random
-import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,13 +14,12 @@ import pytest
 
 from avrt.commands import pack as pack_command
 from avrt.data.annotations import read_annotations
-from avrt.data.clip_workers import ClipReader, ClipSettings
+from avrt.data.clip_workers import ClipSettings
 from avrt.data.pack_plan import RECORDS_FOLDER
 from avrt.data.packing import LEFT_OUT_NAME, PackOptions, PackReport
 from avrt.data.packing import pack as pack_samples
 from avrt.data.shards import ShardSet
 from avrt.files.folder_lock import FolderInUseError
-from avrt.media.errors import MediaError, MediaReason
 from avrt.sample import Sample
 from tests.media_files import as_int16, number_of, numbered_frame, tone, write_video
 
@@ -233,54 +228,6 @@ def test_sources_stay_in_the_folder(videos, tmp_path, source):
 def test_no_folder_of_videos(tmp_path):
     with pytest.raises(ValueError, match="videos:"):
         pack(questions(), tmp_path / "none", tmp_path / "out")
-
-
-def clip_readers() -> set[int | None]:
-    """Process ids of this process's clip readers; another test's shard set may still hold one."""
-    return {process.pid for process in multiprocessing.active_children() if process.name == "clip-reader"}
-
-
-def child(others: set[int | None]) -> int:
-    """Process id of the one clip reader beside `others`."""
-    (process_id,) = clip_readers() - others
-    assert process_id is not None
-    return process_id
-
-
-class TestReader:
-    def test_a_hang_costs_one_clip(self, videos):
-        path = videos / "-clip_00.mp4"
-        reader = ClipReader(ClipSettings(), timeout_seconds=5)
-        others = clip_readers()
-        try:
-            whole = reader.read(path)
-            os.kill(child(others), signal.SIGSTOP)
-            with pytest.raises(MediaError) as caught:
-                reader.read(path)
-            assert (caught.value.reason, caught.value.path) == (MediaReason.TIMEOUT, path)
-            assert reader.read(path) == whole
-        finally:
-            reader.close()
-
-    @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
-    def test_a_crash_costs_one_clip(self, videos, number):
-        path = videos / "-clip_00.mp4"
-        reader = ClipReader(ClipSettings(), timeout_seconds=60)
-        others = clip_readers()
-        try:
-            whole = reader.read(path)
-            os.kill(child(others), signal.SIGSTOP)
-            killer = threading.Timer(0.2, os.kill, (child(others), number))
-            continuer = threading.Timer(0.4, os.kill, (child(others), signal.SIGCONT))
-            killer.start()
-            if number != signal.SIGKILL:
-                continuer.start()
-            with pytest.raises(MediaError, match=number.name) as caught:
-                reader.read(path)
-            assert caught.value.reason == MediaReason.DECODER_CRASH
-            assert reader.read(path) == whole
-        finally:
-            reader.close()
 
 
 def start_packing(annotations: Path, videos: Path, out: Path) -> subprocess.Popen:
