@@ -95,6 +95,7 @@ class ShardDataModule(LightningDataModule):
         self._encoder: PromptEncoder | None = None
         self._num_iterations = 1
         self._allow_changes = False
+        self._max_num_gen_batches = 1
         self._window_loader: WindowLoader | None = None
         self._samples: dict[str, SampleSources] = {}
 
@@ -145,17 +146,25 @@ class ShardDataModule(LightningDataModule):
             self._samples[name] = open_sources(shards, split, cache, f"data.{name}")
         return self._samples[name]
 
-    def connect(self, encoder: PromptEncoder, num_iterations: int = 1, allow_changes: bool = False) -> None:
+    def connect(
+        self,
+        encoder: PromptEncoder,
+        num_iterations: int = 1,
+        allow_changes: bool = False,
+        max_num_gen_batches: int = 1,
+    ) -> None:
         """Take what the module decides; called by the module in every run, before loaders are built.
 
         Args:
             encoder: the student's.
             num_iterations: optimizer steps on each window of prompts.
             allow_changes: resume although data or order have changed since the checkpoint.
+            max_num_gen_batches: a window draws at most so many times its prompts (dynamic sampling).
         """
         self._encoder = encoder
         self._num_iterations = num_iterations
         self._allow_changes = allow_changes
+        self._max_num_gen_batches = max_num_gen_batches
         self._window_loader = None  # of an earlier run, with that run's encoder and position
 
     @property
@@ -177,6 +186,7 @@ class ShardDataModule(LightningDataModule):
                 micro_batch_size=self.batch_size,
                 micro_batches=self.trainer.accumulate_grad_batches,
                 num_iterations=self._num_iterations,
+                max_num_gen_batches=self._max_num_gen_batches,
                 rank=self.trainer.global_rank,
                 world_size=self.trainer.world_size,
                 num_workers=self.num_workers,

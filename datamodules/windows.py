@@ -6,12 +6,17 @@ every W-th prompt of a window. So the samples of a step depend neither on the nu
 window, on the number of devices.
 
 A window reaches the module as micro-batches that all carry the whole window, because GRPO rolls a window out at once.
+
+With dynamic sampling a window may draw further prompts, the next ones of the sequence; the next window begins after
+them. So the samples of a step then depend on what the policy answered before, and on the number of devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from avrt.model.encoding import Prompt
@@ -20,7 +25,7 @@ from datamodules.streaming import ItemReader
 from datamodules.workers import read_batches
 
 
-@dataclass(frozen=True)
+@dataclass
 class Window:
     """This device's part of one optimizer step's prompts.
 
@@ -28,11 +33,30 @@ class Window:
         number: windows before this one since the run began; the same on all devices.
         prompts: all prompts of the window on this device, micro-batch by micro-batch.
         epochs: of each prompt, the passes over its source before this one.
+        read: the next micro-batch of the sequence on this device: prompts and their epochs.
     """
 
     number: int
     prompts: list[Prompt]
     epochs: list[int]
+    read: Callable[[], tuple[list[Prompt], list[int]]]
+
+    def draw(self, micro_batches: int) -> tuple[list[Prompt], list[int]]:
+        """Add the prompts of further micro-batches to the window, and return them with their epochs.
+
+        All devices must draw equally many, within the loader's `max_num_gen_batches`.
+        """
+        before = len(self.prompts)
+        for _ in range(micro_batches):
+            prompts, epochs = self.read()
+            self.prompts += prompts
+            self.epochs += epochs
+        return self.prompts[before:], self.epochs[before:]
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Keep some of the prompts drawn, as many as the window had at first."""
+        self.prompts = [self.prompts[i] for i in numbers]
+        self.epochs = [self.epochs[i] for i in numbers]
 
 
 @dataclass(frozen=True)
@@ -77,6 +101,7 @@ class WindowLoader:
         micro_batch_size: prompts per device and `training_step`.
         micro_batches: `training_step`s per optimizer step (`trainer.accumulate_grad_batches`).
         num_iterations: optimizer steps taken on each window.
+        max_num_gen_batches: a window draws at most so many times its prompts, those it begins with included.
         rank, world_size: this device among all.
         num_workers: processes that read and encode ahead; 0 reads in the training process.
         prefetch: see `datamodules.workers.read_batches`.
@@ -92,6 +117,7 @@ class WindowLoader:
         micro_batch_size: int,
         micro_batches: int = 1,
         num_iterations: int = 1,
+        max_num_gen_batches: int = 1,
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
@@ -104,6 +130,7 @@ class WindowLoader:
         self.micro_batch_size = micro_batch_size
         self.micro_batches = micro_batches
         self.num_iterations = num_iterations
+        self.max_num_gen_batches = max_num_gen_batches
         self.rank = rank
         self.world_size = world_size
         self.num_workers = num_workers
@@ -111,6 +138,10 @@ class WindowLoader:
         self.fingerprint = fingerprint
         self.allow_changes = allow_changes
         self._steps_done = 0
+        self._position = 0
+        """Where the window of the next optimizer step begins in the sequence."""
+        self._drawn = 0
+        """Samples of all devices in the windows up to the one in training."""
         if order.size < self.window_size:
             raise ValueError(
                 f"the training set has {order.size} samples, fewer than the {self.window_size} prompts of one "
@@ -142,33 +173,44 @@ class WindowLoader:
         windows_done, iterations_done = divmod(self._steps_done, self.num_iterations)
         windows = range(windows_done, (windows_done // self.windows_per_epoch + 1) * self.windows_per_epoch)
         step = self.micro_batch_size
-        places = self.order.places(windows.start * self.window_size, windows.stop * self.window_size)
-        mine = places[self.rank :: self.world_size]  # a window is a multiple of the devices
-        batches = [[place.sample for place in mine[i : i + step]] for i in range(0, len(mine), step)]
+        self._drawn = self._position
+        with closing(self._sequence(len(windows))) as stream:  # a window that is still in use does not keep workers
+            for number in windows:
+                window = Window(number, [], [], partial(next, stream))
+                window.draw(self.micro_batches)
+                for iteration in range(iterations_done, self.num_iterations):
+                    for m in range(self.micro_batches):
+                        last = m + 1 == self.micro_batches
+                        if last:
+                            # A checkpoint after this micro-batch's optimizer step must resume behind it.
+                            self._steps_done = number * self.num_iterations + iteration + 1
+                            if iteration + 1 == self.num_iterations:
+                                self._position = self._drawn
+                        first = m == 0 and iteration == iterations_done
+                        yield MicroBatch(window, m * step, (m + 1) * step, iteration, first=first, last=last)
+                iterations_done = 0
+
+    def _sequence(self, windows: int) -> Generator[tuple[list[Prompt], list[int]]]:
+        """Prompts and epochs of this device's micro-batches from the position on, enough for so many windows."""
+        end = self._position + windows * self.window_size * self.max_num_gen_batches
+        mine = self.order.places(self._position, end)[self.rank :: self.world_size]  # windows are multiples of devices
+        step = self.micro_batch_size
+        parts = [mine[i : i + step] for i in range(0, len(mine), step)]
+        batches = [[place.sample for place in part] for part in parts]
         stream = read_batches(self.reader, batches, self.num_workers, self.prefetch)
-        per_window = step * self.micro_batches
-        for w, number in enumerate(windows):
-            prompts = [prompt for _ in range(self.micro_batches) for prompt in next(stream)]
-            epochs = [place.epoch for place in mine[w * per_window : (w + 1) * per_window]]
-            window = Window(number, prompts, epochs)
-            for iteration in range(iterations_done, self.num_iterations):
-                for m in range(self.micro_batches):
-                    last = m + 1 == self.micro_batches
-                    if last:
-                        # A checkpoint after this micro-batch's optimizer step must resume behind it.
-                        self._steps_done = window.number * self.num_iterations + iteration + 1
-                    first = m == 0 and iteration == iterations_done
-                    yield MicroBatch(window, m * step, (m + 1) * step, iteration, first=first, last=last)
-            iterations_done = 0
+        for part, prompts in zip(parts, stream, strict=True):
+            self._drawn += step * self.world_size
+            yield prompts, [place.epoch for place in part]
 
     @property
     def samples_seen(self) -> int:
         """Samples of all devices in the windows up to the one in training: the position in the order."""
-        return -(-self._steps_done // self.num_iterations) * self.window_size
+        return self._drawn
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "steps_done": self._steps_done,
+            "position": self._position,
             **self._settings(),
         }
 
@@ -220,3 +262,6 @@ class WindowLoader:
                 "start a new run from the weights alone (export the checkpoint and set model.student.path)"
             )
         self._steps_done = state["steps_done"]
+        # Checkpoints of before dynamic sampling have no position: every window drew its own prompts and no more.
+        self._position = state.get("position", self._steps_done // self.num_iterations * self.window_size)
+        self._drawn = self._position

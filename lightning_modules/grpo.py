@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from avrt.config.numbers import NonNegativeInt, PositiveInt, TwoOrMore
+from avrt.grpo.group_selection import DynamicSamplingConfig
 from avrt.grpo.loss import DEFAULT_LOSS, LossConfig, grpo_loss
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.lora import LoRAConfig
@@ -23,7 +24,7 @@ from avrt.model.student import StudentConfig
 from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rewards import RewardCallback, collect_rewards, describe_rewards
 from avrt.rollout.engine import DEFAULT_SAMPLING, Response, SamplingConfig
-from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences
+from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences, selection_metrics
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, response_logprobs
 from datamodules.windows import MicroBatch
 from lightning_modules.optimization import OptimizerConfig
@@ -43,6 +44,9 @@ class GRPOModule(TrainingModule):
         sampling: how responses are sampled.
         num_generations: responses per prompt, G.
         num_iterations: optimizer steps on each window of prompts.
+        dynamic_sampling: replace groups whose responses do not differ by further prompts; None for not.
+        filter_groups: names of rewards; groups whose responses differ in none of them are masked out of the loss (and
+            not replaced). None for not.
         val_max_completion_length: token limit of a validation answer; None takes `sampling.max_completion_length`.
         chunk_rows: response tokens whose logits are held at once; 0 for all.
         reference_device: where the reference policy's weights are kept: ``same`` as the policy, or ``cpu`` for host
@@ -63,6 +67,8 @@ class GRPOModule(TrainingModule):
         sampling: SamplingConfig = DEFAULT_SAMPLING,
         num_generations: TwoOrMore = 4,
         num_iterations: PositiveInt = 1,
+        dynamic_sampling: DynamicSamplingConfig | None = None,
+        filter_groups: list[str] | None = None,
         val_max_completion_length: PositiveInt | None = None,
         chunk_rows: NonNegativeInt = DEFAULT_CHUNK_ROWS,
         reference_device: Literal["same", "cpu"] = "same",
@@ -84,6 +90,10 @@ class GRPOModule(TrainingModule):
         self.sampling = sampling
         self.num_generations = num_generations
         self.num_iterations = num_iterations
+        self.dynamic_sampling = dynamic_sampling
+        self.filter_groups = filter_groups
+        if dynamic_sampling is not None:
+            self.max_num_gen_batches = dynamic_sampling.max_num_gen_batches
         self.reference_device = reference_device
         self.rewards: list[RewardCallback] = []
         self.rollout: Rollout | None = None
@@ -97,6 +107,8 @@ class GRPOModule(TrainingModule):
             "num_generations": self.num_generations,
             "loss": self.loss,
             "sampling": sampling,
+            "dynamic_sampling": self.dynamic_sampling,
+            "filter_groups": self.filter_groups,
         }
 
     def reward_settings(self) -> dict[str, dict[str, Any]]:
@@ -115,6 +127,7 @@ class GRPOModule(TrainingModule):
         super().setup(stage)
         if stage == "fit":
             self.rewards = collect_rewards(self.trainer.callbacks)  # type: ignore[attr-defined]
+            check_group_rewards(self.dynamic_sampling, self.filter_groups, [reward.name for reward in self.rewards])
 
     # ---- before the gradient: everything that is done once per window -----------------------------------------------
 
@@ -122,9 +135,16 @@ class GRPOModule(TrainingModule):
         if batch.first:
             self.rollout = None  # left over from a run that stopped within a window
             window = batch.window
-            self.rollout = self.window_rollout().run(window.prompts, window.epochs, batch.stop - batch.start)
+            self.rollout = self.window_rollout().run(
+                window.prompts, window.epochs, batch.stop - batch.start, window.draw
+            )
+            window.keep(self.rollout.kept)
             self.step_metrics.tokens_seen += count_tokens(self.rollout, self._gather)
-            for name, value in rollout_metrics(self.rollout, self._gather).items():
+            values = rollout_metrics(self.rollout, self._gather)
+            chosen = self.filter_groups if self.dynamic_sampling is None else self.dynamic_sampling.rewards
+            if chosen:
+                values |= selection_metrics(self.rollout, chosen, self.dynamic_sampling is not None, self._gather)
+            for name, value in values.items():
                 # Every device has gathered the same values: their mean over devices is the value itself.
                 self.step_metrics.add(name, value)
 
@@ -138,6 +158,8 @@ class GRPOModule(TrainingModule):
             sampling=self.sampling,
             num_generations=self.num_generations,
             scale_rewards=self.loss.scale_rewards,
+            dynamic_sampling=self.dynamic_sampling,
+            filter_groups=self.filter_groups,
             chunk_rows=self.chunk_rows,
             devices=Devices(self.trainer.global_rank, self.trainer.world_size, self._gather),
             timed=self.step_metrics.timed,
@@ -163,7 +185,7 @@ class GRPOModule(TrainingModule):
                 self._check_sampler(scores, rollout.responses[prompts])
             out = grpo_loss(
                 scores.logprobs,
-                scores.mask,
+                scores.mask & rollout.used[rows, None].to(scores.mask.device),
                 rollout.statistics.advantages[rows].to(scores.logprobs.device),
                 self.loss,
                 rollout.normalizer,
@@ -221,3 +243,30 @@ class GRPOModule(TrainingModule):
             rollout.old_logprobs[batch.start] = scores.logprobs.detach()
             return None
         return rollout.old_logprobs[batch.start]
+
+
+def check_group_rewards(
+    dynamic_sampling: DynamicSamplingConfig | None, filter_groups: list[str] | None, rewards: list[str]
+) -> None:
+    """Refuse rewards that the run does not have, before the student is loaded.
+
+    Args:
+        dynamic_sampling, filter_groups: see `GRPOModule`.
+        rewards: names of the run's rewards.
+
+    Raises:
+        ValueError: a name is unknown, none is given, or both settings are.
+    """
+    if dynamic_sampling is not None and filter_groups is not None:
+        raise ValueError(
+            "model.dynamic_sampling and model.filter_groups are both set; set model.filter_groups to null: dynamic "
+            "sampling replaces the groups that it would mask"
+        )
+    chosen = {"filter_groups": filter_groups}
+    if dynamic_sampling is not None:
+        chosen["dynamic_sampling.rewards"] = dynamic_sampling.rewards
+    for key, names in chosen.items():
+        unknown = [name for name in names or () if name not in rewards]
+        if names == [] or unknown:
+            what = f"{unknown[0]!r} is not a reward of this run" if unknown else "is empty"
+            raise ValueError(f"model.{key}: {what}; trainer.callbacks lists {', '.join(map(repr, rewards))}")

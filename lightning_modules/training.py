@@ -52,6 +52,9 @@ class TrainingModule(AnsweringModule):
     num_iterations = 1
     """Optimizer steps on each window of prompts."""
 
+    max_num_gen_batches = 1
+    """A window draws at most so many times its prompts."""
+
     samples_in_training = False
     """Whether a training step samples responses, whose number of tokens differs between devices."""
 
@@ -92,7 +95,9 @@ class TrainingModule(AnsweringModule):
 
     def connect_data(self, data: LightningDataModule) -> None:
         self._data = self.shards_of(data)
-        self._data.connect(self.student.encoder, self.num_iterations, self.resume_with_changes)
+        self._data.connect(
+            self.student.encoder, self.num_iterations, self.resume_with_changes, self.max_num_gen_batches
+        )
 
     # ---- optimization -----------------------------------------------------------------------------------------------
 

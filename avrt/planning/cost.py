@@ -2,7 +2,8 @@
 
 Time is computed, not measured: dense arithmetic at `peak x efficiency`, decoding at the speed of reading weights and
 caches, the offloaded optimizer at the host's memory bandwidth. Left out: loading data, waiting for the device with the
-longest response, validation, checkpoints.
+longest response, validation, checkpoints. With dynamic sampling a step's prompts are counted once, and
+`StepCost.most_seconds` counts as many as the bound allows.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class StepCost:
         encoder_runs: prompts whose media are embedded.
         flops: by phase: ``embedding``, ``prefill``, ``decoding``, ``reference``, ``training``.
         seconds: by phase, and of the ``optimizer``; devices work at the same time.
+        most_rollouts: dynamic sampling rolls out at most so many times the prompts of a step.
     """
 
     prompt_tokens: int
@@ -59,6 +61,7 @@ class StepCost:
     encoder_runs: int
     flops: dict[str, float]
     seconds: dict[str, float]
+    most_rollouts: int = 1
 
     @property
     def total_flops(self) -> float:
@@ -67,6 +70,12 @@ class StepCost:
     @property
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
+
+    @property
+    def most_seconds(self) -> float:
+        """`total_seconds` of a step that rolls out as many prompts as dynamic sampling allows."""
+        once = sum(self.seconds.get(phase, 0.0) for phase in ("embedding", "prefill", "decoding"))
+        return self.total_seconds + (self.most_rollouts - 1) * once
 
 
 def step_cost(
@@ -119,6 +128,7 @@ def step_cost(
         encoder_runs=s.prompts_per_step,
         flops={name: value * s.devices for name, value in flops.items()},
         seconds=seconds,
+        most_rollouts=s.max_num_gen_batches,
     )
 
 

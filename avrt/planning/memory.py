@@ -124,6 +124,8 @@ def device_memory(
     vision: Any = config.vision_config
     hidden = text.hidden_size
     embedded = s.prompts_per_device if s.task == "grpo" else s.batch_size
+    # Dynamic sampling holds the groups chosen so far beside those that it rolls out.
+    held = 2 * embedded if s.max_num_gen_batches > 1 else embedded
     rows = min(s.responses_per_device, max(1, s.kv_cache_tokens // max(1, s.completion_tokens)))
     # Prompts are encoded together up to a bound, a longer one alone.
     encoded = max(s.prompt_tokens, min(s.encoder_batch_tokens, embedded * s.prompt_tokens))
@@ -133,7 +135,7 @@ def device_memory(
         gradients=gradients,
         optimizer=optimizer,
         reference=parameters.language_model * width if s.reference == "device" else 0,
-        media_features=embedded * s.prompt_tokens * hidden * width,
+        media_features=held * s.prompt_tokens * hidden * width,
         kv_cache=kv_cache_bytes(config, s),
         rollout_logits=0 if s.task == "sft" else rows * text.vocab_size * SAMPLER_BYTES,
         encoders_at_work=patches * vision.hidden_size * VISION_BYTES * width,

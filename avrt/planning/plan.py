@@ -41,6 +41,12 @@ class Plan:
         return None if steps is None else steps * self.cost.total_seconds / 3600
 
     @property
+    def most_hours(self) -> float | None:
+        """`hours` of a run whose every step rolls out as many prompts as dynamic sampling allows."""
+        steps = self.settings.total_steps
+        return None if steps is None else steps * self.cost.most_seconds / 3600
+
+    @property
     def fits(self) -> bool:
         return self.device.peak <= self.device_limit * USABLE and self.host.peak <= self.host_limit
 
@@ -54,6 +60,7 @@ class Plan:
             "host_bytes": asdict(self.host) | {"peak": self.host.peak},
             "step": asdict(self.cost),
             "hours": self.hours,
+            "most_hours": self.most_hours,
             "fits": self.fits,
             "advice": list(self.advice),
         }
@@ -176,9 +183,17 @@ def _print_cost(plan: Plan, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    if plan.hours is None:
+    if s.max_num_gen_batches > 1:
+        console.print(
+            f"dynamic sampling rolls out up to {s.max_num_gen_batches} times as many prompts: up to "
+            f"{c.most_seconds:.1f} seconds per step",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if plan.hours is None or plan.most_hours is None:
         console.print(
             "length of the run unknown: the training shards are not on this machine; add --samples", highlight=False
         )
     else:
-        console.print(f"{s.total_steps:,} steps, about {plan.hours:.1f} hours", highlight=False)
+        most = f" to {plan.most_hours:.1f}" if s.max_num_gen_batches > 1 else ""
+        console.print(f"{s.total_steps:,} steps, about {plan.hours:.1f}{most} hours", highlight=False)

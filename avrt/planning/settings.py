@@ -42,6 +42,7 @@ class RunSettings:
         prompt_tokens: length of the longest prompt that the settings allow.
         completion_tokens: length of the longest response (GRPO) or a long trace (SFT).
         mean_completion_tokens: mean length, for the time.
+        max_num_gen_batches: dynamic sampling rolls out at most so many times the prompts of a step; 1 without.
         reference: ``none``, ``device``, ``host`` or ``adapters off``.
         total_steps: optimizer steps of the run, or None if they depend on data that is not on this machine.
     """
@@ -62,6 +63,7 @@ class RunSettings:
     mean_completion_tokens: int
     num_generations: int = 1
     num_iterations: int = 1
+    max_num_gen_batches: int = 1
     reference: str = "none"
     kv_cache_tokens: int = 0
     encoder_batch_tokens: int = 1
@@ -152,6 +154,7 @@ def read_settings(
         mean_completion_tokens=completion_tokens or (limit // 2 if task == "grpo" else 250),
         num_generations=model.get("num_generations", 1),
         num_iterations=model.get("num_iterations", 1),
+        max_num_gen_batches=(model.get("dynamic_sampling") or {}).get("max_num_gen_batches", 1),
         reference=_reference(task, model, lora),
         kv_cache_tokens=sampling.get("kv_cache_tokens", 0),
         encoder_batch_tokens=model["student"]["encoder_batch_tokens"],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from avrt.grpo.group_selection import has_spread, spread_in_any
 from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rollout.engine import Response
 from avrt.rollout.window_rollout import Rollout
@@ -16,14 +17,16 @@ Gather = Callable[[Tensor], Tensor]
 
 
 def rollout_metrics(rollout: Rollout, gather: Gather) -> dict[str, float]:
-    """The window's metrics over all devices, the same on each.
+    """The window's metrics over all devices, the same on each: of everything that was rolled out.
 
     Args:
         rollout: this device's rollout.
         gather: values of this device -> those of all devices, see `avrt.rollout.window_rollout.Devices`.
     """
-    lengths = gather(torch.tensor([len(c.token_ids) for c in rollout.completions], dtype=torch.float64))
-    finished = gather(torch.tensor([c.finish_reason == "stop" for c in rollout.completions])).bool()
+    generated = rollout.generated
+    done, group_size = generated.completions, generated.num_generations
+    lengths = gather(torch.tensor([len(c.token_ids) for c in done], dtype=torch.float64))
+    finished = gather(torch.tensor([c.finish_reason == "stop" for c in done])).bool()
     terminated = lengths[finished]
     metrics = {
         "completions/mean_length": lengths.mean(),
@@ -31,27 +34,57 @@ def rollout_metrics(rollout: Rollout, gather: Gather) -> dict[str, float]:
         "completions/max_length": lengths.max(),
         "completions/clipped_ratio": 1 - finished.double().mean(),
         "completions/mean_terminated_length": terminated.mean() if len(terminated) else torch.tensor(0.0),
-        "frac_reward_zero_std": gather(rollout.statistics.zero_std).double().mean(),
+        "frac_reward_zero_std": gather(~has_spread(generated.rewards.total, group_size)).double().mean(),
     }
-    columns = [("reward", "reward_std", rollout.rewards.total)]
-    columns += [(f"rewards/{name}/mean", f"rewards/{name}/std", row) for name, row in rollout.rewards.by_name.items()]
+    columns = [("reward", "reward_std", generated.rewards.total)]
+    columns += [(f"rewards/{name}/mean", f"rewards/{name}/std", row) for name, row in generated.rewards.by_name.items()]
     for mean, std, values in columns:
         scores = gather(values).double()
         scores = scores[~scores.isnan()]
         if len(scores):
             metrics[mean] = scores.mean()
             metrics[std] = scores.std() if len(scores) > 1 else torch.tensor(0.0)
-    reasons = [parse(c.text, c.sample, finish_reason=c.finish_reason).reason for c in rollout.completions]
+    for name, scores in generated.rewards.by_name.items():
+        applies = gather(~scores.isnan().view(-1, group_size).all(dim=1)).bool()
+        spread = gather(has_spread(scores, group_size)).bool()[applies]
+        if len(spread):
+            metrics[f"frac_zero_std/{name}"] = 1 - spread.double().mean()
+    parsed = [parse(c.text, c.sample, finish_reason=c.finish_reason) for c in done]
     for reason in Reason:
-        metrics[f"answers/{reason.value}"] = gather(torch.tensor([r is reason for r in reasons])).double().mean()
+        metrics[f"answers/{reason.value}"] = gather(torch.tensor([p.reason is reason for p in parsed])).double().mean()
+    right = gather(torch.tensor([c.sample.is_right(p.letter) for c, p in zip(done, parsed, strict=True)])).bool()
+    metrics["accuracy/pass@1"] = right.double().mean()
+    metrics[f"accuracy/pass@{group_size}"] = right.view(-1, group_size).any(dim=1).double().mean()
     return {name: float(value) for name, value in metrics.items()}
 
 
+def selection_metrics(
+    rollout: Rollout, rewards: Sequence[str], dynamic_sampling: bool, gather: Gather
+) -> dict[str, float]:
+    """Metrics of dynamic sampling or of filtered groups over all devices, the same on each.
+
+    Args:
+        rollout: this device's rollout.
+        rewards: names of the rewards of which one must differ within a group.
+        dynamic_sampling: whether other groups are replaced; otherwise they are masked.
+        gather: see `rollout_metrics`.
+    """
+    spread = spread_in_any(rollout.rewards.by_name, rewards, rollout.generated.num_generations)
+    without = float(1 - gather(spread).double().mean())
+    if not dynamic_sampling:
+        return {"filter_groups/masked": without}
+    prompts = float(gather(torch.tensor([float(len(rollout.generated.prompt_tokens))])).sum())
+    used = float(gather(torch.tensor([float(len(rollout.prompts))])).sum())
+    return {
+        "dynamic_sampling/prompts": prompts,
+        "dynamic_sampling/unused_share": 1 - used / prompts,
+        "dynamic_sampling/filled_up": without,
+    }
+
+
 def count_tokens(rollout: Rollout, gather: Gather) -> int:
-    """Tokens of the window over all devices: every response together with its prompt."""
-    responses = gather(torch.tensor([len(c.token_ids) for c in rollout.completions], dtype=torch.float64))
-    prompts = gather(torch.tensor([len(prompt) for prompt in rollout.prompts], dtype=torch.float64))
-    return int(responses.sum()) + int(prompts.sum()) * len(rollout.responses[0])
+    """Tokens rolled out for the window over all devices: every response together with its prompt."""
+    return int(gather(torch.tensor([rollout.generated.tokens], dtype=torch.float64)).sum())
 
 
 def sampling_differences(scores: TokenLogprobs, responses: Sequence[Sequence[Response]]) -> Tensor:

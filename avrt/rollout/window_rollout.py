@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from avrt.grpo.advantage import GroupStatistics, group_advantages
+from avrt.grpo.group_selection import DynamicSamplingConfig, select_groups, spread_in_any
 from avrt.grpo.loss import Normalizer
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.encoding import Prompt
@@ -22,7 +23,11 @@ from avrt.model.student import Student
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, TokenLogprobs, token_logprobs
 from avrt.rewards import RewardCallback, RewardTable, compute_rewards
 from avrt.rollout.engine import Response, RolloutEngine, SamplingConfig, completions
+from avrt.rollout.groups import Generated, Groups
 from avrt.sample import Completion
+
+Draw = Callable[[int], tuple[Sequence[Prompt], Sequence[int]]]
+"""The prompts of so many further micro-batches on this device, and their epochs."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,12 @@ class Rollout:
         statistics: advantages ``[N]`` and group statistics.
         normalizer: totals of the optimizer step.
         ref_logprobs: ``[C]`` of each of the N responses under the reference policy, or None without one.
+        used: bool ``[N]``, the responses that take part in the loss. The others are generated, scored and logged, and
+            count in their group's advantages, but have neither policy gradient nor KL term.
         old_logprobs: ``[C]`` of each response under the policy that sampled, by the micro-batch's first prompt; filled
             in the first pass over the window.
+        generated: everything that was rolled out for the window.
+        kept: numbers of `prompts` among all prompts drawn for the window; all of them without dynamic sampling.
     """
 
     prompts: list[EmbeddedPrompt]
@@ -63,6 +72,9 @@ class Rollout:
     statistics: GroupStatistics
     normalizer: Normalizer
     ref_logprobs: list[Tensor] | None
+    used: Tensor
+    generated: Generated
+    kept: list[int]
     old_logprobs: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -78,6 +90,8 @@ class WindowRollout:
         sampling: settings of the engine; temperature, token limit and seed are used here too.
         num_generations: responses per prompt, G.
         scale_rewards: see `avrt.grpo.advantage.group_advantages`.
+        dynamic_sampling: replaces groups without spread by further prompts; None for not.
+        filter_groups: names of rewards; groups without spread in any of them have no part in the loss. None for not.
         chunk_rows: response tokens whose logits are held at once under the reference; 0 for all.
         devices: the devices that share the window.
         timed: context of each phase ``embedding``, ``rollout``, ``rewards``, ``reference``, to measure it.
@@ -91,20 +105,53 @@ class WindowRollout:
     sampling: SamplingConfig
     num_generations: int
     scale_rewards: str = "group"
+    dynamic_sampling: DynamicSamplingConfig | None = None
+    filter_groups: Sequence[str] | None = None
     chunk_rows: int = DEFAULT_CHUNK_ROWS
     devices: Devices = Devices()
     timed: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext()
     precision: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @torch.no_grad()
-    def run(self, window: Sequence[Prompt], epochs: Sequence[int], micro_batch_size: int) -> Rollout:
+    def run(
+        self, window: Sequence[Prompt], epochs: Sequence[int], micro_batch_size: int, draw: Draw | None = None
+    ) -> Rollout:
         """Roll out a window.
 
         Args:
             window: this device's prompts.
             epochs: of each prompt, the passes over the data before this one; every pass draws other responses.
-            micro_batch_size: prompts that the reference scores at a time.
+            micro_batch_size: prompts that the reference scores at a time; the window is a multiple of it.
+            draw: further prompts; needed for dynamic sampling. Called equally often on all devices.
         """
+        groups = self._roll_out(window, epochs)
+        generated, kept = Generated.of(groups), list(range(len(groups)))
+        if self.dynamic_sampling is not None:
+            assert draw is not None
+            groups, generated, kept = self._replace(groups, generated, self.dynamic_sampling, micro_batch_size, draw)
+        with self.timed("rewards"):
+            statistics = device_advantages(groups.rewards.total, self.num_generations, self.scale_rewards, self.devices)
+        with self.timed("reference"), self.precision():
+            ref_logprobs = self._reference_logprobs(groups.prompts, groups.responses, micro_batch_size)
+        used = torch.ones(len(groups.completions), dtype=torch.bool)
+        if self.filter_groups:
+            used = self._spread(groups, self.filter_groups).repeat_interleave(self.num_generations)
+        normalizer = step_normalizer(groups.completions, used, self.sampling.max_completion_length, self.devices)
+        return Rollout(
+            groups.prompts,
+            groups.responses,
+            groups.completions,
+            groups.rewards,
+            statistics,
+            normalizer,
+            ref_logprobs,
+            used,
+            generated,
+            kept,
+        )
+
+    def _roll_out(self, window: Sequence[Prompt], epochs: Sequence[int]) -> Groups:
+        """Sample responses and score them with the rewards."""
         samples = [prompt.sample for prompt in window]
         with self.timed("embedding"), self.precision():
             prompts = self.student.embed(window)
@@ -113,12 +160,34 @@ class WindowRollout:
             responses = self.engine.generate(prompts, self.num_generations, seeds)
         done = completions(samples, responses, self.student.decode)
         with self.timed("rewards"):
-            rewards = compute_rewards(self.rewards, done)
-            statistics = device_advantages(rewards.total, self.num_generations, self.scale_rewards, self.devices)
-        with self.timed("reference"), self.precision():
-            ref_logprobs = self._reference_logprobs(prompts, responses, micro_batch_size)
-        normalizer = step_normalizer(done, self.sampling.max_completion_length, self.devices)
-        return Rollout(prompts, responses, done, rewards, statistics, normalizer, ref_logprobs)
+            return Groups(prompts, responses, done, compute_rewards(self.rewards, done))
+
+    def _replace(
+        self, groups: Groups, generated: Generated, config: DynamicSamplingConfig, micro_batch_size: int, draw: Draw
+    ) -> tuple[Groups, Generated, list[int]]:
+        """Roll out further prompts until every device has groups with spread for the whole window, or up to the bound.
+
+        Every device fills its own part of the window. All draw as many prompts as the one that lacks most needs.
+        """
+        size, kept = len(groups), list(range(len(groups)))
+        while True:
+            lacking = size - int(self._spread(groups, config.rewards).sum())
+            most = int(self.devices.gather(torch.tensor([lacking])).max())
+            drawn = len(generated.prompt_tokens)
+            micro_batches = min(
+                -(-most // micro_batch_size), (config.max_num_gen_batches * size - drawn) // micro_batch_size
+            )
+            if not micro_batches:
+                return groups, generated, kept
+            further = self._roll_out(*draw(micro_batches))
+            generated += Generated.of(further)
+            groups, kept = groups + further, [*kept, *range(drawn, drawn + len(further))]
+            # Media features of groups that cannot be chosen any more are freed.
+            chosen = select_groups(self._spread(groups, config.rewards), size)
+            groups, kept = groups.take(chosen), [kept[i] for i in chosen]
+
+    def _spread(self, groups: Groups, names: Sequence[str]) -> Tensor:
+        return spread_in_any(groups.rewards.by_name, names, self.num_generations)
 
     def _reference_logprobs(
         self, prompts: list[EmbeddedPrompt], responses: list[list[Response]], micro_batch_size: int
@@ -164,9 +233,20 @@ def device_advantages(rewards: Tensor, num_generations: int, scale_rewards: str,
     )
 
 
-def step_normalizer(done: Sequence[Completion], max_completion_length: int, devices: Devices) -> Normalizer:
-    """The totals that the losses of the optimizer step are divided by."""
-    tokens = sum(len(completion.token_ids) for completion in done)
+def step_normalizer(
+    done: Sequence[Completion], used: Tensor, max_completion_length: int, devices: Devices
+) -> Normalizer:
+    """The totals that the losses of the optimizer step are divided by.
+
+    As in TRL, responses without part in the loss count as responses, with loss 0, and their tokens do not count.
+
+    Args:
+        done: this device's responses, length N.
+        used: bool ``[N]``, see `Rollout`.
+        max_completion_length: the token limit of a response.
+        devices: the devices that share the window.
+    """
+    tokens = sum(len(completion.token_ids) for completion, use in zip(done, used.tolist(), strict=True) if use)
     tokens_per_device = float(devices.gather(torch.tensor([float(tokens)])).sum() / devices.count)
     return Normalizer(len(done), tokens, tokens_per_device, max_completion_length)
 

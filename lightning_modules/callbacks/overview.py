@@ -8,12 +8,19 @@ from lightning.pytorch.loggers import TensorBoardLogger
 CHARTS = {
     "Progress": {
         "reward": ["^reward$", "^rewards/.*/mean$"],
+        "accuracy on training questions": ["^accuracy/pass@"],
         "validation": ["^val/"],
         "loss": ["^loss$"],
     },
     "Health": {
         "answer parsing": ["^answers/"],
-        "groups without signal, truncated responses": ["^frac_reward_zero_std$", "^completions/clipped_ratio$"],
+        "groups without signal": [
+            "^frac_reward_zero_std$",
+            "^frac_zero_std/",
+            "^filter_groups/masked$",
+            "^dynamic_sampling/(unused_share|filled_up)$",
+        ],
+        "truncated responses": ["^completions/clipped_ratio$"],
         "length in tokens": ["^completions/(min|mean|max)_length$"],
         "entropy": ["^entropy$"],
         "KL to the reference": ["^kl$"],

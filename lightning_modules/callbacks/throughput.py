@@ -103,13 +103,10 @@ def step_tokens(module: Any, batch: Any) -> int:
     Counted as in ``num_tokens``: every response (in SFT every trace) with its prompt, media tokens included, although
     the shared prompt of a group is computed only once.
     """
-    prompts = batch.window.prompts
     rollout = getattr(module, "rollout", None)
-    if rollout is None:
-        return sum(len(p.input_ids) + (0 if p.target is None else len(p.target)) for p in prompts)
-    group_size = len(rollout.completions) // len(prompts)
-    prompt_tokens = sum(len(p.input_ids) for p in prompts)
-    return group_size * prompt_tokens + sum(len(completion.token_ids) for completion in rollout.completions)
+    if rollout is not None:
+        return rollout.generated.tokens
+    return sum(len(p.input_ids) + (0 if p.target is None else len(p.target)) for p in batch.window.prompts)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -34,6 +34,7 @@ PRESETS = {
     "grpo_3b slurm": 2,
     "sft_3b torchrun": 2,
     "grpo_3b debug": 2,
+    "grpo_3b dynamic_sampling": 2,
     "grpo_3b one_gpu": 1,
 }
 """Devices by preset and overlay; an optimizer step takes 32 prompts but for `debug`."""

@@ -113,6 +113,15 @@ class RewardByLength(RewardCallback):
         return [sum(c.isalpha() for c in x.text) / (1 + len(x.text)) for x in completions]
 
 
+class RewardByFirstLetter(RewardCallback):
+    """1 for a few completions: most groups of the random student have no spread in it."""
+
+    name = "first"
+
+    def score(self, completions: Any) -> list[float]:
+        return [float(x.text[:1].lower() in tuple("aeioust")) for x in completions]
+
+
 class PoisonLoss(Callback):
     """Makes the loss of one rank NaN in one optimizer step, or from that step on."""
 

@@ -37,6 +37,9 @@ TRAINING: list[tuple[str, Any]] = [
 GRPO: list[tuple[str, Any]] = [
     ("num_generations", 1),
     ("num_iterations", 0),
+    ("dynamic_sampling", {"max_num_gen_batches": 1}),
+    ("dynamic_sampling", {"metric": "accuracy"}),
+    ("filter_groups", "accuracy"),
     ("sampling.max_completion_length", 0),
     ("sampling.kv_cache_tokens", 0),
     ("sampling.temperature", 0.0),
@@ -103,6 +106,9 @@ def test_values(kind: type, name: str, value: Any) -> None:
     ("kind", "name", "value"),
     [
         (GRPOModule, "loss.beta", 0),
+        (GRPOModule, "dynamic_sampling", {}),
+        (GRPOModule, "dynamic_sampling.rewards", ["accuracy", "format"]),
+        (GRPOModule, "filter_groups", ["accuracy"]),
         (SFTModule, "kv_cache_tokens", 1000),
         (EvaluateModule, "max_completion_length", 1),
         (GRPODataModule, "prompts_per_step", None),

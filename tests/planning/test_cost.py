@@ -106,6 +106,14 @@ def test_what_is_done_once_per_window_is_shared_by_its_iterations() -> None:
     assert twice.seconds["training"] == once.seconds["training"]
 
 
+def test_dynamic_sampling_repeats_the_rollout_but_not_reference_and_training() -> None:
+    once, up_to = cost(), cost(replace(SETTINGS, max_num_gen_batches=3))
+    assert up_to.seconds == once.seconds
+    rollout = once.seconds["embedding"] + once.seconds["prefill"] + once.seconds["decoding"]
+    assert up_to.most_seconds == pytest.approx(once.total_seconds + 2 * rollout)
+    assert once.most_seconds == once.total_seconds
+
+
 def test_a_reference_on_the_host_is_copied_to_the_device() -> None:
     assert cost(replace(SETTINGS, reference="host")).seconds["reference"] == pytest.approx(
         cost().seconds["reference"] + 1100 * 2 / 1000

@@ -112,3 +112,19 @@ def test_plans_the_settings_that_fit_prints(tmp_path: Path, capsys: pytest.Captu
     enforce(ALLOWED_PREFIXES)
     assert again == planned
     assert (again.stage, again.offload, again.accumulate) == (2, True, 8)
+
+
+def test_dynamic_sampling_gives_a_range_of_hours(capsys: pytest.CaptureFixture[str]) -> None:
+    preset = ["--config", str(CONFIGS / "grpo_7b.yaml")]
+    overlay = ["--config", str(CONFIGS / "overlays" / "dynamic_sampling.yaml")]
+    plans = []
+    for words in (preset, [*preset, *overlay]):
+        assert main(["plan", *words, "--samples", "40127", "--json"]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    once, up_to = plans
+    assert once["most_hours"] == once["hours"] == up_to["hours"]
+    rollout = sum(once["step"]["seconds"][phase] for phase in ("embedding", "prefill", "decoding"))
+    assert up_to["most_hours"] == pytest.approx(once["hours"] + 2 * 1253 * rollout / 3600)
+    assert up_to["device_bytes"]["media_features"] == 2 * once["device_bytes"]["media_features"]
+    assert main(["plan", *preset, *overlay, "--samples", "40127"]) == 0
+    assert "3 times as many prompts" in capsys.readouterr().out

@@ -19,6 +19,7 @@ from avrt.model.token_logprobs import TokenLogprobs, token_logprobs
 from avrt.rewards import RewardTable
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response, SamplingConfig
+from avrt.rollout.groups import Generated
 from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, device_advantages, step_normalizer, stream_seed
 from avrt.sample import Completion
@@ -101,7 +102,13 @@ def test_phases_are_measured_and_run_in_the_given_precision(student: Student) ->
         return timed("precision")
 
     roll_out(student, timed=timed, precision=precision, reference=FrozenCopy(student.copy_language_model()))
-    assert [phase for phase in phases if phase != "precision"] == ["embedding", "rollout", "rewards", "reference"]
+    assert [phase for phase in phases if phase != "precision"] == [
+        "embedding",
+        "rollout",
+        "rewards",
+        "rewards",
+        "reference",
+    ]
     assert inside == ["embedding", "rollout", "reference"]
 
 
@@ -132,7 +139,9 @@ def test_advantages_of_one_of_two_devices(scale: str, rank: int) -> None:
 
 def test_normalizer_of_two_devices() -> None:
     done = [Completion(make_sample("audio", 1), "", token_ids=(1,) * n) for n in (3, 4)]
-    assert step_normalizer(done, 9, two_devices(0, torch.tensor([10.0]))) == Normalizer(2, 7, 8.5, 9)
+    devices = two_devices(0, torch.tensor([10.0]))
+    assert step_normalizer(done, torch.tensor([True, True]), 9, devices) == Normalizer(2, 7, 8.5, 9)
+    assert step_normalizer(done, torch.tensor([False, True]), 9, devices) == Normalizer(2, 4, 7.0, 9)
 
 
 def test_stream_seeds() -> None:
@@ -159,7 +168,10 @@ def made_rollout(lengths: list[int], stopped: list[bool], rewards: list[float]) 
     responses: Any = [done[:group], done[group:]]
     statistics = group_advantages(total, group)
     normalizer = Normalizer(len(done), sum(lengths), float(sum(lengths)), 10)
-    return Rollout(prompts, responses, done, RewardTable({"one": total}, total), statistics, normalizer, None)
+    table = RewardTable({"one": total}, total)
+    used = torch.ones(len(done), dtype=torch.bool)
+    generated = Generated([5, 7], done, table)
+    return Rollout(prompts, responses, done, table, statistics, normalizer, None, used, generated, [0, 1])
 
 
 def test_metrics_by_hand() -> None:
@@ -176,6 +188,9 @@ def test_metrics_by_hand() -> None:
         "reward_std": 0.40824829,
         "rewards/one/mean": 0.5,
         "rewards/one/std": 0.40824829,
+        "frac_zero_std/one": 0.5,
+        "accuracy/pass@1": 0.0,
+        "accuracy/pass@2": 0.0,
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
     assert sum(value for name, value in metrics.items() if name.startswith("answers/")) == pytest.approx(1)
@@ -187,7 +202,6 @@ def test_metrics_of_two_devices_are_those_of_one_with_all_responses() -> None:
     more_lengths, more_stopped, more_rewards = [1, 3, 5, 9], [False, True, True, True], [0.2, float("nan"), 0.1, 0.4]
     both = made_rollout(lengths + more_lengths, stopped + more_stopped, rewards + more_rewards)
     one, other = made_rollout(lengths, stopped, rewards), made_rollout(more_lengths, more_stopped, more_rewards)
-    # The group size differs, so only metrics of responses are compared.
     sent: list[Tensor] = []
     rollout_metrics(other, lambda values: sent.append(values) or values)  # type: ignore[func-returns-value]
     parts = iter(sent)
@@ -196,8 +210,37 @@ def test_metrics_of_two_devices_are_those_of_one_with_all_responses() -> None:
         return torch.cat([values, next(parts)])
 
     found, expected = rollout_metrics(one, gather), rollout_metrics(both, Tensor.cpu)
-    del found["frac_reward_zero_std"], expected["frac_reward_zero_std"]
+    # The group size differs, so metrics of groups are those of two groups on each device.
+    groups = {"frac_reward_zero_std": 0.5, "frac_zero_std/one": 0.5, "accuracy/pass@2": 0.0}
+    assert {name: found.pop(name) for name in groups} == groups
+    for name in ("frac_reward_zero_std", "frac_zero_std/one", "accuracy/pass@4"):
+        del expected[name]
     assert found == pytest.approx(expected)
+
+
+def test_the_signal_of_each_reward_by_hand() -> None:
+    """Four groups of three: right 3, 1, 0 and 2 times; a length reward differs in all, one applies to two groups."""
+    sample = replace(make_sample("audio", 1), answer=1)
+    letters = ["B", "B", "B", "A", "B", "A", "A", "?", "A", "B", "A", "B"]
+    done = [Completion(sample, f"<think>x</think><answer>{letter}</answer>", (1,)) for letter in letters]
+    nan = float("nan")
+    scores = {
+        "accuracy": torch.tensor([float(letter == "B") for letter in letters]),
+        "length": torch.arange(12) / 7,
+        "some": torch.tensor([1.0, 1.0, nan, nan, nan, nan, 1.0, 0.0, nan, nan, nan, nan]),
+        "never": torch.full((12,), nan),
+    }
+    rollout = made_rollout([1] * 12, [True] * 12, [0.0] * 12)
+    rollout.generated = Generated([5] * 4, done, RewardTable(scores, scores["accuracy"] + scores["length"]))
+    metrics = rollout_metrics(rollout, Tensor.cpu)
+    assert metrics["accuracy/pass@1"] == pytest.approx(6 / 12)
+    assert metrics["accuracy/pass@3"] == pytest.approx(3 / 4)
+    assert metrics["frac_reward_zero_std"] == 0
+    assert {name: value for name, value in metrics.items() if name.startswith("frac_zero_std/")} == {
+        "frac_zero_std/accuracy": 0.5,
+        "frac_zero_std/length": 0.0,
+        "frac_zero_std/some": 0.5,
+    }
 
 
 def test_without_a_reward_that_applies_there_is_no_reward_metric() -> None:
