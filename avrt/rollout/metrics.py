@@ -41,6 +41,11 @@ def rollout_metrics(rollout: Rollout, gather: Gather) -> dict[str, float]:
         if len(scores):
             metrics[mean] = scores.mean()
             metrics[std] = scores.std() if len(scores) > 1 else torch.tensor(0.0)
+    for name, row in rollout.rewards.curves.items():
+        values = gather(row).double()
+        values = values[~values.isnan()]
+        if len(values):
+            metrics[f"rewards/{name}"] = values.mean()
     reasons = [parse(c.text, c.sample, finish_reason=c.finish_reason).reason for c in rollout.completions]
     for reason in Reason:
         metrics[f"answers/{reason.value}"] = gather(torch.tensor([r is reason for r in reasons])).double().mean()

@@ -20,7 +20,7 @@ from avrt.model.encoding import Prompt
 from avrt.model.reference import ReferencePolicy
 from avrt.model.student import Student
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, TokenLogprobs, token_logprobs
-from avrt.rewards import RewardCallback, RewardTable, compute_rewards
+from avrt.rewards import RewardCallback, RewardTable, start_rewards
 from avrt.rollout.engine import Response, RolloutEngine, SamplingConfig, completions
 from avrt.sample import Completion
 
@@ -113,10 +113,12 @@ class WindowRollout:
             responses = self.engine.generate(prompts, self.num_generations, seeds)
         done = completions(samples, responses, self.student.decode)
         with self.timed("rewards"):
-            rewards = compute_rewards(self.rewards, done)
-            statistics = device_advantages(rewards.total, self.num_generations, self.scale_rewards, self.devices)
+            pending = start_rewards(self.rewards, done)
         with self.timed("reference"), self.precision():
             ref_logprobs = self._reference_logprobs(prompts, responses, micro_batch_size)
+        with self.timed("rewards"):
+            rewards = pending.result()
+            statistics = device_advantages(rewards.total, self.num_generations, self.scale_rewards, self.devices)
         normalizer = step_normalizer(done, self.sampling.max_completion_length, self.devices)
         return Rollout(prompts, responses, done, rewards, statistics, normalizer, ref_logprobs)
 
