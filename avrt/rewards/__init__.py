@@ -4,11 +4,13 @@ from avrt.rewards.accuracy import AccuracyReward
 from avrt.rewards.base import RewardCallback, RewardError, Scores, collect_rewards, describe_rewards
 from avrt.rewards.compute import PendingRewards, RewardTable, compute_rewards, start_rewards
 from avrt.rewards.format import FormatReward
+from avrt.rewards.judge import JudgeReward
 from avrt.rewards.length import LengthReward
 
 __all__ = [
     "AccuracyReward",
     "FormatReward",
+    "JudgeReward",
     "LengthReward",
     "PendingRewards",
     "RewardCallback",

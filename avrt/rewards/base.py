@@ -87,6 +87,10 @@ class RewardCallback(Callback):
         if name is not None:
             self.name = name
 
+    def settings(self) -> Mapping[str, Any]:
+        """What a resumed run must have in common with the saved one, besides class and weight: here all arguments."""
+        return {key: value for key, value in self._arguments.items() if key not in ("name", "weight")}
+
     def score(self, completions: Sequence[Completion]) -> Sequence[float] | Scores:
         """One finite value for each completion, in order; NaN where the reward does not apply."""
         raise NotImplementedError(f"{type(self).__qualname__} must define score(self, completions)")
@@ -131,7 +135,7 @@ SECRET = re.compile(
 
 
 def describe_rewards(rewards: Iterable[RewardCallback]) -> dict[str, dict[str, Any]]:
-    """The rewards of a run by name: class, weight and arguments as plain values, by dotted key.
+    """The rewards of a run by name: class, weight and settings as plain values, by dotted key.
 
     Secrets are left out: checkpoints get copied, and a secret does not change a score.
     """
@@ -139,8 +143,7 @@ def describe_rewards(rewards: Iterable[RewardCallback]) -> dict[str, dict[str, A
     for reward in rewards:
         kind = type(reward)
         entry: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}", "weight": float(reward.weight)}
-        arguments = {key: value for key, value in reward._arguments.items() if key not in ("name", "weight")}
-        described[reward.name] = entry | dict(_plain_values("", arguments))
+        described[reward.name] = entry | dict(_plain_values("", reward.settings()))
     return described
 
 

@@ -101,7 +101,13 @@ def test_phases_are_measured_and_run_in_the_given_precision(student: Student) ->
         return timed("precision")
 
     roll_out(student, timed=timed, precision=precision, reference=FrozenCopy(student.copy_language_model()))
-    assert [phase for phase in phases if phase != "precision"] == ["embedding", "rollout", "rewards", "reference", "rewards"]
+    assert [phase for phase in phases if phase != "precision"] == [
+        "embedding",
+        "rollout",
+        "rewards",
+        "reference",
+        "rewards",
+    ]
     assert inside == ["embedding", "rollout", "reference"]
 
 
