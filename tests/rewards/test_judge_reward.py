@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import socket
 import time
 from dataclasses import replace
@@ -16,6 +17,7 @@ from lightning.pytorch import Callback
 
 from avrt.rewards import FormatReward, RewardError, collect_rewards, compute_rewards
 from avrt.sample import Completion
+from avrt.text.rubrics import load_rubric
 from tests.rewards.judging import CLIP, SAMPLE, completion, count_words, reward, thinking_of
 from tests.servers.scripted_server import Reply, ScriptedServer
 
@@ -271,3 +273,26 @@ def test_a_config_lists_it(tmp_path: Path) -> None:
 def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         reward("http://h/v1", **settings)
+
+
+def shown(name: str) -> str:
+    """A YAML file of docs/rewards.md, which begins with its name."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    (text,) = re.findall(rf"```yaml\n# {re.escape(name)}\n(.*?)```", page, re.DOTALL)
+    return text
+
+
+def test_the_examples_in_the_documentation_work(tmp_path: Path) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--trainer.callbacks", type=list[Callback])
+    config = parser.parse_string(shown("judges.yaml").replace("callbacks+:", "callbacks:"))
+    judges: Any = collect_rewards(parser.instantiate_classes(config).trainer.callbacks)
+    assert [(judge.name, judge.media, judge.weight) for judge in judges] == [
+        ("consistency", "none", 0.5),
+        ("grounding", "both", 1.0),
+    ]
+    path = tmp_path / "brevity.yaml"
+    path.write_text(shown("brevity.yaml"))
+    rubric = load_rubric(str(path))
+    assert rubric.read_score("Score: 2") == 0.25
+    assert rubric.fill(SAMPLE, completion("so").text)
