@@ -1,7 +1,7 @@
-"""A local HTTP server with the demo's three models, in the protocol of real model servers.
+"""A local HTTP server with the demo's models, in the protocol of real model servers.
 
-``demo-vision`` takes only frames, ``demo-audio`` only audio, ``demo-merger`` only text. None of them gets a file name,
-an annotation or the right answer.
+``demo-vision`` takes only frames, ``demo-audio`` only audio, ``demo-merger`` only text, ``demo-judge`` any of them.
+None of them gets a file name, an annotation or the right answer.
 
 Each question offers two colors crossed with two pitches, so a teacher can only narrow it down to two options. It then
 picks one of the two by a hash of the question, like a model that guesses: both teachers are right about a quarter of
@@ -24,13 +24,15 @@ import numpy as np
 import soundfile
 from PIL import Image, UnidentifiedImageError
 
+from avrt.demo.judge import judge
 from avrt.demo.questions import write_trace
 from avrt.demo.teachers import AudioTeacher, VisionTeacher
 
 VISION_MODEL = "demo-vision"
 AUDIO_MODEL = "demo-audio"
 MERGE_MODEL = "demo-merger"
-MODELS = (VISION_MODEL, AUDIO_MODEL, MERGE_MODEL)
+JUDGE_MODEL = "demo-judge"
+MODELS = (VISION_MODEL, AUDIO_MODEL, MERGE_MODEL, JUDGE_MODEL)
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8790
@@ -47,7 +49,7 @@ class BadRequestError(ValueError):
 
 
 class DemoModels:
-    """The three models behind one function from messages to reply."""
+    """The models behind one function from messages to reply."""
 
     def __init__(self) -> None:
         self._vision = VisionTeacher()
@@ -69,17 +71,33 @@ class DemoModels:
         options = dict(_OPTION.findall(text.rpartition("Question:")[2]))
         if len(options) < 2:
             raise BadRequestError("the request has no options of the form '(A) text'")
+        if model == JUDGE_MODEL:
+            return self._judge(text, options, images, audio)
         takes_images, takes_audio = model == VISION_MODEL, model == AUDIO_MODEL
         if bool(images) != takes_images or bool(audio) != takes_audio:
             takes = "images only" if takes_images else "audio only" if takes_audio else "text only"
             raise BadRequestError(f"{model} takes {takes}")
         if model == VISION_MODEL:
-            color = self._once(images, lambda: self._vision.describe(np.stack([*map(_decode_image, images)])))
+            color = self._color(images)
             return "I see no picture." if color is None else _describe("picture", color, text, options)
         if model == AUDIO_MODEL:
-            pitch = self._once(audio, lambda: self._audio.describe(*_decode_audio(audio)))
+            pitch = self._pitch(audio)
             return "I hear no sound." if pitch is None else _describe("sound", pitch, text, options)
         return _merge(text, options)
+
+    def _judge(
+        self, text: str, options: dict[str, str], images: list[dict[str, Any]], audio: list[dict[str, Any]]
+    ) -> str:
+        try:
+            return judge(text, options, self._color(images) if images else None, self._pitch(audio) if audio else None)
+        except ValueError as error:
+            raise BadRequestError(str(error)) from error
+
+    def _color(self, images: list[dict[str, Any]]) -> str | None:
+        return self._once(images, lambda: self._vision.describe(np.stack([*map(_decode_image, images)])))
+
+    def _pitch(self, audio: list[dict[str, Any]]) -> str | None:
+        return self._once(audio, lambda: self._audio.describe(*_decode_audio(audio)))
 
     def _once(self, parts: list[dict[str, Any]], measure: Callable[[], str | None]) -> str | None:
         """Measure some media; equal media are measured once."""

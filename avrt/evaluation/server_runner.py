@@ -6,15 +6,11 @@ A request has the frames as ``image_url`` parts, the audio as ``input_audio``, t
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-
-import soundfile
-from torchvision.io import encode_jpeg
 
 from avrt.evaluation.benchmarks import Item, new_record
 from avrt.evaluation.question_sets import QuestionSet, open_question_sets, prompt_settings
@@ -25,12 +21,12 @@ from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import BenchmarkRun, grade_record
 from avrt.evaluation.server_config import SERVER, ServerRunConfig
 from avrt.evaluation.terminal_tables import score_console
-from avrt.sample import SAMPLING_RATE, Clip
 from avrt.servers.call_report import CallReport, check_failed_share
 from avrt.servers.calls import make_calls
 from avrt.servers.client import ServerClient, ServerError
+from avrt.servers.clip_content import media_parts
 from avrt.servers.config import Model, under_key
-from avrt.servers.content import Content, audio_part, image_part, text_part
+from avrt.servers.content import Content, text_part
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.progress import CallProgress
 from avrt.text.prompts import question_text
@@ -186,24 +182,6 @@ def build_request(questions: QuestionSet, item: Item, config: ServerRunConfig) -
     if not parts:
         return questions.failed(item, NO_INPUT, f"the item has no stream of `inputs` {config.inputs}")
     return [*parts, text_part(question_text(sample, answer_format=config.answer_format, template=config.template))]
-
-
-def media_parts(clip: Clip, inputs: str, jpeg_quality: int) -> Content:
-    """A clip's frames as JPEG and its audio as 16-bit WAV, in OpenAI's form.
-
-    Args:
-        inputs: streams that are sent: ``AV``, ``A`` or ``V``.
-        jpeg_quality: 1 to 100.
-    """
-    parts: Content = []
-    if clip.frames is not None and "V" in inputs:
-        for frame in clip.frames:
-            parts.append(image_part(bytes(encode_jpeg(frame.contiguous(), quality=jpeg_quality).numpy())))
-    if clip.waveform is not None and "A" in inputs:
-        buffer = io.BytesIO()
-        soundfile.write(buffer, clip.waveform.numpy(), SAMPLING_RATE, format="WAV", subtype="PCM_16")
-        parts.append(audio_part(buffer.getvalue()))
-    return parts
 
 
 def reply_record(questions: QuestionSet, item: Item, outcome: Outcome) -> Record:

@@ -1,25 +1,24 @@
 """The rewards that ship, and the base class for your own (``docs/rewards.md``)."""
 
 from avrt.rewards.accuracy import AccuracyReward
-from avrt.rewards.base import (
-    RewardCallback,
-    RewardError,
-    RewardTable,
-    collect_rewards,
-    compute_rewards,
-    describe_rewards,
-)
+from avrt.rewards.base import RewardCallback, RewardError, Scores, collect_rewards, describe_rewards
+from avrt.rewards.compute import PendingRewards, RewardTable, compute_rewards, start_rewards
 from avrt.rewards.format import FormatReward
+from avrt.rewards.judge import JudgeReward
 from avrt.rewards.length import LengthReward
 
 __all__ = [
     "AccuracyReward",
     "FormatReward",
+    "JudgeReward",
     "LengthReward",
+    "PendingRewards",
     "RewardCallback",
     "RewardError",
     "RewardTable",
+    "Scores",
     "collect_rewards",
     "compute_rewards",
     "describe_rewards",
+    "start_rewards",
 ]

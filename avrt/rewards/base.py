@@ -1,14 +1,10 @@
-"""The base class of rewards, the rewards of a run, and the rewards of a batch of completions (Eq. 3).
-
-Shape letters: N completions (prompts times group size).
-"""
+"""The base class of rewards, and the rewards of a run."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import re
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
@@ -20,7 +16,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from lightning.pytorch import Callback
-from torch import Tensor
 
 from avrt.sample import Completion
 
@@ -28,7 +23,25 @@ FLOAT32_MAX = torch.finfo(torch.float32).max
 
 
 class RewardError(ValueError):
-    """A reward failed on a completion; the message names the reward and the sample."""
+    """A reward failed; the message names the reward, and the sample or the cause.
+
+    A `score` that cannot continue, whatever the completions, raises it itself; other exceptions are searched for the
+    completion that causes them.
+    """
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores with further curves of the reward.
+
+    Attributes:
+        values: one score for each completion, as `RewardCallback.score` may return without this class.
+        curves: by name, one number for each completion. Their mean over the completions of the step that do not have
+            NaN is logged as ``rewards/{reward}/{name}``. Every call must give the same names.
+    """
+
+    values: Sequence[float]
+    curves: Mapping[str, Sequence[float]]
 
 
 class RewardCallback(Callback):
@@ -45,6 +58,12 @@ class RewardCallback(Callback):
 
     name: str = ""
     weight: float = 1.0
+    concurrent: bool = False
+    """Whether `score` runs in a thread of its own, while the reference policy scores the responses. For rewards that
+    wait for something outside; such a `score` must be safe in a thread and not draw from global random generators."""
+    required: bool = False
+    """Whether NaN means an unknown score: the completion is left out of training. Otherwise NaN means that the reward
+    does not apply, and the completion competes with the sum of its other rewards."""
     _arguments: Mapping[str, Any] = MappingProxyType({})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -68,24 +87,13 @@ class RewardCallback(Callback):
         if name is not None:
             self.name = name
 
-    def score(self, completions: Sequence[Completion]) -> Sequence[float]:
+    def settings(self) -> Mapping[str, Any]:
+        """What a resumed run must have in common with the saved one, besides class and weight: here all arguments."""
+        return {key: value for key, value in self._arguments.items() if key not in ("name", "weight")}
+
+    def score(self, completions: Sequence[Completion]) -> Sequence[float] | Scores:
         """One finite value for each completion, in order; NaN where the reward does not apply."""
         raise NotImplementedError(f"{type(self).__qualname__} must define score(self, completions)")
-
-
-@dataclass(frozen=True)
-class RewardTable:
-    """The scores of a batch.
-
-    Attributes:
-        by_name: float32 ``[N]`` for each reward, before its weight; NaN where it does not apply.
-        total: float32 ``[N]``, the weighted sum. A reward that does not apply adds nothing. If none applies the total
-            is NaN: the completion is left out of its group's statistics and gets advantage 0, as in TRL. (A total of 0
-            would move the group's mean.)
-    """
-
-    by_name: dict[str, Tensor]
-    total: Tensor
 
 
 def collect_rewards(callbacks: Iterable[Callback]) -> list[RewardCallback]:
@@ -115,7 +123,7 @@ def collect_rewards(callbacks: Iterable[Callback]) -> list[RewardCallback]:
         weight = as_float32(reward.weight)
         if weight is None or not math.isfinite(weight):
             raise ValueError(
-                f"trainer.callbacks: the weight of reward {reward.name!r} is {_shown(reward.weight)}: set "
+                f"trainer.callbacks: the weight of reward {reward.name!r} is {shown_value(reward.weight)}: set "
                 "weight to a finite number"
             )
     return rewards
@@ -127,7 +135,7 @@ SECRET = re.compile(
 
 
 def describe_rewards(rewards: Iterable[RewardCallback]) -> dict[str, dict[str, Any]]:
-    """The rewards of a run by name: class, weight and arguments as plain values, by dotted key.
+    """The rewards of a run by name: class, weight and settings as plain values, by dotted key.
 
     Secrets are left out: checkpoints get copied, and a secret does not change a score.
     """
@@ -135,8 +143,7 @@ def describe_rewards(rewards: Iterable[RewardCallback]) -> dict[str, dict[str, A
     for reward in rewards:
         kind = type(reward)
         entry: dict[str, Any] = {"class": f"{kind.__module__}.{kind.__qualname__}", "weight": float(reward.weight)}
-        arguments = {key: value for key, value in reward._arguments.items() if key not in ("name", "weight")}
-        described[reward.name] = entry | dict(_plain_values("", arguments))
+        described[reward.name] = entry | dict(_plain_values("", reward.settings()))
     return described
 
 
@@ -174,56 +181,6 @@ def _plain(value: Any) -> Any:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def compute_rewards(rewards: Sequence[RewardCallback], completions: Sequence[Completion]) -> RewardTable:
-    """Score completions with every reward, and the weighted sum of the scores.
-
-    Raises:
-        RewardError: a reward raised an exception, or did not return one finite number or NaN per completion. The
-            message names the reward and the sample.
-        ValueError: no rewards.
-    """
-    if not rewards:
-        raise ValueError("no rewards: list at least one under trainer.callbacks")
-    by_name = {reward.name: _checked_scores(reward, completions) for reward in rewards}
-    table = torch.stack(list(by_name.values()), dim=1)
-    weights = torch.tensor([float(reward.weight) for reward in rewards], dtype=torch.float32)
-    total = (table * weights).nansum(dim=1)
-    total[table.isnan().all(dim=1)] = torch.nan
-    for row in total.isinf().nonzero().flatten().tolist():
-        terms = ", ".join(
-            f"{reward.name} {float(table[row, i]):g} x {reward.weight:g}" for i, reward in enumerate(rewards)
-        )
-        raise RewardError(
-            f"the weighted sum of the rewards of sample {completions[row].sample.id!r} is beyond float32 ({terms}): "
-            "scale a reward or its weight down"
-        )
-    return RewardTable(by_name, total)
-
-
-def _checked_scores(reward: RewardCallback, completions: Sequence[Completion]) -> Tensor:
-    try:
-        scores = reward.score(completions)
-    except Exception as error:
-        _raise_for_one_sample(reward, completions)
-        raise RewardError(_describe(reward, error, [completion.sample.id for completion in completions])) from error
-    if isinstance(scores, Tensor):
-        scores = scores.tolist()
-    if not hasattr(scores, "__len__") or len(scores) != len(completions):
-        what = f"{len(scores)} values" if hasattr(scores, "__len__") else repr(scores)
-        raise RewardError(
-            f"reward {reward.name!r}: score() returned {what} for {len(completions)} completions; it must return a "
-            "sequence with one float for each"
-        )
-    values = [as_float32(score) for score in scores]
-    for score, value, completion in zip(scores, values, completions, strict=True):
-        if value is None:
-            raise RewardError(
-                f"reward {reward.name!r}: score() returned {_shown(score)} for sample {completion.sample.id!r}; it "
-                "must be a finite number within float32, or NaN where the reward does not apply"
-            )
-    return torch.tensor(values, dtype=torch.float32)
-
-
 def as_float32(value: object) -> float | None:
     """A Python or NumPy number or boolean as a float; None for anything else, and for what float32 cannot hold."""
     if isinstance(value, np.generic):
@@ -237,28 +194,8 @@ def as_float32(value: object) -> float | None:
     return None if abs(number) > FLOAT32_MAX else number
 
 
-def _shown(value: object) -> str:
+def shown_value(value: object) -> str:
     """A value for a message; Python refuses to print whole numbers of thousands of digits."""
     if isinstance(value, int) and value.bit_length() > 128:
         return f"a whole number of {value.bit_length()} bits"
     return repr(value)
-
-
-def _raise_for_one_sample(reward: RewardCallback, completions: Sequence[Completion]) -> None:
-    """After a failure on the batch: score one completion at a time to find the one that fails."""
-    for completion in completions:
-        try:
-            reward.score([completion])
-        except Exception as error:
-            raise RewardError(_describe(reward, error, [completion.sample.id])) from error
-
-
-def _describe(reward: RewardCallback, error: Exception, sample_ids: Sequence[str]) -> str:
-    """One line: reward, samples, the error and its source line."""
-    ids = list(dict.fromkeys(sample_ids))
-    shown = ", ".join(repr(sample_id) for sample_id in ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
-    origin = traceback.extract_tb(error.__traceback__)[-1]
-    return (
-        f"reward {reward.name!r} failed on sample{'s' if len(ids) > 1 else ''} {shown}: "
-        f"{type(error).__name__}: {error} ({origin.filename}:{origin.lineno})"
-    )

@@ -11,9 +11,26 @@ from dataclasses import dataclass
 import torch
 
 from avrt.model.token_logprobs import EmbeddedPrompt
-from avrt.rewards import RewardTable
+from avrt.rewards import PendingRewards, RewardTable
 from avrt.rollout.engine import Response
 from avrt.sample import Completion
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Prompts of this device with their responses, whose rewards are being computed.
+
+    Attributes:
+        prompts: embedded prompts, length n.
+        responses: G responses per prompt.
+        completions: the same responses as rewards see them, length N.
+        pending: their rewards.
+    """
+
+    prompts: list[EmbeddedPrompt]
+    responses: list[list[Response]]
+    completions: list[Completion]
+    pending: PendingRewards
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,9 @@ class Groups:
             [self.responses[i] for i in numbers],
             [self.completions[row] for row in rows],
             RewardTable(
-                {name: scores[rows] for name, scores in self.rewards.by_name.items()}, self.rewards.total[rows]
+                {name: scores[rows] for name, scores in self.rewards.by_name.items()},
+                self.rewards.total[rows],
+                {name: values[rows] for name, values in self.rewards.curves.items()},
             ),
         )
 
@@ -104,4 +123,5 @@ def join_rewards(first: RewardTable, second: RewardTable) -> RewardTable:
     return RewardTable(
         {name: torch.cat([scores, second.by_name[name]]) for name, scores in first.by_name.items()},
         torch.cat([first.total, second.total]),
+        {name: torch.cat([values, second.curves[name]]) for name, values in first.curves.items()},
     )

@@ -44,6 +44,11 @@ def rollout_metrics(rollout: Rollout, gather: Gather) -> dict[str, float]:
         if len(scores):
             metrics[mean] = scores.mean()
             metrics[std] = scores.std() if len(scores) > 1 else torch.tensor(0.0)
+    for name, row in generated.rewards.curves.items():
+        values = gather(row).double()
+        values = values[~values.isnan()]
+        if len(values):
+            metrics[f"rewards/{name}"] = values.mean()
     for name, scores in generated.rewards.by_name.items():
         applies = gather(~scores.isnan().view(-1, group_size).all(dim=1)).bool()
         spread = gather(has_spread(scores, group_size)).bool()[applies]

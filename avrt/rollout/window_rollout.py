@@ -21,9 +21,9 @@ from avrt.model.encoding import Prompt
 from avrt.model.reference import ReferencePolicy
 from avrt.model.student import Student
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, TokenLogprobs, token_logprobs
-from avrt.rewards import RewardCallback, RewardTable, compute_rewards
+from avrt.rewards import RewardCallback, RewardTable, start_rewards
 from avrt.rollout.engine import Response, RolloutEngine, SamplingConfig, completions
-from avrt.rollout.groups import Generated, Groups
+from avrt.rollout.groups import Generated, Groups, Sampled
 from avrt.sample import Completion
 
 Draw = Callable[[int], tuple[Sequence[Prompt], Sequence[int]]]
@@ -124,15 +124,17 @@ class WindowRollout:
             micro_batch_size: prompts that the reference scores at a time; the window is a multiple of it.
             draw: further prompts; needed for dynamic sampling. Called equally often on all devices.
         """
-        groups = self._roll_out(window, epochs)
+        sampled = self._sample(window, epochs)
+        # Without dynamic sampling every group is used, so rewards that wait for a server do so during this pass.
+        ref_logprobs = None if self.dynamic_sampling else self._reference_logprobs(sampled, micro_batch_size)
+        groups = self._scored(sampled)
         generated, kept = Generated.of(groups), list(range(len(groups)))
         if self.dynamic_sampling is not None:
             assert draw is not None
             groups, generated, kept = self._replace(groups, generated, self.dynamic_sampling, micro_batch_size, draw)
+            ref_logprobs = self._reference_logprobs(groups, micro_batch_size)
         with self.timed("rewards"):
             statistics = device_advantages(groups.rewards.total, self.num_generations, self.scale_rewards, self.devices)
-        with self.timed("reference"), self.precision():
-            ref_logprobs = self._reference_logprobs(groups.prompts, groups.responses, micro_batch_size)
         used = torch.ones(len(groups.completions), dtype=torch.bool)
         if self.filter_groups:
             used = self._spread(groups, self.filter_groups).repeat_interleave(self.num_generations)
@@ -150,8 +152,8 @@ class WindowRollout:
             kept,
         )
 
-    def _roll_out(self, window: Sequence[Prompt], epochs: Sequence[int]) -> Groups:
-        """Sample responses and score them with the rewards."""
+    def _sample(self, window: Sequence[Prompt], epochs: Sequence[int]) -> Sampled:
+        """Sample responses and start to score them with the rewards."""
         samples = [prompt.sample for prompt in window]
         with self.timed("embedding"), self.precision():
             prompts = self.student.embed(window)
@@ -160,7 +162,11 @@ class WindowRollout:
             responses = self.engine.generate(prompts, self.num_generations, seeds)
         done = completions(samples, responses, self.student.decode)
         with self.timed("rewards"):
-            return Groups(prompts, responses, done, compute_rewards(self.rewards, done))
+            return Sampled(prompts, responses, done, start_rewards(self.rewards, done))
+
+    def _scored(self, sampled: Sampled) -> Groups:
+        with self.timed("rewards"):
+            return Groups(sampled.prompts, sampled.responses, sampled.completions, sampled.pending.result())
 
     def _replace(
         self, groups: Groups, generated: Generated, config: DynamicSamplingConfig, micro_batch_size: int, draw: Draw
@@ -179,7 +185,7 @@ class WindowRollout:
             )
             if not micro_batches:
                 return groups, generated, kept
-            further = self._roll_out(*draw(micro_batches))
+            further = self._scored(self._sample(*draw(micro_batches)))
             generated += Generated.of(further)
             groups, kept = groups + further, [*kept, *range(drawn, drawn + len(further))]
             # Media features of groups that cannot be chosen any more are freed.
@@ -189,14 +195,12 @@ class WindowRollout:
     def _spread(self, groups: Groups, names: Sequence[str]) -> Tensor:
         return spread_in_any(groups.rewards.by_name, names, self.num_generations)
 
-    def _reference_logprobs(
-        self, prompts: list[EmbeddedPrompt], responses: list[list[Response]], micro_batch_size: int
-    ) -> list[Tensor] | None:
+    def _reference_logprobs(self, groups: Sampled | Groups, micro_batch_size: int) -> list[Tensor] | None:
         if self.reference is None:
             return None
         logprobs: list[Tensor] = []
-        banned = self.student.banned_tokens
-        with self.reference.on(self.student.device) as reference:
+        prompts, responses, banned = groups.prompts, groups.responses, self.student.banned_tokens
+        with self.timed("reference"), self.precision(), self.reference.on(self.student.device) as reference:
             for start in range(0, len(prompts), micro_batch_size):
                 part = slice(start, start + micro_batch_size)
                 scores = response_logprobs(

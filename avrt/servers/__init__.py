@@ -1,1 +1,1 @@
-"""Client of OpenAI-compatible model servers, used for traces and for evaluation."""
+"""Client of OpenAI-compatible model servers, used for traces, evaluation and judges."""

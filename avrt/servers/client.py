@@ -45,6 +45,10 @@ class ServerError(ValueError):
     """Calls cannot continue: no server, wrong key, wrong model, too many failures. Names the key and how to fix it."""
 
 
+class UnreachableError(ServerError):
+    """No server answered for as long as the settings wait."""
+
+
 class ServerClient:
     """Calls a group of servers.
 
@@ -102,6 +106,11 @@ class ServerClient:
     def capacity(self) -> int:
         """The most calls that all servers together take at once."""
         return self.config.max_concurrency * len(self.config.base_urls)
+
+    @property
+    def outage(self) -> str:
+        """Why a server that is down does not answer; empty while all are up."""
+        return next((self._redact(server.last_error) for server in self._pool.servers if not server.up), "")
 
     async def check(self) -> None:
         """Check that the servers answer and offer the model; wait if none answers yet.
@@ -195,7 +204,7 @@ class ServerClient:
         try:
             return await self._pool.acquire()
         except NotAnsweringError as error:
-            raise ServerError(self._outage_message(str(error))) from error
+            raise UnreachableError(self._outage_message(str(error))) from error
 
     def _pause(self, attempts: int, failure: Failure) -> float:
         """Exponential backoff with jitter, so that calls which failed together do not return together; never shorter

@@ -106,8 +106,9 @@ def test_phases_are_measured_and_run_in_the_given_precision(student: Student) ->
         "embedding",
         "rollout",
         "rewards",
-        "rewards",
         "reference",
+        "rewards",
+        "rewards",
     ]
     assert inside == ["embedding", "rollout", "reference"]
 

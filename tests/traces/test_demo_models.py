@@ -25,6 +25,7 @@ from avrt.demo.servers import (
     DEFAULT_PORT,
     HOST,
     MERGE_MODEL,
+    MODELS,
     VISION_MODEL,
     BadRequestError,
     DemoModels,
@@ -146,7 +147,7 @@ def test_the_server_prints_its_address_and_ends_quietly_when_interrupted() -> No
         assert process.stdout is not None
         url = process.stdout.readline().split(" at ")[1].split(";")[0]
         with urllib.request.urlopen(f"{url}/models") as reply:
-            assert [model["id"] for model in json.load(reply)["data"]] == [VISION_MODEL, AUDIO_MODEL, MERGE_MODEL]
+            assert [model["id"] for model in json.load(reply)["data"]] == [*MODELS]
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
