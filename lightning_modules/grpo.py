@@ -163,7 +163,7 @@ class GRPOModule(TrainingModule):
                 self._check_sampler(scores, rollout.responses[prompts])
             out = grpo_loss(
                 scores.logprobs,
-                scores.mask,
+                scores.mask & rollout.used[rows, None].to(scores.mask.device),
                 rollout.statistics.advantages[rows].to(scores.logprobs.device),
                 self.loss,
                 rollout.normalizer,

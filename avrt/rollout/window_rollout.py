@@ -52,6 +52,8 @@ class Rollout:
         statistics: advantages ``[N]`` and group statistics.
         normalizer: totals of the optimizer step.
         ref_logprobs: ``[C]`` of each of the N responses under the reference policy, or None without one.
+        used: bool ``[N]``, the responses that take part in the loss. The others are generated, scored and logged, and
+            count in their group's advantages, but have neither policy gradient nor KL term.
         old_logprobs: ``[C]`` of each response under the policy that sampled, by the micro-batch's first prompt; filled
             in the first pass over the window.
     """
@@ -63,6 +65,7 @@ class Rollout:
     statistics: GroupStatistics
     normalizer: Normalizer
     ref_logprobs: list[Tensor] | None
+    used: Tensor
     old_logprobs: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -117,8 +120,9 @@ class WindowRollout:
             statistics = device_advantages(rewards.total, self.num_generations, self.scale_rewards, self.devices)
         with self.timed("reference"), self.precision():
             ref_logprobs = self._reference_logprobs(prompts, responses, micro_batch_size)
-        normalizer = step_normalizer(done, self.sampling.max_completion_length, self.devices)
-        return Rollout(prompts, responses, done, rewards, statistics, normalizer, ref_logprobs)
+        used = torch.ones(len(done), dtype=torch.bool)
+        normalizer = step_normalizer(done, used, self.sampling.max_completion_length, self.devices)
+        return Rollout(prompts, responses, done, rewards, statistics, normalizer, ref_logprobs, used)
 
     def _reference_logprobs(
         self, prompts: list[EmbeddedPrompt], responses: list[list[Response]], micro_batch_size: int
@@ -164,9 +168,20 @@ def device_advantages(rewards: Tensor, num_generations: int, scale_rewards: str,
     )
 
 
-def step_normalizer(done: Sequence[Completion], max_completion_length: int, devices: Devices) -> Normalizer:
-    """The totals that the losses of the optimizer step are divided by."""
-    tokens = sum(len(completion.token_ids) for completion in done)
+def step_normalizer(
+    done: Sequence[Completion], used: Tensor, max_completion_length: int, devices: Devices
+) -> Normalizer:
+    """The totals that the losses of the optimizer step are divided by.
+
+    As in TRL, responses without part in the loss count as responses, with loss 0, and their tokens do not count.
+
+    Args:
+        done: this device's responses, length N.
+        used: bool ``[N]``, see `Rollout`.
+        max_completion_length: the token limit of a response.
+        devices: the devices that share the window.
+    """
+    tokens = sum(len(completion.token_ids) for completion, use in zip(done, used.tolist(), strict=True) if use)
     tokens_per_device = float(devices.gather(torch.tensor([float(tokens)])).sum() / devices.count)
     return Normalizer(len(done), tokens, tokens_per_device, max_completion_length)
 

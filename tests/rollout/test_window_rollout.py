@@ -132,7 +132,9 @@ def test_advantages_of_one_of_two_devices(scale: str, rank: int) -> None:
 
 def test_normalizer_of_two_devices() -> None:
     done = [Completion(make_sample("audio", 1), "", token_ids=(1,) * n) for n in (3, 4)]
-    assert step_normalizer(done, 9, two_devices(0, torch.tensor([10.0]))) == Normalizer(2, 7, 8.5, 9)
+    devices = two_devices(0, torch.tensor([10.0]))
+    assert step_normalizer(done, torch.tensor([True, True]), 9, devices) == Normalizer(2, 7, 8.5, 9)
+    assert step_normalizer(done, torch.tensor([False, True]), 9, devices) == Normalizer(2, 4, 7.0, 9)
 
 
 def test_stream_seeds() -> None:
@@ -159,7 +161,9 @@ def made_rollout(lengths: list[int], stopped: list[bool], rewards: list[float]) 
     responses: Any = [done[:group], done[group:]]
     statistics = group_advantages(total, group)
     normalizer = Normalizer(len(done), sum(lengths), float(sum(lengths)), 10)
-    return Rollout(prompts, responses, done, RewardTable({"one": total}, total), statistics, normalizer, None)
+    table = RewardTable({"one": total}, total)
+    used = torch.ones(len(done), dtype=torch.bool)
+    return Rollout(prompts, responses, done, table, statistics, normalizer, None, used)
 
 
 def test_metrics_by_hand() -> None:
