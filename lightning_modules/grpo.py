@@ -137,7 +137,7 @@ class GRPOModule(TrainingModule):
             reference=self.reference,
             sampling=self.sampling,
             num_generations=self.num_generations,
-            scale_rewards=self.loss.scale_rewards,
+            loss=self.loss,
             chunk_rows=self.chunk_rows,
             devices=Devices(self.trainer.global_rank, self.trainer.world_size, self._gather),
             timed=self.step_metrics.timed,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from avrt.config.numbers import NonNegativeFloat, PositiveFloat
-from avrt.grpo.advantage import RewardScale
+from avrt.grpo.advantage import Aggregation, RewardScale
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
 SamplingLevel = Literal["token", "sequence"]
@@ -32,6 +32,13 @@ class LossConfig:
         importance_sampling_level: ``token`` (GRPO) or ``sequence`` (GSPO: one ratio per response, the exponential of
             the mean token log-ratio).
         scale_rewards: divisor of the advantages, see `avrt.grpo.advantage.group_advantages`.
+        multi_objective_aggregation: ``sum_then_normalize`` (the paper): rewards are summed with their weights, and the
+            sum is normalized as `scale_rewards` says. ``normalize_then_sum`` (GDPO): each reward is normalized in its
+            group, then they are summed with their weights and divided by the batch's standard deviation; see
+            `avrt.grpo.advantage.normalized_in_group`.
+
+    Raises:
+        ValueError: two settings that exclude each other.
     """
 
     type: LossType = "grpo"
@@ -40,6 +47,14 @@ class LossConfig:
     epsilon_high: PositiveFloat | None = None
     importance_sampling_level: SamplingLevel = "token"
     scale_rewards: RewardScale = "group"
+    multi_objective_aggregation: Aggregation = "sum_then_normalize"
+
+    def __post_init__(self) -> None:
+        if self.multi_objective_aggregation == "normalize_then_sum" and self.scale_rewards != "group":
+            raise ValueError(
+                f"scale_rewards {self.scale_rewards} has no effect with multi_objective_aggregation "
+                "normalize_then_sum, which scales by group and then by batch: leave scale_rewards out"
+            )
 
 
 DEFAULT_LOSS = LossConfig()

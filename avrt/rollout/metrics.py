@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from avrt.grpo.advantage import advantage_shares
 from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rollout.engine import Response
 from avrt.rollout.window_rollout import Rollout
@@ -41,6 +42,10 @@ def rollout_metrics(rollout: Rollout, gather: Gather) -> dict[str, float]:
         if len(scores):
             metrics[mean] = scores.mean()
             metrics[std] = scores.std() if len(scores) > 1 else torch.tensor(0.0)
+    shares = advantage_shares(rollout.statistics.contributions, rollout.used, gather)
+    if shares is not None:
+        names = (f"advantage_share/{name}" for name in rollout.rewards.by_name)
+        metrics |= dict(zip(names, shares, strict=True))
     reasons = [parse(c.text, c.sample, finish_reason=c.finish_reason).reason for c in rollout.completions]
     for reason in Reason:
         metrics[f"answers/{reason.value}"] = gather(torch.tensor([r is reason for r in reasons])).double().mean()

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from avrt.grpo.advantage import GroupStatistics, group_advantages
-from avrt.grpo.loss import Normalizer
+from avrt.grpo.advantage import GroupStatistics, group_advantages, normalized_in_group
+from avrt.grpo.loss import DEFAULT_LOSS, LossConfig, Normalizer
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.encoding import Prompt
 from avrt.model.reference import ReferencePolicy
@@ -80,7 +80,7 @@ class WindowRollout:
         reference: the policy of the KL term; None without one.
         sampling: settings of the engine; temperature, token limit and seed are used here too.
         num_generations: responses per prompt, G.
-        scale_rewards: see `avrt.grpo.advantage.group_advantages`.
+        loss: the objective; how rewards become advantages.
         chunk_rows: response tokens whose logits are held at once under the reference; 0 for all.
         devices: the devices that share the window.
         timed: context of each phase ``embedding``, ``rollout``, ``rewards``, ``reference``, to measure it.
@@ -93,7 +93,7 @@ class WindowRollout:
     reference: ReferencePolicy | None
     sampling: SamplingConfig
     num_generations: int
-    scale_rewards: str = "group"
+    loss: LossConfig = DEFAULT_LOSS
     chunk_rows: int = DEFAULT_CHUNK_ROWS
     devices: Devices = Devices()
     timed: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext()
@@ -117,7 +117,8 @@ class WindowRollout:
         done = completions(samples, responses, self.student.decode)
         with self.timed("rewards"):
             rewards = compute_rewards(self.rewards, done)
-            statistics = device_advantages(rewards.total, self.num_generations, self.scale_rewards, self.devices)
+            weights = torch.tensor([float(reward.weight) for reward in self.rewards])
+            statistics = device_advantages(rewards, weights, self.num_generations, self.loss, self.devices)
         with self.timed("reference"), self.precision():
             ref_logprobs = self._reference_logprobs(prompts, responses, micro_batch_size)
         used = torch.ones(len(done), dtype=torch.bool)
@@ -154,17 +155,31 @@ def response_logprobs(
     return token_logprobs(model, prompts, token_ids, temperature=temperature, banned=banned, chunk_rows=chunk_rows)
 
 
-def device_advantages(rewards: Tensor, num_generations: int, scale_rewards: str, devices: Devices) -> GroupStatistics:
+def device_advantages(
+    rewards: RewardTable, weights: Tensor, num_generations: int, loss: LossConfig, devices: Devices
+) -> GroupStatistics:
     """This device's advantages. The batch whose deviation may scale rewards is that of all devices.
 
     Args:
-        rewards: ``[N]`` summed rewards of this device.
+        rewards: this device's scores, N responses and K rewards.
+        weights: ``[K]``, of the rewards.
+        num_generations: responses per prompt, G.
+        loss: its `scale_rewards` and `multi_objective_aggregation` count.
+        devices: the devices that share the window.
     """
-    groups = len(rewards) // num_generations
-    of_all = group_advantages(devices.gather(rewards), num_generations, scale_rewards)
+    scores = torch.stack(list(rewards.by_name.values()), dim=1)
+    scale: str = loss.scale_rewards
+    if loss.multi_objective_aggregation == "normalize_then_sum":
+        scores, scale = normalized_in_group(scores, num_generations), "batch"
+    of_all = group_advantages(devices.gather(scores * weights), num_generations, scale)
+    groups = len(scores) // num_generations
     own = slice(devices.rank * groups, (devices.rank + 1) * groups)
+    rows = slice(own.start * num_generations, own.stop * num_generations)
     return GroupStatistics(
-        of_all.advantages.view(-1, num_generations)[own].flatten(), of_all.group_std[own], of_all.zero_std[own]
+        of_all.advantages[rows].to(rewards.total.dtype),
+        of_all.group_std[own],
+        of_all.zero_std[own],
+        of_all.contributions[rows],
     )
 
 

@@ -13,6 +13,7 @@ CHARTS = {
     },
     "Health": {
         "answer parsing": ["^answers/"],
+        "advantage by reward": ["^advantage_share/"],
         "groups without signal, truncated responses": ["^frac_reward_zero_std$", "^completions/clipped_ratio$"],
         "length in tokens": ["^completions/(min|mean|max)_length$"],
         "entropy": ["^entropy$"],

@@ -50,6 +50,7 @@ GRPO: list[tuple[str, Any]] = [
     ("loss.type", "ppo"),
     ("loss.importance_sampling_level", "word"),
     ("loss.scale_rewards", "all"),
+    ("loss.multi_objective_aggregation", "normalize"),
     ("reference_device", "disk"),
 ]
 DATA: list[tuple[str, Any]] = [
