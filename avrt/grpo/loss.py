@@ -36,6 +36,9 @@ class LossConfig:
             sum is normalized as `scale_rewards` says. ``normalize_then_sum`` (GDPO): each reward is normalized in its
             group, then they are summed with their weights and divided by the batch's standard deviation; see
             `avrt.grpo.advantage.normalized_in_group`.
+        mask_truncated_completions: leave responses that the token limit cut out of the loss, policy and KL term. Their
+            rewards count in their group's mean and deviation all the same, and they count as responses where a loss is
+            divided by those; their tokens do not count. As in TRL.
 
     Raises:
         ValueError: two settings that exclude each other.
@@ -48,6 +51,7 @@ class LossConfig:
     importance_sampling_level: SamplingLevel = "token"
     scale_rewards: RewardScale = "group"
     multi_objective_aggregation: Aggregation = "sum_then_normalize"
+    mask_truncated_completions: bool = False
 
     def __post_init__(self) -> None:
         if self.multi_objective_aggregation == "normalize_then_sum" and self.scale_rewards != "group":

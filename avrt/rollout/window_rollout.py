@@ -80,7 +80,7 @@ class WindowRollout:
         reference: the policy of the KL term; None without one.
         sampling: settings of the engine; temperature, token limit and seed are used here too.
         num_generations: responses per prompt, G.
-        loss: the objective; how rewards become advantages.
+        loss: the objective; how rewards become advantages, and whether truncated responses take part.
         chunk_rows: response tokens whose logits are held at once under the reference; 0 for all.
         devices: the devices that share the window.
         timed: context of each phase ``embedding``, ``rollout``, ``rewards``, ``reference``, to measure it.
@@ -121,7 +121,7 @@ class WindowRollout:
             statistics = device_advantages(rewards, weights, self.num_generations, self.loss, self.devices)
         with self.timed("reference"), self.precision():
             ref_logprobs = self._reference_logprobs(prompts, responses, micro_batch_size)
-        used = torch.ones(len(done), dtype=torch.bool)
+        used = torch.tensor([c.finish_reason == "stop" or not self.loss.mask_truncated_completions for c in done])
         normalizer = step_normalizer(done, used, self.sampling.max_completion_length, self.devices)
         return Rollout(prompts, responses, done, rewards, statistics, normalizer, ref_logprobs, used)
 

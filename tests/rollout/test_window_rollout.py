@@ -34,9 +34,9 @@ def student(student_folder: Path) -> Student:
     return load_student(student_folder)
 
 
-def window_rollout(student: Student, **settings: Any) -> WindowRollout:
-    engine = TransformersRollout(student.language_model, SAMPLING, student.eos_token_ids, student.banned_tokens)
-    defaults: dict[str, Any] = {"engine": engine, "rewards": [VowelReward()], "reference": None, "sampling": SAMPLING}
+def window_rollout(student: Student, sampling: SamplingConfig = SAMPLING, **settings: Any) -> WindowRollout:
+    engine = TransformersRollout(student.language_model, sampling, student.eos_token_ids, student.banned_tokens)
+    defaults: dict[str, Any] = {"engine": engine, "rewards": [VowelReward()], "reference": None, "sampling": sampling}
     return WindowRollout(student, **{**defaults, "num_generations": GROUP, **settings})
 
 
@@ -115,6 +115,19 @@ def two_devices(rank: int, other: Tensor) -> Devices:
         return torch.cat([values, other] if rank == 0 else [other, values])
 
     return Devices(rank, 2, gather)
+
+
+def test_truncated_responses_are_masked_on_request(student: Student) -> None:
+    sampling = replace(SAMPLING, max_completion_length=120)
+    rollout = roll_out(student, sampling=sampling, loss=LossConfig(mask_truncated_completions=True))
+    flat = [response for group in rollout.responses for response in group]
+    assert rollout.used.tolist() == [response.finished for response in flat]
+    assert 0 < int(rollout.used.sum()) < len(flat)
+    plain = roll_out(student, sampling=sampling)
+    assert plain.used.all()
+    assert torch.equal(rollout.statistics.advantages, plain.statistics.advantages)
+    tokens = sum(len(response.token_ids) for response in flat if response.finished)
+    assert rollout.normalizer == Normalizer(len(flat), tokens, float(tokens), 120)
 
 
 def test_by_default_advantages_are_those_of_the_total() -> None:
