@@ -141,9 +141,11 @@ def reward_tables() -> dict[str, Tensor]:
 def test_advantages(table: Tensor, scale_rewards: str) -> None:
     total = table.nansum(dim=1)
     total[table.isnan().all(dim=1)] = float("nan")
-    ours = group_advantages(total, 4, scale_rewards)
+    ours = group_advantages(table, 4, scale_rewards)
     theirs, metrics = trl_advantages(table, 4, scale_rewards)
     torch.testing.assert_close(ours.advantages, theirs, **EXACT)
+    torch.testing.assert_close(ours.contributions.sum(1), theirs, **EXACT)
+    assert torch.equal(group_advantages(total, 4, scale_rewards).advantages, ours.advantages)
     if scale_rewards == "group" and not total.isnan().any():
         assert float(ours.zero_std.float().mean()) == pytest.approx(metrics["frac_reward_zero_std"], abs=1e-7)
 
