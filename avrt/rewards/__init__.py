@@ -11,11 +11,13 @@ from avrt.rewards.base import (
 )
 from avrt.rewards.format import FormatReward
 from avrt.rewards.length import LengthReward
+from avrt.rewards.overlong import OverlongReward
 
 __all__ = [
     "AccuracyReward",
     "FormatReward",
     "LengthReward",
+    "OverlongReward",
     "RewardCallback",
     "RewardError",
     "RewardTable",

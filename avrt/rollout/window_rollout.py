@@ -161,13 +161,14 @@ def device_advantages(
     """This device's advantages. The batch whose deviation may scale rewards is that of all devices.
 
     Args:
-        rewards: this device's scores, N responses and K rewards.
+        rewards: this device's scores, N responses and K rewards. A response without a total gets advantage 0.
         weights: ``[K]``, of the rewards.
         num_generations: responses per prompt, G.
         loss: its `scale_rewards` and `multi_objective_aggregation` count.
         devices: the devices that share the window.
     """
     scores = torch.stack(list(rewards.by_name.values()), dim=1)
+    scores = scores.masked_fill(rewards.total.isnan()[:, None], torch.nan)
     scale: str = loss.scale_rewards
     if loss.multi_objective_aggregation == "normalize_then_sum":
         scores, scale = normalized_in_group(scores, num_generations), "batch"

@@ -155,7 +155,7 @@ def test_advantages(table: Tensor, scale_rewards: str) -> None:
 def test_rewards_normalized_one_by_one(table: Tensor, weights: tuple[float, ...]) -> None:
     config = LossConfig(multi_objective_aggregation="normalize_then_sum")
     factors = torch.tensor(weights, dtype=torch.float64)
-    rewards = RewardTable({str(i): column for i, column in enumerate(table.T)}, table.sum(1))
+    rewards = RewardTable({str(i): column for i, column in enumerate(table.T)}, table.nanmean(1))
     ours = device_advantages(rewards, factors, 4, config, Devices())
     theirs, _ = trl_advantages(table, 4, "group", factors, "normalize_then_sum")
     torch.testing.assert_close(ours.advantages, theirs, **EXACT)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avrt.grpo.advantage import GroupStatistics, RewardScale, group_advantages
+from avrt.grpo.advantage import Aggregation, GroupStatistics, RewardScale, group_advantages
 from avrt.grpo.loss import LossConfig, Normalizer
 from avrt.model.reference import FrozenCopy
 from avrt.model.student import Student
@@ -141,6 +141,23 @@ def test_by_default_advantages_are_those_of_the_total() -> None:
     found = device_advantages(table, weights, GROUP, LossConfig(), Devices())
     assert torch.equal(found.advantages, group_advantages(table.total, GROUP).advantages)
     torch.testing.assert_close(found.contributions.sum(1), found.advantages.double(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
+def test_a_response_without_a_total_is_left_out(aggregation: Aggregation) -> None:
+    """Whatever rewards it has: its group's advantages are those of the others."""
+    scores = torch.rand(6, 2, generator=torch.Generator().manual_seed(0))
+    loss, weights = LossConfig(multi_objective_aggregation=aggregation), torch.tensor([1.0, 0.5])
+
+    def advantages(scores: Tensor) -> Tensor:
+        table = RewardTable({"a": scores[:, 0], "b": scores[:, 1]}, total)
+        return device_advantages(table, weights, GROUP, loss, Devices()).advantages
+
+    total = (scores @ weights).index_fill(0, torch.tensor([1]), torch.nan)
+    found = advantages(scores)
+    assert found[1] == 0
+    assert found[0] == pytest.approx(-float(found[2]), abs=1e-6)
+    assert torch.equal(found, advantages(scores.index_fill(0, torch.tensor([1]), torch.nan)))
 
 
 DIVISORS = [LossConfig(scale_rewards=scale) for scale in get_args(RewardScale)]
