@@ -157,7 +157,7 @@ class GRPOModule(TrainingModule):
             reference=self.reference,
             sampling=self.sampling,
             num_generations=self.num_generations,
-            scale_rewards=self.loss.scale_rewards,
+            loss=self.loss,
             dynamic_sampling=self.dynamic_sampling,
             filter_groups=self.filter_groups,
             chunk_rows=self.chunk_rows,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from avrt.config.numbers import NonNegativeFloat, PositiveFloat
-from avrt.grpo.advantage import RewardScale
+from avrt.grpo.advantage import Aggregation, RewardScale
+from avrt.grpo.temporal_shaping import temporal_weights
 
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo"]
 SamplingLevel = Literal["token", "sequence"]
@@ -32,6 +33,20 @@ class LossConfig:
         importance_sampling_level: ``token`` (GRPO) or ``sequence`` (GSPO: one ratio per response, the exponential of
             the mean token log-ratio).
         scale_rewards: divisor of the advantages, see `avrt.grpo.advantage.group_advantages`.
+        multi_objective_aggregation: ``sum_then_normalize`` (the paper): rewards are summed with their weights, and the
+            sum is normalized as `scale_rewards` says. ``normalize_then_sum`` (GDPO): each reward is normalized in its
+            group, then they are summed with their weights and divided by the batch's standard deviation; see
+            `avrt.grpo.advantage.normalized_in_group`.
+        mask_truncated_completions: leave responses that the token limit cut out of the loss, policy and KL term. Their
+            rewards count in their group's mean and deviation all the same, and they count as responses where a loss is
+            divided by those; their tokens do not count. As in TRL.
+        tas_lambda: λ of AVATAR's temporal advantage shaping, see `avrt.grpo.temporal_shaping.temporal_weights`; 0 is
+            off, 0.3 its authors' value. The weights multiply the token advantages and so, before they are reduced, the
+            clipped losses of tokens; the KL term and all denominators stay as they are, in every `type`. Refused with
+            sequence ratios: all tokens of a response then have one gradient factor, so its parts cannot differ.
+
+    Raises:
+        ValueError: two settings that exclude each other.
     """
 
     type: LossType = "grpo"
@@ -40,6 +55,21 @@ class LossConfig:
     epsilon_high: PositiveFloat | None = None
     importance_sampling_level: SamplingLevel = "token"
     scale_rewards: RewardScale = "group"
+    multi_objective_aggregation: Aggregation = "sum_then_normalize"
+    mask_truncated_completions: bool = False
+    tas_lambda: NonNegativeFloat = 0.0
+
+    def __post_init__(self) -> None:
+        if self.tas_lambda and self.importance_sampling_level == "sequence":
+            raise ValueError(
+                "tas_lambda weighs tokens by position, but importance_sampling_level sequence has one ratio for all "
+                "tokens of a response: set tas_lambda to 0 or importance_sampling_level to token"
+            )
+        if self.multi_objective_aggregation == "normalize_then_sum" and self.scale_rewards != "group":
+            raise ValueError(
+                f"scale_rewards {self.scale_rewards} has no effect with multi_objective_aggregation "
+                "normalize_then_sum, which scales by group and then by batch: leave scale_rewards out"
+            )
 
 
 DEFAULT_LOSS = LossConfig()
@@ -91,7 +121,8 @@ def grpo_loss(
     """Clipped policy-gradient loss with a KL penalty to the reference policy.
 
     With the ratio ρ = exp(logp - logp_old), the token loss is
-    ``-min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A) + β (exp(ref - logp) - (ref - logp) - 1)``.
+    ``-min(ρ A, clip(ρ, 1 - ε_low, 1 + ε_high) A) + β (exp(ref - logp) - (ref - logp) - 1)``. All tokens of a
+    response have the same advantage A unless ``tas_lambda`` is set.
 
     Args:
         logprobs: ``[N, C]`` log-probabilities of the sampled tokens under the policy; carries the gradient.
@@ -118,6 +149,8 @@ def grpo_loss(
     ratio = log_ratio.exp()
     low, high = config.epsilon, config.epsilon if config.epsilon_high is None else config.epsilon_high
     advantage = advantages[:, None].to(logprobs.dtype)
+    if config.tas_lambda:
+        advantage = advantage * temporal_weights(mask, config.tas_lambda).to(logprobs.dtype)
     token_loss = -torch.min(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
 
     sums: dict[str, tuple[Tensor, Tensor]] = {}

@@ -6,12 +6,14 @@ from avrt.rewards.compute import PendingRewards, RewardTable, compute_rewards, s
 from avrt.rewards.format import FormatReward
 from avrt.rewards.judge import JudgeReward
 from avrt.rewards.length import LengthReward
+from avrt.rewards.overlong import OverlongReward
 
 __all__ = [
     "AccuracyReward",
     "FormatReward",
     "JudgeReward",
     "LengthReward",
+    "OverlongReward",
     "PendingRewards",
     "RewardCallback",
     "RewardError",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from avrt.grpo.advantage import advantage_shares
 from avrt.grpo.group_selection import has_spread, spread_in_any
 from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rollout.engine import Response
@@ -54,6 +55,10 @@ def rollout_metrics(rollout: Rollout, gather: Gather) -> dict[str, float]:
         spread = gather(has_spread(scores, group_size)).bool()[applies]
         if len(spread):
             metrics[f"frac_zero_std/{name}"] = 1 - spread.double().mean()
+    shares = advantage_shares(rollout.statistics.contributions, rollout.used, gather)
+    if shares is not None:
+        names = (f"advantage_share/{name}" for name in rollout.rewards.by_name)
+        metrics |= dict(zip(names, shares, strict=True))
     parsed = [parse(c.text, c.sample, finish_reason=c.finish_reason) for c in done]
     for reason in Reason:
         metrics[f"answers/{reason.value}"] = gather(torch.tensor([p.reason is reason for p in parsed])).double().mean()

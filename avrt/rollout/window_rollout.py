@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from avrt.grpo.advantage import GroupStatistics, group_advantages
+from avrt.grpo.advantage import GroupStatistics, group_advantages, normalized_in_group
 from avrt.grpo.group_selection import DynamicSamplingConfig, select_groups, spread_in_any
-from avrt.grpo.loss import Normalizer
+from avrt.grpo.loss import DEFAULT_LOSS, LossConfig, Normalizer
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.encoding import Prompt
 from avrt.model.reference import ReferencePolicy
@@ -89,7 +89,7 @@ class WindowRollout:
         reference: the policy of the KL term; None without one.
         sampling: settings of the engine; temperature, token limit and seed are used here too.
         num_generations: responses per prompt, G.
-        scale_rewards: see `avrt.grpo.advantage.group_advantages`.
+        loss: the objective; how rewards become advantages, and whether truncated responses take part.
         dynamic_sampling: replaces groups without spread by further prompts; None for not.
         filter_groups: names of rewards; groups without spread in any of them have no part in the loss. None for not.
         chunk_rows: response tokens whose logits are held at once under the reference; 0 for all.
@@ -104,7 +104,7 @@ class WindowRollout:
     reference: ReferencePolicy | None
     sampling: SamplingConfig
     num_generations: int
-    scale_rewards: str = "group"
+    loss: LossConfig = DEFAULT_LOSS
     dynamic_sampling: DynamicSamplingConfig | None = None
     filter_groups: Sequence[str] | None = None
     chunk_rows: int = DEFAULT_CHUNK_ROWS
@@ -134,10 +134,12 @@ class WindowRollout:
             groups, generated, kept = self._replace(groups, generated, self.dynamic_sampling, micro_batch_size, draw)
             ref_logprobs = self._reference_logprobs(groups, micro_batch_size)
         with self.timed("rewards"):
-            statistics = device_advantages(groups.rewards.total, self.num_generations, self.scale_rewards, self.devices)
-        used = torch.ones(len(groups.completions), dtype=torch.bool)
+            weights = torch.tensor([float(reward.weight) for reward in self.rewards])
+            statistics = device_advantages(groups.rewards, weights, self.num_generations, self.loss, self.devices)
+        masks_truncated = self.loss.mask_truncated_completions
+        used = torch.tensor([c.finish_reason == "stop" or not masks_truncated for c in groups.completions])
         if self.filter_groups:
-            used = self._spread(groups, self.filter_groups).repeat_interleave(self.num_generations)
+            used &= self._spread(groups, self.filter_groups).repeat_interleave(self.num_generations)
         normalizer = step_normalizer(groups.completions, used, self.sampling.max_completion_length, self.devices)
         return Rollout(
             groups.prompts,
@@ -223,17 +225,32 @@ def response_logprobs(
     return token_logprobs(model, prompts, token_ids, temperature=temperature, banned=banned, chunk_rows=chunk_rows)
 
 
-def device_advantages(rewards: Tensor, num_generations: int, scale_rewards: str, devices: Devices) -> GroupStatistics:
+def device_advantages(
+    rewards: RewardTable, weights: Tensor, num_generations: int, loss: LossConfig, devices: Devices
+) -> GroupStatistics:
     """This device's advantages. The batch whose deviation may scale rewards is that of all devices.
 
     Args:
-        rewards: ``[N]`` summed rewards of this device.
+        rewards: this device's scores, N responses and K rewards. A response without a total gets advantage 0.
+        weights: ``[K]``, of the rewards.
+        num_generations: responses per prompt, G.
+        loss: its `scale_rewards` and `multi_objective_aggregation` count.
+        devices: the devices that share the window.
     """
-    groups = len(rewards) // num_generations
-    of_all = group_advantages(devices.gather(rewards), num_generations, scale_rewards)
+    scores = torch.stack(list(rewards.by_name.values()), dim=1)
+    scores = scores.masked_fill(rewards.total.isnan()[:, None], torch.nan)
+    scale: str = loss.scale_rewards
+    if loss.multi_objective_aggregation == "normalize_then_sum":
+        scores, scale = normalized_in_group(scores, num_generations), "batch"
+    of_all = group_advantages(devices.gather(scores * weights), num_generations, scale)
+    groups = len(scores) // num_generations
     own = slice(devices.rank * groups, (devices.rank + 1) * groups)
+    rows = slice(own.start * num_generations, own.stop * num_generations)
     return GroupStatistics(
-        of_all.advantages.view(-1, num_generations)[own].flatten(), of_all.group_std[own], of_all.zero_std[own]
+        of_all.advantages[rows].to(rewards.total.dtype),
+        of_all.group_std[own],
+        of_all.zero_std[own],
+        of_all.contributions[rows],
     )
 
 

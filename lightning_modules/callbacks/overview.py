@@ -14,6 +14,7 @@ CHARTS = {
     },
     "Health": {
         "answer parsing": ["^answers/"],
+        "advantage by reward": ["^advantage_share/"],
         "groups without signal": [
             "^frac_reward_zero_std$",
             "^frac_zero_std/",

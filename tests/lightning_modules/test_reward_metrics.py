@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from avrt.grpo.loss import LossConfig
 from avrt.rewards import RewardCallback
 from avrt.rollout.window_rollout import Rollout, stream_seed
 from lightning_modules.grpo import GRPOModule
 from tests.lightning_modules.training import VowelReward, fit, grpo_data, grpo_module, optimizer
 from tests.parity.trl_oracle import trl_advantages
+
+DECOUPLED = "normalize_then_sum"
 
 
 class Sometimes(RewardCallback):
@@ -36,12 +40,14 @@ class KeepRollouts(Callback):
             self.rollouts.append(module.rollout)
 
 
-@pytest.mark.parametrize("scale_rewards", ["group", "none"])
+@pytest.mark.parametrize(
+    "loss", [LossConfig(), LossConfig(scale_rewards="none"), LossConfig(multi_objective_aggregation=DECOUPLED)], ids=str
+)
 @pytest.mark.parametrize("alone", [True, False])
-def test_reward_metrics_are_trls(student_folder: Path, shards: Path, scale_rewards: str, alone: bool) -> None:
+def test_reward_metrics_are_trls(student_folder: Path, shards: Path, loss: LossConfig, alone: bool) -> None:
     """With a reward that does not always apply, and alone so that some completions cannot be scored at all."""
     kept = KeepRollouts()
-    module = grpo_module(student_folder, loss={"scale_rewards": scale_rewards}, num_generations=4)
+    module = grpo_module(student_folder, loss=asdict(loss), num_generations=4)
     rewards = [Sometimes()] if alone else [VowelReward(weight=2.0), Sometimes(weight=0.5)]
     run = fit(module, grpo_data(shards, batch_size=2), kept, *rewards, max_steps=2)
     unscorable = 0
@@ -49,13 +55,17 @@ def test_reward_metrics_are_trls(student_folder: Path, shards: Path, scale_rewar
         table = torch.stack(list(rollout.rewards.by_name.values()), dim=1)
         unscorable += int(table.isnan().all(dim=1).sum())
         weights = torch.tensor([reward.weight for reward in rewards])
-        advantages, theirs = trl_advantages(table, 4, scale_rewards, weights)
-        torch.testing.assert_close(rollout.statistics.advantages, advantages, rtol=0, atol=1e-5)
+        if loss.multi_objective_aggregation == DECOUPLED:  # in float32, TRL turns rounding into advantages up to 1e-3
+            table, weights = table.double(), weights.double()
+        advantages, theirs = trl_advantages(table, 4, loss.scale_rewards, weights, loss.multi_objective_aggregation)
+        torch.testing.assert_close(rollout.statistics.advantages, advantages.float(), rtol=0, atol=1e-5)
         assert logged["reward"] == pytest.approx(theirs["reward"], abs=1e-6)
         assert logged["reward_std"] == pytest.approx(theirs["reward_std"], abs=1e-6)
-        # TRL's deviation of fewer than two scored responses is NaN, which it does not count as no deviation.
-        few = (rollout.rewards.total.view(-1, 4).isfinite().sum(dim=1) < 2).double().mean().item()
-        assert logged["frac_reward_zero_std"] == pytest.approx(theirs["frac_reward_zero_std"] + few, abs=1e-6)
+        if loss.multi_objective_aggregation != DECOUPLED:  # TRL then logs whether the whole batch has no deviation
+            # TRL's deviation of fewer than two scored responses is NaN, which it does not count as no deviation.
+            few = (rollout.rewards.total.view(-1, 4).isfinite().sum(dim=1) < 2).double().mean().item()
+            assert logged["frac_reward_zero_std"] == pytest.approx(theirs["frac_reward_zero_std"] + few, abs=1e-6)
+        assert sum(logged[f"advantage_share/{name}"] for name in rollout.rewards.by_name) == pytest.approx(1, abs=1e-6)
         for i, name in enumerate(rollout.rewards.by_name):
             assert logged[f"rewards/{name}/mean"] == pytest.approx(theirs[f"rewards/reward{i}/mean"], abs=1e-6)
             assert logged[f"rewards/{name}/std"] == pytest.approx(theirs[f"rewards/reward{i}/std"], abs=1e-6)

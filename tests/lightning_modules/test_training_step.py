@@ -59,6 +59,23 @@ def test_equal_rewards_give_exactly_no_gradient(student_folder: Path, shards: Pa
     assert run.logged[-1]["grad_norm"] == 0
 
 
+@pytest.mark.parametrize("mask", [True, False])
+def test_truncated_completions_teach_nothing_on_request(student_folder: Path, shards: Path, mask: bool) -> None:
+    """All of them are truncated: with the mask they have neither a policy gradient nor a KL term."""
+    module = grpo_module(
+        student_folder,
+        loss={"beta": 0.04, "mask_truncated_completions": mask},
+        sampling={"max_completion_length": 2},
+        optimizer=optimizer(weight_decay=0.0),
+    )
+    run = fit(module, grpo_data(shards), max_steps=2)
+    for logged in run.logged:
+        assert logged["completions/clipped_ratio"] == 1
+        assert ("kl" in logged) is not mask
+        assert (logged["grad_norm"] == 0) is mask
+    assert run.logged[-1]["sampling_logp_difference"] < 1e-4
+
+
 def test_sft_loss_is_cross_entropy_on_the_trace_alone(any_student_folder: Path, shards: Path) -> None:
     """Against transformers' own forward with labels on the trace only, averaged over all trace tokens of the step."""
     run = fit(sft_module(any_student_folder), sft_data(shards, batch_size=2, shuffle=False), max_steps=1)

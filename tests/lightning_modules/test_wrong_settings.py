@@ -53,6 +53,9 @@ GRPO: list[tuple[str, Any]] = [
     ("loss.type", "ppo"),
     ("loss.importance_sampling_level", "word"),
     ("loss.scale_rewards", "all"),
+    ("loss.multi_objective_aggregation", "normalize"),
+    ("loss.mask_truncated_completions", "some"),
+    ("loss.tas_lambda", -0.1),
     ("reference_device", "disk"),
 ]
 DATA: list[tuple[str, Any]] = [

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from avrt.grpo.advantage import group_advantages
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
-from avrt.rewards import RewardCallback, compute_rewards
+from avrt.rewards import RewardTable, compute_rewards
+from avrt.rollout.window_rollout import Devices, device_advantages
 from avrt.sample import Completion
+from tests.lightning_modules.training import Given
 from tests.parity.trl_oracle import trl_advantages, trl_loss
 from tests.tiny_student import make_sample
 
@@ -139,22 +141,25 @@ def reward_tables() -> dict[str, Tensor]:
 def test_advantages(table: Tensor, scale_rewards: str) -> None:
     total = table.nansum(dim=1)
     total[table.isnan().all(dim=1)] = float("nan")
-    ours = group_advantages(total, 4, scale_rewards)
+    ours = group_advantages(table, 4, scale_rewards)
     theirs, metrics = trl_advantages(table, 4, scale_rewards)
     torch.testing.assert_close(ours.advantages, theirs, **EXACT)
+    torch.testing.assert_close(ours.contributions.sum(1), theirs, **EXACT)
+    assert torch.equal(group_advantages(total, 4, scale_rewards).advantages, ours.advantages)
     if scale_rewards == "group" and not total.isnan().any():
         assert float(ours.zero_std.float().mean()) == pytest.approx(metrics["frac_reward_zero_std"], abs=1e-7)
 
 
-class Given(RewardCallback):
-    """Gives the values it was made with."""
-
-    def __init__(self, name: str, values: Tensor, weight: float) -> None:
-        super().__init__(weight=weight, name=name)
-        self.values = values
-
-    def score(self, completions: object) -> Tensor:
-        return self.values
+@pytest.mark.parametrize("table", reward_tables().values(), ids=reward_tables().keys())
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1.0, 0.5, 2.0), (0.0, -1.0, 3.0)], ids=str)
+def test_rewards_normalized_one_by_one(table: Tensor, weights: tuple[float, ...]) -> None:
+    config = LossConfig(multi_objective_aggregation="normalize_then_sum")
+    factors = torch.tensor(weights, dtype=torch.float64)
+    rewards = RewardTable({str(i): column for i, column in enumerate(table.T)}, table.nanmean(1))
+    ours = device_advantages(rewards, factors, 4, config, Devices())
+    theirs, _ = trl_advantages(table, 4, "group", factors, "normalize_then_sum")
+    torch.testing.assert_close(ours.advantages, theirs, **EXACT)
+    torch.testing.assert_close(ours.contributions.sum(1), ours.advantages, **EXACT)
 
 
 @pytest.mark.parametrize("table", reward_tables().values(), ids=reward_tables().keys())

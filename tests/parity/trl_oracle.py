@@ -17,6 +17,8 @@ from trl import GRPOTrainer
 
 from avrt.grpo.loss import LossConfig
 
+END_TOKEN = 2
+
 
 class NoModel(nn.Module):
     """Replaces the model; the log-probs are given."""
@@ -84,9 +86,28 @@ def trl_loss(
 
 
 def trl_advantages(
-    rewards: Tensor, num_generations: int, scale_rewards: str, weights: Tensor | None = None
+    rewards: Tensor,
+    num_generations: int,
+    scale_rewards: str,
+    weights: Tensor | None = None,
+    aggregation: str = "sum_then_normalize",
 ) -> tuple[Tensor, dict[str, float]]:
     """TRL's advantages ``[N]`` of rewards ``[N, rewards]``, and the reward metrics it logs."""
+    completion_ids = [[END_TOKEN]] * len(rewards)
+    output, metrics = trl_scored(rewards, num_generations, scale_rewards, weights, aggregation, completion_ids)
+    return output["advantages"], metrics
+
+
+def trl_scored(
+    rewards: Tensor,
+    num_generations: int,
+    scale_rewards: str,
+    weights: Tensor | None,
+    aggregation: str,
+    completion_ids: list[list[int]],
+    mask_truncated_completions: bool = False,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """TRL's rollout of these completions with these rewards: its inputs of the loss, and the metrics it logs."""
     count = len(rewards)
     trainer = make_trainer(
         args=SimpleNamespace(
@@ -99,11 +120,12 @@ def trl_advantages(
         environments=None,
         tools=None,
         pad_to_multiple_of=None,
-        mask_truncated_completions=False,
+        mask_truncated_completions=mask_truncated_completions,
+        eos_token_ids=[END_TOKEN],
         num_iterations=1,
         beta=0.0,
         num_generations=num_generations,
-        multi_objective_aggregation="sum_then_normalize",
+        multi_objective_aggregation=aggregation,
         reward_weights=torch.ones(rewards.shape[1], dtype=rewards.dtype) if weights is None else weights,
         reward_funcs=[None] * rewards.shape[1],
         reward_func_names=[f"reward{i}" for i in range(rewards.shape[1])],
@@ -113,7 +135,7 @@ def trl_advantages(
         _logs=defaultdict(list, rewards=defaultdict(list), extra=defaultdict(list)),
         _pending_extra_logs={},
         _pending_metrics={},
-        _generate=lambda prompts: ([[1]] * count, [[2]] * count, None, [""] * count, None, {}, None, None),
+        _generate=lambda prompts: ([[1]] * count, completion_ids, None, [""] * count, None, {}, None, None),
         _calculate_rewards=lambda *_: rewards,
     )
     # TRL computes n / (n - 1) in the default type.
@@ -123,4 +145,4 @@ def trl_advantages(
         output = trainer._generate_and_score_completions([{"prompt": "x"} for _ in range(count)])
     finally:
         torch.set_default_dtype(before)
-    return output["advantages"], {name: values[0] for name, values in trainer._metrics["train"].items()}
+    return output, {name: values[0] for name, values in trainer._metrics["train"].items()}

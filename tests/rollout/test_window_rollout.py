@@ -5,25 +5,25 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from avrt.grpo.advantage import group_advantages
-from avrt.grpo.loss import Normalizer
+from avrt.grpo.advantage import Aggregation, GroupStatistics, RewardScale, group_advantages
+from avrt.grpo.loss import LossConfig, Normalizer
 from avrt.model.reference import FrozenCopy
 from avrt.model.student import Student
 from avrt.model.token_logprobs import TokenLogprobs, token_logprobs
-from avrt.rewards import RewardTable
+from avrt.rewards import RewardCallback, RewardTable, compute_rewards
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response, SamplingConfig
 from avrt.rollout.groups import Generated
 from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, device_advantages, step_normalizer, stream_seed
 from avrt.sample import Completion
-from tests.lightning_modules.training import VowelReward
+from tests.lightning_modules.training import Given, VowelReward
 from tests.tiny_student import KINDS, load_student, make_sample
 
 SAMPLING = SamplingConfig(max_completion_length=6, seed=7)
@@ -35,9 +35,9 @@ def student(student_folder: Path) -> Student:
     return load_student(student_folder)
 
 
-def window_rollout(student: Student, **settings: Any) -> WindowRollout:
-    engine = TransformersRollout(student.language_model, SAMPLING, student.eos_token_ids, student.banned_tokens)
-    defaults: dict[str, Any] = {"engine": engine, "rewards": [VowelReward()], "reference": None, "sampling": SAMPLING}
+def window_rollout(student: Student, sampling: SamplingConfig = SAMPLING, **settings: Any) -> WindowRollout:
+    engine = TransformersRollout(student.language_model, sampling, student.eos_token_ids, student.banned_tokens)
+    defaults: dict[str, Any] = {"engine": engine, "rewards": [VowelReward()], "reference": None, "sampling": sampling}
     return WindowRollout(student, **{**defaults, "num_generations": GROUP, **settings})
 
 
@@ -125,17 +125,71 @@ def two_devices(rank: int, other: Tensor) -> Devices:
     return Devices(rank, 2, gather)
 
 
-@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_truncated_responses_are_masked_on_request(student: Student) -> None:
+    sampling = replace(SAMPLING, max_completion_length=120)
+    rollout = roll_out(student, sampling=sampling, loss=LossConfig(mask_truncated_completions=True))
+    flat = [response for group in rollout.responses for response in group]
+    assert rollout.used.tolist() == [response.finished for response in flat]
+    assert 0 < int(rollout.used.sum()) < len(flat)
+    plain = roll_out(student, sampling=sampling)
+    assert plain.used.all()
+    assert torch.equal(rollout.statistics.advantages, plain.statistics.advantages)
+    tokens = sum(len(response.token_ids) for response in flat if response.finished)
+    assert rollout.normalizer == Normalizer(len(flat), tokens, float(tokens), 120)
+
+
+def test_by_default_advantages_are_those_of_the_total() -> None:
+    """Bit for bit: `RewardTable.total` is summed elsewhere."""
+    scores = torch.rand(48, 5, generator=torch.Generator().manual_seed(0))
+    scores[torch.rand(48, 5, generator=torch.Generator().manual_seed(1)) < 0.3] = torch.nan
+    scores[:3] = torch.nan
+    rewards: list[RewardCallback] = [Given(str(k), column, 0.3 + k) for k, column in enumerate(scores.T)]
+    table = compute_rewards(rewards, [Completion(make_sample("audio", 1), "")] * 48)
+    weights = torch.tensor([reward.weight for reward in rewards])
+    found = device_advantages(table, weights, GROUP, LossConfig(), Devices())
+    assert torch.equal(found.advantages, group_advantages(table.total, GROUP).advantages)
+    torch.testing.assert_close(found.contributions.sum(1), found.advantages.double(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("aggregation", get_args(Aggregation))
+def test_a_response_without_a_total_is_left_out(aggregation: Aggregation) -> None:
+    """Whatever rewards it has: its group's advantages are those of the others."""
+    scores = torch.rand(6, 2, generator=torch.Generator().manual_seed(0))
+    loss, weights = LossConfig(multi_objective_aggregation=aggregation), torch.tensor([1.0, 0.5])
+
+    def advantages(scores: Tensor) -> Tensor:
+        table = RewardTable({"a": scores[:, 0], "b": scores[:, 1]}, total)
+        return device_advantages(table, weights, GROUP, loss, Devices()).advantages
+
+    total = (scores @ weights).index_fill(0, torch.tensor([1]), torch.nan)
+    found = advantages(scores)
+    assert found[1] == 0
+    assert found[0] == pytest.approx(-float(found[2]), abs=1e-6)
+    assert torch.equal(found, advantages(scores.index_fill(0, torch.tensor([1]), torch.nan)))
+
+
+DIVISORS = [LossConfig(scale_rewards=scale) for scale in get_args(RewardScale)]
+
+
+@pytest.mark.parametrize("loss", [*DIVISORS, LossConfig(multi_objective_aggregation="normalize_then_sum")], ids=str)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_advantages_of_one_of_two_devices(scale: str, rank: int) -> None:
+def test_advantages_of_one_of_two_devices(loss: LossConfig, rank: int) -> None:
     """The batch's deviation is that of both devices; every device gets the advantages of its own responses."""
-    rewards = torch.rand(12, generator=torch.Generator().manual_seed(0))
-    parts = rewards.split(6)
-    expected = group_advantages(rewards, GROUP, scale)
-    found = device_advantages(parts[rank], GROUP, scale, two_devices(rank, parts[1 - rank]))
+    scores = torch.rand(12, 2, generator=torch.Generator().manual_seed(0)) ** torch.tensor([1.0, 4.0])
+    weights = torch.tensor([1.0, 0.5])
+    gathered: list[Tensor] = []
+
+    def both(part: Tensor, devices: Devices) -> GroupStatistics:
+        table = RewardTable({"a": part[:, 0], "b": part[:, 1]}, part @ weights)
+        return device_advantages(table, weights, GROUP, loss, devices)
+
+    both(scores[6:] if rank == 0 else scores[:6], Devices(gather=lambda part: gathered.append(part) or part))
+    expected = both(scores, Devices())
+    found = both(scores[6 * rank : 6 * rank + 6], two_devices(rank, gathered[0]))
     assert torch.equal(found.advantages, expected.advantages.split(6)[rank])
     assert torch.equal(found.group_std, expected.group_std.split(2)[rank])
     assert torch.equal(found.zero_std, expected.zero_std.split(2)[rank])
+    assert torch.equal(found.contributions, expected.contributions.split(6)[rank])
 
 
 def test_normalizer_of_two_devices() -> None:
@@ -244,11 +298,22 @@ def test_the_signal_of_each_reward_by_hand() -> None:
     }
 
 
+def test_shares_show_what_groups_without_accuracy_spread_learn() -> None:
+    """All answers are right: every group has a signal, and it is the length reward's."""
+    rollout = made_rollout([2, 4, 10, 8], [True] * 4, [1.0] * 4)
+    accuracy, length = torch.ones(4), torch.tensor([0.1, 0.2, 0.5, 0.4])
+    rollout.rewards = RewardTable({"accuracy": accuracy, "length": length}, accuracy + length)
+    rollout.statistics = group_advantages(torch.stack([accuracy, length], dim=1), 2)
+    metrics = rollout_metrics(rollout, Tensor.cpu)
+    assert metrics["frac_reward_zero_std"] == 0
+    assert (metrics["advantage_share/accuracy"], metrics["advantage_share/length"]) == pytest.approx((0, 1))
+
+
 def test_without_a_reward_that_applies_there_is_no_reward_metric() -> None:
     nan = float("nan")
     rollout = made_rollout([1, 2, 3, 4], [True] * 4, [nan] * 4)
     metrics = rollout_metrics(rollout, Tensor.cpu)
-    assert not [name for name in metrics if name.startswith("reward")]
+    assert not [name for name in metrics if name.startswith(("reward", "advantage"))]
 
 
 @pytest.mark.parametrize("change", [0.0, 0.5])
