@@ -194,7 +194,10 @@ class WindowLoader:
         """
         now = self._settings()
         for key, what in (
-            ("fingerprint", "data.train points to other shards than the checkpoint's run read"),
+            (
+                "fingerprint",
+                "data.train points to other shards, or has other lists of ids, than in the checkpoint's run",
+            ),
             ("seed", "data.seed differs from the checkpoint's"),
             ("shuffle", "data.shuffle differs from the checkpoint's"),
             ("shuffle_shards", "data.shuffle_shards differs from the checkpoint's"),
