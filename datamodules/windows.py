@@ -72,7 +72,7 @@ class WindowLoader:
     An epoch is as many whole windows as the samples fill; the next one continues where it ended.
 
     Args:
-        reader: encoded samples by number.
+        reader: encoded samples by `datamodules.order.Place`.
         order: the numbers' sequence.
         micro_batch_size: prompts per device and `training_step`.
         micro_batches: `training_step`s per optimizer step (`trainer.accumulate_grad_batches`).
@@ -81,6 +81,7 @@ class WindowLoader:
         num_workers: processes that read and encode ahead; 0 reads in the training process.
         prefetch: see `datamodules.workers.read_batches`.
         fingerprint: identifies the data; a run does not resume on other data.
+        permute_options: whether `reader` permutes options; a run does not resume with another setting.
         allow_changes: resume even on other data or in another order.
     """
 
@@ -97,6 +98,7 @@ class WindowLoader:
         num_workers: int = 0,
         prefetch: int = 2,
         fingerprint: str = "",
+        permute_options: bool = False,
         allow_changes: bool = False,
     ) -> None:
         self.reader = reader
@@ -109,6 +111,7 @@ class WindowLoader:
         self.num_workers = num_workers
         self.prefetch = prefetch
         self.fingerprint = fingerprint
+        self.permute_options = permute_options
         self.allow_changes = allow_changes
         self._steps_done = 0
         if order.size < self.window_size:
@@ -144,7 +147,7 @@ class WindowLoader:
         step = self.micro_batch_size
         places = self.order.places(windows.start * self.window_size, windows.stop * self.window_size)
         mine = places[self.rank :: self.world_size]  # a window is a multiple of the devices
-        batches = [[place.sample for place in mine[i : i + step]] for i in range(0, len(mine), step)]
+        batches = [mine[i : i + step] for i in range(0, len(mine), step)]
         stream = read_batches(self.reader, batches, self.num_workers, self.prefetch)
         per_window = step * self.micro_batches
         for w, number in enumerate(windows):
@@ -180,6 +183,7 @@ class WindowLoader:
             "shuffle": self.order.shuffle,
             "shuffle_shards": self.order.shuffle_shards,
             "weights": self.order.weights,
+            "permute_options": self.permute_options,
             "window_size": self.window_size,
             "micro_batches": self.micro_batches,
             "num_iterations": self.num_iterations,
@@ -193,6 +197,7 @@ class WindowLoader:
                 first two can be allowed.
         """
         now = self._settings()
+        state = {"permute_options": False, **state}  # checkpoints from before that setting
         for key, what in (
             (
                 "fingerprint",
@@ -202,6 +207,7 @@ class WindowLoader:
             ("shuffle", "data.shuffle differs from the checkpoint's"),
             ("shuffle_shards", "data.shuffle_shards differs from the checkpoint's"),
             ("weights", "the weights of data.train's sources differ from the checkpoint's"),
+            ("permute_options", "data.permute_options differs from the checkpoint's"),
             (
                 "window_size",
                 "an optimizer step takes another number of prompts (data.prompts_per_step, or data.batch_size x "
@@ -214,7 +220,7 @@ class WindowLoader:
             ),
             ("num_iterations", "model.num_iterations differs from the checkpoint's"),
         ):
-            order = key in ("fingerprint", "seed", "shuffle", "shuffle_shards", "weights")
+            order = key in ("fingerprint", "seed", "shuffle", "shuffle_shards", "weights", "permute_options")
             if state.get(key) == now[key] or (order and self.allow_changes):
                 continue
             allow = "set model.resume_with_changes to true, " if order else ""

@@ -25,6 +25,7 @@ from avrt.rewards import RewardCallback, collect_rewards, describe_rewards
 from avrt.rollout.engine import DEFAULT_SAMPLING, Response, SamplingConfig
 from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, response_logprobs
+from avrt.text.option_order import has_fixed_order
 from datamodules.windows import MicroBatch
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.training import MAX_SKIPPED_STEPS, TrainingModule
@@ -127,6 +128,9 @@ class GRPOModule(TrainingModule):
             for name, value in rollout_metrics(self.rollout, self._gather).items():
                 # Every device has gathered the same values: their mean over devices is the value itself.
                 self.step_metrics.add(name, value)
+            if self._data is not None and self._data.permute_options:
+                fixed = [has_fixed_order(prompt.sample) for prompt in window.prompts]
+                self.step_metrics.add("data/fixed_option_order", sum(fixed), len(fixed))
 
     def window_rollout(self) -> WindowRollout:
         """The rollout of a window with the student's current weights."""
