@@ -9,6 +9,7 @@ CHARTS = {
     "Progress": {
         "reward": ["^reward$", "^rewards/.*/mean$"],
         "validation": ["^val/"],
+        "accuracy on new and repeated prompts": ["^accuracy/(new|repeated_.*)$"],
         "loss": ["^loss$"],
     },
     "Health": {
