@@ -252,7 +252,8 @@ def check_overlap(train: SampleSources, val: SampleSources, allow: bool) -> None
         if not allow:
             raise ValueError(
                 f"{line}; validation would measure what was trained on. Give each its own shards, set data.train_split "
-                "and data.val_split, or set data.allow_overlap to true"
+                "and data.val_split, list them in a file under `never` of their source, or set data.allow_overlap to "
+                "true"
             )
         rank_zero_info(f"{line} (data.allow_overlap).")
     clips = sorted({clip for _, clip in trained} & {clip for _, clip in validated} - {""})
