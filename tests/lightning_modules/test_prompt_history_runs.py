@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from avrt.rollout import prompt_history
 from avrt.rollout.prompt_history import KINDS
 from avrt.text.answers import ParsedAnswer, parse
 from lightning_modules.grpo import GRPOModule
+from tests.lightning_modules.callbacks.tiny_runs import events, scalars
 from tests.lightning_modules.training import StopAfter, fit, grpo_data, grpo_module, optimizer, write_shards
 
 NAMES = {f"accuracy/{kind}" for kind in KINDS}
@@ -97,3 +99,13 @@ def test_checkpoints_of_earlier_versions(student_folder: Path, shards: Path, tmp
     torch.save(old, tmp_path / "old.ckpt")
     resumed = run(student_folder, shards, tmp_path / "resumed.ckpt", 1, 6, ckpt_path=tmp_path / "old.ckpt")
     assert resumed.curves[0].keys() == {"accuracy/new"}
+
+
+def test_a_step_without_a_kind_of_prompts_has_no_point(student_folder: Path, tmp_path: Path) -> None:
+    """Lightning would log the value of an earlier step of the epoch again."""
+    ten = write_shards(tmp_path / "s", 10)  # epochs of two steps: the third step has the last two new prompts
+    settings = {"max_steps": 4, "logger": TensorBoardLogger(tmp_path, "", ""), "log_every_n_steps": 1}
+    fit(grpo_module(student_folder), grpo_data(ten, batch_size=2), **settings)
+    written = events(tmp_path)
+    assert [step for step, _ in scalars(written, "accuracy/new")] == [0, 1, 2]
+    assert [step for step, _ in scalars(written, "reward")] == [0, 1, 2, 3]
