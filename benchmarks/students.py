@@ -18,7 +18,7 @@ from avrt.rewards import RewardCallback
 from avrt.rollout.engine import SamplingConfig
 from avrt.sample import Completion, Sample
 from benchmarks.models import Shape, text_only_model
-from datamodules.order import SampleOrder
+from datamodules.order import Place, SampleOrder
 from datamodules.streaming import ItemReader
 from datamodules.windows import MicroBatch, WindowLoader
 from lightning_modules.grpo import GRPOModule
@@ -90,8 +90,8 @@ class Prompts(ItemReader[Prompt]):
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def __getitem__(self, index: int) -> Prompt:
-        return self.prompts[index]
+    def __getitem__(self, place: Place) -> Prompt:
+        return self.prompts[place.sample]
 
 
 def text_prompt(ids: torch.Tensor) -> Prompt:

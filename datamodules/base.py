@@ -37,6 +37,9 @@ class ShardDataModule(LightningDataModule):
         prefetch: micro-batches (in validation, parts of a batch) that each of them keeps ready in shared memory.
         seed: determines the order of the training samples.
         shuffle: permute the training samples differently in every pass over them.
+        permute_options: give every training sample its options in another order in every pass, drawn from `seed`, the
+            pass and the sample's id; the letters stay A, B, C, ... and the gold option follows. Samples with a text
+            that depends on the order keep it (`avrt.text.option_order`). For GRPO only: traces name the letters.
         shuffle_shards: shards whose samples are mixed at a time. Of remote shards, as many are fetched ahead, so that
             `cache_gb` should hold twice as many.
         cache_dir: folder of fetched shards, shared by all processes of a machine; None for a folder in the user's
@@ -72,8 +75,15 @@ class ShardDataModule(LightningDataModule):
         allow_overlap: bool = False,
         prompts_per_step: PositiveInt | None = None,
         val_every_n_steps: PositiveInt | None = None,
+        permute_options: bool = False,
     ) -> None:
         super().__init__()
+        if permute_options and self.with_targets:
+            raise ValueError(
+                "permute_options: is true, which supervised fine-tuning does not support: a trace names options by "
+                'letter and place, and no rule can tell all of these from other words ("A man", "the second"); set it '
+                "to false"
+            )
         self.train = train
         self.val = val
         self.batch_size = batch_size
@@ -92,6 +102,7 @@ class ShardDataModule(LightningDataModule):
         self.allow_overlap = allow_overlap
         self.prompts_per_step = prompts_per_step
         self.val_every_n_steps = val_every_n_steps
+        self.permute_options = permute_options
         self._encoder: PromptEncoder | None = None
         self._num_iterations = 1
         self._allow_changes = False
@@ -181,7 +192,13 @@ class ShardDataModule(LightningDataModule):
             assert self.trainer is not None
             samples = self._open("train")
             self._window_loader = WindowLoader(
-                EncodedSamples(samples, self.encoder, self.with_targets, shards_ahead=self.shuffle_shards),
+                EncodedSamples(
+                    samples,
+                    self.encoder,
+                    self.with_targets,
+                    shards_ahead=self.shuffle_shards,
+                    option_seed=self.seed if self.permute_options else None,
+                ),
                 samples.order(seed=self.seed, shuffle=self.shuffle, shuffle_shards=self.shuffle_shards),
                 micro_batch_size=self.batch_size,
                 micro_batches=self.trainer.accumulate_grad_batches,
@@ -192,6 +209,7 @@ class ShardDataModule(LightningDataModule):
                 num_workers=self.num_workers,
                 prefetch=self.prefetch,
                 fingerprint=samples.fingerprint,
+                permute_options=self.permute_options,
                 allow_changes=self._allow_changes,
             )
             loader = self._window_loader
@@ -244,7 +262,8 @@ def check_overlap(train: SampleSources, val: SampleSources, allow: bool) -> None
         if not allow:
             raise ValueError(
                 f"{line}; validation would measure what was trained on. Give each its own shards, set data.train_split "
-                "and data.val_split, or set data.allow_overlap to true"
+                "and data.val_split, list them in a file under `never` of their source, or set data.allow_overlap to "
+                "true"
             )
         rank_zero_info(f"{line} (data.allow_overlap).")
     clips = sorted({clip for _, clip in trained} & {clip for _, clip in validated} - {""})

@@ -8,12 +8,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import PurePosixPath
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from avrt.config.numbers import PositiveFloat
 from avrt.data.faults import ShardError
 from avrt.data.foreign_shards import cost_line
+from avrt.data.id_lists import limit_samples
 from avrt.data.shards import ShardSet
 from avrt.sample import Sample
 from avrt.storage.shard_cache import ShardCache, ShardFile
@@ -29,13 +31,19 @@ class DataSource:
         weight: share of the samples of every optimizer step, relative to the other sources' weights. All sources have
             one, or none: then each sample of all sources comes once per pass.
         split: take only samples of this split; None for `train_split`.
-        name: names its curve ``data/samples/<name>``; by default the last part of its location.
+        name: names its curve ``data/samples/<name>``; by default the file name of `only` if that is one file, else the
+            last part of its location.
+        only: take only the samples whose ids are in this file, or in one of these: one id per line, as ``avrt subsets``
+            writes them.
+        never: take no sample whose id is in this file, or in one of these.
     """
 
     shards: str | list[str]
     weight: PositiveFloat | None = None
     split: str | None = None
     name: str | None = None
+    only: str | list[str] | None = None
+    never: str | list[str] | None = None
 
 
 TrainShards = str | list[str | DataSource]
@@ -108,39 +116,42 @@ def open_sources(train: TrainShards, split: str | None, cache: ShardCache, setti
         ShardError: a shard is damaged.
     """
     if isinstance(train, str) or not any(isinstance(item, DataSource) for item in train):
-        return SampleSources([""], [_open(train, split, cache, setting)])  # type: ignore[arg-type]
+        return SampleSources([""], [_open(DataSource(train), split, cache, setting)])  # type: ignore[arg-type]
     sources = [item if isinstance(item, DataSource) else DataSource(item) for item in train]
     weights = [source.weight for source in sources if source.weight is not None]
     if weights and len(weights) != len(sources):
         raise ValueError(f"{setting}: some sources have a weight and some have none; give all of them one")
-    names = [source.name or _name(source.shards) for source in sources]
+    names = [source.name or _name(source) for source in sources]
     for name in names:
         if names.count(name) > 1 or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             raise ValueError(
                 f"{setting}: the source name {name!r} is used twice or cannot name a curve; set `name` of each source "
                 "to letters, digits, '.', '_' and '-'"
             )
-    shards = [
-        _open(source.shards, source.split or split, cache, f"{setting}.{name}")
-        for name, source in zip(names, sources, strict=True)
-    ]
+    shards = [_open(source, split, cache, f"{setting}.{name}") for name, source in zip(names, sources, strict=True)]
     return SampleSources(names, shards, weights)
 
 
-def _open(shards: str | list[str], split: str | None, cache: ShardCache, setting: str) -> ShardSet:
+def _open(source: DataSource, split: str | None, cache: ShardCache, setting: str) -> ShardSet:
     try:
-        opened = ShardSet(shards, split=split, cache=cache)
+        opened = ShardSet(source.shards, split=source.split or split, cache=cache)
+        opened, notes = limit_samples(opened, source.only, source.never)
     except ShardError:
         raise
     except ValueError as error:
         raise ValueError(f"{setting}: {error}") from error
+    for note in notes:
+        rank_zero_info(f"{setting}: {note}")
     if opened.foreign_samples:
         rank_zero_info(f"{setting}: {cost_line(opened.foreign_samples)}")
     return opened
 
 
-def _name(shards: str | list[str]) -> str:
-    """The last part of a location that is a plain name: ``avqa`` of ``s3://data/avqa/*.tar``."""
-    first = shards if isinstance(shards, str) else shards[0]
+def _name(source: DataSource) -> str:
+    """``easy`` of ``only: subsets/easy.txt``; else the last part of a location that is a plain name, ``avqa`` of
+    ``s3://data/avqa/*.tar``."""
+    if isinstance(source.only, str):
+        return PurePosixPath(source.only).stem
+    first = source.shards if isinstance(source.shards, str) else source.shards[0]
     parts = [part for part in first.split("/") if re.fullmatch(r"[A-Za-z0-9._-]+", part)]
     return parts[-1] if parts else first

@@ -21,10 +21,14 @@ from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.sample import Sample
 from avrt.storage.locations import is_remote
 from avrt.storage.shard_cache import ShardCache, ShardFile
+from avrt.text.option_order import permuted_options
+from datamodules.order import Place
 from datamodules.sources import SampleSources
 
 Item = TypeVar("Item")
 Part = list[Any]
+Index = int | Place
+"""A sample's number, or its place in the order of training."""
 Stage = Callable[[Iterable[Part]], Iterator[Part]]
 
 
@@ -40,7 +44,7 @@ class ItemReader(Generic[Item]):
 
 
 class EncodedSamples(ItemReader[Prompt]):
-    """Samples read from shards and encoded for the student.
+    """Samples read from shards and encoded for the student, by their number or their place in the order of training.
 
     A worker holds the samples of one part at a time, from their bytes in the shard to the encoded prompts, beside the
     parts that wait for the training process.
@@ -51,6 +55,7 @@ class EncodedSamples(ItemReader[Prompt]):
         with_targets: also encode the trace (supervised fine-tuning).
         modalities: ``AV``, ``A`` (frames blanked) or ``V`` (audio silenced).
         shards_ahead: remote shards to fetch before they are needed.
+        option_seed: permute the options of a sample by this seed, anew in every pass; None keeps their order.
     """
 
     def __init__(
@@ -60,17 +65,19 @@ class EncodedSamples(ItemReader[Prompt]):
         with_targets: bool = False,
         modalities: Modalities = "AV",
         shards_ahead: int = 32,
+        option_seed: int | None = None,
     ) -> None:
         self.samples = samples
         self.encoder = encoder
         self.with_targets = with_targets
         self.modalities = modalities
         self.shards_ahead = shards_ahead
+        self.option_seed = option_seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Prompt:
+    def __getitem__(self, index: Index) -> Prompt:
         return self._encode(self._decode(self._read(index)))
 
     def stages(self, parts: Sequence[Part]) -> list[Stage]:
@@ -78,14 +85,21 @@ class EncodedSamples(ItemReader[Prompt]):
         reading: list[Stage] = [Each(self._read), Each(self._decode), Each(self._encode)]
         return [ahead, *reading] if ahead.uses else reading
 
-    def _read(self, index: int) -> tuple[int, dict[str, bytes]]:
-        return index, self.samples.members(index)
+    def _read(self, index: Index) -> tuple[Place, dict[str, bytes]]:
+        place = _place(index)
+        return place, self.samples.members(place.sample)
 
-    def _decode(self, read: tuple[int, dict[str, bytes]]) -> Sample:
-        return self.samples.decode(*read)
+    def _decode(self, read: tuple[Place, dict[str, bytes]]) -> Sample:
+        place, members = read
+        sample = self.samples.decode(place.sample, members)
+        return sample if self.option_seed is None else permuted_options(sample, self.option_seed, place.epoch)
 
     def _encode(self, sample: Sample) -> Prompt:
         return self.encoder.encode(mask_clip(sample, self.modalities), with_target=self.with_targets)
+
+
+def _place(index: Index) -> Place:
+    return index if isinstance(index, Place) else Place(index, 0)
 
 
 class FetchAhead:
@@ -107,7 +121,7 @@ class FetchAhead:
         recent: OrderedDict[ShardFile, None] = OrderedDict()
         for number, part in enumerate(parts):
             for index in part:
-                file = samples.file(index)
+                file = samples.file(_place(index).sample)
                 if not is_remote(file.location):
                     continue
                 if file not in recent:

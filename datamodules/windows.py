@@ -96,7 +96,7 @@ class WindowLoader:
     An epoch is as many whole windows as the samples fill; the next one continues where it ended.
 
     Args:
-        reader: encoded samples by number.
+        reader: encoded samples by `datamodules.order.Place`.
         order: the numbers' sequence.
         micro_batch_size: prompts per device and `training_step`.
         micro_batches: `training_step`s per optimizer step (`trainer.accumulate_grad_batches`).
@@ -106,6 +106,7 @@ class WindowLoader:
         num_workers: processes that read and encode ahead; 0 reads in the training process.
         prefetch: see `datamodules.workers.read_batches`.
         fingerprint: identifies the data; a run does not resume on other data.
+        permute_options: whether `reader` permutes options; a run does not resume with another setting.
         allow_changes: resume even on other data or in another order.
     """
 
@@ -123,6 +124,7 @@ class WindowLoader:
         num_workers: int = 0,
         prefetch: int = 2,
         fingerprint: str = "",
+        permute_options: bool = False,
         allow_changes: bool = False,
     ) -> None:
         self.reader = reader
@@ -136,6 +138,7 @@ class WindowLoader:
         self.num_workers = num_workers
         self.prefetch = prefetch
         self.fingerprint = fingerprint
+        self.permute_options = permute_options
         self.allow_changes = allow_changes
         self._steps_done = 0
         self._position = 0
@@ -196,8 +199,7 @@ class WindowLoader:
         mine = self.order.places(self._position, end)[self.rank :: self.world_size]  # windows are multiples of devices
         step = self.micro_batch_size
         parts = [mine[i : i + step] for i in range(0, len(mine), step)]
-        batches = [[place.sample for place in part] for part in parts]
-        stream = read_batches(self.reader, batches, self.num_workers, self.prefetch)
+        stream = read_batches(self.reader, parts, self.num_workers, self.prefetch)
         for part, prompts in zip(parts, stream, strict=True):
             self._drawn += step * self.world_size
             yield prompts, [place.epoch for place in part]
@@ -222,6 +224,7 @@ class WindowLoader:
             "shuffle": self.order.shuffle,
             "shuffle_shards": self.order.shuffle_shards,
             "weights": self.order.weights,
+            "permute_options": self.permute_options,
             "window_size": self.window_size,
             "micro_batches": self.micro_batches,
             "num_iterations": self.num_iterations,
@@ -235,12 +238,17 @@ class WindowLoader:
                 first two can be allowed.
         """
         now = self._settings()
+        state = {"permute_options": False, **state}  # checkpoints from before that setting
         for key, what in (
-            ("fingerprint", "data.train points to other shards than the checkpoint's run read"),
+            (
+                "fingerprint",
+                "data.train points to other shards, or has other lists of ids, than in the checkpoint's run",
+            ),
             ("seed", "data.seed differs from the checkpoint's"),
             ("shuffle", "data.shuffle differs from the checkpoint's"),
             ("shuffle_shards", "data.shuffle_shards differs from the checkpoint's"),
             ("weights", "the weights of data.train's sources differ from the checkpoint's"),
+            ("permute_options", "data.permute_options differs from the checkpoint's"),
             (
                 "window_size",
                 "an optimizer step takes another number of prompts (data.prompts_per_step, or data.batch_size x "
@@ -253,7 +261,7 @@ class WindowLoader:
             ),
             ("num_iterations", "model.num_iterations differs from the checkpoint's"),
         ):
-            order = key in ("fingerprint", "seed", "shuffle", "shuffle_shards", "weights")
+            order = key in ("fingerprint", "seed", "shuffle", "shuffle_shards", "weights", "permute_options")
             if state.get(key) == now[key] or (order and self.allow_changes):
                 continue
             allow = "set model.resume_with_changes to true, " if order else ""

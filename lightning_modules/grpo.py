@@ -25,7 +25,9 @@ from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rewards import RewardCallback, collect_rewards, describe_rewards
 from avrt.rollout.engine import DEFAULT_SAMPLING, Response, SamplingConfig
 from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences, selection_metrics
+from avrt.rollout.prompt_history import PromptHistory
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, response_logprobs
+from avrt.text.option_order import has_fixed_order
 from datamodules.windows import MicroBatch
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.training import MAX_SKIPPED_STEPS, TrainingModule
@@ -96,6 +98,7 @@ class GRPOModule(TrainingModule):
             self.max_num_gen_batches = dynamic_sampling.max_num_gen_batches
         self.reference_device = reference_device
         self.rewards: list[RewardCallback] = []
+        self.prompt_history = PromptHistory()
         self.rollout: Rollout | None = None
         """The current window's; callbacks may read it until the window's last step is done."""
         self.reference: ReferencePolicy | None = None
@@ -126,6 +129,7 @@ class GRPOModule(TrainingModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
+            self.prompt_history = PromptHistory()  # of an earlier run
             self.rewards = collect_rewards(self.trainer.callbacks)  # type: ignore[attr-defined]
             check_group_rewards(self.dynamic_sampling, self.filter_groups, [reward.name for reward in self.rewards])
 
@@ -144,9 +148,16 @@ class GRPOModule(TrainingModule):
             chosen = self.filter_groups if self.dynamic_sampling is None else self.dynamic_sampling.rewards
             if chosen:
                 values |= selection_metrics(self.rollout, chosen, self.dynamic_sampling is not None, self._gather)
+            done = self.rollout.generated.completions
+            values |= self.prompt_history.note(done, self.num_generations, self._gather)
             for name, value in values.items():
                 # Every device has gathered the same values: their mean over devices is the value itself.
                 self.step_metrics.add(name, value)
+            if self._data is not None and self._data.permute_options:
+                fixed = [has_fixed_order(prompt.sample) for prompt in window.prompts]
+                self.step_metrics.add("data/fixed_option_order", sum(fixed), len(fixed))
+        if batch.last and batch.iteration == self.num_iterations - 1:
+            self.prompt_history.commit()  # a checkpoint of this step resumes behind the window
 
     def window_rollout(self) -> WindowRollout:
         """The rollout of a window with the student's current weights."""
@@ -172,6 +183,15 @@ class GRPOModule(TrainingModule):
             return values.cpu()
         gathered: Any = self.all_gather(values.to(self.device))
         return gathered.flatten(0, 1).cpu()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["avrt"]["prompt_history"] = self.prompt_history.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if "prompt_history" in checkpoint["avrt"]:  # not in checkpoints of earlier versions: their prompts are new
+            self.prompt_history.load_state_dict(checkpoint["avrt"]["prompt_history"])
 
     # ---- the gradient -----------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ class TrainingModule(AnsweringModule):
         self.step_metrics = StepMetrics()
         self.skipped = SkippedSteps(max_skipped_steps)
         self._plain_step: StepReport | None = None
+        self._logged: set[str] = set()
         self._data: ShardDataModule | None = None
 
     def setup(self, stage: str) -> None:
@@ -211,9 +213,20 @@ class TrainingModule(AnsweringModule):
         if self._data is not None:
             counts = self._data.samples_by_source().items()
             values |= {f"data/samples/{name}": float(count) for name, count in counts}
+        self._drop_earlier_values(values.keys())
         self.log_dict({k: v for k, v in values.items() if k not in self.progress_metrics}, batch_size=1)
         shown = {k: v for k, v in values.items() if k in self.progress_metrics}
         self.log_dict(shown, prog_bar=True, batch_size=1)
+
+    def _drop_earlier_values(self, names: Collection[str]) -> None:
+        """Leave a gap in the curves that this step has no value for.
+
+        Lightning logs every metric of an epoch's earlier steps again in each step, with its old value.
+        """
+        for item in self.trainer._results.values():  # type: ignore[union-attr]
+            if item.meta.name in self._logged and item.meta.name not in names:
+                item.reset()
+        self._logged |= set(names)
 
     def _step_report(self) -> StepReport | None:
         """The outcome of the last optimizer step, on every device."""

@@ -1,7 +1,7 @@
 """Split items into easy, medium and hard by two teachers' answers.
 
-Easy: both teachers are right; medium: one of them; hard: none. The lists are files of ids that an evaluation can be
-limited to.
+Easy: both teachers are right; medium: one of them; hard: none. The lists are files of ids that an evaluation or a
+source of training data can be limited to.
 
     python -m avrt subsets --vision runs/kimi --audio runs/flamingo --benchmark omnibench --out subsets/omnibench
     python -m avrt subsets --traces cli_configs/traces_avqa.yaml --out subsets/avqa_train

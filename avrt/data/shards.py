@@ -6,11 +6,12 @@ samples begin, and `avrt.data.faults` lists what is refused.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 from array import array
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager
 from io import BufferedReader
 from pathlib import Path
@@ -128,6 +129,22 @@ class ShardSet:
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
+
+    def subset(self, keys: Container[str]) -> ShardSet:
+        """The samples with these ids, in this set's order. Shards without one of them are never read."""
+        found = copy.copy(self)
+        kept = [index for index, key in enumerate(self.keys) if key in keys]
+        found.keys, found.splits, found.sources = (
+            [values[index] for index in kept] for values in (self.keys, self.splits, self.sources)
+        )
+        found._begins, found._ends = (
+            array("q", (ends[index] for index in kept)) for ends in (self._begins, self._ends)
+        )
+        found._first = array("q", (bisect_left(kept, first) for first in self._first))
+        if len(kept) < len(self):
+            content = "\n".join([self._fingerprint, *found.keys])
+            found._fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        return found
 
     def shard_of(self, index: int) -> int:
         """The number of the shard that a sample is in."""

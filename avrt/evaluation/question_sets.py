@@ -15,6 +15,7 @@ from typing import Any
 
 from avrt import __version__
 from avrt.data.faults import ShardError
+from avrt.data.id_lists import read_ids
 from avrt.data.shards import ShardSet
 from avrt.evaluation.benchmarks import (
     BENCHMARKS,
@@ -282,19 +283,3 @@ def _limited(sets: Sequence[QuestionSet], subset: str) -> QuestionSet:
         subset=Path(subset).stem,
         shards=questions.shards,
     )
-
-
-def read_ids(path: str | Path) -> list[str]:
-    """The ids of a list: one per line; blank lines and lines that begin with ``#`` are skipped.
-
-    Raises:
-        ValueError: an id twice, or none.
-    """
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    ids = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not ids:
-        raise ValueError(f"{path}: lists no ids")
-    if len(set(ids)) < len(ids):
-        twice = next(item for item in ids if ids.count(item) > 1)
-        raise ValueError(f"{path}: lists {twice!r} twice")
-    return ids

@@ -271,7 +271,11 @@ def count_samples(train: str | list[str | dict[str, Any]], split: str | None = N
     Args:
         train: as in `data.train`; a source is a mapping.
         split: only this split, for what is not a source with its own.
+
+    Raises:
+        UsageError: the shards are damaged, or a list of ids cannot be used.
     """
+    from avrt.data.id_lists import limit_samples
     from avrt.data.shards import ShardSet
     from avrt.storage.locations import is_folder, is_remote
 
@@ -284,7 +288,10 @@ def count_samples(train: str | list[str | dict[str, Any]], split: str | None = N
                 return None  # without a manifest, whole shards would be fetched
             if not all(is_remote(n) or Path(n).exists() or "{" in n or glob.glob(n) for n in shards):
                 return None
-            total += len(ShardSet(shards, split=source.get("split") or split))
+            opened = ShardSet(shards, split=source.get("split") or split)
+            total += len(limit_samples(opened, source.get("only"), source.get("never"))[0])
         except OSError:  # no connection or no permission, on a machine that only plans
             return None
+        except ValueError as error:
+            raise UsageError(f"data.train: {error}") from error
     return total

@@ -10,6 +10,7 @@ CHARTS = {
         "reward": ["^reward$", "^rewards/.*/mean$"],
         "accuracy on training questions": ["^accuracy/pass@"],
         "validation": ["^val/"],
+        "accuracy on new and repeated prompts": ["^accuracy/(new|repeated_.*)$"],
         "loss": ["^loss$"],
     },
     "Health": {

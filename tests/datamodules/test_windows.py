@@ -12,7 +12,7 @@ from avrt.config.errors import describe
 from avrt.data.faults import FaultReason, ShardError
 from avrt.model.encoding import Prompt
 from avrt.sample import Sample
-from datamodules.order import SampleOrder
+from datamodules.order import Place, SampleOrder
 from datamodules.reading import EvaluationLoader, device_batches
 from datamodules.streaming import ItemReader
 from datamodules.windows import MicroBatch, WindowLoader
@@ -29,7 +29,8 @@ class Numbers(ItemReader[Prompt]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Prompt:
+    def __getitem__(self, index: int | Place) -> Prompt:
+        index = index.sample if isinstance(index, Place) else index
         self.reads.append(index)
         return Prompt(Sample(str(index), "?", ("a", "b"), 0), torch.tensor([index]))
 
@@ -224,7 +225,7 @@ class Broken(Numbers):
         super().__init__(4)
         self.error = error
 
-    def __getitem__(self, index: int) -> Prompt:
+    def __getitem__(self, index: int | Place) -> Prompt:
         if index == 2:
             raise self.error
         return super().__getitem__(index)

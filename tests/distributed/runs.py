@@ -66,6 +66,7 @@ class Recorder(Callback):
         line = {name: float(value) for name, value in logged if not name.startswith(("seconds/", "throughput/"))}
         with (self.folder / f"steps_{trainer.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **line}) + "\n")
+        trainer.logged_metrics.clear()  # it keeps metrics that later steps do not have
 
 
 def trained_weights(module: Any) -> dict[str, torch.Tensor]:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avrt.commands import subsets as subsets_command
+from avrt.data.id_lists import read_ids
 from avrt.evaluation.difficulty_subsets import difficulty_subsets, read_outcomes
-from avrt.evaluation.question_sets import read_ids
 from tests.evaluation.conftest import RunMaker, reply
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from avrt.cli import main
+from avrt.data.id_lists import read_ids
 from avrt.data.shards import ShardSet
 from avrt.demo.prepare import cache_folder
 from avrt.demo.settings import DemoSettings
-from avrt.evaluation.question_sets import read_ids
 from avrt.sample import LETTERS
 from avrt.servers.outcome import Status
 from avrt.traces.call_planner import CallPlanner
