@@ -303,6 +303,7 @@ def test_shares_show_what_groups_without_accuracy_spread_learn() -> None:
     rollout = made_rollout([2, 4, 10, 8], [True] * 4, [1.0] * 4)
     accuracy, length = torch.ones(4), torch.tensor([0.1, 0.2, 0.5, 0.4])
     rollout.rewards = RewardTable({"accuracy": accuracy, "length": length}, accuracy + length)
+    rollout.generated = Generated([5, 7], rollout.completions, rollout.rewards)
     rollout.statistics = group_advantages(torch.stack([accuracy, length], dim=1), 2)
     metrics = rollout_metrics(rollout, Tensor.cpu)
     assert metrics["frac_reward_zero_std"] == 0

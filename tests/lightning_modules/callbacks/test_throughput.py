@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     takes(READ, EncodedSamples, "_read")
     takes(EMBED, Student, "embed")
     takes(ROLLOUT, TransformersRollout, "generate")
-    takes(REWARDS, avrt.rollout.window_rollout, "compute_rewards")
+    takes(REWARDS, avrt.rollout.window_rollout, "start_rewards")
     takes(SCORE, avrt.rollout.window_rollout, "token_logprobs")
     takes(SCORE, lightning_modules.sft, "token_logprobs")
     takes(BACKWARD, torch.Tensor, "backward")
