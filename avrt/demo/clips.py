@@ -23,13 +23,9 @@ from numpy.typing import NDArray
 COLORS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     {
         "red": (215, 30, 35),
-        "orange": (245, 140, 20),
         "yellow": (240, 225, 45),
         "green": (35, 165, 55),
-        "cyan": (40, 205, 225),
         "blue": (40, 65, 215),
-        "purple": (135, 45, 190),
-        "pink": (245, 105, 185),
     }
 )
 """Name of each color and its RGB value before the brightness varies."""
@@ -37,16 +33,12 @@ COLORS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
 PITCHES: Mapping[str, float] = MappingProxyType(
     {
         "hum": 150.0,
-        "drone": 240.0,
         "horn": 384.0,
-        "flute": 614.0,
         "bell": 983.0,
-        "beep": 1573.0,
         "chirp": 2517.0,
-        "whistle": 4027.0,
     }
 )
-"""Name of each pitch and its fundamental frequency in Hz, eight steps of a factor 1.6."""
+"""Name of each pitch and its fundamental frequency in Hz, a factor of 2.56 apart."""
 
 SIZE = 112
 """Height and width in pixels: four 28-pixel visual tokens of Qwen2.5-Omni a side."""
@@ -62,7 +54,7 @@ AUDIO_RATE = 32_000
 
 SPLITS = ("train", "val")
 
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 """Incremented whenever a change here alters the rendered clips, so that old files are not mistaken for new ones."""
 
 _SHAPES = ("disc", "square", "diamond", "cross")

@@ -12,7 +12,7 @@ from avrt.demo.clips import COLORS, PITCHES
 
 _BLOCK = re.compile(r"^<(thinking|answer)>\n((?:> .*\n)+)</\1>$", re.MULTILINE)
 _SCALE = re.compile(r"N is a number from (\S+) \(worst\) to (\S+) \(best\)")
-_CONCLUSION = re.compile(r"\bSo (?:the option is )?([A-Z])\b")
+_CONCLUSION = re.compile(r"\bSo ([A-Z])\b")
 
 
 def judge(text: str, options: Mapping[str, str], color: str | None, pitch: str | None) -> str:

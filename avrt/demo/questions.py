@@ -1,6 +1,6 @@
 """The demo's question set: the questions about each clip, and the reasoning that answers them.
 
-Clips come in blocks of 64, one for each of the 8 × 8 (color, pitch) pairs. A *quad* is the four clips of two colors
+Clips come in blocks of 16, one for each of the 4 × 4 (color, pitch) pairs. A *quad* is the four clips of two colors
 crossed with two pitches. All four get the same question with the same options in the same order, and each has a
 different right answer. With the options "A red bell, B blue hum, C red hum, D blue bell":
 
@@ -42,13 +42,12 @@ WORDINGS = (
     "What does the clip have?",
 )
 
-THOUGHTS = (
-    "I see {color} {color_letters}. I hear {pitch} {pitch_letters}. So {letter}.",
-    "I see {color} {color_letters}. I hear {pitch} {pitch_letters}. So the option is {letter}.",
-)
-"""The color and the two options that have it, the pitch and its two options, and the option in both lists. Each step is
-a lookup, which a tiny student learns in some hundred steps. One wording has the length that the reward in
-cli_configs/grpo_tiny.yaml prefers (12 words), the other is too long (15)."""
+PERCEPTION = "I see {color} {color_letters}. I hear {pitch} {pitch_letters}."
+"""The color and the two options that have it, the pitch and its two options."""
+
+THOUGHT = f"{PERCEPTION} So {{letter}}."
+"""The reasoning of a trace, which ends with the option in both lists. It has 12 words, as the length reward in
+cli_configs/grpo_tiny.yaml prefers."""
 
 _CLIPS, _QUESTIONS = 1, 2
 
@@ -87,26 +86,29 @@ class DemoQuestion:
     def trace(self) -> str:
         """The trace that the demo's merger writes when both teachers are right about the clip."""
         options = dict(zip(LETTERS, self.options, strict=False))
-        return write_trace(self.clip.color, self.clip.pitch, options, LETTERS[self.answer], variant=self.id // 2)
+        return write_trace(self.clip.color, self.clip.pitch, options, LETTERS[self.answer])
 
 
-def write_trace(color: str, pitch: str, options: Mapping[str, str], letter: str, *, variant: int = 0) -> str:
+def write_trace(color: str, pitch: str, options: Mapping[str, str], letter: str) -> str:
     """The reasoning from color and pitch to an option.
 
     Args:
         color, pitch: of the clip.
         options: the options' texts by letter.
         letter: the right one.
-        variant: any number; chooses one of the `THOUGHTS`.
     """
-    thought = THOUGHTS[variant % len(THOUGHTS)].format(
+    return format_target(fill(THOUGHT, color, pitch, options, letter), letter)
+
+
+def fill(wording: str, color: str, pitch: str, options: Mapping[str, str], letter: str = "") -> str:
+    """A wording, `PERCEPTION` or `THOUGHT`, about one clip and its question; arguments as for `write_trace`."""
+    return wording.format(
         color=color,
         color_letters=_letters_with(color, options),
         pitch=pitch,
         pitch_letters=_letters_with(pitch, options),
         letter=letter,
     )
-    return format_target(thought, letter)
 
 
 def plan_clips(split: str, n_clips: int, seed: int) -> list[ClipContent]:

@@ -132,8 +132,7 @@ def _merge(text: str, options: dict[str, str]) -> str:
     color, pitch = colors[-1], pitches[-1]
     for letter, option in options.items():
         if {color, pitch} <= set(option.split()):
-            variant = hashlib.sha256(text.encode()).digest()[0]
-            return write_trace(color, pitch, options, letter, variant=variant)
+            return write_trace(color, pitch, options, letter)
     return f"No option has {color} and {pitch}."
 
 

@@ -12,6 +12,7 @@ from avrt.demo.stages import config_file
 SOURCES = (
     "demo/clips.py",
     "demo/questions.py",
+    "demo/reading.py",
     "demo/servers.py",
     "demo/stages.py",
     "demo/student.py",
@@ -32,9 +33,9 @@ class DemoSettings:
         seed: for clips, questions, the student's random weights and its training.
     """
 
-    train_clips: int = 512
-    val_clips: int = 64
-    questions_per_clip: int = 5
+    train_clips: int = 768
+    val_clips: int = 128
+    questions_per_clip: int = 3
     seed: int = 0
 
     @property

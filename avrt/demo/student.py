@@ -1,4 +1,4 @@
-"""The demo's untrained student: a tiny random model and a tokenizer of the demo's own words."""
+"""The demo's base student: a tiny model that can read questions, and a tokenizer of the demo's own words."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 from transformers import Qwen2Tokenizer
 
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
+from avrt.demo.reading import STEPS, TEMPLATE, teach_reading
 from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.files.atomic_folder import atomic_folder
+from avrt.model.student import Student, StudentConfig
 from avrt.model.tiny import TinyShape, save_tiny_student, tiny_config
 
 CHAT_WORDS = "system\nYou are a helpful assistant.\nuser\nassistant\n"
@@ -18,16 +20,22 @@ CORPUS_CLIPS = 64
 """Clips whose questions and traces train the tokenizer: they contain every word."""
 
 
-def build_student(folder: Path, *, seed: int = 0) -> None:
-    """Save an untrained student to `folder`, atomically; an existing one is kept.
+def build_student(folder: Path, *, seed: int = 0, reading_steps: int = STEPS) -> None:
+    """Save a student that has never met a clip to `folder`, atomically; an existing one is kept.
 
     Args:
-        seed: for the random weights.
+        folder: of the student.
+        seed: for the random weights and the questions that it reads.
+        reading_steps: see `avrt.demo.reading.teach_reading`; 0 leaves it random.
     """
     if (folder / "config.json").is_file():
         return
     with atomic_folder(folder) as partial:
         save_tiny_student(partial, _tokenizer(), seed=seed)
+        if reading_steps:
+            student = Student.load(StudentConfig(path=str(partial), dtype="float32", template=TEMPLATE))
+            teach_reading(student, seed=seed, steps=reading_steps)
+            student.thinker.save_pretrained(partial)
 
 
 def write_shapes(folder: Path) -> None:
