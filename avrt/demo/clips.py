@@ -143,7 +143,7 @@ def _draw_background(rng: np.random.Generator) -> NDArray[np.int16]:
 
 def _draw_shape(rng: np.random.Generator, n_frames: int) -> NDArray[np.bool_]:
     """Mask of the pixels that the shape covers while it moves in a straight line and bounces; bool [T, H, W]."""
-    radius = rng.uniform(20, 32)
+    radius = rng.uniform(26, 40)
     shape = rng.choice(_SHAPES)
     span = SIZE - 2 * radius
     start = rng.uniform(0, span, size=2)

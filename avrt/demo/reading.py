@@ -1,8 +1,8 @@
 """Text-only training of the demo's student: it learns to look words up among a question's options.
 
 Students of the real size are language models before they see a clip. A random one would spend most of fine-tuning on
-reading, so the demo's student first reads questions without clips: after "I see" comes any color of the options, and then
-the letters of the options that have it. What is in a clip, and what follows from the letters, it has never been told.
+reading, so the demo's student first reads questions without clips: after "I see" comes any color of the options, and
+then the letters of the options that have it. It is never told what is in a clip, nor what follows from the letters.
 """
 
 from __future__ import annotations
