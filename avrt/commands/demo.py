@@ -3,7 +3,7 @@
 Renders short clips whose questions need video and audio, packs them, has two teachers and a merger write traces,
 fine-tunes a tiny student on these, trains it with GRPO, and evaluates it after each stage with both streams and with
 either one. Ends with a page that shows every answer. Every step is a command of its own, printed before it runs. Takes
-some minutes on 2 CPU cores.
+some minutes on 2 CPU cores; with --quick about one, which is too short to learn the task.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", default="runs/demo", metavar="DIR", help="new folder for everything (default: runs/demo)"
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="a first look: every stage, with less data and fewer steps"
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the accuracies and the time taken as JSON")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for everything random (default: 0)")
     parser.add_argument(
-        "--make", choices=("clips", "student"), help="make only the clips, or only the untrained student, in --out"
+        "--make", choices=("clips", "student"), help="make only the clips, or only the base student, in --out"
     )
     parser.add_argument(
         "--serve",
@@ -31,10 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo, or make one part of it."""
-    from dataclasses import asdict
     from pathlib import Path
 
-    from avrt.demo.settings import DemoSettings
+    from avrt.demo.settings import demo_settings
     from avrt.files.folder_lock import FolderLock
 
     if args.port is not None and not args.serve:
@@ -44,18 +46,18 @@ def run(args: argparse.Namespace) -> int:
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {args.seed}")
     out = Path(args.out)
-    settings = DemoSettings(seed=args.seed)
+    settings = demo_settings(seed=args.seed, quick=args.quick)
     if args.make == "clips":
         from avrt.demo.build import build_demo_clips
 
         with FolderLock(out / "clips", "demo", beside=True):
-            build_demo_clips(out / "clips", **asdict(settings))
+            build_demo_clips(out / "clips", **settings.clip_settings())
         return 0
     if args.make == "student":
         from avrt.demo.student import build_student
 
         with FolderLock(out / "student", "demo", beside=True):
-            build_student(out / "student", seed=settings.seed)
+            build_student(out / "student", seed=settings.seed, reading_steps=settings.reading_steps)
         return 0
 
     from rich.console import Console
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)  # an error now rather than after the last stage
     with FolderLock(out, "demo", beside=True):
-        result = Walkthrough(out, settings, args.main).run()
+        result = Walkthrough(out, seed=args.seed, quick=args.quick, run_command=args.main).run()
     print_result(result, out, Console())
     if json_path is not None:
         write_atomic(json_path, result.to_json().encode())

@@ -30,9 +30,9 @@ class DemoFiles:
 def build_demo_clips(
     out_dir: str | Path,
     *,
-    train_clips: int = 512,
-    val_clips: int = 64,
-    questions_per_clip: int = 3,
+    train_clips: int,
+    val_clips: int,
+    questions_per_clip: int,
     seed: int = 0,
     workers: int | None = None,
 ) -> DemoFiles:
@@ -44,8 +44,8 @@ def build_demo_clips(
     set with the same seed contains the clips of a smaller one.
 
     Args:
-        train_clips, val_clips: number of clips, each a multiple of 64.
-        questions_per_clip: 1 to 7.
+        train_clips, val_clips: number of clips, each a multiple of `avrt.demo.questions.BLOCK_SIZE`.
+        questions_per_clip: 1 to `avrt.demo.questions.MAX_QUESTIONS_PER_CLIP`.
         seed: for everything random, 0 or more.
         workers: encoder threads; None takes one per core.
 

@@ -5,7 +5,7 @@ Everything is in one cache folder, whose name changes with the settings, so that
     clips/                  videos/*.mp4, train_qa.json, val_qa.json
     shards/train, shards/val
     traces/train            the training shards with traces; traces/ledger holds every call behind them
-    student/                random, with a small tokenizer
+    student/                a tiny model that can read questions, with a small tokenizer
     sft/                    the same after cli_configs/sft_tiny.yaml; curves and checkpoints are in sft_run/
 
 Several processes may need a part at once (the ranks of `torchrun`): one builds, the others wait. Each part gets its
@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -102,10 +101,12 @@ class DemoCache:
 
     def _build(self, part: str, path: Path) -> None:
         if part == "student":
-            self._print(f"building a tiny tokenizer and student: {path}")
+            self._print(
+                f"building a tiny student that can read, which takes about half a minute: {path}"
+            )
             from avrt.demo.student import build_student  # needs torch, which the other parts do without
 
-            build_student(path, seed=self.settings.seed)
+            build_student(path, seed=self.settings.seed, reading_steps=self.settings.reading_steps)
         elif part == "sft":
             self._fine_tune(path)
         elif part == "traces/train":
@@ -118,7 +119,7 @@ class DemoCache:
         clips = self.folder / "clips"
         with self._lock("clips"):
             self._print(f"rendering {s.train_clips + s.val_clips} short clips: {clips}")
-            files = build_demo_clips(clips, **asdict(self.settings))
+            files = build_demo_clips(clips, **s.clip_settings())
         self._run(stages.pack_command(files, split, path), "packing clips and questions into shards")
 
     def _write_traces(self, path: Path) -> None:
@@ -136,6 +137,7 @@ class DemoCache:
             val=self.get("shards/val"),
             student=self.get("student"),
             out=run,
+            steps=self.settings.sft_steps,
             seed=self.settings.seed,
         )
         if run.exists():

@@ -27,13 +27,12 @@ from avrt.text.prompts import PromptTemplate, build_messages
 TEMPLATE = PromptTemplate(system="", option_line="{letter} {text} {letter}", tags_instruction="", letter_instruction="")
 """The prompt of the demo's students, as in ``cli_configs/*_tiny.yaml``."""
 
-STEPS = 500
 BATCH_SIZE = 16
 LEARNING_RATE = 2.5e-3
 WARMUP_STEPS = 20
 
 
-def teach_reading(student: Student, *, seed: int, steps: int = STEPS) -> None:
+def teach_reading(student: Student, *, seed: int, steps: int) -> None:
     """Train the language model on random questions and sentences about their options; the encoders are not used.
 
     Args:

@@ -30,13 +30,23 @@ class DemoSettings:
 
     Attributes:
         train_clips, val_clips, questions_per_clip: see `avrt.demo.build.build_demo_clips`.
+        reading_steps: see `avrt.demo.reading.teach_reading`; 0 leaves the base student random.
+        sft_steps, grpo_steps: most optimizer steps of each stage; None takes the preset's.
         seed: for clips, questions, the student's random weights and its training.
     """
 
     train_clips: int = 768
     val_clips: int = 128
     questions_per_clip: int = 3
+    reading_steps: int = 500
+    sft_steps: int | None = None
+    grpo_steps: int | None = None
     seed: int = 0
+
+    def clip_settings(self) -> dict[str, int]:
+        """Arguments of `avrt.demo.build.build_demo_clips`."""
+        names = ("train_clips", "val_clips", "questions_per_clip", "seed")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def version(self) -> str:
@@ -46,3 +56,10 @@ class DemoSettings:
         for path in (*(package / name for name in SOURCES), *map(config_file, PRESETS)):
             digest.update(path.read_bytes())
         return digest.hexdigest()[:12]
+
+
+def demo_settings(*, seed: int, quick: bool) -> DemoSettings:
+    """Settings of ``demo``, or of ``demo --quick``: every stage in about a minute, too little to learn the task."""
+    if not quick:
+        return DemoSettings(seed=seed)
+    return DemoSettings(train_clips=96, val_clips=16, reading_steps=80, sft_steps=40, grpo_steps=10, seed=seed)

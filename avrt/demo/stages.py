@@ -29,9 +29,10 @@ def shown_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def make_command(what: str, out: Path, seed: int) -> list[str]:
-    """Make only the ``clips``, or only the untrained ``student``."""
-    return ["demo", "--make", what, "--out", shown_path(out), "--seed", str(seed)]
+def make_command(what: str, out: Path, seed: int, *, quick: bool) -> list[str]:
+    """Make only the ``clips``, or only the base ``student``."""
+    words = ["demo", "--make", what, "--out", shown_path(out), "--seed", str(seed)]
+    return [*words, "--quick"] if quick else words
 
 
 def pack_command(files: DemoFiles, split: str, out: Path) -> list[str]:
@@ -41,8 +42,13 @@ def pack_command(files: DemoFiles, split: str, out: Path) -> list[str]:
     return ["pack", *where, "--split", split, *PACK_OPTIONS]
 
 
-def fit_command(preset: str, *, train: Path, val: Path, student: Path, out: Path, seed: int) -> list[str]:
-    """Train `student` with a preset; curves, checkpoints and the trained student go to `out`."""
+def fit_command(
+    preset: str, *, train: Path, val: Path, student: Path, out: Path, steps: int | None, seed: int
+) -> list[str]:
+    """Train `student` with a preset; curves, checkpoints and the trained student go to `out`.
+
+    `steps` is the most optimizer steps; None takes the preset's.
+    """
     words = [
         *("fit", "--config", shown_path(config_file(preset))),
         *("--model.student.path", shown_path(student)),
@@ -50,6 +56,8 @@ def fit_command(preset: str, *, train: Path, val: Path, student: Path, out: Path
         *("--data.val", shown_path(val)),
         *("--output_dir", shown_path(out)),
     ]
+    if steps is not None:
+        words += ["--trainer.max_steps", str(steps)]
     if seed:
         words += ["--seed_everything", str(seed), "--data.seed", str(seed)]
     if seed and preset.startswith("grpo"):

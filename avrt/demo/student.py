@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import Qwen2Tokenizer
 
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
-from avrt.demo.reading import STEPS, TEMPLATE, teach_reading
+from avrt.demo.reading import TEMPLATE, teach_reading
 from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.files.atomic_folder import atomic_folder
 from avrt.model.student import Student, StudentConfig
@@ -20,7 +20,7 @@ CORPUS_CLIPS = 64
 """Clips whose questions and traces train the tokenizer: they contain every word."""
 
 
-def build_student(folder: Path, *, seed: int = 0, reading_steps: int = STEPS) -> None:
+def build_student(folder: Path, *, seed: int = 0, reading_steps: int) -> None:
     """Save a student that has never met a clip to `folder`, atomically; an existing one is kept.
 
     Args:

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from avrt.demo import stages
 from avrt.demo.build import demo_files
 from avrt.demo.clips import SPLITS
-from avrt.demo.settings import DemoSettings
+from avrt.demo.settings import demo_settings
 from avrt.demo.trace_run import demo_server, free_port, serve_command, traces_command
 from avrt.interrupts import INTERRUPTED
 from avrt.media.masking import MODALITY_MASKS
@@ -58,18 +58,20 @@ class Walkthrough:
 
     Args:
         out: folder for everything; must be new or empty, because old shards and curves would mix with new ones.
-        settings: size of the task, and the seed.
+        seed: for everything random.
+        quick: reduces every stage; see `avrt.demo.settings.demo_settings`.
         run_command: runs the words after ``python -m avrt`` and returns the exit status.
 
     Raises:
         ValueError: `out` is not empty.
     """
 
-    def __init__(self, out: Path, settings: DemoSettings, run_command: Callable[[list[str]], int]) -> None:
+    def __init__(self, out: Path, *, seed: int, quick: bool, run_command: Callable[[list[str]], int]) -> None:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(f"--out {out}: is not empty; delete it or choose another folder")
         self.out = out
-        self.settings = settings
+        self.settings = demo_settings(seed=seed, quick=quick)
+        self.quick = quick
         self.run_command = run_command
         self.console = Console()
 
@@ -95,17 +97,17 @@ class Walkthrough:
         )
 
     def prepare(self) -> Path:
-        """Make clips, shards, traces and the untrained student; returns the student's folder."""
+        """Make clips, shards, traces and the base student; returns the student's folder."""
         files = demo_files(self.out / "clips")
         self._heading("Clips and their questions")
-        self._run(stages.make_command("clips", self.out, self.settings.seed))
+        self._run(stages.make_command("clips", self.out, self.settings.seed, quick=self.quick))
         self._heading("Shards")
         for split in SPLITS:
             self._run(stages.pack_command(files, split, self.shards / split))
         self._heading("Traces: a vision teacher, an audio teacher, and a merger of their replies")
         self.trace()
-        self._heading("An untrained student")
-        self._run(stages.make_command("student", self.out, self.settings.seed))
+        self._heading("A base student that can read, but has never seen or heard a clip")
+        self._run(stages.make_command("student", self.out, self.settings.seed, quick=self.quick))
         return self.out / "student"
 
     def trace(self) -> None:
@@ -128,6 +130,7 @@ class Walkthrough:
                 val=self.shards / "val",
                 student=student,
                 out=out,
+                steps={"sft": self.settings.sft_steps, "grpo": self.settings.grpo_steps}[stage],
                 seed=self.settings.seed,
             )
         )

@@ -24,13 +24,13 @@ from avrt.files.cache_root import CACHE_VARIABLE
 from avrt.model.student import Student, StudentConfig
 from tests.tiny_student import TINY
 
-SMALL = DemoSettings(train_clips=64, val_clips=64, questions_per_clip=1)
+SMALL = DemoSettings(train_clips=64, val_clips=64, questions_per_clip=1, reading_steps=1)
 
 BUILD = """
 import sys
 from avrt.demo.prepare import DemoCache
 from avrt.demo.settings import DemoSettings
-settings = DemoSettings(train_clips=64, val_clips=64, questions_per_clip=1)
+settings = DemoSettings(train_clips=64, val_clips=64, questions_per_clip=1, reading_steps=1)
 print(DemoCache(settings).get(sys.argv[1]))
 """
 
@@ -86,7 +86,8 @@ def test_the_student_reads_the_demos_words_as_whole_tokens(cache: DemoCache) -> 
     config = StudentConfig(str(cache.get("student")), dtype="float32", min_pixels=3136, max_pixels=3136, template=TINY)
     student = Student.load(config)
     traced = ShardSet(str(cache.get("traces/train")))
-    assert len(traced) == SMALL.train_clips * SMALL.questions_per_clip  # the merger finds every answer
+    # Each teacher guesses one of two options, so both are right about one question in four.
+    assert 0.1 < len(traced) / (SMALL.train_clips * SMALL.questions_per_clip) < 0.4
     sample = traced[0]
     prompt = student.encoder.encode(sample)
     text = [token for token in prompt.input_ids.tolist() if token < student.processor.tokenizer.video_token_id]
