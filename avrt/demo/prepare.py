@@ -101,9 +101,7 @@ class DemoCache:
 
     def _build(self, part: str, path: Path) -> None:
         if part == "student":
-            self._print(
-                f"building a tiny student that can read, which takes about half a minute: {path}"
-            )
+            self._print(f"building a tiny student that can read, which takes about half a minute: {path}")
             from avrt.demo.student import build_student  # needs torch, which the other parts do without
 
             build_student(path, seed=self.settings.seed, reading_steps=self.settings.reading_steps)
