@@ -27,6 +27,7 @@ ELSEWHERE = {
     ("pip", "install", "uv"): "part of setting up the checks",
     ("uv", "sync"): "part of setting up the checks",
     ("tensorboard", "--logdir", "runs"): "the curves that it reads are looked at below",
+    ("python", "-m", "avrt", "demo", "--quick"): "tests/end_to_end/test_demo.py runs it",
     ("python", "-m", "avrt", "demo"): "takes minutes: tests/end_to_end/test_demo.py runs it",
 }
 """Commands of the README that this test does not run, and where they are run."""
