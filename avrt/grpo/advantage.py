@@ -78,7 +78,10 @@ def group_advantages(rewards: Tensor, num_generations: int, scale_rewards: str =
         raise ValueError(f"scale_rewards must be one of {', '.join(get_args(RewardScale))}, got {scale_rewards!r}")
     advantages = torch.nan_to_num(centered / scale, nan=0.0).flatten()
     group_std = group_std.to(dtype)
-    zero_std = torch.isclose(group_std, torch.zeros_like(group_std))
+    # Rounding of the mean gives many groups of equal rewards a deviation of about 1e-7, which is above the tolerance.
+    lowest = grouped.nan_to_num(nan=torch.inf).amin(dim=1)
+    highest = grouped.nan_to_num(nan=-torch.inf).amax(dim=1)
+    zero_std = torch.isclose(group_std, torch.zeros_like(group_std)) | (highest <= lowest)
     counted = ~(grouped.isnan() | zero_std[:, None])[..., None]
     parts = parts.double().nan_to_num(nan=0.0).view(*grouped.shape, -1) * counted
     mean = parts.sum(dim=1, keepdim=True) / counted.sum(dim=1, keepdim=True).clamp(min=1)
