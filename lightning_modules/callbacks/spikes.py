@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, Protocol
 
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from avrt.config.numbers import PositiveFloat, PositiveInt
-from lightning_modules.step_metrics import FinishedStep
 
 THRESHOLDS = {"loss": 10.0, "kl": 10.0, "grad_norm": 10.0, "completions/mean_length": 10.0}
 """Default of `SpikeReport`: no step of the demo's runs is above it."""
@@ -28,6 +28,29 @@ MIN_RELATIVE_SCALE, MIN_SCALE = 0.1, 1e-3
 
 SHOWN_SAMPLES = 32
 """Sample ids in one report."""
+
+
+class SampleValues(Protocol):
+    """The part of `lightning_modules.step_metrics.SampleValues` that the callback uses."""
+
+    @property
+    def ids(self) -> list[str]: ...
+
+    @property
+    def values(self) -> Mapping[str, Tensor | float]: ...
+
+
+class FinishedStep(Protocol):
+    """The part of `lightning_modules.step_metrics.FinishedStep` that the callback uses."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def values(self) -> Mapping[str, float]: ...
+
+    @property
+    def samples(self) -> Sequence[SampleValues]: ...
 
 
 class ReportingModule(Protocol):

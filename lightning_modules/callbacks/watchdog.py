@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from avrt.config.numbers import PositiveFloat
-from lightning_modules.rank_states import RankStates, Verdict, judge, own_state
+from lightning_modules.callbacks.rank_states import RankStates, Verdict, judge, own_state
 
 DEFAULT_MINUTES = 25.0
 """Time-out of a run whose strategy has none."""

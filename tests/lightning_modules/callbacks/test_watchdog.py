@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from avrt.rewards import RewardCallback
-from lightning_modules.rank_states import RankState, hanging, judge
+from lightning_modules.callbacks.rank_states import RankState, hanging, judge
 from tests.distributed.runs import Assets, Run, make_assets
 from tests.lightning_modules.callbacks.test_preemption import alive, all_end, trainers, wait_for_step
 from tests.programs import ForkServer
