@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import multiprocessing
+import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
@@ -13,8 +19,11 @@ from torch.utils.data import DataLoader
 from datamodules.shared_memory import NoSharedMemory, pack, unpack
 from datamodules.streaming import ItemReader, worker_pipeline
 
-SIGTERM_GRACE_SECONDS = 300
-"""Time that a data worker continues after SIGTERM."""
+PREEMPTION_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals that a scheduler sends to every process of a job; data workers ignore them."""
+
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl: the signal that a process gets when its parent ends."""
 
 MB = 1_000_000
 
@@ -51,11 +60,17 @@ def read_batches(
         num_workers=num_workers,
         prefetch_factor=prefetch if num_workers else None,
         collate_fn=pack if num_workers else list,
-        worker_init_fn=_survive_sigterm,
+        worker_init_fn=_live_as_long_as_the_run,
     )
+    # Workers begin with the signals blocked: torch's own handlers would end them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, PREEMPTION_SIGNALS)
     stream = iter(loader)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    end = partial(_end_workers, stream)
     if num_workers:
         _explain_killed_workers()
+        # An error's traceback may keep this generator until Python's exit, which sends the workers SIGTERM and waits.
+        atexit.register(end)
     waiting = num_workers * prefetch + 1  # one more while a part is being taken
     try:
         for batch in batches:
@@ -64,10 +79,9 @@ def read_batches(
                 items += _next_part(stream, waiting) if num_workers else next(stream)
             yield items
     finally:
-        # Torch does so when its iterator is collected, but an error's traceback keeps that until Python's exit, which
-        # waits for the workers: they survive its SIGTERM.
         if num_workers:
-            stream._shutdown_workers()  # type: ignore[attr-defined]
+            atexit.unregister(end)
+            end()
 
 
 def _next_part(stream: Iterator[Any], waiting: int) -> list[Any]:
@@ -135,6 +149,26 @@ class _WorkerWatch:
             raise known from None
 
 
-def _survive_sigterm(worker: int) -> None:
-    """A scheduler sends SIGTERM to every process of a job; a worker must continue until the run has saved itself."""
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(SIGTERM_GRACE_SECONDS))
+def _live_as_long_as_the_run(worker: int) -> None:
+    """Make a data worker outlive a preemption signal, however long the run takes to save itself, and end with the run.
+
+    A scheduler signals every process of a job. Only the training process knows how long the workers are needed: it
+    ends them itself, and Linux kills them when it dies.
+    """
+    for number in PREEMPTION_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PREEMPTION_SIGNALS)
+    if sys.platform == "linux":  # elsewhere torch's worker loop ends between two items once its parent has ended
+        parent = multiprocessing.parent_process()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+        if parent is not None and os.getppid() != parent.pid:  # it ended before
+            os._exit(1)
+
+
+def _end_workers(stream: Any) -> None:
+    """Ask the workers to end, and kill those that do not, such as one in a read that never returns."""
+    stream._shutdown_workers()
+    for worker in stream._workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from avrt.config.numbers import NonNegativeInt, PositiveInt, TwoOrMore
+from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt, TwoOrMore
 from avrt.grpo.group_selection import DynamicSamplingConfig
 from avrt.grpo.loss import DEFAULT_LOSS, LossConfig, grpo_loss
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
@@ -24,16 +24,14 @@ from avrt.model.student import StudentConfig
 from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rewards import RewardCallback, collect_rewards, describe_rewards
 from avrt.rollout.engine import DEFAULT_SAMPLING, Response, SamplingConfig
-from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences, selection_metrics
+from avrt.rollout.metrics import count_tokens, rollout_metrics, selection_metrics
 from avrt.rollout.prompt_history import PromptHistory
+from avrt.rollout.sampling_check import MAX_LOGP_DIFFERENCE, SamplingCheck, sampling_differences
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, response_logprobs
 from avrt.text.option_order import has_fixed_order
 from datamodules.windows import MicroBatch
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.training import MAX_SKIPPED_STEPS, TrainingModule
-
-MAX_SAMPLING_DIFFERENCE = 0.25
-"""Mean difference of a token's log-probability between sampling and training; bfloat16 rounds some hundredths."""
 
 
 class GRPOModule(TrainingModule):
@@ -56,6 +54,8 @@ class GRPOModule(TrainingModule):
         lora: train low-rank adapters of the language model instead of its weights.
         resume_with_changes: resume from a checkpoint although settings or data have changed since.
         max_skipped_steps: optimizer steps in a row that may be skipped as not finite before the run ends with an error.
+        max_sampling_logp_difference: largest mean difference of a token's log-probability between sampling and
+            training. A step above it is a warning; the run ends if most of the last 10 steps are above it.
     """
 
     samples_in_training = True
@@ -77,6 +77,7 @@ class GRPOModule(TrainingModule):
         lora: LoRAConfig | None = None,
         resume_with_changes: bool = False,
         max_skipped_steps: PositiveInt = MAX_SKIPPED_STEPS,
+        max_sampling_logp_difference: PositiveFloat = MAX_LOGP_DIFFERENCE,
     ) -> None:
         super().__init__(
             student,
@@ -97,6 +98,7 @@ class GRPOModule(TrainingModule):
         if dynamic_sampling is not None:
             self.max_num_gen_batches = dynamic_sampling.max_num_gen_batches
         self.reference_device = reference_device
+        self.sampling_check = SamplingCheck(max_sampling_logp_difference)
         self.rewards: list[RewardCallback] = []
         self.prompt_history = PromptHistory()
         self.rollout: Rollout | None = None
@@ -218,6 +220,10 @@ class GRPOModule(TrainingModule):
         self.step_metrics.add("loss", out.loss, 1.0 if batch.last else 0.0)
         for name, (total, weight) in out.sums.items():
             self.step_metrics.add(name, total, weight)
+        own = {"loss": out.loss, "completions/mean_length": scores.mask.sum() / len(scores.mask)}
+        if "kl" in out.sums:
+            own["kl"] = out.sums["kl"][0] / out.sums["kl"][1]
+        self.step_metrics.note_samples([prompt.sample.id for prompt in batch.prompts], own)
         return self.share_of_step(out.loss)
 
     def policy_logprobs(self, rollout: Rollout, prompts: slice) -> TokenLogprobs:
@@ -237,19 +243,16 @@ class GRPOModule(TrainingModule):
             self.rollout = None  # frees the media features; callbacks have seen it
 
     def _check_sampler(self, scores: TokenLogprobs, responses: list[list[Response]]) -> None:
-        """Compare the policy's log-probabilities with those of sampling: equal up to rounding under equal weights.
-
-        Raises:
-            ValueError: the engine sampled with other weights: of an earlier step, or with a tensor missing.
-        """
+        """Compare the policy's log-probabilities with those of sampling: equal up to rounding under equal weights."""
         differences = sampling_differences(scores, responses)
         self.step_metrics.add("sampling_logp_difference", differences.sum(), len(differences))
-        if differences.mean() > MAX_SAMPLING_DIFFERENCE:
-            raise ValueError(
-                f"step {self.global_step}: responses were sampled from other weights than the policy's: their "
-                f"log-probabilities differ by {float(differences.mean()):.2f} on average; the rollout engine must take "
-                "the student's weights before every window"
-            )
+
+    def check_step(self, values: dict[str, float]) -> None:
+        """Warn of a step that sampled with other weights than the policy's; end the run if most steps do."""
+        difference = values.get("sampling_logp_difference")
+        warning = None if difference is None else self.sampling_check.note(self.global_step, difference)
+        if warning is not None:
+            self.print(warning)
 
     def _old_logprobs(self, rollout: Rollout, batch: MicroBatch, scores: TokenLogprobs) -> Tensor | None:
         """Log-probabilities of the policy that sampled.

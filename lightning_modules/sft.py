@@ -80,4 +80,6 @@ class SFTModule(TrainingModule):
         self.step_metrics.add("loss", total, tokens)
         self.step_metrics.add("entropy", (scores.entropies * scores.mask).sum(), tokens)
         self.step_metrics.add("completions/mean_length", tokens, len(targets))
+        own = {"loss": total / tokens, "completions/mean_length": tokens / len(targets)}
+        self.step_metrics.note_samples([prompt.sample.id for prompt in batch.prompts], own)
         return self.share_of_step(total / self._step_tokens)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +26,36 @@ class StepReport:
     learning_rate: float
 
 
+@dataclass(frozen=True)
+class SampleValues:
+    """Metrics of the samples of one micro-batch on this device, by name; `float` of a value waits for the device."""
+
+    ids: list[str]
+    values: Mapping[str, Tensor | float]
+
+
+@dataclass(frozen=True)
+class FinishedStep:
+    """The metrics of an optimizer step, as callbacks get them.
+
+    Attributes:
+        number: optimizer steps so far.
+        values: the curves' points by name, over all devices and the same on each.
+        samples: of this device, micro-batch by micro-batch.
+    """
+
+    number: int
+    values: dict[str, float]
+    samples: list[SampleValues]
+
+
+@runtime_checkable
+class StepObserver(Protocol):
+    """A callback that gets the metrics of every optimizer step, on all devices."""
+
+    def on_optimizer_step_end(self, module: Any, step: FinishedStep) -> None: ...
+
+
 class StepMetrics:
     """Collects the metrics of the current optimizer step: each is sum of totals / sum of weights.
 
@@ -37,8 +68,11 @@ class StepMetrics:
 
     def __init__(self, synchronize: bool = False) -> None:
         self.synchronize = synchronize
+        self.on_phase: Callable[[str], None] = lambda phase: None
+        """Called at the beginning of every phase."""
         self.tokens_seen = 0
         """Tokens that the run has worked on so far, over all devices."""
+        self._samples: list[SampleValues] = []
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
         self._seconds: dict[str, float] = {}
         self._started: dict[str, float] = {}
@@ -50,6 +84,17 @@ class StepMetrics:
         before = self._sums.get(name)
         self._sums[name] = (total, weight) if before is None else (before[0] + total, before[1] + weight)
 
+    def note_samples(self, ids: list[str], values: Mapping[str, Tensor | float]) -> None:
+        """Remember metrics of the samples of a micro-batch, for callbacks that name samples."""
+        self._samples.append(
+            SampleValues(ids, {k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()})
+        )
+
+    def take_samples(self) -> list[SampleValues]:
+        """The values noted in the current step; they are forgotten."""
+        samples, self._samples = self._samples, []
+        return samples
+
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Add the time spent inside to ``seconds/<phase>`` of the current step."""
@@ -59,6 +104,7 @@ class StepMetrics:
 
     def start(self, phase: str) -> None:
         """Begin to measure a phase that ends with `stop`."""
+        self.on_phase(phase)
         self._started[phase] = self._now()
 
     def stop(self, phase: str) -> None:

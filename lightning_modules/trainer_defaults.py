@@ -12,7 +12,15 @@ from lightning.pytorch.loggers import Logger
 
 from avrt.config.errors import UsageError
 from datamodules.base import ShardDataModule
-from lightning_modules.callbacks import EvaluationProgress, Overview, RunCheckpoint, Throughput, TrainingProgress
+from lightning_modules.callbacks import (
+    EvaluationProgress,
+    Overview,
+    RunCheckpoint,
+    SpikeReport,
+    Throughput,
+    TrainingProgress,
+    Watchdog,
+)
 from lightning_modules.callbacks.evaluation_progress import MeasuresAccuracy
 
 OUTPUT_DIR = "${output_dir}"
@@ -99,10 +107,10 @@ def complete_trainer(
 
 
 def default_callbacks(command: str, config: dict[str, Any], model: LightningModule, data: Any) -> list[Callback]:
-    """Curves, checkpoints and a progress bar. The callbacks for training need the batches of a `ShardDataModule`."""
+    """Curves, checkpoints, guards and a progress bar. Those for training need the batches of a `ShardDataModule`."""
     callbacks: list[Callback] = []
     if command == "fit" and isinstance(data, ShardDataModule):
-        callbacks += [Throughput(), Overview()]
+        callbacks += [Throughput(), Overview(), SpikeReport(), Watchdog()]
         if config.get("enable_checkpointing") is not False:
             if data.val is not None and config.get("limit_val_batches") != 0:
                 callbacks.append(best_checkpoint())

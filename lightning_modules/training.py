@@ -23,7 +23,7 @@ from datamodules.windows import MicroBatch
 from lightning_modules.answering import AnsweringModule
 from lightning_modules.optimization import OptimizerConfig, build_schedule, parameter_groups, rate_factor
 from lightning_modules.resuming import changed_rewards, changed_settings, check_unchanged, flat_settings
-from lightning_modules.step_metrics import SkippedSteps, StepMetrics, StepReport
+from lightning_modules.step_metrics import FinishedStep, SkippedSteps, StepMetrics, StepObserver, StepReport
 from lightning_modules.strategy import AVRTDeepSpeedStrategy
 from lightning_modules.strategy_checks import check_zero3
 
@@ -217,6 +217,18 @@ class TrainingModule(AnsweringModule):
         self.log_dict({k: v for k, v in values.items() if k not in self.progress_metrics}, batch_size=1)
         shown = {k: v for k, v in values.items() if k in self.progress_metrics}
         self.log_dict(shown, prog_bar=True, batch_size=1)
+        self.check_step(values)
+        step = FinishedStep(self.global_step, values, self.step_metrics.take_samples())
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StepObserver):
+                callback.on_optimizer_step_end(self, step)
+
+    def check_step(self, values: dict[str, float]) -> None:
+        """End the run if its metrics show that it does not train as it should; subclasses may. On all devices.
+
+        Args:
+            values: the step's metrics over all devices.
+        """
 
     def _drop_earlier_values(self, names: Collection[str]) -> None:
         """Leave a gap in the curves that this step has no value for.

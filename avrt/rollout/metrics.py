@@ -9,8 +9,6 @@ from torch import Tensor
 
 from avrt.grpo.advantage import advantage_shares
 from avrt.grpo.group_selection import has_spread, spread_in_any
-from avrt.model.token_logprobs import TokenLogprobs
-from avrt.rollout.engine import Response
 from avrt.rollout.window_rollout import Rollout
 from avrt.text.answers import Reason, parse
 
@@ -95,16 +93,3 @@ def selection_metrics(
 def count_tokens(rollout: Rollout, gather: Gather) -> int:
     """Tokens rolled out for the window over all devices: every response together with its prompt."""
     return int(gather(torch.tensor([rollout.generated.tokens], dtype=torch.float64)).sum())
-
-
-def sampling_differences(scores: TokenLogprobs, responses: Sequence[Sequence[Response]]) -> Tensor:
-    """How far each token's log-probability is from the one it was sampled with, ``[tokens]`` on the host.
-
-    Zero up to rounding while the policy has the weights that the rollout engine sampled with.
-
-    Args:
-        scores: the responses under the policy.
-        responses: the same responses, with the engine's log-probabilities.
-    """
-    sampled = torch.cat([response.logprobs for group in responses for response in group])
-    return (scores.logprobs.detach()[scores.mask].cpu() - sampled).abs()

@@ -6,8 +6,10 @@ from lightning_modules.callbacks.export import ExportStudent
 from lightning_modules.callbacks.overview import Overview
 from lightning_modules.callbacks.preemption import PreemptionCallback
 from lightning_modules.callbacks.samples import SampleTable
+from lightning_modules.callbacks.spikes import SpikeReport
 from lightning_modules.callbacks.throughput import Throughput
 from lightning_modules.callbacks.training_progress import TrainingProgress
+from lightning_modules.callbacks.watchdog import Watchdog
 
 __all__ = [
     "EvaluationProgress",
@@ -16,6 +18,8 @@ __all__ = [
     "PreemptionCallback",
     "RunCheckpoint",
     "SampleTable",
+    "SpikeReport",
     "Throughput",
     "TrainingProgress",
+    "Watchdog",
 ]

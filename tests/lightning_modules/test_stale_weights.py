@@ -54,15 +54,25 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("shards"))
 
 
-def run(kind: type[GRPOModule], student: Path, shards: Path) -> list[dict[str, float]]:
+def run(kind: type[GRPOModule], student: Path, shards: Path, steps: int = 2) -> list[dict[str, float]]:
     module = grpo_module(student, kind, optimizer=optimizer(learning_rate=0.5))
-    return fit(module, grpo_data(shards), max_steps=2).logged
+    return fit(module, grpo_data(shards), max_steps=steps).logged
 
 
-@pytest.mark.parametrize("kind", [Stale, Incomplete])
-def test_other_weights(kind: type[GRPOModule], student_folder: Path, shards: Path) -> None:
-    with pytest.raises(ValueError, match="step 1: responses were sampled from other weights"):
-        run(kind, student_folder, shards)
+def warned_steps(output: str) -> list[str]:
+    return [line.partition(":")[0] for line in output.splitlines() if "sampled from other weights" in line]
+
+
+def test_stale_weights(student_folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first step has the weights of sampling; each one after it is a warning, and the sixth of these the end."""
+    with pytest.raises(ValueError, match=r"step 7: responses were sampled from other weights.*6 of the last 7 steps"):
+        run(Stale, student_folder, shards, steps=20)
+    assert warned_steps(capsys.readouterr().out) == [f"step {step}" for step in range(2, 7)]
+
+
+def test_a_missing_tensor(student_folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(Incomplete, student_folder, shards)
+    assert warned_steps(capsys.readouterr().out) == ["step 2"]
 
 
 @pytest.mark.parametrize("kind", [OwnWeights, GRPOModule])

@@ -166,6 +166,13 @@ def test_a_sum_beyond_float32_is_refused():
         compute_rewards(rewards, [completion("x"), completion("y")])
 
 
+def test_terms_beyond_float32_of_both_signs_are_refused():
+    """Their sum would be NaN, and the completion left out as if no reward applied to it."""
+    rewards = [Fixed("one", [0.0, 3e38], weight=10.0), Fixed("two", [0.0, -3e38], weight=10.0)]
+    with pytest.raises(RewardError, match=r"sample 'y'.*one 3e\+38 x 10.*two -3e\+38 x 10"):
+        compute_rewards(rewards, [completion("x"), completion("y")])
+
+
 def test_an_exception_names_the_reward_the_sample_and_the_place():
     with pytest.raises(RewardError) as caught:
         compute_rewards([AccuracyReward(), FailsOn("y")], [completion("x"), completion("y"), completion("z")])

@@ -20,7 +20,8 @@ from avrt.rewards import RewardCallback, RewardTable, compute_rewards
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response, SamplingConfig
 from avrt.rollout.groups import Generated
-from avrt.rollout.metrics import count_tokens, rollout_metrics, sampling_differences
+from avrt.rollout.metrics import count_tokens, rollout_metrics
+from avrt.rollout.sampling_check import sampling_differences
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, device_advantages, step_normalizer, stream_seed
 from avrt.sample import Completion
 from tests.lightning_modules.training import Given, VowelReward

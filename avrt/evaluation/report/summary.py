@@ -1,14 +1,14 @@
 """The report's first part: tables of every number, as HTML text.
 
 All numbers come from `avrt.evaluation.scoring` and `avrt.evaluation.comparison`; here they are only formatted. Texts
-from data (names of models, benchmarks, categories) are escaped by `html.escape`.
+from data (names of models, benchmarks, categories) are escaped by `tables.escape`.
 """
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,6 +21,7 @@ from avrt.evaluation.report.plots import Point, axis, difference_scale, interval
 from avrt.evaluation.report.tables import (
     accuracy,
     badge,
+    escape,
     number_cell,
     number_heads,
     plot_head,
@@ -95,7 +96,7 @@ def chance_level(records: Sequence[Record]) -> float:
 def items_link(text: object, **filters: str) -> str:
     """A link to the list of items with these filters set (names as in the page's script)."""
     chosen = urlencode(filters, errors="replace")
-    return f'<a href="#items?{escape(chosen)}">{escape(str(text))}</a>'
+    return f'<a href="#items?{html.escape(chosen)}">{escape(str(text))}</a>'
 
 
 def _about(runs: Runs) -> str:

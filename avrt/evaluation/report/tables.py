@@ -5,11 +5,19 @@ Titles, notes and heads are plain text and are escaped here; cells are HTML.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from avrt.evaluation.number_format import interval, percent
+
+MAX_TEXT = 1_000
+"""Characters of one text in a table; a browser needs half a minute for a line of a hundred thousand."""
+
+
+def escape(text: str) -> str:
+    """A text as HTML; the end of a very long one is left out."""
+    return html.escape(text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} ...")
 
 
 def section(name: str, title: str, content: str, note: str = "") -> str:

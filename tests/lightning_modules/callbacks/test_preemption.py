@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Callback
 
 from avrt.model.checkpoints import complete_checkpoints
 from lightning_modules.callbacks.preemption import EXIT_STATUS, PreemptionCallback
@@ -22,6 +23,26 @@ CALLBACKS = [
 ]
 STEPS = 400
 """More than a run takes before its signal comes."""
+
+
+class SlowPhase(Callback):
+    """Makes one optimizer step, or the first validation, last a while; writes a file when it begins."""
+
+    def __init__(self, phase: str, seconds: float, file: str) -> None:
+        self.phase, self.seconds, self.file = phase, seconds, Path(file)
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if self.phase == "step" and trainer.global_step == 3:
+            self._last()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        if self.phase == "validation":
+            self._last()
+
+    def _last(self) -> None:
+        if not self.file.exists():
+            self.file.touch()
+            time.sleep(self.seconds)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +121,40 @@ def test_saved_and_resumed(fork_server: ForkServer, assets: Assets, tmp_path: Pa
     whole = Run(tmp_path / "whole", assets, steps=step + 5, **settings)
     finish(fork_server, whole)
     assert run.losses() == whole.losses()
+
+
+@pytest.mark.parametrize("phase", ["step", "validation"])
+def test_data_workers_outlive_the_signal(fork_server: ForkServer, assets: Assets, tmp_path: Path, phase: str) -> None:
+    """A scheduler signals all processes of a job, again and again; the phase takes seconds longer than all signals."""
+    begun = tmp_path / "begun"
+    arguments = {"phase": phase, "seconds": 6.0, "file": str(begun)}
+    slow = {"class_path": f"{__name__}.SlowPhase", "init_args": arguments}
+    overrides = {
+        "trainer.max_epochs": 500,
+        "trainer.limit_val_batches": 2,
+        "trainer.val_check_interval": 4,
+        "trainer.check_val_every_n_epoch": None,
+        "data.init_args.num_workers": 2,
+        "data.init_args.val": str(assets.val),
+        "data.init_args.val_batch_size": 2,
+        "model.init_args.val_max_completion_length": 4,
+    }
+    run = Run(tmp_path / "run", assets, steps=STEPS, overrides=overrides, callbacks=[*CALLBACKS, slow])
+    program = run.begin(fork_server)
+    deadline = time.monotonic() + 200
+    while not begun.exists():
+        assert program.poll() is None, program.output
+        assert time.monotonic() < deadline, "the run does not get going"
+        time.sleep(0.05)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):
+        os.killpg(program.pid, number)
+        time.sleep(0.3)
+    output = program.wait()
+    assert program.returncode == EXIT_STATUS, output[-6000:]
+    (checkpoint,) = complete_checkpoints(run.folder / "checkpoints", "step=*.ckpt")  # beside best.ckpt
+    assert f"saved {checkpoint}" in output
+    finish(fork_server, replace(run, steps=7), "--ckpt_path", "last")
+    assert complete_steps(run, 7)
 
 
 def test_two_processes(fork_server: ForkServer, assets: Assets, tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ function tests(filters) {
 }
 
 function select(name, title, choices) {
-  const options = choices.map(([value, text]) => make("option", { value }, text));
-  return make("label", {}, `${title} `, make("select", { name }, make("option", { value: "" }, "any"), ...options));
+  const options = choices.map(([value, text]) => make("option", { value }, short(text)));
+  return make("label", {}, `${short(title)} `, make("select", { name }, make("option", { value: "" }, "any"), ...options));
 }
 
 function buildFilters() {

@@ -23,13 +23,13 @@ async function drawItem(item) {
     number in item.categories ? [[category.name, category.values[item.categories[number]]]] : []);
   article.replaceChildren(
     make("p", { class: "tools" },
-      make("span", {}, `${item.benchmark.title} · item ${item.place + 1} · `, make("code", {}, item.id)),
+      make("span", {}, `${item.benchmark.title} · item ${item.place + 1} · `, make("code", {}, short(item.id))),
       button("Previous", () => step(-1)), button("Next", () => step(1)), button("Close", close)),
-    make("h2", {}, item.question.trim() || "(no question text)"),
+    fold(make("h2"), item.question.trim() || "(no question text)"),
     drawOptions(item, details),
     make("p", { class: "categories" },
       ...(flipOf(item) ? [make("span", { class: `chip ${flipOf(item)}` }, FLIPS[flipOf(item)])] : []),
-      ...categories.map(([name, value]) => make("span", { class: "chip" }, `${name}: ${value}`))),
+      ...categories.map(([name, value]) => make("span", { class: "chip" }, `${short(name)}: ${short(value)}`))),
     ...drawClip(item, details.clip),
     make("div", { class: "replies" }, ...details.replies.map((reply, number) => drawReply(item, reply, number))),
   );
@@ -46,7 +46,7 @@ function drawOptions(item, details) {
       ? [make("span", { class: `badge series-${"ab"[run]}` }, two ? `run ${runName(run)}` : "answered")] : []));
     return make("li", { class: gold ? "gold" : null },
       make("span", { class: "letter" }, letter),
-      text.trim() ? make("span", { class: "option" }, text) : make("span", { class: "note" }, "(blank)"),
+      text.trim() ? fold(make("span", { class: "option" }), text) : make("span", { class: "note" }, "(blank)"),
       gold ? make("span", { class: "badge badge-gold" }, "gold") : null, ...chosen);
   }));
 }
@@ -57,7 +57,7 @@ function drawClip(item, clip) {
     return mask ? [make("p", { class: "note" }, `${two ? `Run ${runName(number)}` : "The model"} ${mask}.`)] : [];
   });
   if (clip.problem) {
-    return [make("p", { class: "problem" }, `No frames and no audio: ${clip.problem}`), ...notes];
+    return [make("p", { class: "problem" }, `No frames and no audio: ${short(clip.problem)}`), ...notes];
   }
   const audio = clip.audio
     ? make("audio", { controls: true, preload: "none", src: clip.audio, "aria-label": "Audio of the clip" }) : null;
@@ -112,10 +112,11 @@ function drawReply(item, reply, number) {
   ];
   const list = make("dl", {}, ...facts.filter(([, value]) => value !== "").map(([name, value]) =>
     make("div", {}, make("dt", {}, name),
-      make("dd", { class: name === "Strict" ? `verdict-${outcome.error.name}` : null }, value))));
-  const text = reply.text.split(/(<\/?(?:think|answer)>)/).map((part) =>
+      fold(make("dd", { class: name === "Strict" ? `verdict-${outcome.error.name}` : null }), String(value)))));
+  const draw = (text) => text.split(/(<\/?(?:think|answer)>)/).map((part) =>
     (/^<\/?(?:think|answer)>$/.test(part) ? make("span", { class: "tag" }, part) : part));
   return make("section", {}, heading, list,
-    reply.text ? make("pre", { class: "trace", tabindex: "0", "aria-label": `Reply of ${run}` }, ...text)
+    reply.text
+      ? fold(make("pre", { class: "trace", tabindex: "0", "aria-label": `Reply of ${run}` }), reply.text, draw)
       : make("p", { class: "note" }, "No text."));
 }

@@ -31,7 +31,7 @@ function drawList(filters, item) {
 function drawRow(item, filters) {
   return make("a", { href: address(filters, item), "data-item": item.path, class: flipOf(item) },
     ...item.outcomes.map((outcome, number) => drawMark(outcome, runName(number))),
-    make("span", { class: "question" }, item.question.trim() || "(no question text)"),
+    make("span", { class: "question" }, short(item.question.trim()) || "(no question text)"),
     make("span", { class: "answers" }, item.outcomes.map((outcome) => outcome?.answer ?? "–").join(" "), ` (${item.gold})`));
 }
 
