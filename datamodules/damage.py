@@ -8,6 +8,7 @@ exactly.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -94,13 +95,13 @@ def check_damaged_share(damaged: float, seen: int, size: int, share: float) -> N
     Args:
         damaged: damaged samples that steps were to use so far.
         seen: samples that steps used so far.
-        size: samples of one pass, so that a run does not stop at its first step for one sample of many.
+        size: samples of one pass. The share is that of all passes begun: damaged samples may come early in a pass.
         share: `data.max_damaged_share`.
 
     Raises:
         ValueError: too many are damaged.
     """
-    if damaged > share * max(seen, size):
+    if damaged > share * size * max(1, math.ceil(seen / size)):
         raise ValueError(
             f"data.train: {damaged:.0f} damaged samples among {seen:,} (reasons above), more than "
             f"data.max_damaged_share {share:g} allows; `python -m avrt inspect --verify` lists all of them. Pack or "

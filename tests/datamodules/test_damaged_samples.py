@@ -218,8 +218,9 @@ def test_others_are_the_rest_of_the_pass() -> None:
         assert {place.epoch for place in others} == {3}
 
 
-def test_the_share_counts_over_at_least_one_pass() -> None:
-    check_damaged_share(1, 4, 100, 0.01)
-    check_damaged_share(2, 200, 100, 0.01)
-    with pytest.raises(ValueError, match="max_damaged_share"):
-        check_damaged_share(2, 150, 100, 0.01)
+def test_the_share_is_that_of_the_passes_begun() -> None:
+    for damaged, seen in ((1, 4), (1, 100), (2, 101), (2, 200), (3, 201)):
+        check_damaged_share(damaged, seen, 100, 0.01)
+    for damaged, seen in ((2, 100), (3, 200)):
+        with pytest.raises(ValueError, match="max_damaged_share"):
+            check_damaged_share(damaged, seen, 100, 0.01)
