@@ -7,12 +7,13 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
+from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt, ShareBelowOne
 from avrt.config.optimizer_steps import accumulation
 from avrt.media.clip_files import without_extension
 from avrt.media.masking import Modalities
 from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.storage.shard_cache import DEFAULT_CACHE_BYTES, ShardCache
+from datamodules.damage import DEFAULT_DAMAGED_SHARE, DamagedSamples, check_damaged_share
 from datamodules.reading import EvaluationLoader, device_batches
 from datamodules.sources import SampleSources, TrainShards, open_sources
 from datamodules.streaming import EncodedSamples
@@ -46,6 +47,9 @@ class ShardDataModule(LightningDataModule):
             cache (``AVRT_CACHE``, ``XDG_CACHE_HOME``).
         cache_gb: bound of that folder, in 10^9 bytes. The least recently used shards are removed.
         train_split, val_split: take only samples of this split; None for all.
+        max_damaged_share: read others in the place of damaged training samples (`datamodules.damage`), up to this
+            share; with more, the run stops. 0 stops at the first. Validation always stops: its numbers would not be
+            comparable between steps.
         allow_overlap: train although samples of the validation set are in the training set.
         prompts_per_step: prompts of one optimizer step over all devices. Gradient accumulation follows:
             `prompts_per_step` / (`batch_size` x devices). None leaves it to `trainer.accumulate_grad_batches`.
@@ -76,6 +80,7 @@ class ShardDataModule(LightningDataModule):
         prompts_per_step: PositiveInt | None = None,
         val_every_n_steps: PositiveInt | None = None,
         permute_options: bool = False,
+        max_damaged_share: ShareBelowOne = DEFAULT_DAMAGED_SHARE,
     ) -> None:
         super().__init__()
         if permute_options and self.with_targets:
@@ -103,6 +108,7 @@ class ShardDataModule(LightningDataModule):
         self.prompts_per_step = prompts_per_step
         self.val_every_n_steps = val_every_n_steps
         self.permute_options = permute_options
+        self.max_damaged_share = max_damaged_share
         self._encoder: PromptEncoder | None = None
         self._num_iterations = 1
         self._allow_changes = False
@@ -154,7 +160,8 @@ class ShardDataModule(LightningDataModule):
         if name not in self._samples:
             cache = ShardCache(self.cache_dir, round(self.cache_gb * 1e9))
             shards, split = getattr(self, name), getattr(self, f"{name}_split")
-            self._samples[name] = open_sources(shards, split, cache, f"data.{name}")
+            share = self.max_damaged_share if name == "train" else 0.0
+            self._samples[name] = open_sources(shards, split, cache, f"data.{name}", share)
         return self._samples[name]
 
     def connect(
@@ -191,6 +198,7 @@ class ShardDataModule(LightningDataModule):
         if self._window_loader is None:
             assert self.trainer is not None
             samples = self._open("train")
+            order = samples.order(seed=self.seed, shuffle=self.shuffle, shuffle_shards=self.shuffle_shards)
             self._window_loader = WindowLoader(
                 EncodedSamples(
                     samples,
@@ -198,8 +206,10 @@ class ShardDataModule(LightningDataModule):
                     self.with_targets,
                     shards_ahead=self.shuffle_shards,
                     option_seed=self.seed if self.permute_options else None,
+                    order=order if self.max_damaged_share else None,
+                    max_damaged_share=self.max_damaged_share,
                 ),
-                samples.order(seed=self.seed, shuffle=self.shuffle, shuffle_shards=self.shuffle_shards),
+                order,
                 micro_batch_size=self.batch_size,
                 micro_batches=self.trainer.accumulate_grad_batches,
                 num_iterations=self._num_iterations,
@@ -226,6 +236,23 @@ class ShardDataModule(LightningDataModule):
             return {}
         counts = loader.order.counts(loader.samples_seen, samples.bounds)
         return dict(zip(samples.names, counts, strict=True))
+
+    @property
+    def damaged(self) -> DamagedSamples:
+        """The damaged training samples on this device."""
+        return self.window_loader.damaged
+
+    def check_damaged(self, damaged: float) -> None:
+        """Stop the run if too many training samples are damaged.
+
+        Args:
+            damaged: over all devices, from the beginning of the run.
+
+        Raises:
+            ValueError: see `datamodules.damage.check_damaged_share`.
+        """
+        loader = self.window_loader
+        check_damaged_share(damaged, loader.samples_seen, loader.order.size, self.max_damaged_share)
 
     def train_dataloader(self) -> WindowLoader:
         return self.window_loader

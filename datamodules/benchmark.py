@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from avrt.evaluation.benchmarks import Item
+from avrt.evaluation.item_clips import CLIP_TIMEOUT_SECONDS
 from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, QuestionSet, open_question_sets
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_lifecycle import batches_left
@@ -76,6 +77,8 @@ class BenchmarkDataModule(LightningDataModule):
         modalities: ``AV``; ``A`` (same audio, black frames); ``V`` (same frames, silence).
         num_frames: frames of a video, spaced uniformly over its length.
         max_audio_seconds: seconds of audio, from the start.
+        clip_timeout_seconds: longest time for one item's files, which are decoded in a process of their own with a
+            memory limit; an item that exceeds either is unreadable and counts as wrong.
         batch_size: questions that a device answers together.
         num_workers: processes that decode and encode ahead, per device.
         prefetch: parts of a batch that each of them keeps ready, see `datamodules.workers.read_batches`.
@@ -96,10 +99,11 @@ class BenchmarkDataModule(LightningDataModule):
         batch_size: PositiveInt = 8,
         num_workers: NonNegativeInt = 2,
         prefetch: PositiveInt = 2,
+        clip_timeout_seconds: PositiveFloat = CLIP_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__()
         self.config = QuestionsConfig(benchmarks, data_root, annotations, shards, split, subset, require_media)
-        self.media = MediaConfig(modalities, num_frames, max_audio_seconds)
+        self.media = MediaConfig(modalities, num_frames, max_audio_seconds, clip_timeout_seconds)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.prefetch = prefetch

@@ -7,8 +7,9 @@ own passes. Nothing here depends on devices or workers: whoever knows a position
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,19 @@ class SampleOrder:
             found.append(Place(self._firsts[stream] + self._pass(stream, epoch)[place], epoch))
             taken[stream] += 1
         return found
+
+    def others(self, place: Place) -> Iterator[Place]:
+        """The other samples of a place's stream, in the order of its pass, from half a pass later on.
+
+        So far away, a sample that is read in the place of another one is in another optimizer step than its own.
+        """
+        stream = bisect_right(self._firsts, place.sample) - 1
+        samples = self._pass(stream, place.epoch)
+        own = samples.index(place.sample - self._firsts[stream])
+        behind = samples[own + 1 :] + samples[:own]
+        half = len(behind) // 2
+        for other in behind[half:] + behind[:half]:
+            yield Place(self._firsts[stream] + other, place.epoch)
 
     def counts(self, position: int, bounds: Sequence[int]) -> list[int]:
         """How many of the samples before a position have numbers from ``bounds[i]`` to ``bounds[i + 1]``."""

@@ -16,7 +16,7 @@ from avrt.config.numbers import PositiveFloat
 from avrt.data.faults import ShardError
 from avrt.data.foreign_shards import cost_line
 from avrt.data.id_lists import limit_samples
-from avrt.data.shards import ShardSet
+from avrt.data.shards import OnError, ShardSet
 from avrt.sample import Sample
 from avrt.storage.shard_cache import ShardCache, ShardFile
 from datamodules.order import SampleOrder
@@ -108,15 +108,21 @@ class SampleSources:
         return self.shards[source], number - self.bounds[source]
 
 
-def open_sources(train: TrainShards, split: str | None, cache: ShardCache, setting: str) -> SampleSources:
+def open_sources(
+    train: TrainShards, split: str | None, cache: ShardCache, setting: str, max_damaged_share: float = 0.0
+) -> SampleSources:
     """Open all shards of a setting, such as ``data.train``.
+
+    Args:
+        max_damaged_share: leave out up to this share of damaged samples. A shard of another size than the manifest's
+            keeps its samples' places: the damaged ones are found when they are read.
 
     Raises:
         ValueError: names the setting; shards are not found, or names or weights do not fit together.
         ShardError: a shard is damaged.
     """
     if isinstance(train, str) or not any(isinstance(item, DataSource) for item in train):
-        return SampleSources([""], [_open(DataSource(train), split, cache, setting)])  # type: ignore[arg-type]
+        return SampleSources([""], [_open(DataSource(train), split, cache, setting, max_damaged_share)])  # type: ignore[arg-type]
     sources = [item if isinstance(item, DataSource) else DataSource(item) for item in train]
     weights = [source.weight for source in sources if source.weight is not None]
     if weights and len(weights) != len(sources):
@@ -128,13 +134,18 @@ def open_sources(train: TrainShards, split: str | None, cache: ShardCache, setti
                 f"{setting}: the source name {name!r} is used twice or cannot name a curve; set `name` of each source "
                 "to letters, digits, '.', '_' and '-'"
             )
-    shards = [_open(source, split, cache, f"{setting}.{name}") for name, source in zip(names, sources, strict=True)]
+    shards = [
+        _open(source, split, cache, f"{setting}.{name}", max_damaged_share)
+        for name, source in zip(names, sources, strict=True)
+    ]
     return SampleSources(names, shards, weights)
 
 
-def _open(source: DataSource, split: str | None, cache: ShardCache, setting: str) -> ShardSet:
+def _open(source: DataSource, split: str | None, cache: ShardCache, setting: str, max_damaged_share: float) -> ShardSet:
     try:
-        opened = ShardSet(source.shards, split=source.split or split, cache=cache)
+        on_error: OnError = "defer" if max_damaged_share else "raise"
+        opened = ShardSet(source.shards, split=source.split or split, cache=cache, on_error=on_error)
+        _check_left_out(opened, max_damaged_share)
         opened, notes = limit_samples(opened, source.only, source.never)
     except ShardError:
         raise
@@ -145,6 +156,19 @@ def _open(source: DataSource, split: str | None, cache: ShardCache, setting: str
     if opened.foreign_samples:
         rank_zero_info(f"{setting}: {cost_line(opened.foreign_samples)}")
     return opened
+
+
+def _check_left_out(shards: ShardSet, max_damaged_share: float) -> None:
+    """Check the damage that was found on opening.
+
+    Raises:
+        ShardError: a whole shard is refused (nobody knows how many samples are lost), or too many samples are damaged.
+    """
+    for fault in shards.faults:
+        if fault.key is None:
+            raise fault
+    if len(shards.faults) > max_damaged_share * (len(shards) + len(shards.faults)):
+        raise shards.faults[0]
 
 
 def _name(source: DataSource) -> str:

@@ -16,13 +16,15 @@ from typing import Any, Generic, TypeVar
 from torch.utils.data import get_worker_info
 from webdataset import DataPipeline, split_by_worker
 
+from avrt.data.faults import ShardError
 from avrt.media.masking import Modalities, mask_clip
 from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.sample import Sample
 from avrt.storage.locations import is_remote
 from avrt.storage.shard_cache import ShardCache, ShardFile
 from avrt.text.option_order import permuted_options
-from datamodules.order import Place
+from datamodules.damage import Replaced, replace_damaged
+from datamodules.order import Place, SampleOrder
 from datamodules.sources import SampleSources
 
 Item = TypeVar("Item")
@@ -56,6 +58,9 @@ class EncodedSamples(ItemReader[Prompt]):
         modalities: ``AV``, ``A`` (frames blanked) or ``V`` (audio silenced).
         shards_ahead: remote shards to fetch before they are needed.
         option_seed: permute the options of a sample by this seed, anew in every pass; None keeps their order.
+        order: the order of training, in which another sample is read in the place of a damaged one; None raises the
+            error of a damaged sample.
+        max_damaged_share: of all samples, see `datamodules.damage`.
     """
 
     def __init__(
@@ -66,6 +71,8 @@ class EncodedSamples(ItemReader[Prompt]):
         modalities: Modalities = "AV",
         shards_ahead: int = 32,
         option_seed: int | None = None,
+        order: SampleOrder | None = None,
+        max_damaged_share: float = 0.0,
     ) -> None:
         self.samples = samples
         self.encoder = encoder
@@ -73,6 +80,8 @@ class EncodedSamples(ItemReader[Prompt]):
         self.modalities = modalities
         self.shards_ahead = shards_ahead
         self.option_seed = option_seed
+        self.order = order
+        self.max_damaged = int(max_damaged_share * len(samples))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -83,7 +92,17 @@ class EncodedSamples(ItemReader[Prompt]):
     def stages(self, parts: Sequence[Part]) -> list[Stage]:
         ahead = FetchAhead(self.samples, parts, self.shards_ahead)
         reading: list[Stage] = [Each(self._read), Each(self._decode), Each(self._encode)]
+        if self.order is not None:
+            reading = [Each(self._read_or_replace)]  # a sample is replaced at whichever stage it is found damaged
         return [ahead, *reading] if ahead.uses else reading
+
+    def _read_or_replace(self, index: Index) -> Prompt | Replaced:
+        place = _place(index)
+        try:
+            return self[place]
+        except ShardError as fault:
+            assert self.order is not None
+            return replace_damaged(place, fault, self.order, self.max_damaged, self.__getitem__)
 
     def _read(self, index: Index) -> tuple[Place, dict[str, bytes]]:
         place = _place(index)

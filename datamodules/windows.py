@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from avrt.model.encoding import Prompt
+from datamodules.damage import DamagedSamples, Replaced
 from datamodules.order import SampleOrder
 from datamodules.streaming import ItemReader
 from datamodules.workers import read_batches
@@ -112,7 +113,7 @@ class WindowLoader:
 
     def __init__(
         self,
-        reader: ItemReader[Prompt],
+        reader: ItemReader[Prompt] | ItemReader[Prompt | Replaced],
         order: SampleOrder,
         *,
         micro_batch_size: int,
@@ -140,6 +141,7 @@ class WindowLoader:
         self.fingerprint = fingerprint
         self.permute_options = permute_options
         self.allow_changes = allow_changes
+        self.damaged = DamagedSamples()
         self._steps_done = 0
         self._position = 0
         """Where the window of the next optimizer step begins in the sequence."""
@@ -177,6 +179,7 @@ class WindowLoader:
         windows = range(windows_done, (windows_done // self.windows_per_epoch + 1) * self.windows_per_epoch)
         step = self.micro_batch_size
         self._drawn = self._position
+        self.damaged.count = self.damaged.committed
         with closing(self._sequence(len(windows))) as stream:  # a window that is still in use does not keep workers
             for number in windows:
                 window = Window(number, [], [], partial(next, stream))
@@ -189,6 +192,7 @@ class WindowLoader:
                             self._steps_done = number * self.num_iterations + iteration + 1
                             if iteration + 1 == self.num_iterations:
                                 self._position = self._drawn
+                                self.damaged.commit()
                         first = m == 0 and iteration == iterations_done
                         yield MicroBatch(window, m * step, (m + 1) * step, iteration, first=first, last=last)
                 iterations_done = 0
@@ -202,7 +206,7 @@ class WindowLoader:
         stream = read_batches(self.reader, parts, self.num_workers, self.prefetch)
         for part, prompts in zip(parts, stream, strict=True):
             self._drawn += step * self.world_size
-            yield prompts, [place.epoch for place in part]
+            yield [self.damaged.take(item) for item in prompts], [place.epoch for place in part]
 
     @property
     def samples_seen(self) -> int:

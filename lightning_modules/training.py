@@ -27,6 +27,9 @@ from lightning_modules.step_metrics import FinishedStep, SkippedSteps, StepMetri
 from lightning_modules.strategy import AVRTDeepSpeedStrategy
 from lightning_modules.strategy_checks import check_zero3
 
+DAMAGED_SAMPLES = "data/damaged_samples"
+"""The curve of damaged training samples, in whose place others were read."""
+
 MAX_SKIPPED_STEPS = 20
 """Default of `max_skipped_steps`: with so many skipped in a row, a run no longer learns."""
 
@@ -82,6 +85,7 @@ class TrainingModule(AnsweringModule):
         self._plain_step: StepReport | None = None
         self._logged: set[str] = set()
         self._data: ShardDataModule | None = None
+        self._damaged_before = 0.0
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
@@ -90,6 +94,7 @@ class TrainingModule(AnsweringModule):
                     raise ValueError(f"trainer.{name} is 0; it must be positive")
         super().setup(stage)
         self._data = None  # of an earlier run
+        self._damaged_before = 0.0
         strategy = self.trainer.strategy
         if isinstance(strategy, AVRTDeepSpeedStrategy) and strategy.stage == 3:
             data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -209,8 +214,13 @@ class TrainingModule(AnsweringModule):
         if skipped is not None:
             self.print(skipped)
             self.skipped.check(self.global_step)
+        if self._data is not None:
+            # Weights that sum to 1 over devices: the value is the sum.
+            self.step_metrics.add(DAMAGED_SAMPLES, self._data.damaged.count, 1 / self.trainer.world_size)
         values = self.step_metrics.finish(self._sum_over_devices) | {"skipped_steps": float(self.skipped.total)}
         if self._data is not None:
+            values[DAMAGED_SAMPLES] += self._damaged_before
+            self._data.check_damaged(values[DAMAGED_SAMPLES])
             counts = self._data.samples_by_source().items()
             values |= {f"data/samples/{name}": float(count) for name, count in counts}
         self._drop_earlier_values(values.keys())
@@ -272,14 +282,23 @@ class TrainingModule(AnsweringModule):
             "tokens_seen": self.step_metrics.tokens_seen,
             "skipped_steps": skipped,
             "skipped_in_a_row": in_a_row,
+            "damaged_samples": self._damaged_samples(),
             "settings": flat_settings(self.training_settings()),
             "rewards": self.reward_settings(),
             "metrics": {name: float(value) for name, value in self.trainer.callback_metrics.items()},
         }
 
+    def _damaged_samples(self) -> float:
+        """Over all devices, from the beginning of the run, for a checkpoint; called on every device."""
+        if self._data is None:
+            return self._damaged_before
+        here = torch.tensor([float(self._data.damaged.committed)], dtype=torch.float64)
+        return self._damaged_before + float(self._sum_over_devices(here))
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         state = checkpoint["avrt"]
+        self._damaged_before = state.get("damaged_samples", 0.0)  # not in checkpoints of earlier versions
         if self.trainer.training:
             now = flat_settings(self.training_settings())
             changed = changed_settings(state["settings"], now)

@@ -117,7 +117,7 @@ def foreign_sample(members: Mapping[str, bytes], key: str, split: str = "train")
     Raises:
         RecordError: as `foreign_record`; ``bad_json``; ``bad_media`` where the clip cannot be used, or its reading
             crashes or takes too long.
-        RuntimeError: the child process does not start.
+        ChildProcessError: the child process does not start.
     """
     global _reader
     if _reader is None:

@@ -19,6 +19,7 @@ import soundfile
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png, encode_jpeg, encode_png
 
+from avrt.media.defaults import MAX_CLIP_PIXELS
 from avrt.sample import SAMPLING_RATE, Clip, Sample, check_key
 
 FORMAT_VERSION = 1
@@ -33,7 +34,8 @@ MAX_STORED_PIXELS = 2**26
 MAX_STORED_SAMPLES = 4 * 3600 * SAMPLING_RATE
 """Silence compresses without bound; anything above four hours is a decompression bomb."""
 
-MAX_JSON_BYTES = 2**26
+MAX_JSON_BYTES = 2**24
+"""Parsed JSON takes up to 20 times its size."""
 
 SAMPLE_FIELDS = (
     "id",
@@ -279,11 +281,16 @@ def _decode_flac(data: bytes) -> torch.Tensor:
             integers = file.read(dtype="int16", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise RecordError("bad_media", f"the audio does not decode: {error}") from error
-    return torch.from_numpy(integers[:, 0]).to(torch.float32) / 32768
+    return torch.from_numpy(integers[:, 0]).to(torch.float32).div_(32768)
 
 
 def _decode_frames(members: Mapping[str, bytes]) -> torch.Tensor:
     """Images of one size as uint8 ``[T, 3, H, W]``, with the channels last in memory."""
+    claimed = sum(_claimed_pixels(name, data) for name, data in members.items())
+    if claimed > MAX_CLIP_PIXELS:
+        raise RecordError(
+            "bad_media", f"{len(members)} frames claim {claimed:,} pixels, the limit is {MAX_CLIP_PIXELS:,}"
+        )
     frames: torch.Tensor | None = None
     for index, (name, data) in enumerate(members.items()):
         # The decoders write the three colors of a pixel side by side; reordering them here would cost as much as
@@ -299,14 +306,18 @@ def _decode_frames(members: Mapping[str, bytes]) -> torch.Tensor:
     return frames.permute(0, 3, 1, 2)
 
 
-def _decode_frame(name: str, data: bytes) -> torch.Tensor:
+def _claimed_pixels(name: str, data: bytes) -> int:
+    """The pixels that an image's header claims, within the limit: torchvision would allocate whatever it says."""
     try:
         width, height = _png_size(data) if name.endswith(".png") else _jpeg_size(data)
     except (ValueError, IndexError, struct.error) as error:
         raise RecordError("bad_media", f"{name} has no image header") from error
-    # torchvision would allocate whatever the header claims.
     if width * height > MAX_STORED_PIXELS:
         raise RecordError("bad_media", f"{name} claims {width}x{height} pixels")
+    return width * height
+
+
+def _decode_frame(name: str, data: bytes) -> torch.Tensor:
     # torch.frombuffer needs writable memory.
     buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     try:

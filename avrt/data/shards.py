@@ -45,7 +45,7 @@ from avrt.storage.shard_cache import ShardCache, ShardFile
 
 log = logging.getLogger(__name__)
 
-OnError = Literal["raise", "skip"]
+OnError = Literal["raise", "skip", "defer"]
 ShardPaths = str | Path | Sequence[str | Path]
 
 
@@ -63,7 +63,8 @@ class ShardSet:
         scan: read headers and texts of all shards now, also where a manifest lists the samples; `verify` does too.
         on_error: ``raise`` the first `ShardError` for damaged shards and samples, or ``skip`` them and keep the errors
             in `faults`. Damage that is found when a sample is read is always raised: leaving the sample out would
-            shift the others.
+            shift the others. ``defer`` is ``skip``, but a shard that is lost or has another size than its manifest says
+            keeps its samples' places: those that are damaged raise when they are read.
         cache: where remote shards are kept.
 
     Attributes:
@@ -85,8 +86,8 @@ class ShardSet:
         on_error: OnError = "raise",
         cache: ShardCache | None = None,
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"on_error: must be 'raise' or 'skip', got {on_error!r}")
+        if on_error not in ("raise", "skip", "defer"):
+            raise ValueError(f"on_error: must be 'raise', 'skip' or 'defer', got {on_error!r}")
         self.split = split
         self.faults: list[ShardError] = []
         self.keys: list[str] = []
@@ -262,6 +263,9 @@ class ShardSet:
     def _open(self, file: ShardFile, summary: ShardSummary | None, verify: bool, scan: bool) -> ShardIndex:
         """The index of a shard; faults are reported."""
         fault = None if is_remote(file.location) else file_fault(file)
+        if self._on_error == "defer" and fault is not None and summary is not None and summary.lists_samples:
+            log.warning("%s; its samples are checked as they are read", fault)
+            return index_of_manifest(summary)
         if fault is not None and (not scan or fault.reason is FaultReason.MISSING_FILE):
             self._report(fault)
             return ShardIndex()

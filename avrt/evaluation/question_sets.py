@@ -29,7 +29,7 @@ from avrt.evaluation.benchmarks import (
     select,
 )
 from avrt.evaluation.benchmarks.avqa import question_set
-from avrt.evaluation.item_clips import UNREADABLE_MEDIA, read_sample
+from avrt.evaluation.item_clips import CLIP_TIMEOUT_SECONDS, UNREADABLE_MEDIA, read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.scoring import profile_for
@@ -78,15 +78,20 @@ class MediaConfig:
         modalities: ``AV``; ``A`` (same audio, black frames); ``V`` (same frames, silent audio).
         num_frames: frames of a video, spaced uniformly over its whole length.
         max_audio_seconds: seconds of audio from the start.
+        clip_timeout_seconds: longest time for one item's files; an item whose files take longer is unreadable.
     """
 
     modalities: Modalities = "AV"
     num_frames: int = NUM_FRAMES
     max_audio_seconds: float = MAX_AUDIO_SECONDS
+    clip_timeout_seconds: float = CLIP_TIMEOUT_SECONDS
 
     def __post_init__(self) -> None:
-        if self.num_frames < 1 or not 0 < self.max_audio_seconds < math.inf:
-            raise ValueError("`num_frames` must be 1 or more and `max_audio_seconds` above 0 and finite")
+        if self.num_frames < 1:
+            raise ValueError(f"`num_frames` must be 1 or more, got {self.num_frames}")
+        for name in ("max_audio_seconds", "clip_timeout_seconds"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be above 0 and finite, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,11 @@ class QuestionSet:
                 sample = self.shards[item.index]
             else:
                 sample = read_sample(
-                    item, self.data_root, num_frames=media.num_frames, max_audio_seconds=media.max_audio_seconds
+                    item,
+                    self.data_root,
+                    num_frames=media.num_frames,
+                    max_audio_seconds=media.max_audio_seconds,
+                    timeout_seconds=media.clip_timeout_seconds,
                 )
         except (MediaError, ShardError) as error:
             return self.failed(item, UNREADABLE_MEDIA, f"{error.reason}: {error.detail}")

@@ -13,3 +13,6 @@ MAX_AUDIO_SECONDS = 10.0
 MIN_FRAME_PIXELS = 128 * TOKEN_PIXELS
 MAX_FRAME_PIXELS = 768 * TOKEN_PIXELS
 """Bounds on the pixels of a frame: 128 to 768 visual tokens. Smaller frames are enlarged for the student only."""
+
+MAX_CLIP_PIXELS = 2**28
+"""Limit on the pixels of all frames of a sample: 800 MB, or 445 frames of `MAX_FRAME_PIXELS`."""

@@ -16,7 +16,7 @@ class MediaReason(StrEnum):
     EMPTY_FILE = "empty_file"
     """The file has 0 bytes."""
     UNREADABLE = "unreadable"
-    """Not a media file of a known container, or its header is broken or cut off."""
+    """Not a media file of a known container, or its header is broken, cut off or claims the impossible."""
     UNKNOWN_CODEC = "unknown_codec"
     """The container is known, the codec of its video or audio is not."""
     NO_VIDEO = "no_video"
@@ -32,7 +32,7 @@ class MediaReason(StrEnum):
     TRUNCATED = "truncated"
     """The streams end well before the length that the file's header promises."""
     TOO_LARGE = "too_large"
-    """More pixels per frame than the limit (8K, decompression bombs)."""
+    """More pixels than the limit, in a frame (8K, decompression bombs) or in all frames that are kept."""
     TOO_LONG = "too_long"
     """Longer than the limit, or too many frames to decode between two key frames."""
     BAD_SHAPE = "bad_shape"
@@ -40,11 +40,11 @@ class MediaReason(StrEnum):
     NO_DURATION = "no_duration"
     """Neither the header nor the packets tell how long the stream is."""
     TIMEOUT = "timeout"
-    """Packing only: decoding took longer than the time allowed for one clip."""
+    """Decoding took longer than the time allowed for one clip."""
     OUT_OF_MEMORY = "out_of_memory"
-    """Packing only: decoding takes more memory than allowed for one clip."""
+    """Decoding takes more memory than allowed for one clip."""
     DECODER_CRASH = "decoder_crash"
-    """Packing only: the process that decoded the clip died (a fault in a codec, or out of memory)."""
+    """The decoder failed as it should not (an error of no known kind), or the process that decoded the clip died."""
 
 
 class MediaError(ValueError):

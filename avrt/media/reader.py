@@ -279,6 +279,9 @@ def _checked_span(
     container: av.container.InputContainer, stream: av.VideoStream | av.AudioStream | None, max_source_seconds: float
 ) -> Span:
     assert stream is not None
+    if stream.frames > container.size > 0:
+        detail = f"its header claims {stream.frames:,} packets in a file of {container.size:,} bytes"
+        raise MediaError(MediaReason.UNREADABLE, detail)
     span = presented_span(container, stream)
     if span.duration > max_source_seconds:
         raise MediaError(MediaReason.TOO_LONG, f"{float(span.duration):.0f} s, the limit is {max_source_seconds:.0f} s")

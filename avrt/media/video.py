@@ -15,6 +15,7 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from avrt.media.defaults import MAX_CLIP_PIXELS
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.frame_walk import FrameWalk
 from avrt.media.geometry import TOKEN_SIDE
@@ -48,7 +49,7 @@ def frames_shown_at(
         frames uint8 ``[T, 3, H, W]``, and the display width and height of the source.
 
     Raises:
-        MediaError: ``corrupt_video``, ``truncated``, ``too_long`` or ``bad_shape``.
+        MediaError: ``corrupt_video``, ``truncated``, ``too_long``, ``too_large`` or ``bad_shape``.
     """
     time_base = walk.time_base
     wanted = [(span.start + moment) / time_base for moment in seconds]
@@ -63,12 +64,22 @@ def frames_shown_at(
             if frame.is_corrupt:
                 raise MediaError(MediaReason.CORRUPT_VIDEO, f"the frame at {frame.time} s is damaged")
             upright, size = _upright(frame, walk.pixel_aspect, max_pixels)
+            _check_total(len(seconds), *upright.shape[1:])
             frames.append(upright)
             source = frame
         walk.found = len(frames)
     if len({frame.shape for frame in frames}) > 1:
         raise MediaError(MediaReason.BAD_SHAPE, "the video changes its shape in the middle of the clip")
     return torch.stack(frames), *size
+
+
+def _check_total(count: int, height: int, width: int) -> None:
+    if count * height * width > MAX_CLIP_PIXELS:
+        raise MediaError(
+            MediaReason.TOO_LARGE,
+            f"{count} frames of {width}x{height}, the limit on all frames of a clip is {MAX_CLIP_PIXELS} pixels; take "
+            "fewer or smaller frames (num_frames, max_pixels)",
+        )
 
 
 class Timed(Protocol):

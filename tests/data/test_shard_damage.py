@@ -296,6 +296,16 @@ class TestHostile:
         with pytest.raises(RecordError, match="claims"):
             decode_clip(encoded)
 
+    def test_many_large_frames_behind_right_checksums(self):
+        """Each frame is within the limit; together they ask for 1 GB."""
+        encoded = encode_clip(make_clip(frames=5))
+        for number in range(5):
+            data = encoded.members[f"frame{number:02d}.jpg"]
+            size = struct.pack(">HH", 8192, 8192)
+            encoded.members[f"frame{number:02d}.jpg"] = data.replace(struct.pack(">HH", 32, 48), size)
+        with pytest.raises(RecordError, match="5 frames claim 335,544,320 pixels"):
+            decode_clip(encoded)
+
     @pytest.mark.parametrize("image_format", ["jpg", "png"])
     @pytest.mark.parametrize("content", [b"", b"x", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\xd8" + bytes(500)])
     def test_no_image_behind_a_right_checksum(self, image_format, content):
