@@ -28,6 +28,7 @@ from avrt.evaluation.item_clips import read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.atomic import write_atomic
+from avrt.files.json_text import decode_json
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.video import fit
 from avrt.sample import LETTERS, SAMPLING_RATE, Sample
@@ -253,7 +254,7 @@ def _file_name(member: str) -> str:
 def _read_made(folder: Path, made_from: dict[str, Any]) -> ShownClip | None:
     """The clip as an earlier report wrote it from the same sources with the same settings, or None."""
     try:
-        description = json.loads((folder / CLIP_FILE).read_text(encoding="utf-8"))
+        description = decode_json((folder / CLIP_FILE).read_text(encoding="utf-8"))
         if description["made_from"] != made_from:
             return None
         values = description["shown"]
