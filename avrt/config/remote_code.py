@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
-
-from avrt.files.json_text import decode_json
 
 
 def check_no_remote_code(folder: Path) -> None:
@@ -18,8 +17,8 @@ def check_no_remote_code(folder: Path) -> None:
     """
     for file in sorted(folder.glob("*config.json")):
         try:
-            content = decode_json(file.read_text(encoding="utf-8"))
-        except ValueError as error:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} is not valid JSON ({error}); download or save the folder again") from error
         if _names_code(content):
             raise ValueError(

@@ -60,7 +60,7 @@ def scan_values(words: Sequence[str]) -> None:
         value = value if equals and word.startswith("-") else word
         if _most_brackets(value) > MAX_DEPTH:
             raise UsageError(f"{option}: is nested in more than {MAX_DEPTH} levels")
-        if re.search(r"\d{%d}" % (MAX_DIGITS + 1), value):
+        if re.search(rf"\d{{{MAX_DIGITS + 1}}}", value):
             raise UsageError(f"{option}: has a number of more than {MAX_DIGITS} digits")
 
 

@@ -137,7 +137,9 @@ _SECRET_NAME = re.compile(
     r"|token|cookie|(extra[_-]?)?headers?",
     re.IGNORECASE,
 )
-_SECRET_VALUE = re.compile(r"\s*(bearer|basic)\s|(sk|pk|gsk|xai|hf|ghp|r8|nvapi|AKIA|AIza)[-_]?[\w-]{16,}", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"\s*[Bb](earer|asic)\s|\s*((sk|pk|gsk|xai|hf|ghp|r8|nvapi)[-_][\w-]{16,}|(AKIA|AIza)[\w-]{12,})"
+)
 
 
 def _secret_in(value: Any, name: str) -> str:

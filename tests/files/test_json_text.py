@@ -63,7 +63,7 @@ READERS: dict[str, Callable[[Path, str], Any]] = {
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("text", [DEEP, '{"id": ' + "9" * 5000 + "}"], ids=["deep", "digits"])
 def test_readers_name_the_file(tmp_path: Path, reader: str, text: str) -> None:
-    with pytest.raises(ValueError, match="nested|digits") as caught:
+    with pytest.raises(ValueError, match=r"nested|digits") as caught:
         READERS[reader](tmp_path, text)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -71,5 +71,5 @@ def test_readers_name_the_file(tmp_path: Path, reader: str, text: str) -> None:
 
 
 def test_a_member_of_a_shard() -> None:
-    with pytest.raises(RecordError, match="bad_json.*nested"):
+    with pytest.raises(RecordError, match=r"bad_json.*nested"):
         parse_json(DEEP.encode())
