@@ -47,7 +47,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "one byte short": (cut(-1), r"has [0-9,]+ of [0-9,]+ bytes: its download"),
     "missing": (Path.unlink, r"is missing \(1 of 2 files are\): its download"),
     "longer": (lambda file: file.write_bytes(file.read_bytes() + b"x"), "has 1 bytes behind its weights"),
-    "pointer": (lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\noid x\n"), "git lfs pull"),
+    "pointer": (
+        lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\noid x\n"),
+        r"is a pointer of git-lfs.*git lfs pull",
+    ),
     "html": (lambda file: file.write_text("<!DOCTYPE html><title>404</title>"), "is not a safetensors file"),
     "deep": (lambda file: file.write_bytes(struct.pack("<Q", 200_000) + b"[" * 200_000), "is not a safetensors file"),
     "offsets": (
