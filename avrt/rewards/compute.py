@@ -123,17 +123,20 @@ def _weighted_sum(
 ) -> Tensor:
     table = torch.stack(list(by_name.values()), dim=1)
     weights = torch.tensor([float(reward.weight) for reward in rewards], dtype=torch.float32)
-    total = (table * weights).nansum(dim=1)
+    terms = table * weights
+    total = terms.nansum(dim=1)
+    # Also terms that are infinite with both signs: their sum is NaN, as if no reward applied.
+    beyond = total.isinf() | terms.isinf().any(dim=1)
     total[table.isnan().all(dim=1)] = torch.nan
     for reward in rewards:
         if reward.required and reward.weight:
             total[by_name[reward.name].isnan()] = torch.nan
-    for row in total.isinf().nonzero().flatten().tolist():
-        terms = ", ".join(
+    for row in beyond.nonzero().flatten().tolist():
+        shown = ", ".join(
             f"{reward.name} {float(table[row, i]):g} x {reward.weight:g}" for i, reward in enumerate(rewards)
         )
         raise RewardError(
-            f"the weighted sum of the rewards of sample {completions[row].sample.id!r} is beyond float32 ({terms}): "
+            f"the weighted sum of the rewards of sample {completions[row].sample.id!r} is beyond float32 ({shown}): "
             "scale a reward or its weight down"
         )
     return total

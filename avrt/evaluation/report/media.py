@@ -129,6 +129,8 @@ class ClipExporter:
             root, sources = self._find(info, record)
         except (FileNotFoundError, ValueError) as error:
             return ShownClip(problem=str(error))
+        except OSError as error:  # a name that is too long, a folder without permission
+            return ShownClip(problem=f"cannot be opened: {error.strerror}")
         made_from = {
             "sources": {kind: _version(source) for kind, source in sorted(sources.items())},
             "thumbnail_pixels": THUMBNAIL_PIXELS,

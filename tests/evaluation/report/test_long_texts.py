@@ -16,7 +16,12 @@ LENGTH = 100_000
 SECONDS = 2.0
 """Time for a page with such an item, and for opening the item."""
 
-KINDS = {"unbroken": "x" * LENGTH, "spaces": "x " * (LENGTH // 2), "lines": "x\n" * (LENGTH // 2), "wide": "漢" * LENGTH}
+KINDS = {
+    "unbroken": "x" * LENGTH,
+    "spaces": "x " * (LENGTH // 2),
+    "lines": "x\n" * (LENGTH // 2),
+    "wide": "漢" * LENGTH,
+}
 
 pytestmark = pytest.mark.usefixtures("clean_page")
 
@@ -41,6 +46,18 @@ def long_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_run(root / "run", make_records("dailyomni", replies)), root / "page").page
 
 
+def busy_seconds(browser: Browser) -> float:
+    """Processor time of the page's thread since it was opened: what a busy machine adds is not counted."""
+    metrics = browser.call("Performance.getMetrics")["metrics"]
+    return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
+
+
+@pytest.fixture(autouse=True)
+def cpu_clock(browser: Browser) -> None:
+    browser.call("Performance.disable")
+    browser.call("Performance.enable", timeDomain="threadTicks")
+
+
 @pytest.mark.parametrize("number", range(len(KINDS)), ids=KINDS)
 def test_an_item_of_100_000_characters_opens_at_once(browser: Browser, long_page: Path, number: int) -> None:
     begin = time.monotonic()
@@ -48,9 +65,9 @@ def test_an_item_of_100_000_characters_opens_at_once(browser: Browser, long_page
     browser.wait("document.querySelector('#item h2')")
     browser.run("document.body.getBoundingClientRect().height")
     settle(browser)
-    seconds = time.monotonic() - begin
-    print(f"\n{list(KINDS)[number]}: {seconds:.2f} s")
-    assert seconds < SECONDS
+    busy = busy_seconds(browser)
+    print(f"\n{list(KINDS)[number]}: {busy:.2f} s busy, {time.monotonic() - begin:.2f} s in all")
+    assert busy < SECONDS
     (question,) = texts(browser, "#item h2")
     assert question.startswith(list(KINDS.values())[number].strip()[:1000])
 
@@ -66,12 +83,11 @@ def test_the_rest_is_shown_on_request(browser: Browser, long_page: Path) -> None
 
 
 def test_the_summary_and_an_id_of_100_000_characters(browser: Browser, long_page: Path) -> None:
-    begin = time.monotonic()
     browser.open(long_page)
     settle(browser)
-    assert time.monotonic() - begin < SECONDS
+    assert busy_seconds(browser) < SECONDS
     browser.open(long_page, "#items")
     browser.click("#rows li:nth-child(6) a")
     browser.wait("document.querySelector('#item h2')")
     settle(browser)
-    assert time.monotonic() - begin < 2 * SECONDS
+    assert busy_seconds(browser) < 2 * SECONDS
