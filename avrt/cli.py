@@ -70,6 +70,9 @@ REQUIRED_MODULES = (
 )
 """Import names of the project's dependencies. If one is missing, the interpreter is the wrong one."""
 
+LONGEST_ERROR = 2000
+"""Characters of an error that are shown: a config or a data file can have values of any length."""
+
 OK, FAILED, USAGE, PIPE_CLOSED = 0, 1, 2, 141
 
 
@@ -97,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if debug:
             traceback.print_exception(error)
-        print(f"avrt: error: {_line(error)}", file=sys.stderr)
+        line = _line(error)
+        print(f"avrt: error: {line if len(line) <= LONGEST_ERROR else f'{line[:LONGEST_ERROR]} ...'}", file=sys.stderr)
         return _status(error)
 
 

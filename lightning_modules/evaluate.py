@@ -21,6 +21,7 @@ from avrt.evaluation.run_lifecycle import RunState, begin_run, finish_run, repor
 from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import grade_record
 from avrt.evaluation.terminal_tables import score_console
+from avrt.model.chat_template import chat_text
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
 from avrt.model.trained_weights import weights_fingerprint
@@ -161,7 +162,7 @@ class EvaluateModule(AnsweringModule):
             sample, modalities=("video", "audio"), answer_format=config.answer_format, template=config.template
         )
         processor = self.student.processor
-        text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = chat_text(processor, messages)
         tokens = json.dumps(processor.tokenizer(text)["input_ids"])
         return {
             **prompt_settings(config.template, config.answer_format),

@@ -35,7 +35,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "check_val_every_n_epoch": None,
     "use_distributed_sampler": False,  # the data modules divide the samples over the devices
     "logger": {
-        "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+        "class_path": "lightning_modules.curves.CurveLogger",
         "init_args": {"save_dir": OUTPUT_DIR, "name": None, "version": ""},
     },
 }

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 from jsonargparse import ArgumentParser
 
 from avrt.config.errors import UsageError, distil
-from avrt.config.scan import scan_file
+from avrt.config.scan import scan_file, scan_values
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ def read_dataclass(kind: type[T], files: Sequence[str | Path], options: Sequence
         raise UsageError(f"--config: expects a file, for example --config {example}")
     for file in files:
         scan_file(Path(file))
+    scan_values(options)
     parser = ArgumentParser(exit_on_error=False, default_env=False, allow_abbrev=False)
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(kind)

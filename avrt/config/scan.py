@@ -6,6 +6,7 @@ Reads only the structure of the YAML (PyYAML's node tree), so nothing in a file 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,12 @@ _PLAIN_TAGS = frozenset(
 MAX_VALUES = 100_000
 """Values that a config may have. The parser copies what anchors name, so a small file could take hours."""
 
+MAX_DEPTH = 50
+"""Levels of mappings and lists in a config. Python stops at a few hundred calls inside each other."""
+
+MAX_DIGITS = 400
+"""Digits of a whole number; the largest float has 309."""
+
 
 def scan_arguments(arguments: Sequence[str]) -> None:
     """Check the config files that a command line gives.
@@ -31,11 +38,38 @@ def scan_arguments(arguments: Sequence[str]) -> None:
 
     Raises:
         UsageError: a config file is missing or not valid YAML, has a Python tag, a key given twice or a ``config:``
-            key. The message names file, line and key.
+            key, or anything is nested too deeply. The message names file, line and key.
     """
+    scan_values(arguments)
     for value in _config_values(arguments):
         if not value.lstrip().startswith(("{", "[")):  # settings as text in place of a file
             scan_file(Path(value))
+
+
+def scan_values(words: Sequence[str]) -> None:
+    """Refuse options whose value is nested too deeply, or is a number of too many digits.
+
+    Raises:
+        UsageError: names the option.
+    """
+    option = "the command line"
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("-"):
+            option = name if equals else word[:80]
+        value = value if equals and word.startswith("-") else word
+        if _most_brackets(value) > MAX_DEPTH:
+            raise UsageError(f"{option}: is nested in more than {MAX_DEPTH} levels")
+        if re.search(rf"\d{{{MAX_DIGITS + 1}}}", value):
+            raise UsageError(f"{option}: has a number of more than {MAX_DIGITS} digits")
+
+
+def _most_brackets(text: str) -> int:
+    depth = most = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        most = max(most, depth)
+    return most
 
 
 def scan_file(path: Path) -> None:
@@ -57,6 +91,8 @@ def scan_text(text: str, source: str) -> None:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise UsageError(f"{source}: is not valid YAML: {_yaml_problem(error)}") from error
+    except RecursionError:
+        raise UsageError(f"{source}: is nested in more than {MAX_DEPTH} levels") from None
     if not isinstance(root, yaml.MappingNode):
         found = "is empty" if root is None else "is a list or a single value"
         raise UsageError(f"{source}: a config must be a mapping of keys (trainer:, model:, data:), {found}")
@@ -66,12 +102,20 @@ def scan_text(text: str, source: str) -> None:
                 f"{_at(source, key_node)}: config: a config inside a config is merged shallowly, "
                 "which loses settings; remove the key and give the file as a second --config on the command line"
             )
-    if _expanded_size(root, {}) > MAX_VALUES:
+    try:
+        values, depth = _expanded_size(root, {})
+    except RecursionError:
+        values, depth = 0, MAX_DEPTH + 1
+    if values > MAX_VALUES:
         raise UsageError(f"{source}: its anchors (&name, *name) expand to too many values; write the values out")
+    if depth > MAX_DEPTH:
+        raise UsageError(f"{source}: is nested in more than {MAX_DEPTH} levels")
     for key, node in _walk(root, ""):
         if node.tag not in _PLAIN_TAGS:
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
             raise UsageError(f"{_at(source, node)}: {key or 'the file'}: the tag {tag} is refused; use plain values")
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > MAX_DIGITS:
+            raise UsageError(f"{_at(source, node)}: {key or 'the file'}: has more than {MAX_DIGITS} digits")
         if isinstance(node, yaml.MappingNode):
             _refuse_repeated_keys(node, key, source)
 
@@ -110,16 +154,17 @@ def _walk(root: yaml.Node, key: str) -> Iterator[tuple[str, yaml.Node]]:
             pending.extend((f"{key}[{index}]", item) for index, item in enumerate(node.value))
 
 
-def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
-    """Values below a node once every anchor is written out; what contains itself counts as too many."""
+def _expanded_size(node: yaml.Node, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Values and levels below a node once every anchor is written out; what contains itself has too many values."""
     import yaml
 
     if isinstance(node, yaml.ScalarNode):
-        return 1
+        return 1, 0
     if id(node) not in sizes:
-        sizes[id(node)] = MAX_VALUES + 1  # until all below it is counted
+        sizes[id(node)] = MAX_VALUES + 1, 0  # until all below it is counted
         children = [n for pair in node.value for n in pair] if isinstance(node, yaml.MappingNode) else node.value
-        sizes[id(node)] = 1 + sum(_expanded_size(child, sizes) for child in children)
+        below = [_expanded_size(child, sizes) for child in children]
+        sizes[id(node)] = 1 + sum(count for count, _ in below), 1 + max((depth for _, depth in below), default=0)
     return sizes[id(node)]
 
 

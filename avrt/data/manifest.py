@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from avrt.files.atomic import write_atomic
+from avrt.files.json_text import decode_json
 from avrt.sample import KEY_PATTERN
 from avrt.storage.locations import is_remote, join, read_bytes, shown
 
@@ -130,7 +131,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     path = join(str(folder), MANIFEST_NAME)
     try:
-        content = json.loads(read_bytes(path))
+        content = decode_json(read_bytes(path))
     except FileNotFoundError as error:
         if not is_remote(folder) and (inner := folders_of_sets(folder)):
             names = ", ".join(path.name for path in inner)

@@ -19,6 +19,7 @@ import soundfile
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg, decode_png, encode_jpeg, encode_png
 
+from avrt.files.json_text import decode_json
 from avrt.media.defaults import MAX_CLIP_PIXELS
 from avrt.sample import SAMPLING_RATE, Clip, Sample, check_key
 
@@ -187,8 +188,8 @@ def parse_json(data: bytes) -> Any:
         RecordError: ``bad_json``.
     """
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return decode_json(data)
+    except ValueError as error:
         raise RecordError("bad_json", f"the JSON member does not parse: {error}") from error
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from avrt.demo.clips import COLORS, PITCHES
 from avrt.demo.questions import PERCEPTION, WORDINGS, fill
+from avrt.model.chat_template import chat_text
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student
 from avrt.model.token_logprobs import token_logprobs
@@ -90,7 +91,7 @@ def one_thread() -> Iterator[None]:
 
 def _prompt(student: Student, sample: Sample) -> Prompt:
     messages = build_messages(sample, modalities=(), template=TEMPLATE)
-    text = student.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = chat_text(student.processor, messages)
     return Prompt(sample, _tokens(student, text))
 
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from avrt.files.json_text import decode_json
+
 
 def read_json_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON array or of a JSON lines file, in order.
@@ -26,9 +28,11 @@ def read_json_rows(path: Path) -> list[dict[str, Any]]:
 
 def _array(text: str, path: Path) -> list[Any]:
     try:
-        return json.loads(text)
+        return decode_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: is not valid JSON at line {error.lineno}: {error.msg}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _lines(text: str, path: Path) -> list[Any]:
@@ -37,10 +41,12 @@ def _lines(text: str, path: Path) -> list[Any]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append(decode_json(line))
             except json.JSONDecodeError as error:
                 raise ValueError(
                     f"{path}: line {number} is not valid JSON ({error.msg}); expected a JSON array or one object per "
                     "line"
                 ) from error
+            except ValueError as error:
+                raise ValueError(f"{path}: line {number}: {error}") from error
     return rows

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from avrt.media.defaults import MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
 from avrt.media.geometry import SAMPLES_PER_AUDIO_TOKEN
+from avrt.model.chat_template import chat_text
 from avrt.model.float32_default import float32_default
 from avrt.sample import SAMPLING_RATE, Sample
 from avrt.text.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messages, clip_modalities
@@ -100,7 +101,7 @@ class PromptEncoder:
         messages = build_messages(
             sample, modalities=clip_modalities(clip), answer_format=self.answer_format, template=self.template
         )
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = chat_text(self.processor, messages)
         arguments: dict[str, Any] = {"text": text, "return_tensors": "pt"}
         images_kwargs = {
             "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},

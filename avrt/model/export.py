@@ -16,6 +16,7 @@ import yaml
 from torch import Tensor
 
 from avrt import __version__
+from avrt.config.scan import scan_file
 from avrt.files.folder_lock import FolderLock
 from avrt.model.checkpoints import (
     DEEPSPEED_TAG,
@@ -205,10 +206,8 @@ def _find_settings(checkpoint: Path) -> Path:
 def _read_settings(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"--config {file}: no such file")
-    try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: is not valid YAML ({error})") from error
+    scan_file(file)
+    settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     try:
         Path(settings["model"]["init_args"]["student"]["path"])
     except (TypeError, KeyError, AttributeError) as error:

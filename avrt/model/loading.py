@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.config.remote_code import check_no_remote_code
+from avrt.model.chat_template import chat_text
+from avrt.model.weight_files import check_weight_files
 
 
 def load_pretrained(path: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -35,7 +36,9 @@ def load_pretrained(path: str, revision: str | None, dtype: torch.dtype) -> tupl
     try:
         if Path(source).is_dir():
             check_no_remote_code(Path(source))
+            check_weight_files(Path(source))
         processor = Qwen2_5OmniProcessor.from_pretrained(source, **where)
+        chat_text(processor, [{"role": "user", "content": [{"type": "text", "text": "?"}]}])
         thinker, info = thinker_class.from_pretrained(
             source,
             **where,
@@ -45,8 +48,7 @@ def load_pretrained(path: str, revision: str | None, dtype: torch.dtype) -> tupl
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-        processor.apply_chat_template([{"role": "user", "content": "?"}], add_generation_prompt=True)
-    except (OSError, ValueError, SafetensorError, TemplateError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"student.path: cannot load {path!r}: it must be a hub id such as Qwen/Qwen2.5-Omni-7B or a folder with a "
             f"saved student ({_first_line(error)})"

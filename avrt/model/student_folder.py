@@ -7,7 +7,6 @@ another size (edited, or copied over the exported one) belongs to someone else a
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 from avrt.files.atomic import PARTIAL_SUFFIX
 from avrt.files.atomic_folder import atomic_folder, neighbors, write_marker
+from avrt.files.json_text import decode_json
 
 MARKER = "avrt_student.json"
 
@@ -88,7 +88,7 @@ def check_replaceable(folder: Path, source: str | None = None) -> None:
 def _read_marker(folder: Path) -> dict[str, Any]:
     """Sizes by name of a finished folder's files; nothing for an unfinished or foreign one."""
     try:
-        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+        files = decode_json((folder / MARKER).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return files if isinstance(files, dict) else {}

@@ -11,6 +11,7 @@ import torch
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.config.errors import UsageError
+from avrt.files.json_text import decode_json
 
 PUBLISHED = Path(__file__).resolve().parent / "published"
 """Configurations of the published students' thinkers, for planning without the hub."""
@@ -57,7 +58,7 @@ def load_config(path: str) -> tuple[Qwen2_5OmniThinkerConfig, str]:
     """
     file = Path(path) / "config.json"
     if file.is_file():
-        return Qwen2_5OmniThinkerConfig(**_thinker_part(json.loads(file.read_text(encoding="utf-8")))), f"{file}"
+        return Qwen2_5OmniThinkerConfig(**_thinker_part(_read(file))), f"{file}"
     name = path.rsplit("/", 1)[-1]
     published = PUBLISHED / f"{name}.json"
     if published.is_file():
@@ -71,6 +72,16 @@ def load_config(path: str) -> tuple[Qwen2_5OmniThinkerConfig, str]:
         f"model.student.path: there is no folder {path!r} with a config.json, and it is not a known hub id "
         f"({known}); set --student to a folder or one of these"
     )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = decode_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{file}: is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{file}: is not the config.json of a model")
+    return content
 
 
 def _published(file: Path) -> Qwen2_5OmniThinkerConfig:

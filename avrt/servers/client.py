@@ -27,12 +27,16 @@ from avrt.servers.content import Content, text_part
 from avrt.servers.failures import BadReplyError, Failure, Kind, ReportedError, classify
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.pool import NotAnsweringError, Server, ServerPool
-from avrt.servers.redaction import redactor
+from avrt.servers.redaction import redacted_json, redactor
 from avrt.servers.replies import read_reply
 from avrt.servers.transport import AiohttpTransport
 
 log = logging.getLogger(__name__)
 
+REPLY_ERRORS = (openai.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError, RecursionError)
+"""Errors of sending a request and of reading its answer, for `classify`."""
+MAX_ERROR_LENGTH = 500
+"""Characters of a server's error message that are kept."""
 CONNECT_SECONDS = 10.0
 """Time to open a connection; a server that needs longer is treated as overloaded."""
 PROBE_SECONDS = 10.0
@@ -110,7 +114,7 @@ class ServerClient:
     @property
     def outage(self) -> str:
         """Why a server that is down does not answer; empty while all are up."""
-        return next((self._redact(server.last_error) for server in self._pool.servers if not server.up), "")
+        return next((server.last_error for server in self._pool.servers if not server.up), "")
 
     async def check(self) -> None:
         """Check that the servers answer and offer the model; wait if none answers yet.
@@ -145,14 +149,9 @@ class ServerClient:
         while attempts < self.config.max_attempts:
             answer = await self._attempt(body)
             if isinstance(answer, Outcome):
-                return replace(
-                    answer,
-                    text=self._storable(answer.text),
-                    reasoning=self._storable(answer.reasoning),
-                    attempts=attempts + 1,
-                    latency=round(time.monotonic() - begin, 4),
-                    error=self._storable(answer.error or (failure.error if failure else "")),
-                )
+                latency = round(time.monotonic() - begin, 4)
+                error = answer.error or (failure.error if failure else "")
+                return replace(answer, attempts=attempts + 1, latency=latency, error=error)
             failure = answer
             if failure.kind is Kind.FATAL:
                 raise ServerError(self._fatal_message(failure))
@@ -168,7 +167,7 @@ class ServerClient:
             status=Status.REJECTED if failure.kind is Kind.PERMANENT else Status.GAVE_UP,
             attempts=attempts,
             latency=round(time.monotonic() - begin, 4),
-            error=self._storable(failure.error),
+            error=failure.error,
         )
 
     async def _attempt(self, body: bytes) -> Outcome | Failure:
@@ -184,9 +183,9 @@ class ServerClient:
                     content=body,
                     options={"headers": {"content-type": "application/json"}},
                 )
-            outcome = read_reply(reply, self.model.sampling.get("max_tokens"))
-        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, BadReplyError, ReportedError, ValueError) as error:
-            failure = classify(error)
+            outcome = read_reply(redacted_json(reply, self._storable), self.model.sampling.get("max_tokens"))
+        except (*REPLY_ERRORS, BadReplyError, ReportedError) as error:
+            failure = self._failure(error)
             if failure.kind is Kind.NO_ROUTE:
                 return await self._check_route(server, failure)
             if failure.kind is Kind.OVERLOADED:
@@ -204,7 +203,7 @@ class ServerClient:
         try:
             return await self._pool.acquire()
         except NotAnsweringError as error:
-            raise UnreachableError(self._outage_message(str(error))) from error
+            raise UnreachableError(self._outage_message(str(error))) from None
 
     def _pause(self, attempts: int, failure: Failure) -> float:
         """Exponential backoff with jitter, so that calls which failed together do not return together; never shorter
@@ -238,8 +237,8 @@ class ServerClient:
                     cast_to=object,
                     body={"model": self.model.name, "messages": [message], "max_tokens": 1},
                 )
-        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError) as error:
-            failure = classify(error)
+        except REPLY_ERRORS as error:
+            failure = self._failure(error)
             if failure.kind is Kind.FATAL:
                 raise ServerError(self._fatal_message(failure)) from None
             if failure.kind is Kind.NO_ROUTE:
@@ -262,13 +261,13 @@ class ServerClient:
                 page = await server.client.models.list()
         except openai.APIStatusError as error:
             if error.status_code in GATEWAY_STATUS:
-                raise NotAnsweringError(classify(error).error) from error
+                raise NotAnsweringError(self._failure(error).error) from None
             if error.status_code in (401, 403) and check_models:
-                raise ServerError(self._fatal_message(classify(error))) from None
+                raise ServerError(self._fatal_message(self._failure(error))) from None
             return False
-        except (openai.OpenAIError, httpx2.HTTPError, TimeoutError, ValueError) as error:
-            raise NotAnsweringError(classify(error).error) from error
-        offered = [model.id for model in getattr(page, "data", None) or []]
+        except REPLY_ERRORS as error:
+            raise NotAnsweringError(self._failure(error).error) from None
+        offered = [self._shown(model.id) for model in getattr(page, "data", None) or []]
         if check_models and offered and self.model.name not in offered:
             raise ServerError(
                 f"{self.name}.model: server {server.number} offers {', '.join(map(repr, offered[:5]))}, not "
@@ -277,7 +276,7 @@ class ServerClient:
         return bool(offered)
 
     def _no_route_message(self, server: Server, failure: Failure) -> str:
-        reason = self._redact(failure.error)
+        reason = failure.error
         if self.model.name in failure.error:
             return (
                 f"{self.name}.model: server {server.number} does not offer {self.model.name!r} ({reason}); set "
@@ -293,19 +292,28 @@ class ServerClient:
         fix = f"check the key in {variable}" if variable else f"name the key's variable in {self.name}.api_key_env"
         if failure.error.startswith(("HTTP 402", "HTTP 429")):
             fix = "the account has no quota left"
-        return f"{self.name}: a server refuses this run ({self._redact(failure.error)}); {fix}"
+        return f"{self.name}: a server refuses this run ({failure.error}); {fix}"
 
     def _outage_message(self, reason: str) -> str:
         count, seconds = len(self.config.base_urls), self.config.server_wait_seconds
         command = f" ({self.model.serve})" if self.model.serve else ""
         return (
             f"{self.name}.base_urls: none of the {count} servers answered for {seconds:g} s "
-            f"({self._redact(reason)}); start them{command} and run the same command again, nothing is lost"
+            f"({reason}); start them{command} and run the same command again, nothing is lost"
         )
 
     def _warn_outage(self, reason: str) -> None:
         seconds = self.config.server_wait_seconds
-        log.warning("%s: no server answers (%s); waiting for one, up to %g s", self.name, self._redact(reason), seconds)
+        log.warning("%s: no server answers (%s); waiting for one, up to %g s", self.name, reason, seconds)
+
+    def _failure(self, error: Exception) -> Failure:
+        """The class of an error. Its text is free of the key before it is cut."""
+        failure = classify(error)
+        return replace(failure, error=self._shown(failure.error))
+
+    def _shown(self, text: object) -> str:
+        """A server's text for a message: without the key, and not longer than `MAX_ERROR_LENGTH`."""
+        return self._storable(str(text))[:MAX_ERROR_LENGTH]
 
     def _storable(self, text: str) -> str:
         """Text that is free of the key and that UTF-8 can represent.

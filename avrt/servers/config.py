@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -83,7 +83,23 @@ class ServerConfig:
                 )
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("api_key_env: must be the name of an environment variable, not a key")
+        self._check_no_key()
         self.resolve_model()
+
+    def _check_no_key(self) -> None:
+        """Refuse a key where it would be written into manifests, records and logs."""
+        key = os.environ.get(self.api_key_env or "", "").strip()
+        if name := _secret_in(self.sampling, "sampling"):
+            raise ValueError(
+                f"{name}: looks like a key or a header, and sampling parameters are recorded; put the key into an "
+                "environment variable and name it in api_key_env"
+            )
+        for setting in fields(self):
+            if len(key) >= MIN_KEY_LENGTH and key in repr(getattr(self, setting.name)):
+                raise ValueError(
+                    f"{setting.name}: contains the key itself, and settings are recorded; remove it, api_key_env is "
+                    "enough"
+                )
 
     def resolve_model(self) -> Model:
         """The model to call.
@@ -99,14 +115,47 @@ class ServerConfig:
         """The servers' key from the environment, or None where no variable is named.
 
         Raises:
-            ValueError: the variable is not set.
+            ValueError: the variable is not set, or its value cannot be sent.
         """
         if self.api_key_env is None:
             return None
-        key = os.environ.get(self.api_key_env, "")
+        # Names of variables are upper case by custom; a key in place of a name is not repeated.
+        name = self.api_key_env if self.api_key_env.isupper() else "that it names"
+        key = os.environ.get(self.api_key_env, "").strip()  # files that keys are read from end in a line break
         if not key:
-            raise ValueError(f"api_key_env: the environment variable {self.api_key_env} is not set")
+            raise ValueError(f"api_key_env: the environment variable {name} is not set")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(f"api_key_env: the environment variable {name} has characters that no key has")
         return key
+
+
+MIN_KEY_LENGTH = 8
+"""Shorter values of `api_key_env` are placeholders for servers without keys (``none``, ``EMPTY``)."""
+
+_SECRET_NAME = re.compile(
+    r"(api|access|secret|private|auth)[_-]?(key|token)|authorization|password|passwd|secret|bearer|credentials?"
+    r"|token|cookie|(extra[_-]?)?headers?",
+    re.IGNORECASE,
+)
+_SECRET_VALUE = re.compile(
+    r"\s*[Bb](earer|asic)\s|\s*((sk|pk|gsk|xai|hf|ghp|r8|nvapi)[-_][\w-]{16,}|(AKIA|AIza)[\w-]{12,})"
+)
+
+
+def _secret_in(value: Any, name: str) -> str:
+    """The key below `name` of a parameter whose name or value is a secret's; empty if there is none."""
+    if isinstance(value, str):
+        return name if _SECRET_VALUE.match(value) else ""
+    if isinstance(value, Mapping):
+        for key, child in value.items():
+            inner = f"{name}.{key}"
+            if _SECRET_VALUE.match(str(key)):
+                return name
+            if found := inner if _SECRET_NAME.fullmatch(str(key)) else _secret_in(child, inner):
+                return found
+    elif isinstance(value, list | tuple):
+        return next((found for item in value if (found := _secret_in(item, name))), "")
+    return ""
 
 
 def checked_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:

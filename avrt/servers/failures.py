@@ -49,7 +49,7 @@ class Failure:
 
     Attributes:
         kind: its kind.
-        error: the error on one line.
+        error: the error on one line. It is not cut here: a cut through an API key would hide it from redaction.
         retry_after: pause in seconds that the server asked for.
     """
 
@@ -76,6 +76,8 @@ class ReportedError(Exception):
 
 def classify(error: Exception) -> Failure:
     """Classify an exception of the `openai` client, or of reading its answer."""
+    if isinstance(error, RecursionError):
+        return Failure(Kind.TRANSIENT, "bad reply: its JSON is nested too deeply")
     if isinstance(error, openai.APITimeoutError | TimeoutError):
         return Failure(Kind.OVERLOADED, "timeout: no answer in time")
     if isinstance(error, openai.APIConnectionError):
@@ -119,4 +121,4 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
 
 def _line(value: object) -> str:
     """The text of an error on one line; its type if it has no text."""
-    return " ".join(str(value).split())[:500] or type(value).__name__
+    return " ".join(str(value).split()) or type(value).__name__

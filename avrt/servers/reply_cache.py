@@ -9,6 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from avrt.files.json_text import decode_json
 from avrt.servers.config import Model
 
 log = logging.getLogger(__name__)
@@ -28,10 +29,10 @@ class ReplyCache:
         """The reply to a call, or None. A damaged file (a power cut) is reported and counts as absent."""
         path = self._path(key)
         try:
-            reply = json.loads(path.read_bytes())["reply"]
+            reply = decode_json(path.read_bytes())["reply"]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             reply = None
         if not isinstance(reply, str):
             log.warning("%s: is not a cached reply; the call is made again", path)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from avrt.files.json_text import decode_json
 from avrt.servers.outcome import Outcome, Status, read_finish_reason
 
 
@@ -71,7 +72,7 @@ def decode_record(line: bytes) -> CallRecord:
     body, comma, crc = line.rstrip(b"\n").rpartition(b',"crc32":')
     if not comma or not crc.endswith(b"}") or not crc[:-1].isdigit() or int(crc[:-1]) != zlib.crc32(body + b"}"):
         raise ValueError("the checksum is missing or wrong")
-    content: Any = json.loads(body + b"}")
+    content: Any = decode_json(body + b"}")
     if set(content) != set(_FIELDS):
         raise ValueError("the fields are not those of a call record")
     record = CallRecord(**{**content, "status": Status(content["status"])})

@@ -30,6 +30,10 @@ def scan(text: str) -> None:
         ("a: &a [1, *a]", "run.yaml: its anchors"),
         ("a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)), "its anchors"),
         ("a: 1\n---\nb: 2", "run.yaml: is not valid YAML: line 2: "),
+        ("a: " + "[" * 100_000 + "]" * 100_000, "run.yaml: is nested in more than 50 levels"),
+        ("a: " + "[" * 60 + "]" * 60, "run.yaml: is nested in more than 50 levels"),
+        ("a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 300)), "run.yaml: is nested"),
+        ("a:\n  b: " + "9" * 5000, "run.yaml, line 2: a.b: has more than 400 digits"),
     ],
 )
 def test_refused(text: str, line: str) -> None:
@@ -79,3 +83,22 @@ def test_a_missing_file_is_named_with_its_neighbour(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as error_info:
             scan_arguments(["--config", str(tmp_path / name)])
         assert line in str(error_info.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--data", "[" * 3000 + "]" * 3000], "--data: is nested in more than 50 levels"),
+        (["--model.beta=" + "{a: " * 60 + "1" + "}" * 60], "--model.beta: is nested in more than 50 levels"),
+        (["--config", "{a: " * 60 + "1" + "}" * 60], "--config: is nested in more than 50 levels"),
+        (["--seed_everything", "9" * 5000], "--seed_everything: has a number of more than 400 digits"),
+    ],
+)
+def test_options_are_checked_too(words: list[str], line: str) -> None:
+    with pytest.raises(UsageError) as error_info:
+        scan_arguments(words)
+    assert str(error_info.value) == line
+
+
+def test_ordinary_options_pass() -> None:
+    scan_arguments(["--data.batch_size", "2", "--trainer.callbacks+={class_path: A, init_args: {x: [1, 2]}}", "]]]"])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from avrt.data.annotations.rows import RowError, RowReason
+from avrt.files.json_text import decode_json
 from avrt.sample import LETTERS
 from avrt.text.answers import answer_body
 from avrt.text.option_labels import unlabeled
@@ -72,7 +73,7 @@ def _from_text(text: str) -> Any:
         return [ast.literal_eval(item) for item in re.findall(_QUOTED, stripped)]
     if stripped[:1] in ("[", "{"):
         # Cells of CSV files hold lists as JSON, or as pandas prints them.
-        for parse in (json.loads, ast.literal_eval):
+        for parse in (decode_json, ast.literal_eval):
             try:
                 return parse(stripped)
             except (ValueError, SyntaxError, MemoryError, RecursionError):

@@ -6,13 +6,13 @@ Parquet and Arrow files are read in batches, so a file with media in it never li
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from avrt.files.json_rows import read_json_rows
+from avrt.files.json_text import decode_json
 
 Row = dict[str, Any]
 
@@ -171,7 +171,7 @@ def _saved_rows(folder: Path) -> Iterator[Row]:
 
 def _read_json(path: Path, key: str) -> list[Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = decode_json(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"{path.parent}: is incomplete: it has no {path.name}") from error
     except ValueError as error:

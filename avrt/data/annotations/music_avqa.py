@@ -8,7 +8,6 @@ question, then to its question type: a number for "How many ...", an instrument 
 from __future__ import annotations
 
 import functools
-import json
 import random
 import re
 from collections import defaultdict
@@ -16,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from avrt.data.annotations.rows import RowError, RowReason
+from avrt.files.json_text import decode_json
 
 PLACEHOLDER = re.compile(r"<(?:Object|LRer|LR|LL|FL|TH|BA)>")
 """The templates' gaps: instrument, "leftest", left or right, loudest or lowest, first or last, ordinal, before."""
@@ -51,7 +51,7 @@ def question_type(row: dict[str, Any]) -> str:
 @functools.cache
 def _parsed_type(kind: str) -> str:
     try:
-        parts = json.loads(kind)
+        parts = decode_json(kind)
     except ValueError:
         return kind
     return "/".join(str(part) for part in parts) if isinstance(parts, list) else kind
@@ -117,7 +117,7 @@ def fill(template: Any, values: Any) -> str:
     if not isinstance(template, str):
         raise RowError(RowReason.BAD_QUESTION, f"`question_content` must be a text, got {template!r}")
     try:
-        words = json.loads(values) if isinstance(values, str) else list(values or ())
+        words = decode_json(values) if isinstance(values, str) else list(values or ())
     except (ValueError, TypeError) as error:
         raise RowError(RowReason.BAD_QUESTION, f"`templ_values` must be a JSON list, got {values!r}") from error
     gaps = PLACEHOLDER.findall(template)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from avrt.evaluation.records.json_fields import from_dict
+from avrt.files.json_text import decode_json
 
 DERIVED_FIELDS = ("answer", "reason", "correct_strict", "correct_official", "error_type")
 """The fields of a `Record` that scoring fills in; None until then."""
@@ -90,7 +91,7 @@ class Record:
             ValueError: not a JSON object, or unknown or missing keys; names `where` (file and line).
         """
         try:
-            values = json.loads(line)
+            values = decode_json(line)
         except ValueError as error:
             raise ValueError(f"{where}: is not valid JSON: {error}") from error
         return from_dict(cls, values, where)

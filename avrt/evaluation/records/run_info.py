@@ -10,6 +10,7 @@ from typing import Any, Self, get_args
 
 from avrt.evaluation.records.json_fields import from_dict
 from avrt.files.atomic import write_atomic
+from avrt.files.json_text import decode_json
 from avrt.media.masking import Modalities
 from avrt.text.answers import Profile
 from avrt.text.prompts import AnswerFormat
@@ -69,7 +70,7 @@ class RunInfo:
         """
         path = Path(folder) / RUN_FILE
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = decode_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise ValueError(f"{folder}: is not a benchmark's folder of a run (it has no {RUN_FILE})") from error
         except ValueError as error:

@@ -28,6 +28,7 @@ from avrt.evaluation.item_clips import read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.atomic import write_atomic
+from avrt.files.json_text import decode_json
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.video import fit
 from avrt.sample import LETTERS, SAMPLING_RATE, Sample
@@ -128,6 +129,8 @@ class ClipExporter:
             root, sources = self._find(info, record)
         except (FileNotFoundError, ValueError) as error:
             return ShownClip(problem=str(error))
+        except OSError as error:  # a name that is too long, a folder without permission
+            return ShownClip(problem=f"cannot be opened: {error.strerror}")
         made_from = {
             "sources": {kind: _version(source) for kind, source in sorted(sources.items())},
             "thumbnail_pixels": THUMBNAIL_PIXELS,
@@ -253,7 +256,7 @@ def _file_name(member: str) -> str:
 def _read_made(folder: Path, made_from: dict[str, Any]) -> ShownClip | None:
     """The clip as an earlier report wrote it from the same sources with the same settings, or None."""
     try:
-        description = json.loads((folder / CLIP_FILE).read_text(encoding="utf-8"))
+        description = decode_json((folder / CLIP_FILE).read_text(encoding="utf-8"))
         if description["made_from"] != made_from:
             return None
         values = description["shown"]
