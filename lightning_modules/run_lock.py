@@ -65,7 +65,7 @@ def _find(trainer: Any, command: str, keyword: str) -> str | None:
                 f"--ckpt_path best: there is no complete best{SUFFIX} in {folders[0]}; set it to last, or to a path"
             )
         return str(best[-1])
-    found = newest(*folders, folder)
+    found = newest(*folders, folder, check_content=trainer.is_global_zero)
     if found.path is not None:
         if found.passed_over and trainer.is_global_zero:
             log.warning("--ckpt_path last: skipped %s; using %s", found.describe_passed_over(), found.path)
