@@ -134,7 +134,7 @@ def what_is_missing(path: Path) -> str | None:
     return None
 
 
-_intact: dict[Path, list[tuple[int, ...]]] = {}
+_intact: dict[Path, list[tuple[int, int, int, int]]] = {}
 """States of the files of checkpoints whose contents this process has checked: `last` is checked when it is chosen, and
 would be read once more when it is loaded."""
 
