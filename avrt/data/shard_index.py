@@ -27,7 +27,7 @@ from avrt.data.records import (
     parse_record,
     to_sample,
 )
-from avrt.data.tar_members import REGULAR, FileWindow, Member, read_members, read_part, split_name, tar_members
+from avrt.data.tar_members import REGULAR, Member, read_members, read_part, split_name, tar_members
 from avrt.sample import KEY_PATTERN, Sample
 from avrt.storage.shard_cache import ShardFile
 
@@ -239,25 +239,22 @@ def content_checksum(file: BinaryIO | io.RawIOBase, members: Mapping[str, Member
     return found
 
 
-def checksum_at(file: BinaryIO, location: str, begin: int, end: int) -> int:
+def checksum_at(file: BinaryIO, begin: int, end: int) -> int:
     """`content_checksum` of a sample of this project that lies between two offsets; -1 if it cannot be read."""
     try:
-        # Header by header: listing the members strictly takes three times as long, and training reads them strictly.
-        position = begin
-        while position < end:
-            block = os.pread(file.fileno(), tarfile.BLOCKSIZE, position)
+        # Header by header: listing the members strictly takes longer, and training reads them strictly.
+        while begin < end:
+            block = os.pread(file.fileno(), tarfile.BLOCKSIZE, begin)
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            if header.type not in REGULAR:
-                break
-            member = Member(header.name, position, position + tarfile.BLOCKSIZE, header.size)
+            if header.type not in REGULAR or header.size < 0:
+                return -1
+            member = Member(header.name, begin, begin + tarfile.BLOCKSIZE, header.size)
             if split_name(header.name)[1] == JSON_MEMBER:
                 return content_checksum(file, {JSON_MEMBER: member}, foreign=False)
-            position = member.end
-        with FileWindow(file, begin, end) as window:  # long names have headers of their own
-            listed = {split_name(m.name)[1]: m for m in tar_members(window, location, part=True)}
-            return content_checksum(window, listed, foreign=False)
-    except (tarfile.TarError, ShardError, RecordError, KeyError):
-        return -1
+            begin = member.end
+    except (tarfile.TarError, RecordError):
+        pass
+    return -1
 
 
 def foreign_json(data: bytes) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class ShardSet:
             if checksums and not foreign and not is_remote(file.location):
                 with self._file(file) as opened:
                     spans = zip(self._begins[first:end], self._ends[first:end], strict=True)
-                    checksums = array("q", (checksum_at(opened, file.location, *span) for span in spans))
+                    checksums = array("q", (checksum_at(opened, *span) for span in spans))
             elif -1 in checksums:
                 digest.update(f"{file.sha256}\n".encode())
             for key, checksum in zip(self.keys[first:end], checksums, strict=True):

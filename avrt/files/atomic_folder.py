@@ -134,8 +134,8 @@ def read_marker(file: Path) -> tuple[dict[str, int], dict[str, str] | None]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"its {file.name} is damaged") from error
-    keys = {1: {"format", "files"}, 2: {"format", "files", "checksums"}}
-    if not isinstance(content, dict) or content.keys() != keys.get(content.get("format")):
+    keys = {"1": {"format", "files"}, "2": {"format", "files", "checksums"}}
+    if not isinstance(content, dict) or content.keys() != keys.get(str(content.get("format"))):
         raise ValueError(f"its {file.name} is damaged, or of a later version")
     sizes, sums = content["files"], content.get("checksums", content["files"])
     if not isinstance(sizes, dict) or not isinstance(sums, dict) or sums.keys() != sizes.keys():
