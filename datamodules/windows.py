@@ -246,7 +246,8 @@ class WindowLoader:
         for key, what in (
             (
                 "fingerprint",
-                "data.train points to other shards, or has other lists of ids, than in the checkpoint's run",
+                "data.train points to other shards, or has other lists of ids, than in the checkpoint's run, or the "
+                "content of a shard has changed since",
             ),
             ("seed", "data.seed differs from the checkpoint's"),
             ("shuffle", "data.shuffle differs from the checkpoint's"),

@@ -16,7 +16,7 @@ from avrt.files.atomic import write_atomic
 from avrt.model.encoding import Prompt
 from avrt.model.lora import LoRAConfig, add_lora
 from avrt.model.student import Student, StudentConfig
-from avrt.model.trained_weights import check_saved_weights, frozen_fingerprint
+from avrt.model.trained_weights import check_saved_weights, frozen_fingerprint, has_frozen_weights
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import RolloutEngine, SamplingConfig, completions
 from avrt.sample import Completion
@@ -133,7 +133,7 @@ class AnsweringModule(LightningModule):
         state = checkpoint.get("avrt")
         if state is None or "rewards" not in state:
             raise ValueError("the checkpoint was not written by this version of the project's training modules")
-        if state["frozen"] != self._frozen:
+        if state["frozen"] != self._frozen and not has_frozen_weights(state["frozen"], self.student):
             raise ValueError(
                 "the checkpoint was trained with other frozen weights than model.student.path has now "
                 f"({self.student_config.path!r}, or its dtype or revision); they are not part of a checkpoint: "

@@ -1,4 +1,4 @@
-"""A run's output folder: one `fit` at a time, the checkpoint to resume from, and no mixing with another run."""
+"""A run's output folder: one command at a time, the checkpoint to resume from, and no mixing with another run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def opened(trainer: Any, command: str, ckpt_path: str | None) -> Iterator[str | None]:
-    """Prepare the run's folder for a command, and keep a second `fit` out of it meanwhile.
+    """Prepare the run's folder for a command, and keep other commands that write out of it meanwhile.
 
     Args:
         command: ``fit``, `validate`, `test` or `predict`.
@@ -35,12 +35,14 @@ def opened(trainer: Any, command: str, ckpt_path: str | None) -> Iterator[str | 
         The checkpoint to load, or None.
 
     Raises:
-        ValueError: another `fit` is writing to the folder, the checkpoint does not exist, or the folder of a checkpoint
+        ValueError: another command is writing to the folder, there is no such checkpoint, or the folder of a checkpoint
             callback holds another run's checkpoints.
     """
     folder = run_folder(trainer)
     writes = command == "fit" and not trainer.fast_dev_run
-    with FolderLock(folder, "fit") if writes and trainer.is_global_zero else nullcontext():
+    # Without a logger, other commands write nothing but what they are told to.
+    locks = writes or (trainer.log_dir is not None and not trainer.fast_dev_run)
+    with FolderLock(folder, command) if locks and trainer.is_global_zero else nullcontext():
         if writes:
             _check_checkpoint_folders(trainer, folder, ckpt_path)
         if ckpt_path in ("last", "best"):
@@ -65,7 +67,7 @@ def _find(trainer: Any, command: str, keyword: str) -> str | None:
                 f"--ckpt_path best: there is no complete best{SUFFIX} in {folders[0]}; set it to last, or to a path"
             )
         return str(best[-1])
-    found = newest(*folders, folder)
+    found = newest(*folders, folder, check_content=trainer.is_global_zero)
     if found.path is not None:
         if found.passed_over and trainer.is_global_zero:
             log.warning("--ckpt_path last: skipped %s; using %s", found.describe_passed_over(), found.path)

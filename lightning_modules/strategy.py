@@ -35,7 +35,6 @@ from avrt.config.strategies import STRATEGIES
 from avrt.model.checkpoints import (
     DEEPSPEED_TAG,
     DEEPSPEED_WEIGHTS,
-    check_complete,
     check_no_instantiator,
     finish_folder,
     load_without_code,
@@ -43,6 +42,7 @@ from avrt.model.checkpoints import (
     start_folder,
 )
 from avrt.model.student import Student
+from lightning_modules.checkpoint_io import checked
 from lightning_modules.step_metrics import StepReport
 
 
@@ -247,8 +247,7 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         Raises:
             ValueError: it is incomplete, holds code, was written by another number of devices, or lacks weights.
         """
-        path = Path(checkpoint_path)
-        check_complete(path)
+        path = checked(Path(checkpoint_path))
         if not path.is_dir():
             raise ValueError(
                 f"{path}: is a single file, not a checkpoint of DeepSpeed; resume it with the strategy that wrote it, "
@@ -266,7 +265,7 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         if self.stage != 3:
             module.check_saved_weights(saved["module"])
         del saved
-        return super().load_checkpoint(checkpoint_path, weights_only)
+        return super().load_checkpoint(path, weights_only)
 
 
 def keep_whole(owner: nn.Module, names: Iterable[str], device: torch.device) -> None:

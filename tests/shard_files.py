@@ -1,10 +1,12 @@
 """Writes small sets of shards of known content."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from avrt.data.writer import ShardWriter
+from avrt.data.shards import ShardSet
+from avrt.data.writer import OpenShard, ShardWriter
 from avrt.sample import Clip, Sample
 
 
@@ -52,3 +54,15 @@ def write_set(folder: Path, count: int = 7, **options) -> list[Sample]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def swap_case_of_traces(shard: Path) -> None:
+    """Every trace of a shard is changed at equal size, with right checksums in the samples, as a script would do it."""
+    written = ShardSet(shard, on_error="skip")
+    samples = [written[index] for index in range(len(written))]
+    media = [written.media(index) for index in range(len(written))]
+    size = shard.stat().st_size
+    with OpenShard(shard) as out:
+        for sample, encoded in zip(samples, media, strict=True):
+            out.write(replace(sample, trace=sample.trace and sample.trace.swapcase()), encoded)
+    assert shard.stat().st_size == size

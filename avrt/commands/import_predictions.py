@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from avrt.evaluation.question_sets import QuestionsConfig, open_question_sets
     from avrt.evaluation.run_lifecycle import finish_run
     from avrt.evaluation.terminal_tables import score_console
+    from avrt.files.folder_lock import FolderLock
 
     if args.benchmark == "all":
         raise ValueError("--benchmark: a file of predictions has one benchmark; name it")
@@ -50,18 +51,21 @@ def run(args: argparse.Namespace) -> int:
         QuestionsConfig(args.benchmark, args.data, annotations=args.annotations, subset=args.subset)
     )
     folder = Path(args.run)
-    without = import_predictions(
-        folder,
-        questions,
-        read_predictions(args.file, questions.items),
-        name=args.name or folder.resolve().name,
-        model=args.model,
-        answer_format=args.format,
-        profile=args.profile,
-        source=Path(args.file).name,
-    )
-    console = score_console()
-    if without:
-        console.print(f"{without} of {len(questions.items)} items have no reply in {args.file}; they count as wrong")
-    finish_run(folder, [questions], console, harness=False)
+    with FolderLock(folder, "import-predictions"):
+        without = import_predictions(
+            folder,
+            questions,
+            read_predictions(args.file, questions.items),
+            name=args.name or folder.resolve().name,
+            model=args.model,
+            answer_format=args.format,
+            profile=args.profile,
+            source=Path(args.file).name,
+        )
+        console = score_console()
+        if without:
+            console.print(
+                f"{without} of {len(questions.items)} items have no reply in {args.file}; they count as wrong"
+            )
+        finish_run(folder, [questions], console, harness=False)
     return 0

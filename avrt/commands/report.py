@@ -25,10 +25,11 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from avrt.evaluation.report.page import write_report
+    from avrt.files.folder_lock import FolderLock
 
     console = Console(stderr=True)
     columns = (TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with FolderLock(args.out, "report"), Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("clips", total=None)
         report = write_report(
             args.run_a,

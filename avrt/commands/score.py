@@ -6,6 +6,8 @@ Parses every reply again and rewrites records.jsonl and metrics.json; the same r
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
+from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +24,12 @@ def run(args: argparse.Namespace) -> int:
     from avrt.evaluation.harness_format import write_harness_files
     from avrt.evaluation.scoring import score_run, write_scores
     from avrt.evaluation.terminal_tables import print_scores, score_console
+    from avrt.files.folder_lock import FolderLock
 
-    scored = score_run(args.run, partial=args.partial)
-    for entry in scored:
-        write_scores(entry)
+    with FolderLock(args.run, "score") if Path(args.run).is_dir() else nullcontext():
+        scored = score_run(args.run, partial=args.partial)
+        for entry in scored:
+            write_scores(entry)
     console = score_console()
     print_scores(scored, console)
     if args.harness:

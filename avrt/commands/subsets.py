@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from avrt.evaluation.difficulty_subsets import difficulty_subsets, read_outcomes, write_subsets
+    from avrt.files.folder_lock import FolderLock
 
     if args.traces:
         from avrt.demo.paths import build_demo_paths
@@ -46,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         vision, audio = (read_outcomes(path, args.benchmark) for path in (args.vision, args.audio))
         sources = {"vision": str(args.vision), "audio": str(args.audio)}
-    summary = write_subsets(difficulty_subsets(vision, audio), args.out, sources)
+    with FolderLock(args.out, "subsets"):
+        summary = write_subsets(difficulty_subsets(vision, audio), args.out, sources)
     counts = ", ".join(f"{count} {name}" for name, count in summary["counts"].items())
     Console().print(
         f"{summary['items']} items: {counts}; lists in {args.out}", highlight=False, soft_wrap=True, markup=False

@@ -35,6 +35,7 @@ class ShardSummary:
         offsets: the byte where each sample begins (its first tar header). It ends where the next one begins.
         sources: the samples' clips.
         split_runs: the samples' splits in their order, as ``[split, number of samples]``.
+        checksums: CRC-32 of each sample's JSON member, which has the checksums of its media; empty in older manifests.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ShardSummary:
     offsets: list[int] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
     split_runs: list[list[Any]] = field(default_factory=list)
+    checksums: list[int] = field(default_factory=list)
 
     @property
     def lists_samples(self) -> bool:
@@ -67,7 +69,7 @@ class ShardSummary:
         counts = [len(self.keys), len(self.offsets), len(self.sources), sum(count for _, count in self.split_runs)]
         if not any(counts):
             return
-        if set(counts) != {self.samples}:
+        if set(counts) != {self.samples} or len(self.checksums) not in (0, self.samples):
             raise ValueError(f"is damaged: its counts do not add up for {self.name}")
         if Counter(self.sample_splits()) != Counter(self.splits):
             raise ValueError(f"is damaged: its splits do not add up for {self.name}")

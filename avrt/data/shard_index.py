@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import logging
 import os
+import tarfile
+import zlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -25,7 +27,7 @@ from avrt.data.records import (
     parse_record,
     to_sample,
 )
-from avrt.data.tar_members import Member, read_members, read_part, split_name, tar_members
+from avrt.data.tar_members import REGULAR, Member, read_members, read_part, split_name, tar_members
 from avrt.sample import KEY_PATTERN, Sample
 from avrt.storage.shard_cache import ShardFile
 
@@ -39,6 +41,7 @@ class ShardIndex:
     Attributes:
         keys, splits, sources: ids, splits and clips.
         begins, ends: each sample's bytes in the file.
+        checksums: of each sample's content, see `content_checksum`; -1 where it is not known.
         foreign: the shard was made by another tool.
     """
 
@@ -47,21 +50,24 @@ class ShardIndex:
     sources: list[str] = field(default_factory=list)
     begins: array[int] = field(default_factory=lambda: array("q"))
     ends: array[int] = field(default_factory=lambda: array("q"))
+    checksums: array[int] = field(default_factory=lambda: array("q"))
     foreign: bool = False
 
-    def add(self, key: str, sample: Sample, begin: int, end: int) -> None:
+    def add(self, key: str, sample: Sample, begin: int, end: int, checksum: int) -> None:
         """Append one sample."""
         self.keys.append(key)
         self.splits.append(sample.split)
         self.sources.append(sample.source)
         self.begins.append(begin)
         self.ends.append(end)
+        self.checksums.append(checksum)
 
 
 def index_of_manifest(shard: ShardSummary) -> ShardIndex:
     """The index that a manifest states."""
     ends = array("q", [*shard.offsets[1:], shard.bytes] if shard.offsets else [])
-    return ShardIndex(shard.keys, shard.sample_splits(), shard.sources, array("q", shard.offsets), ends)
+    checksums = array("q", shard.checksums or [-1] * len(shard.keys))
+    return ShardIndex(shard.keys, shard.sample_splits(), shard.sources, array("q", shard.offsets), ends, checksums)
 
 
 @dataclass
@@ -109,7 +115,8 @@ def index_of_tar(
                 return ShardIndex(), [ShardError(location, fault.reason, fault.detail)]
             faults.append(fault)
             continue
-        index.add(sample.id, sample, entry.begin, entry.end)
+        checksum = content_checksum(file, entry.members, index.foreign)
+        index.add(sample.id, sample, entry.begin, entry.end, checksum)
     if without_clip:
         log.warning("%s: %d samples without a clip are left out; one %s", location, len(without_clip), without_clip[0])
     return index, faults
@@ -141,6 +148,9 @@ def naming(location: str, key: str, reason: FaultReason = FaultReason.BAD_JSON) 
     except ValueError as error:
         raise ShardError(location, reason, str(error), key) from error
 
+
+_ENDS_BYTES = 4096
+"""Bytes at each end of a clip of another tool that stand for all of it."""
 
 _KEEP_WHAT_WAS_READ = (FaultReason.TRUNCATED, FaultReason.NOT_A_TAR, FaultReason.TRAILING_DATA)
 
@@ -210,6 +220,41 @@ def text_of(names: set[str], data: bytes | None, key: str, foreign: bool, split:
     record = parse_record(data, key)
     check_names(record, names - {JSON_MEMBER})
     return to_sample(record)
+
+
+def content_checksum(file: BinaryIO | io.RawIOBase, members: Mapping[str, Member], foreign: bool) -> int:
+    """CRC-32 of a sample's content.
+
+    Of its JSON member, which has the checksums of its media. The media of other tools have none: of these, names,
+    sizes and the first and last bytes are used, since reading all clips would take too long.
+    """
+    if not foreign:
+        return zlib.crc32(read_json_member(file, members[JSON_MEMBER]))
+    found = 0
+    for suffix, member in sorted(members.items()):
+        found = zlib.crc32(f"{suffix} {member.size}\n".encode(), found)
+        for begin in (member.data, max(member.data, member.data + member.size - _ENDS_BYTES)):
+            file.seek(begin)
+            found = zlib.crc32(file.read(min(_ENDS_BYTES, member.data + member.size - begin)), found)
+    return found
+
+
+def checksum_at(file: BinaryIO, begin: int, end: int) -> int:
+    """`content_checksum` of a sample of this project that lies between two offsets; -1 if it cannot be read."""
+    try:
+        # Header by header: listing the members strictly takes longer, and training reads them strictly.
+        while begin < end:
+            block = os.pread(file.fileno(), tarfile.BLOCKSIZE, begin)
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if header.type not in REGULAR or header.size < 0:
+                return -1
+            member = Member(header.name, begin, begin + tarfile.BLOCKSIZE, header.size)
+            if split_name(header.name)[1] == JSON_MEMBER:
+                return content_checksum(file, {JSON_MEMBER: member}, foreign=False)
+            begin = member.end
+    except (tarfile.TarError, RecordError):
+        pass
+    return -1
 
 
 def foreign_json(data: bytes) -> dict[str, Any]:

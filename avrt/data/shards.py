@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import AbstractContextManager
 from io import BufferedReader
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from avrt.data.records import (
 )
 from avrt.data.shard_index import (
     ShardIndex,
+    checksum_at,
     file_fault,
     index_of_manifest,
     index_of_tar,
@@ -101,24 +103,40 @@ class ShardSet:
         self._foreign = bytearray()
         self._begins = array("q")
         self._ends = array("q")
+        self._checksums = array("q")
+        self._fingerprint: str | None = None
         self._seen: dict[str, str] = {}
-        digest = hashlib.sha256()
         for file, summary in find_shards(shards, self._report):
-            index = self._open(file, summary, verify, scan or verify)
-            size = file.bytes if file.bytes is not None else _local_size(file)
-            digest.update(f"{_name(file)} {file.sha256 or size}\n".encode())
-            self._add(file, index)
+            self._add(file, self._open(file, summary, verify, scan or verify))
         self._seen.clear()
-        for key in self.keys:
-            digest.update(f"{key}\n".encode())
-        self._fingerprint = digest.hexdigest()
         if split is not None and not self.keys and not self.faults:
             raise ValueError(f"split: no sample of split {split!r} in {_listing(shards)}")
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the samples, their order and (by the manifests) their bytes."""
+        """SHA-256 of the samples' content and their order.
+
+        The text of local shards is read for it, once, with the media's checksums in it. Remote shards are compared with
+        their manifest when they are fetched, so what the manifest states is used.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = self._compute_fingerprint()
         return self._fingerprint
+
+    def _compute_fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for file, (first, end), foreign in zip(self.files, pairwise(self._first), self._foreign, strict=True):
+            digest.update(f"{_name(file)}\n".encode())
+            checksums = self._checksums[first:end]
+            if checksums and not foreign and not is_remote(file.location):
+                with self._file(file) as opened:
+                    spans = zip(self._begins[first:end], self._ends[first:end], strict=True)
+                    checksums = array("q", (checksum_at(opened, *span) for span in spans))
+            elif -1 in checksums:
+                digest.update(f"{file.sha256}\n".encode())
+            for key, checksum in zip(self.keys[first:end], checksums, strict=True):
+                digest.update(f"{key} {checksum}\n".encode())
+        return digest.hexdigest()
 
     @property
     def shard_sizes(self) -> list[int]:
@@ -138,13 +156,12 @@ class ShardSet:
         found.keys, found.splits, found.sources = (
             [values[index] for index in kept] for values in (self.keys, self.splits, self.sources)
         )
-        found._begins, found._ends = (
-            array("q", (ends[index] for index in kept)) for ends in (self._begins, self._ends)
+        found._begins, found._ends, found._checksums = (
+            array("q", (values[index] for index in kept)) for values in (self._begins, self._ends, self._checksums)
         )
         found._first = array("q", (bisect_left(kept, first) for first in self._first))
         if len(kept) < len(self):
-            content = "\n".join([self._fingerprint, *found.keys])
-            found._fingerprint = hashlib.sha256(content.encode()).hexdigest()
+            found._fingerprint = None
         return found
 
     def shard_of(self, index: int) -> int:
@@ -281,7 +298,7 @@ class ShardSet:
             faults.insert(0, ShardError(file.location, FaultReason.CHECKSUM, "its SHA-256 is not the manifest's"))
         elif fault is not None and whole:
             faults.insert(0, fault)
-        elif summary is not None and summary.lists_samples and not faults and not _agrees(index, summary):
+        elif summary is not None and not faults and not _agrees(index, summary):
             faults.append(ShardError(file.location, FaultReason.NOT_IN_MANIFEST, "the manifest lists other samples"))
         for found in faults:
             self._report(found)
@@ -303,6 +320,7 @@ class ShardSet:
             self.sources.append(index.sources[number])
             self._begins.append(index.begins[number])
             self._ends.append(index.ends[number])
+            self._checksums.append(index.checksums[number])
         self._first.append(len(self.keys))
 
 
@@ -362,6 +380,8 @@ def _listed(folder: str, summary: ShardSummary) -> ShardFile:
 
 
 def _agrees(index: ShardIndex, summary: ShardSummary) -> bool:
+    if not summary.lists_samples:
+        return len(index.keys) == summary.samples
     listed = index_of_manifest(summary)
     now = (index.keys, index.splits, index.sources, index.begins)
     return now == (listed.keys, listed.splits, listed.sources, listed.begins)
@@ -373,8 +393,3 @@ def _listing(shards: ShardPaths) -> str:
 
 def _name(file: ShardFile) -> str:
     return parent_and_name(file.location)[1]
-
-
-def _local_size(file: ShardFile) -> int:
-    path = Path(file.location)
-    return path.stat().st_size if path.exists() else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections import Counter
 from contextlib import ExitStack
 from itertools import groupby
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, Self
 from webdataset.writer import TarWriter
 
 from avrt.data.manifest import MANIFEST_NAME, Manifest, ShardSummary, write_manifest
-from avrt.data.records import EncodedClip, encode_clip, sample_members
+from avrt.data.records import JSON_MEMBER, EncodedClip, encode_clip, sample_members
 from avrt.files.atomic import PARTIAL_SUFFIX, atomic_file
 from avrt.sample import Sample
 
@@ -33,6 +34,7 @@ class OpenShard:
         """The byte at which each sample begins."""
         self._sources: list[str] = []
         self._splits: list[str] = []
+        self._checksums: list[int] = []
 
     def __enter__(self) -> Self:
         self._file = _HashingFile(self._stack.enter_context(atomic_file(self.path)))
@@ -55,6 +57,7 @@ class OpenShard:
         self._keys[sample.id] = self._tar.tarstream.offset
         self._sources.append(sample.source)
         self._splits.append(sample.split)
+        self._checksums.append(zlib.crc32(members[JSON_MEMBER]))
         self._tar.write({"__key__": sample.id, **members})
 
     def __exit__(
@@ -79,6 +82,7 @@ class OpenShard:
             offsets=list(self._keys.values()),
             sources=self._sources,
             split_runs=[[split, len(list(run))] for split, run in groupby(self._splits)],
+            checksums=self._checksums,
         )
 
 

@@ -13,8 +13,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from avrt.files.atomic import PARTIAL_SUFFIX, sync_file, sync_folder, write_atomic
+from avrt.files.checksums import checksums
 
 OLD_SUFFIX = ".old" + PARTIAL_SUFFIX
 """Ends the name of a folder that is being replaced, on file systems that cannot exchange two names."""
@@ -65,17 +67,32 @@ def start_folder(folder: Path, remove: Callable[[Path], None] = remove_tree) -> 
     return partial
 
 
-def finish_folder(folder: Path, *, marker: str | None = None, remove: Callable[[Path], None] = remove_tree) -> None:
+def finish_folder(
+    folder: Path,
+    *,
+    marker: str | None = None,
+    with_checksums: bool = False,
+    remove: Callable[[Path], None] = remove_tree,
+) -> None:
     """Give a folder of `start_folder` its name. Of several processes, one calls this when all have written.
 
-    Arguments as for `atomic_folder`.
+    Args:
+        marker, remove: as for `atomic_folder`.
+        with_checksums: the marker states each file's checksum too.
     """
     partial, old = neighbors(folder)
-    files = [file for file in sorted(partial.rglob("*")) if file.is_file() and file.name != marker]
+    found = sorted(partial.rglob("*"))
+    files = [file for file in found if file.is_file() and file.name != marker]
     for file in files:
         sync_file(file)
+    for inner in (path for path in found if path.is_dir()):
+        sync_folder(inner)
     if marker is not None:
-        write_marker(partial / marker, {str(file.relative_to(partial)): file.stat().st_size for file in files})
+        names = [str(file.relative_to(partial)) for file in files]
+        sizes = {name: file.stat().st_size for name, file in zip(names, files, strict=True)}
+        sums = dict(zip(names, checksums(files), strict=True)) if with_checksums else None
+        write_marker(partial / marker, sizes, sums)
+    sync_folder(partial)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         os.replace(partial, folder)
     elif not exchange(partial, folder):
@@ -93,9 +110,37 @@ def neighbors(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(folder.name + PARTIAL_SUFFIX), folder.with_name(folder.name + OLD_SUFFIX)
 
 
-def write_marker(file: Path, sizes: dict[str, int] | None) -> None:
-    """Write a marker: sizes in bytes by relative name, or None while the folder is unfinished."""
-    write_atomic(file, json.dumps({"format": 1, "files": sizes}, indent=1).encode())
+def write_marker(file: Path, sizes: dict[str, int] | None, sums: dict[str, str] | None = None) -> None:
+    """Write a marker.
+
+    Args:
+        sizes: in bytes, by relative name; None while the folder is unfinished.
+        sums: the files' checksums; None leaves them out.
+    """
+    content: dict[str, Any] = {"format": 1, "files": sizes}
+    if sums is not None:
+        content |= {"format": 2, "checksums": sums}
+    write_atomic(file, json.dumps(content, indent=1).encode())
+
+
+def read_marker(file: Path) -> tuple[dict[str, int], dict[str, str] | None]:
+    """Sizes and checksums of a marker.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"its {file.name} is damaged") from error
+    keys = {"1": {"format", "files"}, "2": {"format", "files", "checksums"}}
+    if not isinstance(content, dict) or content.keys() != keys.get(str(content.get("format"))):
+        raise ValueError(f"its {file.name} is damaged, or of a later version")
+    sizes, sums = content["files"], content.get("checksums", content["files"])
+    if not isinstance(sizes, dict) or not isinstance(sums, dict) or sums.keys() != sizes.keys():
+        raise ValueError(f"its {file.name} is damaged")
+    return sizes, content.get("checksums")
 
 
 def exchange(one: Path, other: Path) -> bool:

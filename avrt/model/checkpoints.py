@@ -1,14 +1,14 @@
 """Checkpoints on disk: written atomically, found by step, and loaded without running code.
 
 A checkpoint is a file (plain training) or a folder that several processes write (DeepSpeed). Both take their name by a
-rename when they are complete. A folder also has a marker that lists its files, written last, so that a folder that was
-copied in part is recognized. A checkpoint that is still being written ends in ``.partial`` and is never chosen.
+rename when they are complete. A folder also has a marker that lists its files with their checksums, written last; a
+file has its checksum at its end. So a checkpoint that was copied in part or has changed on disk is recognized. One that
+is still being written ends in ``.partial`` and is never chosen.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import pickle
@@ -25,9 +25,10 @@ import torch
 
 from avrt.files import atomic_folder
 from avrt.files.atomic import PARTIAL_SUFFIX
+from avrt.files.checksums import checksums, stated_checksum
 
 MARKER = "complete.json"
-"""Lists the files of a checkpoint folder with their sizes; its presence says that the folder is complete."""
+"""Lists the files of a checkpoint folder with sizes and checksums; its presence says that the folder is complete."""
 
 SUFFIX = ".ckpt"
 
@@ -59,7 +60,7 @@ def start_folder(path: Path) -> Path:
 
 def finish_folder(path: Path) -> None:
     """Give a written folder its name; called by one process when all have written their parts."""
-    atomic_folder.finish_folder(path, marker=MARKER, remove=remove)
+    atomic_folder.finish_folder(path, marker=MARKER, with_checksums=True, remove=remove)
 
 
 def remove(path: Path) -> None:
@@ -100,21 +101,27 @@ def save_tensors(content: Any, file: Path, name: Path) -> None:
 
 
 def what_is_missing(path: Path) -> str | None:
-    """The reason why a checkpoint is incomplete, or None."""
+    """The reason why a checkpoint is incomplete, or None; contents are not read, see `what_is_damaged`."""
     if path.is_file():
         with suppress(FileNotFoundError):  # a run that prunes its checkpoints may remove this one meanwhile
             if path.stat().st_size == 0:
                 return "it is empty"
             # torch writes zip archives, whose directory is at the end.
-            return None if zipfile.is_zipfile(path) else "it is truncated, or not a file of torch.save"
+            try:
+                if not zipfile.is_zipfile(path):
+                    return "it is truncated, or not a file of torch.save"
+                stated_checksum(path)
+            except (ValueError, zipfile.BadZipFile) as error:
+                return f"its end is damaged ({error})"
+            return None
     if not path.is_dir():
         return "there is no such file or folder"
     try:
-        files = json.loads((path / MARKER).read_text(encoding="utf-8"))["files"]
+        files, _ = atomic_folder.read_marker(path / MARKER)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return f"it has no {MARKER}: its save was interrupted, or it is not a checkpoint of this project"
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return f"its {MARKER} is damaged"
+    except ValueError as error:
+        return str(error)
     for name, size in files.items():
         try:
             found = (path / name).stat()
@@ -127,15 +134,52 @@ def what_is_missing(path: Path) -> str | None:
     return None
 
 
-def check_complete(path: Path) -> None:
-    """Refuse an incomplete checkpoint.
+_intact: dict[Path, list[tuple[int, int, int, int]]] = {}
+"""States of the files of checkpoints whose contents this process has checked: `last` is checked when it is chosen, and
+would be read once more when it is loaded."""
 
-    Raises:
-        ValueError: something is missing; the message says what.
+
+def what_is_damaged(path: Path) -> str | None:
+    """The reason why a checkpoint is incomplete or differs from what was saved, or None. Reads all of it.
+
+    Checkpoints of earlier versions and files of other tools have no checksum and are checked for completeness only.
     """
     missing = what_is_missing(path)
-    if missing:
-        raise ValueError(f"checkpoint {path} cannot be loaded: {missing}; use the one before it (--ckpt_path last)")
+    if missing is not None:
+        return missing
+    sums = _stated_checksums(path)
+    files = [path if path.is_file() else path / name for name in sums]
+    state = [(s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in (file.stat() for file in files)]
+    if _intact.get(path) == state:
+        return None
+    sizes = [size for _, size in sums.values()]
+    for (name, (stated, _)), found in zip(sums.items(), checksums(files, sizes), strict=True):
+        if found != stated:
+            return f"{name} is damaged: its checksum is not the one that was saved with it"
+    _intact[path] = state
+    return None
+
+
+def _stated_checksums(path: Path) -> dict[str, tuple[str, int | None]]:
+    """The checksums of a complete checkpoint's files, each with the number of bytes it covers; None for all of them."""
+    if path.is_file():
+        stated = stated_checksum(path)
+        return {} if stated is None else {path.name: stated}
+    _, sums = atomic_folder.read_marker(path / MARKER)
+    return {name: (stated, None) for name, stated in (sums or {}).items()}
+
+
+def check_complete(path: Path) -> None:
+    """Refuse a checkpoint that is incomplete or has changed since it was saved.
+
+    Raises:
+        ValueError: the message says what is missing or damaged.
+    """
+    reason = what_is_damaged(path)
+    if reason:
+        raise ValueError(f"checkpoint {path} cannot be loaded: {reason}; use the one before it (--ckpt_path last)")
+    if not _stated_checksums(path):
+        log.warning("checkpoint %s has no checksum (saved by an earlier version); it is not checked for damage", path)
 
 
 def complete_checkpoints(folder: Path, pattern: str = f"*{SUFFIX}") -> list[Path]:
@@ -188,40 +232,54 @@ class Newest:
         return "; ".join(f"{path}: {reason}" for path, reason in self.passed_over)
 
 
-def newest(*folders: Path) -> Newest:
+def newest(*folders: Path, check_content: bool = False) -> Newest:
     """Find the checkpoint to resume from: the one with the highest optimizer step.
 
-    File times break ties only; a copy or a wrong clock changes them.
+    File times do not matter; a copy or a wrong clock changes them.
+
+    Args:
+        check_content: pass over checkpoints whose content has changed since they were saved. Reads them.
     """
-    usable: list[tuple[int, bool, int, Path]] = []
+    usable: list[tuple[int, bool, str, Path]] = []
     broken: list[tuple[int | None, Path, str]] = []
     for path in sorted({path for folder in folders if folder.is_dir() for path in folder.glob(f"*{SUFFIX}")}):
         try:
             reason = what_is_missing(path)
             if reason is None:
                 # Of two with the same step, prefer the one of the regular saves.
-                usable.append((step_of(path), step_in_name(path) is not None, path.stat().st_mtime_ns, path))
+                usable.append((step_of(path), step_in_name(path) is not None, path.name, path))
                 continue
         except FileNotFoundError:  # removed meanwhile by the run that owns it
             continue
         except ValueError as error:
             reason = str(error)
         broken.append((step_in_name(path), path, reason))
-    best = max(usable, default=None)
-    over = [(p, r) for step, p, r in broken if best is None or step is None or step > best[0]]
+    usable.sort()
+    while check_content and usable:
+        *_, path = usable[-1]
+        try:
+            reason = what_is_damaged(path)
+        except FileNotFoundError:
+            usable.pop()
+            continue
+        if reason is None:
+            break
+        broken.append((usable.pop()[0], path, reason))
+    best = usable[-1] if usable else None
+    over = [(p, r) for step, p, r in broken if best is None or step is None or step >= best[0]]
     return Newest(best[-1] if best else None, tuple(over))
 
 
 def resolve(run_or_checkpoint: Path) -> Path:
-    """The checkpoint at a path: the path itself, or the newest complete one of a run's folder.
+    """The checkpoint at a path: the path itself, or the newest undamaged one of a run's folder.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it is damaged.
     """
     if run_or_checkpoint.suffix == SUFFIX:
         check_complete(run_or_checkpoint)
         return run_or_checkpoint
-    found = newest(run_or_checkpoint / "checkpoints", run_or_checkpoint)
+    found = newest(run_or_checkpoint / "checkpoints", run_or_checkpoint, check_content=True)
     if found.path is not None:
         if found.passed_over:
             log.warning("skipped: %s; using %s", found.describe_passed_over(), found.path)

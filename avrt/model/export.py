@@ -29,7 +29,7 @@ from avrt.model.checkpoints import (
 from avrt.model.lora import LoRAConfig, add_lora, merge_lora
 from avrt.model.student import Student, StudentConfig
 from avrt.model.student_folder import write_student_folder
-from avrt.model.trained_weights import check_saved_weights, frozen_fingerprint
+from avrt.model.trained_weights import check_saved_weights, has_frozen_weights
 from avrt.text.prompts import PromptTemplate
 
 PREFIX = "student."
@@ -145,7 +145,7 @@ def restore(student: Student, trained: Trained, lora: LoRAConfig | None) -> None
     if lora is not None:
         add_lora(student, lora)
     check_saved_weights(trained.weights, student)
-    if trained.state["frozen"] != frozen_fingerprint(student):
+    if not has_frozen_weights(trained.state["frozen"], student):
         raise ValueError(
             f"the checkpoint was trained with other frozen weights than those of {student.config.path!r}; give the "
             "folder of the student that the run started from with --student"

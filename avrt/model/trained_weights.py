@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from avrt.files.checksums import thread_count
+
 SAMPLED_ELEMENTS = 256
 """Elements of each tensor in a fingerprint: enough to tell two models apart, cheap for any size."""
+
+FULL_FINGERPRINT = "sha256:"
+"""Starts a fingerprint of whole weights; those of earlier versions were of samples."""
 
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer types by their size in bytes."""
@@ -59,13 +65,32 @@ def weights_are_finite(module: nn.Module) -> bool:
 
 
 def frozen_fingerprint(module: nn.Module) -> str:
-    """SHA-256 over the first elements of every frozen parameter: equal for runs with the same frozen weights."""
+    """A checksum of all bytes of all frozen parameters, with their names, shapes and types."""
+    frozen = [(name, p.detach()) for name, p in sorted(module.named_parameters()) if not p.requires_grad]
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(thread_count()) as pool:
+        for (name, weight), blocks in zip(frozen, pool.map(lambda named: _digest(named[1]), frozen), strict=True):
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+            digest.update(blocks)
+    return f"{FULL_FINGERPRINT}{digest.hexdigest()}"
+
+
+def has_frozen_weights(saved: str, module: nn.Module) -> bool:
+    """Whether a checkpoint's fingerprint is that of a module's frozen weights."""
+    if saved.startswith(FULL_FINGERPRINT):
+        return saved == frozen_fingerprint(module)
+    # A checkpoint of an earlier version: the first elements of every parameter.
     digest = hashlib.sha256()
     for name, parameter in sorted(module.named_parameters()):
         if not parameter.requires_grad:
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
             digest.update(_sampled(parameter))
-    return digest.hexdigest()
+    return saved == digest.hexdigest()
+
+
+def _digest(weight: Tensor) -> bytes:
+    """SHA-256 of a tensor's bytes."""
+    return hashlib.sha256(weight.cpu().contiguous().flatten().view(torch.uint8).numpy().data).digest()
 
 
 def weights_fingerprint(module: nn.Module) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback
 
+from avrt.files.folder_lock import FolderLock
 from avrt.model.lora import merge_lora
 from avrt.model.student_folder import check_replaceable, write_student_folder
 
@@ -43,4 +44,5 @@ class ExportStudent(Callback):
             return
         if pl_module.lora_config is not None:
             merge_lora(pl_module.student, pl_module.lora_config)
-        write_student_folder(self._target, pl_module.student.save, pl_module.student_config.path)
+        with FolderLock(self._target, "fit", beside=True):
+            write_student_folder(self._target, pl_module.student.save, pl_module.student_config.path)
