@@ -12,7 +12,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from avrt.config.errors import UsageError
 from datamodules.sft import SFTDataModule
-from lightning_modules.callbacks import EvaluationProgress, Overview, RunCheckpoint, Throughput, TrainingProgress
+from lightning_modules.callbacks import (
+    EvaluationProgress,
+    Overview,
+    RunCheckpoint,
+    SpikeReport,
+    Throughput,
+    TrainingProgress,
+    Watchdog,
+)
 from lightning_modules.trainer_defaults import check_loggers, complete_trainer, with_output_dir
 
 
@@ -21,7 +29,7 @@ class Evaluated(LightningModule):
         return 0.0
 
 
-TRAINING = [Throughput, Overview, ModelCheckpoint, RunCheckpoint, TrainingProgress]
+TRAINING = [Throughput, Overview, SpikeReport, Watchdog, ModelCheckpoint, RunCheckpoint, TrainingProgress]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +37,7 @@ TRAINING = [Throughput, Overview, ModelCheckpoint, RunCheckpoint, TrainingProgre
     [
         ("fit", {}, TRAINING),
         ("fit", {"limit_val_batches": 0}, [kind for kind in TRAINING if kind is not ModelCheckpoint]),
-        ("fit", {"enable_checkpointing": False}, [Throughput, Overview, TrainingProgress]),
+        ("fit", {"enable_checkpointing": False}, [Throughput, Overview, SpikeReport, Watchdog, TrainingProgress]),
         ("fit", {"enable_progress_bar": False}, TRAINING[:-1]),
         ("fit", {"callbacks": [RunCheckpoint(keep=-1)]}, [kind for kind in TRAINING if kind is not RunCheckpoint]),
         ("fit", {"callbacks": RichProgressBar()}, TRAINING[:-1]),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from avrt.rewards import RewardCallback
 from lightning_modules.callbacks.rank_states import RankState, hanging, judge
 from tests.distributed.runs import Assets, Run, make_assets
 from tests.lightning_modules.callbacks.test_preemption import alive, all_end, trainers, wait_for_step
-from tests.programs import ForkServer
+from tests.programs import REPOSITORY, ForkServer, environment
 
 WATCHDOG = {"class_path": "lightning_modules.callbacks.Watchdog", "init_args": {"timeout_minutes": 0.15}}
 STEPS = 400
@@ -120,6 +122,31 @@ def state(rank: int, number: int, waits: bool = False, phase: str = "training") 
 )
 def test_which_rank_hangs(states: list[RankState], silent: tuple[int, ...], expected: set[int]) -> None:
     assert hanging({s.rank: s for s in states}, set(silent)) == expected
+
+
+WAITING = """
+import os, sys, threading, time
+import torch.distributed as dist
+from lightning_modules.callbacks.rank_states import waits_for_others
+
+def wait(): dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=2)
+def work(): time.sleep(100)
+
+found = []
+for target in (wait, work):
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    time.sleep(2)
+    found.append(waits_for_others(thread.ident))
+print(found, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_rank_that_waits_in_torch_is_told_from_one_that_works(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path / "ranks")]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.stdout.split("\n")[-2] == "[True, False]", done.stderr
 
 
 def test_the_line() -> None:
