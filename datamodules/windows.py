@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 from avrt.model.encoding import Prompt
-from datamodules.damage import DamagedSamples, Replaced
+from datamodules.damage import DamagedSamples
 from datamodules.order import SampleOrder
 from datamodules.streaming import ItemReader
 from datamodules.workers import read_batches
@@ -97,7 +97,7 @@ class WindowLoader:
     An epoch is as many whole windows as the samples fill; the next one continues where it ended.
 
     Args:
-        reader: encoded samples by `datamodules.order.Place`.
+        reader: prompts by `datamodules.order.Place`; those that are `datamodules.damage.Replaced` are counted.
         order: the numbers' sequence.
         micro_batch_size: prompts per device and `training_step`.
         micro_batches: `training_step`s per optimizer step (`trainer.accumulate_grad_batches`).
@@ -113,7 +113,7 @@ class WindowLoader:
 
     def __init__(
         self,
-        reader: ItemReader[Prompt] | ItemReader[Prompt | Replaced],
+        reader: ItemReader[Any],
         order: SampleOrder,
         *,
         micro_batch_size: int,
