@@ -50,7 +50,7 @@ def test_no_address_is_opened_where_the_data_are_given(tmp_path: Path) -> None:
     with ShardWriter(tmp_path / "data") as writer:
         writer.write(make_sample(0))
     (shard,) = (tmp_path / "data").glob("*.tar")
-    with serve(Files({f"/{shard.name}": shard.read_bytes()})) as files:
+    with serve(Files({shard.name: shard.read_bytes()})) as files:
         media = {"shard": f"{files.address}/{shard.name}", "key": "q-000"}
         run = write_run(tmp_path / "run", make_records("mmar", [{"text": "x", "media": media}]), data_root="")
         report_text(run, tmp_path / "without", data=tmp_path)
