@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avrt.config.errors import UsageError
+from avrt.config.errors import UsageError, one_line
 
 if TYPE_CHECKING:
     import yaml
@@ -194,7 +194,7 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error)
+    return one_line(error)
 
 
 def _missing_file(path: Path) -> str:

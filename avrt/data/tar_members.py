@@ -143,8 +143,8 @@ _TAR_ERRORS = (tarfile.TarError, ValueError, IndexError, OverflowError, Recursio
 def _not_a_tar(location: str, position: int, error: Exception) -> ShardError:
     if str(error) in ("unexpected end of data", "empty header", "truncated header"):
         return ShardError(location, FaultReason.TRUNCATED, f"ends inside the member at byte {position}")
-    detail = f"there is no tar header at byte {position}: {error}"
-    return ShardError(location, FaultReason.NOT_A_TAR, detail)
+    # tarfile's own message repeats bytes of the file, which need not be a shard: a record can name any file.
+    return ShardError(location, FaultReason.NOT_A_TAR, f"there is no tar header at byte {position}")
 
 
 def _has_tar_mark(file: BinaryIO | io.RawIOBase) -> bool:

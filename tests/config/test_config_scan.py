@@ -29,6 +29,7 @@ def scan(text: str) -> None:
         ("trainer: &a\n  x: *a", "run.yaml: its anchors"),
         ("a: &a [1, *a]", "run.yaml: its anchors"),
         ("a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)), "its anchors"),
+        ("a: \x00", "run.yaml: is not valid YAML: unacceptable character #x0000"),
         ("a: 1\n---\nb: 2", "run.yaml: is not valid YAML: line 2: "),
         ("a: " + "[" * 100_000 + "]" * 100_000, "run.yaml: is nested in more than 50 levels"),
         ("a: " + "[" * 60 + "]" * 60, "run.yaml: is nested in more than 50 levels"),

@@ -32,7 +32,7 @@ from avrt.files.json_text import decode_json
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.video import fit
 from avrt.sample import LETTERS, SAMPLING_RATE, Sample
-from avrt.storage.locations import is_remote
+from avrt.storage.locations import is_remote, parent_and_name
 
 MEDIA_FOLDER = "media"
 CLIP_FILE = "clip.json"
@@ -82,7 +82,7 @@ class ClipExporter:
 
     Args:
         out: the report's folder.
-        data: folder of the benchmarks' data, if it is not where the run found it.
+        data: folder of the benchmarks' data, if it is not where the run found it. Nothing outside it is opened then.
     """
 
     def __init__(self, out: str | Path, data: str | Path | None = None) -> None:
@@ -166,10 +166,11 @@ class ClipExporter:
             FileNotFoundError: no folder has them all. The message has no absolute path, since the page shows it.
             ValueError: a path leads outside the folder, or a URL of a kind that is not read.
         """
-        shard = record.media.get("shard", "")
-        if is_remote(shard):
-            return Path(), {"shard": shard}
         names = {kind: name for kind, name in record.media.items() if kind != "key"}
+        if is_remote(names.get("shard", "")):
+            if self.data is None:
+                return Path(), {"shard": names["shard"]}
+            names["shard"] = parent_and_name(names["shard"])[1]  # a copy in that folder; no address is opened
         for name in names.values():
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(f"the media path {name!r} leads outside the data folder")
