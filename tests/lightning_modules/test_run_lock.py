@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from avrt.files.folder_lock import FolderInUseError
 from lightning_modules.callbacks import RunCheckpoint
+from lightning_modules.checkpoint_io import SafeCheckpointIO
 from lightning_modules.run_lock import opened
 
 
@@ -66,3 +68,29 @@ def test_last_names_the_checkpoints_that_a_start_without_it_has_set_aside(
     assert [record for record in caplog.records if str(aside) in record.getMessage()]
     with opened(trainer_in(tmp_path), "fit", str(aside)) as found:
         assert found == str(aside)
+
+
+@pytest.mark.parametrize("second", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("first", ["fit", "test"])
+def test_one_command_at_a_time_writes_to_a_run(tmp_path: Path, first: str, second: str) -> None:
+    with (
+        opened(trainer_in(tmp_path), first, None),
+        pytest.raises(FolderInUseError, match=f"`{first}`"),
+        opened(trainer_in(tmp_path), second, None),
+    ):
+        pass
+    with opened(trainer_in(tmp_path), second, None):
+        pass
+
+
+def test_last_passes_over_a_damaged_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for step in (1, 2):
+        path = tmp_path / "checkpoints" / f"step={step:07d}.ckpt"
+        SafeCheckpointIO().save_checkpoint({"global_step": step, "weights": torch.zeros(1000)}, path)
+    data = bytearray(path.read_bytes())
+    data[2000] ^= 4
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING), opened(trainer_in(tmp_path), "fit", "last") as found:
+        assert found == str(path.with_name("step=0000001.ckpt"))
+    (record,) = [record for record in caplog.records if "step=0000002.ckpt" in record.getMessage()]
+    assert "damaged" in record.getMessage()

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from avrt.cli import main
 from avrt.files import atomic_folder
+from avrt.model.student import Student
 from avrt.model.student_folder import MARKER, check_replaceable, write_student_folder
+from tests.programs import environment
+from tests.small_shared_memory import with_shared_memory
 from tests.tiny_student import load_student
 
 FILES = {"config.json": 40, "model.safetensors": 3_000_000, "tokenizer.json": 200_000}
@@ -180,3 +187,66 @@ def test_the_command_leaves_a_folder_of_others(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "out" / "config.json").touch()
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "is not empty" in capsys.readouterr().err
+
+
+def save_forever(student: Student, folder: Path) -> None:
+    """The process that the test kills."""
+    torch.set_num_threads(1)
+    while True:
+        write_student_folder(folder, student.save)
+
+
+def test_a_real_student_is_whole_after_30_kills(student_folder: Path, tmp_path: Path) -> None:
+    """Killed at random moments while it is replaced: every file is as the first export wrote it."""
+    target, dice, partials = tmp_path / "student", random.Random(0), 0
+    student = load_student(student_folder)
+    begin = time.perf_counter()
+    write_student_folder(target, student.save)
+    one_export = time.perf_counter() - begin
+    whole = {path.name: path.read_bytes() for path in target.iterdir()}
+    for _ in range(30):
+        process = multiprocessing.get_context("fork").Process(target=save_forever, args=(student, target))
+        process.start()
+        time.sleep(dice.uniform(0.0, 2 * one_export))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        partials += (tmp_path / "student.partial").exists()
+        assert {path.name: path.read_bytes() for path in target.iterdir()} == whole
+    assert partials > 5, "killed while it wrote"
+    write_student_folder(target, load_student(target).save)
+    assert [path.name for path in tmp_path.iterdir()] == ["student"]
+
+
+SAVE_TWICE = """
+import os, sys
+from pathlib import Path
+from avrt.model.student_folder import write_student_folder
+from tests.programs import environment
+from tests.small_shared_memory import with_shared_memory
+from tests.tiny_student import load_student
+student, target = load_student(Path(sys.argv[1])), Path("/dev/shm/student")
+write_student_folder(target, student.save)
+room = os.statvfs("/dev/shm")
+filler = open("/dev/shm/filler", "wb")
+filler.write(bytes(room.f_bavail * room.f_frsize - int(sys.argv[2])))
+filler.flush()
+try:
+    write_student_folder(target, student.save)
+except OSError as error:
+    print("refused:", error)
+print(sorted(os.listdir("/dev/shm")))
+load_student(target)
+"""
+
+
+@pytest.mark.parametrize("free", [0, 200_000], ids=str)
+def test_a_full_disk_leaves_the_older_student_and_nothing_else(student_folder: Path, free: int) -> None:
+    """A file system of 64 MB that is full but for `free` bytes."""
+    words = with_shared_memory("64m", [sys.executable, "-c", SAVE_TWICE, str(student_folder), str(free)])
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    refusal, names = done.stdout.strip().splitlines()
+    assert "No space left on device" in refusal
+    assert "/dev/shm/student" in refusal
+    assert names == "['filler', 'student']"
