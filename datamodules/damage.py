@@ -66,16 +66,22 @@ class DamagedSamples:
 
     Attributes:
         count: in all windows since the run began or resumed.
-        committed: those in windows that are done; a run that resumes draws an unfinished window again.
+        window_done: whether training is at the last micro-batch of its window.
     """
 
     def __init__(self) -> None:
-        self.count = self.committed = 0
+        self.count = self._before_window = 0
+        self.window_done = False
         self._reported: set[str] = set()
 
-    def commit(self) -> None:
-        """The windows drawn so far are done."""
-        self.committed = self.count
+    def begin_window(self) -> None:
+        """All samples so far belong to windows that are done."""
+        self._before_window, self.window_done = self.count, False
+
+    @property
+    def committed(self) -> int:
+        """Those in windows that are done; a run that resumes draws an unfinished window again."""
+        return self.count if self.window_done else self._before_window
 
     def take(self, item: Prompt | Replaced) -> Prompt:
         """The prompt of an item from a data worker; a replaced one is counted and reported."""

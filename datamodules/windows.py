@@ -143,8 +143,10 @@ class WindowLoader:
         self.allow_changes = allow_changes
         self.damaged = DamagedSamples()
         self._steps_done = 0
+        self._window_done = False
+        """Whether the micro-batch in training is the last one of its window."""
         self._position = 0
-        """Where the window of the next optimizer step begins in the sequence."""
+        """Where the window in training begins in the sequence."""
         self._drawn = 0
         """Samples of all devices in the windows up to the one in training."""
         if order.size < self.window_size:
@@ -178,10 +180,13 @@ class WindowLoader:
         windows_done, iterations_done = divmod(self._steps_done, self.num_iterations)
         windows = range(windows_done, (windows_done // self.windows_per_epoch + 1) * self.windows_per_epoch)
         step = self.micro_batch_size
+        self._position, self._window_done = self._next_position, False
         self._drawn = self._position
         self.damaged.count = self.damaged.committed
         with closing(self._sequence(len(windows))) as stream:  # a window that is still in use does not keep workers
             for number in windows:
+                self._position, self._window_done = self._drawn, False
+                self.damaged.begin_window()
                 window = Window(number, [], [], partial(next, stream))
                 window.draw(self.micro_batches)
                 for iteration in range(iterations_done, self.num_iterations):
@@ -190,9 +195,7 @@ class WindowLoader:
                         if last:
                             # A checkpoint after this micro-batch's optimizer step must resume behind it.
                             self._steps_done = number * self.num_iterations + iteration + 1
-                            if iteration + 1 == self.num_iterations:
-                                self._position = self._drawn
-                                self.damaged.commit()
+                            self._window_done = self.damaged.window_done = iteration + 1 == self.num_iterations
                         first = m == 0 and iteration == iterations_done
                         yield MicroBatch(window, m * step, (m + 1) * step, iteration, first=first, last=last)
                 iterations_done = 0
@@ -213,10 +216,15 @@ class WindowLoader:
         """Samples of all devices in the windows up to the one in training: the position in the order."""
         return self._drawn
 
+    @property
+    def _next_position(self) -> int:
+        """Where the window of the next optimizer step begins. Training on the micro-batch may draw further prompts."""
+        return self._drawn if self._window_done else self._position
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "steps_done": self._steps_done,
-            "position": self._position,
+            "position": self._next_position,
             **self._settings(),
         }
 
@@ -277,4 +285,4 @@ class WindowLoader:
         self._steps_done = state["steps_done"]
         # Checkpoints of before dynamic sampling have no position: every window drew its own prompts and no more.
         self._position = state.get("position", self._steps_done // self.num_iterations * self.window_size)
-        self._drawn = self._position
+        self._drawn, self._window_done = self._position, False

@@ -44,15 +44,17 @@ def has_spread(scores: Tensor, num_generations: int) -> Tensor:
     return ~group_advantages(scores, num_generations, "none").zero_std
 
 
-def spread_in_any(scores: Mapping[str, Tensor], names: Sequence[str], num_generations: int) -> Tensor:
+def spread_in_any(scores: Mapping[str, Tensor], total: Tensor, names: Sequence[str], num_generations: int) -> Tensor:
     """Groups whose responses differ in at least one of the named rewards, bool ``[n]``.
 
     Args:
         scores: ``[N]`` of every reward, by name.
+        total: ``[N]``, the weighted sums. Responses whose total is NaN have advantage 0 and do not count.
         names: one or more of them.
         num_generations: group size G.
     """
-    return torch.stack([has_spread(scores[name], num_generations) for name in names]).any(dim=0)
+    counted = (scores[name].masked_fill(total.isnan(), torch.nan) for name in names)
+    return torch.stack([has_spread(row, num_generations) for row in counted]).any(dim=0)
 
 
 def select_groups(spread: Tensor, count: int) -> list[int]:

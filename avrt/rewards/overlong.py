@@ -21,7 +21,7 @@ class OverlongReward(RewardCallback):
     Args:
         soft_punish_cache: L_cache, the tokens before L_max in which the punishment grows.
         max_completion_len: L_max; None takes the run's ``model.sampling.max_completion_length``.
-        weight: factor of this reward in the sum; positive.
+        weight: factor of this reward in the sum, 0 or more: the scores themselves are negative.
         name: the reward's name in the logs.
 
     Raises:
@@ -39,12 +39,14 @@ class OverlongReward(RewardCallback):
         name: str | None = None,
     ) -> None:
         super().__init__(weight=weight, name=name)
+        if weight < 0:
+            raise ValueError(f"weight is {weight:g}, which would reward overlong completions; set it to 0 or more")
         self.soft_punish_cache = soft_punish_cache
         self.max_completion_len = max_completion_len
         if soft_punish_cache < 1:
-            raise ValueError(f"OverlongReward: soft_punish_cache is {soft_punish_cache}; set it to 1 token or more")
+            raise ValueError(f"soft_punish_cache is {soft_punish_cache}; set it to 1 token or more")
         if max_completion_len is not None:
-            self._check(max_completion_len)
+            _check(soft_punish_cache, max_completion_len)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         sampling: Any = getattr(pl_module, "sampling", None)
@@ -52,19 +54,16 @@ class OverlongReward(RewardCallback):
             return
         limit = sampling.max_completion_length
         if self.max_completion_len is None:
-            self._check(limit)
+            try:
+                _check(self.soft_punish_cache, limit)
+            except ValueError as error:
+                raise ValueError(f"trainer.callbacks.OverlongReward: {error}") from error
             self.max_completion_len = limit
-        if limit <= self.max_completion_len - self.soft_punish_cache:
+        free = self.max_completion_len - self.soft_punish_cache
+        if limit <= free:
             raise ValueError(
-                f"OverlongReward: it begins above {self.max_completion_len - self.soft_punish_cache} tokens, but "
+                f"trainer.callbacks.OverlongReward: it begins above {free} tokens, but "
                 f"model.sampling.max_completion_length is {limit}: leave max_completion_len out"
-            )
-
-    def _check(self, longest: int) -> None:
-        if self.soft_punish_cache > longest:
-            raise ValueError(
-                f"OverlongReward: soft_punish_cache is {self.soft_punish_cache}, above the limit of {longest} tokens: "
-                "lower it"
             )
 
     def score(self, completions: Sequence[Completion]) -> list[float]:
@@ -75,3 +74,8 @@ class OverlongReward(RewardCallback):
             max(-1.0, min(0.0, (free - len(completion.token_ids)) / self.soft_punish_cache))
             for completion in completions
         ]
+
+
+def _check(soft_punish_cache: int, longest: int) -> None:
+    if soft_punish_cache > longest:
+        raise ValueError(f"soft_punish_cache is {soft_punish_cache}, above the limit of {longest} tokens: lower it")

@@ -77,7 +77,8 @@ def selection_metrics(
         dynamic_sampling: whether other groups are replaced; otherwise they are masked.
         gather: see `rollout_metrics`.
     """
-    spread = spread_in_any(rollout.rewards.by_name, rewards, rollout.generated.num_generations)
+    table, group_size = rollout.rewards, rollout.generated.num_generations
+    spread = spread_in_any(table.by_name, table.total, rewards, group_size)
     without = float(1 - gather(spread).double().mean())
     if not dynamic_sampling:
         return {"filter_groups/masked": without}

@@ -195,7 +195,7 @@ class WindowRollout:
             groups, kept = groups.take(chosen), [kept[i] for i in chosen]
 
     def _spread(self, groups: Groups, names: Sequence[str]) -> Tensor:
-        return spread_in_any(groups.rewards.by_name, names, self.num_generations)
+        return spread_in_any(groups.rewards.by_name, groups.rewards.total, names, self.num_generations)
 
     def _reference_logprobs(self, groups: Sampled | Groups, micro_batch_size: int) -> list[Tensor] | None:
         if self.reference is None:

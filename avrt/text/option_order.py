@@ -34,6 +34,7 @@ _OTHERS = re.compile(
     rf"|\b(?:all|both|neither|none|any|either)\s+(?:the\s+|these\s+|those\s+)?(?:above|others?|{_CHOICE})\b"
     r"|\b(?:both|neither|either)\s+\(?\d"
     r"|^\W*(?:all|both|neither|none|either)\W*$"
+    r"|\b(?:previous|preceding|next|former|latter)\s+ones?\b|\blisted\b"
     r"|以上[都皆全均的所选選答]|上述|上記|위의"
     r"|\banteriores\b|\bci-dessus\b|\boben genannt|\bprecedenti\b|выше(?:перечисленн|указанн)",
     re.IGNORECASE,

@@ -23,16 +23,17 @@ def draws(number: int) -> int:
 
 
 def train_on(batch: MicroBatch) -> list[int]:
-    """What a module does at a window's first micro-batch: draw, and keep the last four prompts; returns all drawn."""
+    """What a module does at a window's first micro-batch: draw, and keep the last prompts; returns all drawn."""
     window = batch.window
     if batch.first:
-        for _ in range(draws(window.number)):
+        size = len(window.prompts)
+        for _ in range(min(draws(window.number), size)):  # the bound is twice a window, in micro-batches of two
             before = list(window.prompts)
             prompts, epochs = window.draw(1)
             assert len(prompts) == len(epochs) == 2
             assert window.prompts == before + prompts
         drawn = [int(prompt.sample.id) for prompt in window.prompts]
-        window.keep(range(len(drawn) - 4, len(drawn)))
+        window.keep(range(len(drawn) - size, len(drawn)))
         return drawn
     return []
 
@@ -90,16 +91,18 @@ def test_workers_change_nothing(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("iterations", [1, 2])
-def test_resumes_after_any_step(iterations: int, workers: int) -> None:
-    settings = {"num_iterations": iterations}
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_resumes_after_any_step(micro_batches: int, iterations: int, workers: int) -> None:
+    """With one micro-batch per step, the batch after which the checkpoint is taken is the one that draws."""
+    settings = {"num_iterations": iterations, "micro_batches": micro_batches}
     whole = run(drawing(**settings), 3)[1]
     for stop in range(1, 13, 1 if workers == 0 else 4):
         stopped, trained = drawing(**settings), []
-        while len(trained) < 2 * stop:
+        while len(trained) < micro_batches * stop:
             for batch in stopped:
                 train_on(batch)
                 trained.append(numbers(batch))
-                if len(trained) == 2 * stop:
+                if len(trained) == micro_batches * stop:
                     break
         resumed = drawing(**settings, num_workers=workers)
         resumed.load_state_dict(stopped.state_dict())

@@ -30,9 +30,12 @@ def test_a_group_needs_spread_in_one_of_the_rewards() -> None:
         "format": torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0, 1.0]),
         "length": torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
     }
-    assert spread_in_any(scores, ["accuracy"], 2).tolist() == [True, False, False]
-    assert spread_in_any(scores, ["accuracy", "format"], 2).tolist() == [True, True, False]
-    assert spread_in_any(scores, ["length"], 2).tolist() == [True, True, True]
+    total = torch.zeros(6)
+    assert spread_in_any(scores, total, ["accuracy"], 2).tolist() == [True, False, False]
+    assert spread_in_any(scores, total, ["accuracy", "format"], 2).tolist() == [True, True, False]
+    assert spread_in_any(scores, total, ["length"], 2).tolist() == [True, True, True]
+    total[0] = torch.nan  # a response without a total has advantage 0, and its group then no signal
+    assert spread_in_any(scores, total, ["accuracy", "format"], 2).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ def test_wrong_options_are_named(cache: int, longest: int) -> None:
         OverlongReward(cache, longest)
 
 
+def test_a_negative_weight_would_reward_length() -> None:
+    with pytest.raises(ValueError, match="weight is -1"):
+        OverlongReward(20, 100, weight=-1.0)
+
+
 def test_without_a_limit() -> None:
     with pytest.raises(ValueError, match="max_completion_len"):
         score(OverlongReward(20), 10)

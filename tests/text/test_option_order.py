@@ -82,6 +82,8 @@ def test_traces_are_dropped() -> None:
     ("question", "option"),
     [
         ("?", "All of the above"),
+        ("?", "Same as the previous one"),
+        ("?", "All sounds listed"),
         ("?", "none of these."),
         ("?", "None of the above is heard"),
         ("?", "all the above"),
