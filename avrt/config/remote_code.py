@@ -19,7 +19,8 @@ def check_no_remote_code(folder: Path) -> None:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{file} is not valid JSON ({error}); download or save the folder again") from error
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            raise ValueError(f"{file} is not valid JSON ({reason}); download or save the folder again") from error
         if _names_code(content):
             raise ValueError(
                 f"{file} names Python code to load the model with (auto_map), which is never run; use a folder of "

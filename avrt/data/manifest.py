@@ -64,8 +64,9 @@ class ShardSummary:
         Raises:
             ValueError: says what contradicts what.
         """
-        if Path(self.name).name != self.name or not self.name.endswith(".tar"):
-            raise ValueError(f"lists {self.name!r}, which is not the name of a shard")
+        is_name = Path(self.name).name == self.name and self.name.endswith(".tar") and self.name.isprintable()
+        if not is_name or len(self.name.encode("utf-8", "replace")) > 255:  # file systems take no longer names
+            raise ValueError(f"lists {self.name[:80]!r}, which is not the name of a shard")
         counts = [len(self.keys), len(self.offsets), len(self.sources), sum(count for _, count in self.split_runs)]
         if not any(counts):
             return

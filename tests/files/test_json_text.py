@@ -16,6 +16,7 @@ from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.json_rows import read_json_rows
 from avrt.files.json_text import MAX_DEPTH, decode_json
+from tests.shard_files import write_set
 
 DEEP = "[" * 100_000 + "]" * 100_000
 FAULTS = {
@@ -73,3 +74,14 @@ def test_readers_name_the_file(tmp_path: Path, reader: str, text: str) -> None:
 def test_a_member_of_a_shard() -> None:
     with pytest.raises(RecordError, match=r"bad_json.*nested"):
         parse_json(DEEP.encode())
+
+
+@pytest.mark.parametrize("name", ["s" * 300 + ".tar", "a\x00b.tar", "../a.tar", "a.zip", "\ud800.tar"])
+def test_a_manifest_with_a_name_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    write_set(tmp_path)
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    content["shards"][0]["name"] = name
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"manifest\.json: lists .* which is not the name of a shard"):
+        read_manifest(tmp_path)

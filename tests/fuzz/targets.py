@@ -45,6 +45,8 @@ class Target(ABC):
 
     errors: tuple[type[Exception], ...]
     """What the reader may raise."""
+    memory = 4 * 2**30
+    """Address space in bytes, of which the libraries take about a quarter."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -190,6 +192,7 @@ class ShardReader(Target):
 class ClipDecoder(Target):
     """`read_media` on one file, as video and as image."""
 
+    memory = 8 * 2**30  # a hundred decoder threads of failed clips wait for the garbage collector, with a stack each
     # The process that decodes for packing and evaluation turns a library's errors into reasons too.
     errors = (MediaError, ValueError, OSError, RuntimeError, MemoryError)
 

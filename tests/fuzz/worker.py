@@ -19,8 +19,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzz.targets import TARGETS, check_one_line
 
-MEMORY_BYTES = 4 * 2**30
-"""Address space, of which the libraries take about a quarter."""
 SECONDS = 60
 """Time for one input on a busy machine."""
 
@@ -37,7 +35,7 @@ def main(name: str, count: int, first_seed: int, folder: Path) -> None:
     outcomes: Counter[str] = Counter()
     slowest = 0.0
     inputs = target.inputs()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (target.memory, target.memory))
 
     @seed(first_seed)
     @settings(
