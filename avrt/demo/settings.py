@@ -62,4 +62,4 @@ def demo_settings(*, seed: int, quick: bool) -> DemoSettings:
     """Settings of ``demo``, or of ``demo --quick``: every stage in about a minute, too little to learn the task."""
     if not quick:
         return DemoSettings(seed=seed)
-    return DemoSettings(train_clips=96, val_clips=16, reading_steps=120, sft_steps=60, grpo_steps=16, seed=seed)
+    return DemoSettings(train_clips=96, val_clips=16, reading_steps=80, sft_steps=40, grpo_steps=10, seed=seed)

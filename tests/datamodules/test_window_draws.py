@@ -85,8 +85,9 @@ def test_devices_draw_one_sequence(world_size: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(workers: int) -> None:
+    others = set(multiprocessing.active_children())
     assert run(drawing(num_workers=workers), 2) == run(drawing(), 2)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= others
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

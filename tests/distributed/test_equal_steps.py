@@ -56,8 +56,8 @@ def test_validation_changes_nothing(two_processes: Mapping[str, Run]) -> None:
     """Answers are sampled by the very modules that DeepSpeed trains, and both processes share the questions."""
     run = two_processes["sft validated"]
     assert_same_training(two_processes["sft deepspeed"], run)
-    assert run.steps_of()[-1]["val/format"] == 0  # a random student writes no tags
     assert "val/format" not in run.steps_of()[0]
+    assert {step["val/format"] for step in run.steps_of() if "val/format" in step} == {0}  # a random student
 
 
 def test_weights_move(one_process: Mapping[str, Run]) -> None:

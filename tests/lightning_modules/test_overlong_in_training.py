@@ -25,5 +25,5 @@ def test_a_punishment_that_no_completion_reaches(
     student_folder: Path, shards: Path, cache: int, longest: int | None, named: str
 ) -> None:
     module = grpo_module(student_folder, sampling={"max_completion_length": 3})
-    with pytest.raises(ValueError, match=rf"^OverlongReward: .*{named}"):
+    with pytest.raises(ValueError, match=rf"^trainer.callbacks.OverlongReward: .*{named}"):
         fit(module, grpo_data(shards), OverlongReward(cache, longest), max_steps=1)

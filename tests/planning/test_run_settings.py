@@ -98,7 +98,7 @@ def test_plans_the_demo_without_building_it(
     assert main(["plan", "--json", "--config", str(CONFIGS / "grpo_tiny.yaml")]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["parameters"]["total"] > 100_000
-    assert plan["settings"]["total_steps"] == 60
+    assert plan["settings"]["total_steps"] == 110
     assert not list(tmp_path.iterdir())
 
 
