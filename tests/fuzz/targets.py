@@ -193,8 +193,7 @@ class ClipDecoder(Target):
     """`read_media` on one file, as video and as image."""
 
     memory = 8 * 2**30  # a hundred decoder threads of failed clips wait for the garbage collector, with a stack each
-    # The process that decodes for packing and evaluation turns a library's errors into reasons too.
-    errors = (MediaError, ValueError, OSError, RuntimeError, MemoryError)
+    errors = (MediaError,)
 
     def inputs(self) -> st.SearchStrategy[bytes]:
         frames = [numbered_frame(number, height=112) for number in range(12)]
