@@ -180,8 +180,7 @@ class WindowLoader:
         windows_done, iterations_done = divmod(self._steps_done, self.num_iterations)
         windows = range(windows_done, (windows_done // self.windows_per_epoch + 1) * self.windows_per_epoch)
         step = self.micro_batch_size
-        self._position, self._window_done = self._next_position, False
-        self._drawn = self._position
+        self._drawn = self._next_position
         self.damaged.count = self.damaged.committed
         with closing(self._sequence(len(windows))) as stream:  # a window that is still in use does not keep workers
             for number in windows:
