@@ -17,6 +17,7 @@ from typing import Any
 
 from avrt.files.atomic import PARTIAL_SUFFIX, sync_file, sync_folder, write_atomic
 from avrt.files.checksums import checksums
+from avrt.files.json_text import decode_json
 
 OLD_SUFFIX = ".old" + PARTIAL_SUFFIX
 """Ends the name of a folder that is being replaced, on file systems that cannot exchange two names."""
@@ -131,7 +132,7 @@ def read_marker(file: Path) -> tuple[dict[str, int], dict[str, str] | None]:
         ValueError: it is damaged.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = decode_json(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"its {file.name} is damaged") from error
     keys = {"1": {"format", "files"}, "2": {"format", "files", "checksums"}}

@@ -132,8 +132,10 @@ def select_shown(
 
 def _upright(frame: av.VideoFrame, pixel_aspect: Fraction, max_pixels: int) -> tuple[torch.Tensor, tuple[int, int]]:
     """One frame as uint8 ``[3, H, W]``, rotated as its display matrix says, and its display width and height."""
+    # One thread: otherwise each frame starts one per core, and they live until the garbage collector runs.
+    rgb = frame.reformat(format="rgb24", threads=1)
     # A copy: the array that PyAV hands out may be read-only, or change with the next frame.
-    image = torch.from_numpy(frame.to_ndarray(format="rgb24").copy()).permute(2, 0, 1)
+    image = torch.from_numpy(rgb.to_ndarray().copy()).permute(2, 0, 1)
     width, height = max(1, round(frame.width * pixel_aspect)), frame.height
     transpose, flip_x, flip_y = display_transform(frame)
     if transpose:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from avrt.files import atomic_folder as module
-from avrt.files.atomic_folder import atomic_folder
+from avrt.files.atomic_folder import atomic_folder, read_marker
 
 
 def write(folder: Path, content: str, marker: str | None = None) -> None:
@@ -54,3 +54,10 @@ def test_a_full_disk_names_the_folder(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=f"No space left.*{tmp_path / 'folder'}"), atomic_folder(tmp_path / "folder"):
         raise OSError(28, "No space left on device")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"format": ' + "1" * 5000 + "}", "\udcff", '{"format": 3}', "[1]"])
+def test_a_marker_that_is_damaged(content: str, tmp_path: Path) -> None:
+    (tmp_path / "done.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"its done\.json is damaged"):
+        read_marker(tmp_path / "done.json")

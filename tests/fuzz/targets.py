@@ -192,7 +192,6 @@ class ShardReader(Target):
 class ClipDecoder(Target):
     """`read_media` on one file, as video and as image."""
 
-    memory = 8 * 2**30  # a hundred decoder threads of failed clips wait for the garbage collector, with a stack each
     errors = (MediaError,)
 
     def inputs(self) -> st.SearchStrategy[bytes]:

@@ -26,6 +26,17 @@ class SpoilLoss(Callback):
         module.share_of_step = lambda loss: share(loss * (float("nan") if trainer.global_step in self.steps else 1.0))
 
 
+class SpoilGradient(Callback):
+    """Makes one gradient infinite in some optimizer steps, while the loss stays finite."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        weight = next(p for p in module.student.parameters() if p.requires_grad)
+        weight.register_hook(lambda gradient: gradient * float("inf") if trainer.global_step in self.steps else None)
+
+
 class SpoilWeights(Callback):
     """Makes trained weights NaN after so many steps."""
 
@@ -52,9 +63,10 @@ def run(student: Path, shards: Path, folder: Path, *callbacks: Callback, steps: 
     )
 
 
-def test_skipped_steps_in_a_row_end_the_run(student_folder: Path, shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoil", [SpoilLoss, SpoilGradient])
+def test_skipped_steps_in_a_row_end_the_run(spoil: Any, student_folder: Path, shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"step 5: .*3 optimizer steps in a row.*max_skipped_steps"):
-        run(student_folder, shards, tmp_path, SpoilLoss(*range(2, 100)), steps=30, max_skipped_steps=3)
+        run(student_folder, shards, tmp_path, spoil(*range(2, 100)), steps=30, max_skipped_steps=3)
     assert not (tmp_path / "student").exists()
 
 

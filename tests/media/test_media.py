@@ -1,6 +1,8 @@
 """Clips: the frames on display, their times, the audio aligned to them; and every other file refused."""
 
+import gc
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -232,3 +234,19 @@ class TestFrames:
     def test_too_oblong(self, tmp_path):
         path = write_video(tmp_path / "a.mp4", [np.zeros((2, 512, 3), np.uint8)] * 2)
         assert reason_of(path, require_audio=False) == MediaReason.BAD_SHAPE
+
+
+def test_reading_leaves_no_threads(tmp_path):
+    """Decoders and scalers start threads of their own. Left to the garbage collector, they would use up the memory
+    limit of a process that reads one clip after another."""
+    path = write_video(tmp_path / "a.mp4", [numbered_frame(i, height=360) for i in range(20)])
+    read_clip(path, require_audio=False)
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(list(Path("/proc/self/task").iterdir()))
+        for _ in range(3):
+            read_clip(path, require_audio=False)
+        assert len(list(Path("/proc/self/task").iterdir())) == before
+    finally:
+        gc.enable()
