@@ -99,7 +99,11 @@ def finish_folder(
     elif not exchange(partial, folder):
         remove(old)
         os.replace(folder, old)
-        os.replace(partial, folder)
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            os.replace(old, folder)
+            raise
     sync_folder(folder.parent)
     # The replaced folder is deleted last: that takes long for many gigabytes, and a kill meanwhile loses nothing.
     for leftover in (partial, old):
@@ -139,7 +143,7 @@ def read_marker(file: Path) -> tuple[dict[str, int], dict[str, str] | None]:
     if not isinstance(content, dict) or content.keys() != keys.get(str(content.get("format"))):
         raise ValueError(f"its {file.name} is damaged, or of a later version")
     sizes, sums = content["files"], content.get("checksums", content["files"])
-    if not isinstance(sizes, dict) or not isinstance(sums, dict) or sums.keys() != sizes.keys():
+    if not isinstance(sizes, dict) or not isinstance(sums, dict) or sums.keys() != sizes.keys() or not sizes:
         raise ValueError(f"its {file.name} is damaged")
     return sizes, content.get("checksums")
 

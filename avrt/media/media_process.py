@@ -72,23 +72,27 @@ class MediaProcess(Generic[Result]):
             ChildProcessError: the child process does not start.
         """
         self._leave_to_owner()
-        if self._process is None or not self._process.is_alive():
-            self.start()
-        connection = self._connection
-        assert connection is not None
-        try:
-            connection.send((file, arguments, options))
-            if not connection.poll(self.timeout_seconds):
+        for may_repeat in (True, False):
+            if self._process is None or not self._process.is_alive():
+                self.start()
+            connection = self._connection
+            assert connection is not None
+            try:
+                connection.send((file, arguments, options))
+                if not connection.poll(self.timeout_seconds):
+                    self.close()
+                    raise MediaError(MediaReason.TIMEOUT, f"not read within {self.timeout_seconds:g} s", file)
+                result: Result | MediaError = connection.recv()
+            except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+                how = self._how_it_ended()
                 self.close()
-                raise MediaError(MediaReason.TIMEOUT, f"not read within {self.timeout_seconds:g} s", file)
-            result: Result | MediaError = connection.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            how = self._how_it_ended()
-            self.close()
-            raise MediaError(MediaReason.DECODER_CRASH, f"the process that read it {how}", file) from error
-        if isinstance(result, MediaError):
-            raise result
-        return result
+                if may_repeat and signal.SIGKILL.name in how:  # by a machine without memory, not by the file
+                    continue
+                raise MediaError(MediaReason.DECODER_CRASH, f"the process that read it {how}", file) from error
+            if isinstance(result, MediaError):
+                raise result
+            return result
+        raise AssertionError("unreachable")
 
     def start(self) -> None:
         """Start the child and wait until it is ready; an earlier one is closed.

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import resource
+import secrets
 import select
 import signal
 import time
@@ -29,9 +30,12 @@ MEMORY_BYTES = 2**29
 MAX_CHARACTERS = 2**20
 """Longest text around the messages' own."""
 
-_MARKER = " \n[[text {}: <&\"'>]] \n"
-"""In place of a message's text; a template that trims or escapes texts shows by it."""
-_MARKED = re.compile(r"( \n)?\[\[text (\d+): <&\"'>\]\]( \n)?")
+_SPACE = "\v\f"
+"""White space that no template writes of its own: where it is missing, the template trims."""
+_NONCE = secrets.token_hex(8)
+_MARKER = f"{_SPACE}[[text {_NONCE} %d: <&\"'>]]{_SPACE}"
+"""In place of a message's text; a template that trims or escapes texts shows by it. A template cannot know it."""
+_MARKED = re.compile(rf"({_SPACE})?\[\[text {_NONCE} (\d+): <&\"'>\]\]({_SPACE})?")
 
 
 def chat_text(processor: Any, messages: Sequence[dict[str, Any]]) -> str:
@@ -49,7 +53,7 @@ def chat_text(processor: Any, messages: Sequence[dict[str, Any]]) -> str:
     """
     templates = processor.chat_template
     template = templates.get("default") if isinstance(templates, dict) else templates
-    if not template:
+    if not isinstance(template, str) or not template:
         raise ValueError("the student has no chat template (chat_template.jinja)")
     texts: list[str] = []
     marked = []
@@ -57,7 +61,7 @@ def chat_text(processor: Any, messages: Sequence[dict[str, Any]]) -> str:
         parts = []
         for part in message["content"]:
             if part["type"] == "text":
-                parts.append({**part, "text": _MARKER.format(len(texts))})
+                parts.append({**part, "text": _MARKER % len(texts)})
                 texts.append(part["text"])
             else:
                 parts.append({"type": part["type"]})
@@ -87,9 +91,9 @@ def _rendered(template: str, special_tokens: str, messages: str) -> str:
         os.close(reading)
         _run(template, json.loads(special_tokens), json.loads(messages), writing)
     os.close(writing)
-    end = os.pidfd_open(child)
+    end, deadline = os.pidfd_open(child), time.monotonic() + WAIT_SECONDS
     try:
-        result = _read(reading, end, time.monotonic() + WAIT_SECONDS)
+        result = _read(reading, end, deadline)
     finally:
         os.close(reading)
         os.close(end)
@@ -99,8 +103,10 @@ def _rendered(template: str, special_tokens: str, messages: str) -> str:
         return result[1:].decode("utf-8", "surrogatepass")
     if result[:1] == b"-":
         reason = result[1:].decode("utf-8", "replace")
-    elif os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+    elif os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
         reason = f"takes more than {CPU_SECONDS} s of processor time"
+    elif time.monotonic() > deadline:
+        reason = f"does not end within {WAIT_SECONDS:g} s"
     else:
         reason = "ends its process"
     raise ValueError(f"the student's chat template {reason}; use the published template")

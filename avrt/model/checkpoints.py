@@ -245,6 +245,8 @@ def newest(*folders: Path, check_content: bool = False) -> Newest:
     for path in sorted({path for folder in folders if folder.is_dir() for path in folder.glob(f"*{SUFFIX}")}):
         try:
             reason = what_is_missing(path)
+            if reason is None and check_content and step_in_name(path) is None:
+                reason = what_is_damaged(path)  # before anything in it is believed
             if reason is None:
                 # Of two with the same step, prefer the one of the regular saves.
                 usable.append((step_of(path), step_in_name(path) is not None, path.name, path))
@@ -323,7 +325,8 @@ def load_without_code(path: Path, map_location: Any = "cpu", mmap: bool = False)
             f"checkpoint {path} is refused: it holds more than tensors and plain values, and reading it could run any "
             f"code ({reason.strip() or 'not a checkpoint'})"
         ) from error
-    except (RuntimeError, EOFError, LookupError) as error:  # a text file runs the unpickler's stack empty
+    except (RuntimeError, EOFError, LookupError, TypeError, AttributeError) as error:
+        # A text file runs the unpickler's stack empty; a changed byte may leave it with values of other types.
         said = str(error).splitlines() or ["it is truncated"]
         raise ValueError(f"checkpoint {path} is damaged: {said[0]}") from error
 

@@ -68,6 +68,8 @@ def _stated_size(file: Path, size: int) -> int:
         try:
             tensors: dict[str, Any] = json.loads(opened.read(length))
             ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
-            return 8 + length + max(map(int, ends), default=0)
+            if not all(isinstance(end, int) and end < 2**63 for end in ends):
+                raise ValueError("an offset that no file has")
+            return 8 + length + max(ends, default=0)
         except (ValueError, RecursionError, KeyError, TypeError, AttributeError, IndexError):
             raise ValueError(f"{file} is not a safetensors file; download it again") from None

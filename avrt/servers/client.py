@@ -184,6 +184,13 @@ class ServerClient:
                     options={"headers": {"content-type": "application/json"}},
                 )
             outcome = read_reply(redacted_json(reply, self._storable), self.model.sampling.get("max_tokens"))
+            # Once more: parts of a text may have been joined to the key.
+            outcome = replace(
+                outcome,
+                text=self._storable(outcome.text),
+                reasoning=self._storable(outcome.reasoning),
+                error=self._storable(outcome.error),
+            )
         except (*REPLY_ERRORS, BadReplyError, ReportedError) as error:
             failure = self._failure(error)
             if failure.kind is Kind.NO_ROUTE:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from avrt.config.numbers import PositiveFloat, PositiveInt
+from avrt.servers.redaction import MIN_KEY_LENGTH
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ class ServerConfig:
     def _check_no_key(self) -> None:
         """Refuse a key where it would be written into manifests, records and logs."""
         key = os.environ.get(self.api_key_env or "", "").strip()
+        for shown in ("base_urls", "model", "revision"):
+            if _SECRET_VALUE.search(str(getattr(self, shown))):
+                raise ValueError(
+                    f"{shown}: contains what looks like a key, and settings are recorded; put the key into an "
+                    "environment variable and name it in api_key_env"
+                )
         if name := _secret_in(self.sampling, "sampling"):
             raise ValueError(
                 f"{name}: looks like a key or a header, and sampling parameters are recorded; put the key into an "
@@ -129,27 +136,25 @@ class ServerConfig:
         return key
 
 
-MIN_KEY_LENGTH = 8
-"""Shorter values of `api_key_env` are placeholders for servers without keys (``none``, ``EMPTY``)."""
-
 _SECRET_NAME = re.compile(
-    r"(api|access|secret|private|auth)[_-]?(key|token)|authorization|password|passwd|secret|bearer|credentials?"
+    r"(x[_-])?(api|access|secret|private|auth)[_-]?(key|token)|authorization|password|passwd|secret|bearer|credentials?"
     r"|token|cookie|(extra[_-]?)?headers?",
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(
-    r"\s*[Bb](earer|asic)\s|\s*((sk|pk|gsk|xai|hf|ghp|r8|nvapi)[-_][\w-]{16,}|(AKIA|AIza)[\w-]{12,})"
+    r"(^|(?<=[^A-Za-z0-9]))([Bb](earer|asic)\s|(sk|pk|xai|nvapi)-[\w-]{16,}|(sk|pk|gsk|hf|ghp|r8)_\w{16,}"
+    r"|(AKIA|AIza)[\w-]{12,})"
 )
 
 
 def _secret_in(value: Any, name: str) -> str:
     """The key below `name` of a parameter whose name or value is a secret's; empty if there is none."""
     if isinstance(value, str):
-        return name if _SECRET_VALUE.match(value) else ""
+        return name if _SECRET_VALUE.search(value) else ""
     if isinstance(value, Mapping):
         for key, child in value.items():
             inner = f"{name}.{key}"
-            if _SECRET_VALUE.match(str(key)):
+            if _SECRET_VALUE.search(str(key)):
                 return name
             if found := inner if _SECRET_NAME.fullmatch(str(key)) else _secret_in(child, inner):
                 return found

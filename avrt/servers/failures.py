@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -81,6 +82,8 @@ def classify(error: Exception) -> Failure:
     if isinstance(error, openai.APITimeoutError | TimeoutError):
         return Failure(Kind.OVERLOADED, "timeout: no answer in time")
     if isinstance(error, openai.APIConnectionError):
+        if isinstance(error.__cause__, BadReplyError):
+            return Failure(Kind.TRANSIENT, f"bad reply: {_line(error.__cause__)}")
         if isinstance(error.__cause__, httpx2.ConnectError):
             return Failure(Kind.UNREACHABLE, "connection refused")
         return Failure(Kind.BROKEN, f"connection broken: {_line(error.__cause__ or error)}")
@@ -114,9 +117,9 @@ def _retry_after(headers: httpx2.Headers) -> float | None:
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):  # no date, or one that no clock shows
             return None
-    return min(max(0.0, seconds), MAX_RETRY_AFTER) if seconds == seconds else None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER) if math.isfinite(seconds) else None
 
 
 def _line(value: object) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
 MASK = "[redacted]"
+
+MIN_KEY_LENGTH = 8
+"""Shorter keys are placeholders for servers without keys (``none``, ``EMPTY``), and ordinary words."""
 
 
 def redactor(secrets: list[str | None]) -> Callable[[str], str]:
@@ -15,10 +20,10 @@ def redactor(secrets: list[str | None]) -> Callable[[str], str]:
 
     Servers repeat the key they were sent in error messages ("Incorrect API key provided: ..."), so all of a
     server's texts pass through here before they are cut and before they reach the ledger, a log or an exception. A key
-    is also found as Python, JSON or a URL would write it.
+    is also found as Python, JSON, HTML or a URL would write it.
     """
-    forms = (str, lambda s: repr(s)[1:-1], lambda s: json.dumps(s)[1:-1], lambda s: quote(s, safe=""))
-    known = sorted({form(secret) for secret in secrets if secret for form in forms}, key=len, reverse=True)
+    keys = [secret for secret in secrets if secret and len(secret) >= MIN_KEY_LENGTH]
+    known = sorted({form for key in keys for form in _written_forms(key)}, key=len, reverse=True)
 
     def redact(text: str) -> str:
         for secret in known:
@@ -26,6 +31,12 @@ def redactor(secrets: list[str | None]) -> Callable[[str], str]:
         return text
 
     return redact
+
+
+def _written_forms(key: str) -> list[str]:
+    as_json, in_url = json.dumps(key)[1:-1], quote(key, safe="")
+    lower = re.sub("%..", lambda code: code[0].lower(), in_url)
+    return [key, repr(key)[1:-1], as_json, as_json.replace("/", "\\/"), html.escape(key), in_url, lower]
 
 
 def redacted_json(value: Any, redact: Callable[[str], str]) -> Any:

@@ -120,7 +120,7 @@ def _read_usage(counts: object) -> dict[str, int]:
     return {
         name: counts[name]
         for name in ("prompt_tokens", "completion_tokens")
-        if isinstance(counts.get(name), int) and not isinstance(counts[name], bool)
+        if isinstance(counts.get(name), int) and not isinstance(counts[name], bool) and 0 <= counts[name] <= 2**53
     }
 
 

@@ -10,13 +10,21 @@ the two are different, see `avrt.servers.failures`.
 from __future__ import annotations
 
 import ssl
+import zlib
 
 import aiohttp
 import httpx2
 
+from avrt.servers.failures import BadReplyError
+
 KEEP_ALIVE_SECONDS = 2.0
 """An idle connection is closed well before uvicorn's 5 seconds: if both ends close it at the same time, a call that was
 just sent over it fails."""
+
+
+MAX_BODY_BYTES = 64 * 2**20
+"""Longest answer, decompressed: 10 million tokens have fewer bytes. A server without end would fill the memory."""
+COMPRESSED = ("gzip", "deflate")
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -34,7 +42,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=context),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # httpx does that, by the response's headers
+            auto_decompress=False,  # without a limit
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -44,7 +52,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             httpx2.ConnectError: no server listens.
             httpx2.ConnectTimeout: no connection in time.
             httpx2.ReadError: the connection broke, or the answer is not HTTP.
+            BadReplyError: the answer is longer than `MAX_BODY_BYTES`, or compressed in a way that was not asked for.
         """
+        request.headers["accept-encoding"] = ", ".join(COMPRESSED)
         try:
             async with self._session.request(
                 request.method,
@@ -53,15 +63,40 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                 data=await request.aread() or None,
                 allow_redirects=False,
             ) as response:
-                body = await response.read()
+                body = bytearray()
+                async for part in response.content.iter_any():
+                    body += part
+                    if len(body) > MAX_BODY_BYTES:
+                        raise BadReplyError(_TOO_LONG)
         except aiohttp.ClientConnectorError as error:
             raise httpx2.ConnectError(str(error)) from error
         except aiohttp.ServerTimeoutError as error:
             raise httpx2.ConnectTimeout(str(error)) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             raise httpx2.ReadError(str(error)) from error
-        return httpx2.Response(response.status, headers=response.raw_headers, content=body, request=request)
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        headers = [(name, value) for name, value in response.raw_headers if name.lower() != b"content-encoding"]
+        content = _decompressed(bytes(body), encoding)
+        return httpx2.Response(response.status, headers=headers, content=content, request=request)
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._session.close()
+
+
+_TOO_LONG = f"the answer is longer than {MAX_BODY_BYTES >> 20} MB"
+
+
+def _decompressed(body: bytes, encoding: str) -> bytes:
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in COMPRESSED:
+        raise BadReplyError(f"the answer is compressed with {encoding[:40]!r}")
+    decompress = zlib.decompressobj(zlib.MAX_WBITS | 32)  # gzip or zlib, by its header
+    try:
+        content = decompress.decompress(body, MAX_BODY_BYTES)
+    except zlib.error as error:
+        raise BadReplyError(f"the answer does not decompress: {error}") from None
+    if decompress.unconsumed_tail:
+        raise BadReplyError(_TOO_LONG)
+    return content

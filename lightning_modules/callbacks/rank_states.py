@@ -16,8 +16,11 @@ from torch.distributed import TCPStore
 
 KEY = "avrt/watchdog"
 
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+"""Variable of torchrun, whose store outlives a restart: what an earlier attempt has stored is not read."""
+
 SILENT_AFTER = 4
-"""Intervals without a sign of life after which a rank is stopped, dead or cut off."""
+"""Intervals without a report after which a rank is stopped, dead or cut off."""
 
 COLLECTIVES = ("torch/distributed/distributed_c10d.py", "torch/distributed/c10d_logger.py")
 """Source files of torch that call collectives."""
@@ -49,7 +52,7 @@ class RankState:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Conclusion:
     """Why the run ends: one line, and the ranks that it names as hanging."""
 
     line: str
@@ -66,7 +69,7 @@ class RankStates:
         state: of this rank, at the beginning.
         world_size: number of ranks.
         interval: seconds between two rounds.
-        ended: called in the thread when another rank has ended the run, with its verdict.
+        ended: called in the thread when another rank has ended the run, with its conclusion.
     """
 
     def __init__(
@@ -74,10 +77,10 @@ class RankStates:
         state: RankState,
         world_size: int,
         interval: float,
-        ended: Callable[[Verdict], None] = lambda verdict: None,
+        ended: Callable[[Conclusion], None] = lambda conclusion: None,
     ) -> None:
         self.state = state
-        self.verdict: Verdict | None = None
+        self.conclusion: Conclusion | None = None
         """Set when this rank ends the run; the others then end too."""
         self._interval = interval
         self._ended = ended
@@ -97,7 +100,7 @@ class RankStates:
         self._stopped.set()
 
     def current(self) -> tuple[dict[int, RankState], set[int]]:
-        """The last known state of the ranks, and which of them give no sign of life."""
+        """The last known state of the ranks, and which of them have not reported."""
         own = replace(self.state, waits=waits_for_others(self._thread_id))
         states = {rank: state for rank, (state, _) in self._seen.items()} | {own.rank: own}
         oldest = time.monotonic() - SILENT_AFTER * self._interval
@@ -108,25 +111,26 @@ class RankStates:
     def _exchange(self) -> None:
         wait = timedelta(seconds=60)
         beat = 0
+        prefix = f"{KEY}/{os.environ.get(RESTARTS, 0)}"
         try:
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             store = TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False)
             while not self._stopped.wait(self._interval):
                 beat += 1
                 state = replace(self.state, waits=waits_for_others(self._thread_id))
-                store.set(f"{KEY}/{state.rank}", json.dumps([asdict(state), beat]))
-                if self.verdict is not None:
-                    store.set(f"{KEY}/verdict", json.dumps(asdict(self.verdict)))
-                elif store.check([f"{KEY}/verdict"]):
-                    self._ended(Verdict(**json.loads(store.get(f"{KEY}/verdict"))))
-                self._read(store)
+                store.set(f"{prefix}/{state.rank}", json.dumps([asdict(state), beat]))
+                if self.conclusion is not None:
+                    store.set(f"{prefix}/conclusion", json.dumps(asdict(self.conclusion)))
+                elif store.check([f"{prefix}/conclusion"]):
+                    self._ended(Conclusion(**json.loads(store.get(f"{prefix}/conclusion"))))
+                self._read(store, prefix)
         except RuntimeError:  # the process that holds the store has ended: nobody is left to exchange with
             return
 
-    def _read(self, store: TCPStore) -> None:
+    def _read(self, store: TCPStore, prefix: str) -> None:
         for rank in range(self._world_size):
-            if store.check([f"{KEY}/{rank}"]):
-                fields, beat = json.loads(store.get(f"{KEY}/{rank}"))
+            if store.check([f"{prefix}/{rank}"]):
+                fields, beat = json.loads(store.get(f"{prefix}/{rank}"))
                 if rank not in self._seen or self._seen[rank][1] != beat:
                     self._seen[rank] = (RankState(**fields), beat)
                     self._changed[rank] = time.monotonic()
@@ -147,7 +151,7 @@ def own_state(rank: int) -> RankState:
 
 
 def hanging(states: Mapping[int, RankState], silent: set[int]) -> set[int]:
-    """The ranks that the others wait for: those without a sign of life; otherwise, of the ranks that do not wait in a
+    """The ranks that the others wait for: those that have not reported; otherwise, of the ranks that do not wait in a
     collective (of all, if all do), those that have entered the fewest phases."""
     if silent:
         return silent
@@ -156,19 +160,19 @@ def hanging(states: Mapping[int, RankState], silent: set[int]) -> set[int]:
     return {state.rank for state in working if state.number == fewest}
 
 
-def judge(states: Mapping[int, RankState], silent: set[int], minutes: float) -> Verdict:
+def judge(states: Mapping[int, RankState], silent: set[int], minutes: float) -> Conclusion:
     """Name the ranks that hang, with their phase, and what the others do."""
-    guilty = hanging(states, silent)
+    blocking = hanging(states, silent)
     parts = []
-    for rank in sorted(guilty):
+    for rank in sorted(blocking):
         if rank not in states:
-            parts.append(f"rank {rank} has never given a sign of life")
+            parts.append(f"rank {rank} has never reported")
             continue
         state = states[rank]
         where = f"phase {state.phase!r} of step {state.step}"
-        parts.append(f"{state} " + (f"gives no sign of life since {where}" if rank in silent else f"hangs in {where}"))
+        parts.append(f"{state} " + (f"has not reported since {where}" if rank in silent else f"hangs in {where}"))
     waiting: dict[str, list[int]] = {}
-    for rank in sorted(states.keys() - guilty):
+    for rank in sorted(states.keys() - blocking):
         waiting.setdefault(states[rank].phase, []).append(rank)
     parts += [f"waiting in phase {phase!r}: rank {', '.join(map(str, ranks))}" for phase, ranks in waiting.items()]
-    return Verdict(f"no progress for {minutes:.3g} minutes: " + "; ".join(parts), sorted(guilty))
+    return Conclusion(f"no progress for {minutes:.3g} minutes: " + "; ".join(parts), sorted(blocking))

@@ -7,12 +7,13 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from lightning.pytorch import Callback
 
 from avrt.config.numbers import PositiveFloat
-from lightning_modules.callbacks.rank_states import RankStates, Verdict, judge, own_state
+from lightning_modules.callbacks.rank_states import Conclusion, RankStates, judge, own_state
 
 DEFAULT_MINUTES = 25.0
 """Time-out of a run whose strategy has none."""
@@ -119,24 +120,25 @@ class Watchdog(Callback):
                 number, idle = states.state.number, 0.0
             elif idle >= seconds:
                 known, silent = states.current()
-                states.verdict = judge(known, silent, seconds / 60)
-                self._report(states.verdict, states.state.rank)
-                time.sleep(3 * interval)  # the others read the verdict
+                states.conclusion = judge(known, silent, seconds / 60)
+                self._report(states.conclusion, states.state.rank)
+                time.sleep(3 * interval)  # the others read it
                 self._leave()
 
-    def _end(self, verdict: Verdict) -> None:
+    def _end(self, conclusion: Conclusion) -> None:
         """Called when another rank has reported first."""
         states = self._states
         if states is not None:
-            self._report(verdict, states.state.rank)
+            self._report(conclusion, states.state.rank)
             self._leave()
 
-    def _report(self, verdict: Verdict, rank: int) -> None:
-        with self._reporting:
-            sys.stderr.write(f"avrt: error: {verdict.line}\n")
+    def _report(self, conclusion: Conclusion, rank: int) -> None:
+        # Nobody may be there to read it (a notebook, a pipe whose reader has ended): the run ends all the same.
+        with self._reporting, suppress(OSError, ValueError):
+            sys.stderr.write(f"avrt: error: {conclusion.line}\n")
             sys.stderr.flush()
-            if rank in verdict.ranks:
-                faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+            if rank in conclusion.ranks and sys.__stderr__ is not None:
+                faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
 
     def _leave(self) -> None:
         """End without Python's exit, which would wait for the thread that hangs, and with the processes started here:

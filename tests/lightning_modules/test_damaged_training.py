@@ -63,3 +63,12 @@ def test_above_the_share(student_folder: Path, shards: Path) -> None:
         fit(sft_module(student_folder), sft_data(shards, max_damaged_share=0.1), max_steps=8)
     with pytest.raises(ValueError, match=r"checksum.*frame"):
         fit(sft_module(student_folder), sft_data(shards), max_steps=8)  # by default, less than one of 12
+
+
+def test_a_lost_shard(student_folder: Path, shards: Path) -> None:
+    """Its samples are replaced like others, and the run can be resumed: the data are those of its manifest."""
+    whole = ShardSet(shards).fingerprint
+    sorted(shards.glob("*.tar"))[1].unlink()
+    assert ShardSet(shards, on_error="defer").fingerprint == whole
+    recorder = fit(sft_module(student_folder), sft_data(shards, max_damaged_share=0.5), max_steps=4)
+    assert recorder.logged[-1]["data/damaged_samples"] > 0

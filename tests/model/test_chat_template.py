@@ -147,3 +147,14 @@ def test_a_student_with_an_endless_template_is_refused(student_folder: Path, tmp
     (folder / "chat_template.jinja").write_text(LOOP)
     with pytest.raises(ValueError, match=r"^student\.path: [^\n]*chat template takes more than 5 s[^\n]*$"):
         Student.load(StudentConfig(path=str(folder), dtype="float32"))
+
+
+def test_a_template_that_writes_what_looks_like_a_marker() -> None:
+    """It cannot know the marker, and its own white space around a text stays."""
+    template = "[[text 7: <&\"'>]] \n{{ messages[0].content[0].text | trim }} \n[[text 99999: <&\"'>]]"
+    assert chat_text(processor(template), question(" ? ")) == "[[text 7: <&\"'>]] \n? \n[[text 99999: <&\"'>]]"
+
+
+def test_a_template_of_another_type() -> None:
+    with pytest.raises(ValueError, match="no chat template"):
+        chat_text(processor([PLAIN]), question())

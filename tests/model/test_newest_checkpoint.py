@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from avrt.files.checksums import add_checksum
 from avrt.model.checkpoints import MARKER, finish_folder, newest, resolve, start_folder, step_of, what_is_missing
 
 
@@ -106,3 +107,14 @@ def test_zeros_are_incomplete(tmp_path: Path) -> None:
     path = plain(tmp_path / "step=0000001.ckpt", 1)
     path.write_bytes(bytes(path.stat().st_size))
     assert what_is_missing(path)
+
+
+def test_a_damaged_file_without_a_step_in_its_name_is_passed_over(tmp_path: Path) -> None:
+    """Whatever byte is damaged: the file's own step is not read before its checksum was compared."""
+    good = plain(tmp_path / "step=0000001.ckpt", 1)
+    best = plain(tmp_path / "best.ckpt", 2)
+    add_checksum(best)
+    data = best.read_bytes()
+    for place in range(0, len(data), 7):
+        best.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+        assert newest(tmp_path, check_content=True).path == good

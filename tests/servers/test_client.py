@@ -199,3 +199,18 @@ def test_a_slow_stream_of_bytes_does_not_keep_an_attempt_alive() -> None:
 
     outcome = asyncio.run(main())
     assert (outcome.status, outcome.attempts) == (Status.GAVE_UP, 2)
+
+
+@pytest.mark.parametrize("pause", ["Mon, 01 Jan 2000 00:00:00 +99999999999999", "1e400", "nan", "soon"])
+def test_a_pause_that_no_clock_shows_is_none(pause: str) -> None:
+    with ScriptedServer(first_times(1, Reply("later", status=429, headers={"retry-after": pause}))) as server:
+        (outcome,) = call_all([server.url], ["q"], max_backoff_seconds=0.1)
+    assert outcome.status is Status.OK
+
+
+def test_counts_that_no_tokenizer_gives_are_left_out() -> None:
+    usage = {"prompt_tokens": 10**400, "completion_tokens": -1}
+    reply = Reply(body={"choices": [{"message": {"content": "B"}, "finish_reason": "stop"}], "usage": usage})
+    with ScriptedServer(lambda *_: reply) as server:
+        (outcome,) = call_all([server.url], ["q"])
+    assert (outcome.text, outcome.usage) == ("B", {})

@@ -138,3 +138,20 @@ def test_a_reply_that_is_nested_deeply_counts_as_a_bad_reply() -> None:
     outcome = asyncio.run(main())
     assert (outcome.status, outcome.attempts) == (Status.GAVE_UP, 4)
     assert "nested" in outcome.error
+
+
+def test_a_key_in_parts_that_are_joined() -> None:
+    half = len(KEY) // 2
+    parts = [{"type": "text", "text": KEY[:half]}, {"type": "text", "text": KEY[half:]}]
+    thoughts = [{"text": KEY[:half]}, {"text": KEY[half:]}]
+    reply = Reply(message={"content": parts, "reasoning_details": thoughts})
+    with ScriptedServer(lambda *_: reply) as server:
+        (outcome,) = call_all([server.url], ["q"], key=KEY, max_attempts=1)
+    assert (outcome.text, outcome.reasoning) == ("[redacted]", "[redacted]")
+
+
+@pytest.mark.parametrize("key", ["none", "EMPTY", "a"])
+def test_a_placeholder_changes_no_reply(key: str) -> None:
+    with ScriptedServer(lambda *_: Reply("The answer is none of the above: EMPTY")) as server:
+        (outcome,) = call_all([server.url], ["q"], key=key)
+    assert outcome.text == "The answer is none of the above: EMPTY"

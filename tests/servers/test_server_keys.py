@@ -28,6 +28,8 @@ def config(**changes: Any) -> ServerConfig:
         ({"user": f"sk-{KEY}"}, "sampling.user"),
         ({"stop": ["a", f"hf_{KEY}"]}, "sampling.stop"),
         ({f"sk-{KEY}": 1}, "sampling"),
+        ({"x-api-key": "x"}, "sampling.x-api-key"),
+        ({"extra_body": {"u": f"https://h/?key=sk-{KEY}"}}, "sampling.extra_body.u"),
     ],
 )
 def test_what_looks_like_a_key_is_refused_and_not_repeated(sampling: dict[str, Any], name: str) -> None:
@@ -44,6 +46,23 @@ def test_the_key_itself_is_refused_in_every_setting(monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match=rf"^{next(iter(place))}: contains the key itself") as caught:
         config(api_key_env="TEST_KEY", **place).check()
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [{"base_urls": [f"https://h/sk-proj-{KEY}/v1"]}, {"model": f"sk-proj-{KEY}"}, {"revision": f"Bearer sk-{KEY}"}],
+)
+def test_what_looks_like_a_key_is_refused_in_addresses_and_names(place: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"^{next(iter(place))}: contains what looks like a key") as caught:
+        config(**place).check()
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model", ["hf-internal-testing/tiny-random-Qwen2", "org/task-specialized-omni-model", "pk_tiny"]
+)
+def test_ordinary_names_pass(model: str) -> None:
+    config(model=model).check()
 
 
 def test_ordinary_parameters_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,8 @@ import ssl
 import httpx2
 import pytest
 
+from avrt.servers import transport
+from avrt.servers.failures import BadReplyError
 from avrt.servers.transport import AiohttpTransport
 
 JSON = b'{"a": 1}'
@@ -87,3 +89,24 @@ def test_a_body_that_contradicts_its_header_is_a_decoding_error() -> None:
 def test_no_listening_server_is_a_connect_error() -> None:
     with pytest.raises(httpx2.ConnectError):
         ask(b"", port=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"connection: close\r\n\r\n" + b" " * 3000,
+        HEAD + b"content-length: 5000\r\n\r\n" + b" " * 5000,
+        HEAD + b"content-encoding: gzip\r\nconnection: close\r\n\r\n" + gzip.compress(b" " * 100_000),
+    ],
+    ids=["without_end", "long", "compressed"],
+)
+def test_a_long_answer_is_not_kept(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_BODY_BYTES", 2000)
+    with pytest.raises(BadReplyError, match="the answer is longer than"):
+        ask(answer)
+
+
+@pytest.mark.parametrize("encoding", [b"br", b"gzip"])
+def test_what_does_not_decompress(encoding: bytes) -> None:
+    with pytest.raises(BadReplyError, match=r"the answer (is compressed with 'br'|does not decompress)"):
+        ask(HEAD + b"content-encoding: " + encoding + b"\r\nconnection: close\r\n\r\n" + JSON)

@@ -13,6 +13,11 @@ from avrt.files.json_text import decode_json
 DERIVED_FIELDS = ("answer", "reason", "correct_strict", "correct_official", "error_type")
 """The fields of a `Record` that scoring fills in; None until then."""
 
+_TEXTS = ("id", "benchmark", "question", "gold", "text", "finish_reason")
+
+MAX_COUNT = 2**53
+"""Highest count of tokens; above it floating-point numbers are not exact."""
+
 ErrorType = Literal["none", "instruction_format", "logic", "no_reply"]
 
 
@@ -88,10 +93,28 @@ class Record:
         """Read one line.
 
         Raises:
-            ValueError: not a JSON object, or unknown or missing keys; names `where` (file and line).
+            ValueError: not a JSON object, unknown or missing keys, or a value of another type; names `where` (file and
+                line).
         """
         try:
             values = decode_json(line)
         except ValueError as error:
             raise ValueError(f"{where}: is not valid JSON: {error}") from error
-        return from_dict(cls, values, where)
+        record: Self = from_dict(cls, values, where)
+        for name in _TEXTS:
+            if not isinstance(getattr(record, name), str):
+                raise ValueError(f"{where}: `{name}` must be text")
+        for name in ("categories", "media"):
+            if not _is_text_table(getattr(record, name)):
+                raise ValueError(f"{where}: `{name}` must be an object whose values are texts")
+        if not all(isinstance(option, str) for option in record.options):
+            raise ValueError(f"{where}: `options` must be a list of texts")
+        for name in ("index", "prompt_tokens", "completion_tokens"):
+            value = getattr(record, name)
+            if value is not None and (not isinstance(value, int) or not 0 <= value <= MAX_COUNT):
+                raise ValueError(f"{where}: `{name}` must be a whole number from 0 to 2^53")
+        return record
+
+
+def _is_text_table(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())

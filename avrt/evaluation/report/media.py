@@ -24,11 +24,12 @@ from avrt.data.faults import ShardError
 from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip, encode_clip
 from avrt.data.shards import ShardSet
 from avrt.evaluation.benchmarks import BENCHMARKS, Item
-from avrt.evaluation.item_clips import read_sample
+from avrt.evaluation.item_clips import MAX_SOURCE_SECONDS, read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.atomic import write_atomic
 from avrt.files.json_text import decode_json
+from avrt.media.defaults import MAX_CLIP_PIXELS
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.video import fit
 from avrt.sample import LETTERS, SAMPLING_RATE, Sample
@@ -82,7 +83,8 @@ class ClipExporter:
 
     Args:
         out: the report's folder.
-        data: folder of the benchmarks' data, if it is not where the run found it. Nothing outside it is opened then.
+        data: folder of the benchmarks' data, if it is not where the run found it. Nothing outside it is opened then,
+            except through links in it.
     """
 
     def __init__(self, out: str | Path, data: str | Path | None = None) -> None:
@@ -126,6 +128,7 @@ class ClipExporter:
             return ShownClip(problem="the record names no media")
         folder = self.out / MEDIA_FOLDER / clip_key(record)
         try:
+            settings = _settings(info)
             root, sources = self._find(info, record)
         except (FileNotFoundError, ValueError) as error:
             return ShownClip(problem=str(error))
@@ -135,7 +138,7 @@ class ClipExporter:
             "sources": {kind: _version(source) for kind, source in sorted(sources.items())},
             "thumbnail_pixels": THUMBNAIL_PIXELS,
             "jpeg_quality": JPEG_QUALITY,
-            **_settings(info),
+            **settings,
         }
         known = _read_made(folder, made_from)
         if known is not None:
@@ -227,8 +230,21 @@ def _version(source: Path | str) -> int | str:
 
 
 def _settings(info: RunInfo) -> dict[str, Any]:
-    """How much of each clip the model got, as arguments of `read_sample`."""
-    return {name: info.decoding[name] for name in ("num_frames", "max_audio_seconds") if info.decoding.get(name)}
+    """How much of each clip the model got, as arguments of `read_sample`.
+
+    Raises:
+        ValueError: a run that others wrote asks for no frames or audio, or for more than there can be.
+    """
+    given = {name: info.decoding[name] for name in ("num_frames", "max_audio_seconds") if info.decoding.get(name)}
+    for name, highest in (
+        ("num_frames", MAX_CLIP_PIXELS // THUMBNAIL_PIXELS),
+        ("max_audio_seconds", MAX_SOURCE_SECONDS),
+    ):
+        value = given.get(name, 1)
+        kinds = int if name == "num_frames" else int | float
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= highest:
+            raise ValueError(f"the run's {name} is {value!r:.40}, which is not a number above 0 and up to {highest:g}")
+    return given
 
 
 def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:

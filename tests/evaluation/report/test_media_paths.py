@@ -61,3 +61,24 @@ def test_no_address_is_opened_where_the_data_are_given(tmp_path: Path) -> None:
         text = report_text(run, tmp_path / "remote")
         assert files.requests
         assert "audio.flac" in text
+
+
+@pytest.mark.parametrize(
+    ("decoding", "said"),
+    [
+        ({"num_frames": 10**9}, "num_frames is 1000000000"),
+        ({"num_frames": "8"}, "num_frames is '8'"),
+        ({"num_frames": 8.5}, "num_frames is 8.5"),
+        ({"num_frames": -3}, "num_frames is -3"),
+        ({"max_audio_seconds": 1e30}, "max_audio_seconds is 1e"),
+        ({"max_audio_seconds": [1]}, "max_audio_seconds is"),
+    ],
+)
+def test_a_run_cannot_ask_for_any_number_of_frames(tmp_path: Path, decoding: dict[str, object], said: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "v.mp4").write_bytes(b"x")
+    records = make_records("mmar", [{"text": "x", "media": {"video": "v.mp4"}}])
+    run = write_run(tmp_path / "run", records, data_root=str(tmp_path / "data"))
+    (path,) = run.rglob("run.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"decoding": decoding}))
+    assert f"the run's {said}" in report_text(run, tmp_path / "out").replace("\\u0027", "'")

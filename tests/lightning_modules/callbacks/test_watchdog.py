@@ -158,4 +158,55 @@ def test_the_line() -> None:
         "waiting in phase 'rewards': rank 0; waiting in phase 'training': rank 2"
     )
     silent = judge({0: states[0]}, {1}, 25.0)
-    assert "rank 1 has never given a sign of life; waiting in phase 'rewards': rank 0" in silent.line
+    assert "rank 1 has never reported; waiting in phase 'rewards': rank 0" in silent.line
+
+
+UNHEARD = """
+import io, sys, threading, time
+from types import SimpleNamespace
+from lightning_modules.callbacks.rank_states import RankStates, own_state
+from lightning_modules.callbacks.watchdog import Watchdog
+
+class Broken(io.StringIO):
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+sys.stderr = Broken()
+states = RankStates(own_state(0), 1, 0.05)
+threading.Thread(target=Watchdog()._watch, args=(states, threading.Event(), 0.2, 0.05), daemon=True).start()
+time.sleep(60)
+"""
+
+
+def test_the_run_ends_although_nobody_reads_its_errors() -> None:
+    done = subprocess.run([sys.executable, "-c", UNHEARD], cwd=REPOSITORY, env=environment(), timeout=200)
+    assert done.returncode == 1
+
+
+ATTEMPTS = """
+import os, sys, time
+from torch.distributed import TCPStore
+from lightning_modules.callbacks.rank_states import Conclusion, RankStates, own_state
+
+store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+found = []
+for attempt in "01":
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = attempt
+    seen = []
+    first, second = (RankStates(own_state(rank), 2, 0.05, seen.append) for rank in (0, 1))
+    if attempt == "0":
+        first.conclusion = Conclusion("hangs", [0])
+    time.sleep(2)
+    first.stop(), second.stop()
+    found.append(bool(seen))
+print(found, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_restarted_run_is_not_ended_by_the_attempt_before() -> None:
+    """The key-value store of torchrun outlives a restart."""
+    command = [sys.executable, "-c", ATTEMPTS]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=200)
+    assert done.stdout.split("\n")[-2] == "[True, False]", done.stderr
