@@ -1,0 +1,89 @@
+"""The soak: ``python -m tests.soak --minutes 120 --seed 0 --folder /tmp/soak``.
+
+Runs a GRPO run and a trace run as a user does, at the same time, again and again, and disturbs both: see
+`tests.soak.grpo_rounds` and `tests.soak.trace_rounds`. A round that was begun is finished. The report is
+``report.json`` in the folder; a soak that is started again with the same folder adds to it. The exit status is 1 if
+there was a problem; the folders of its rounds are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.soak.grpo_rounds import GrpoRounds, remove_mounts
+from tests.soak.grpo_runs import build_demo
+from tests.soak.tally import Problem, Tally
+from tests.soak.trace_rounds import TraceRounds
+from tests.soak.weather import build_clock_library
+
+
+def soak(folder: Path, minutes: float, seed: int) -> Tally:
+    """Run the soak.
+
+    Args:
+        folder: new, or of an earlier soak with this seed.
+        minutes: time for the preparation and the rounds; each kind has at least one round.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_mounts(folder)
+    library = build_clock_library(folder)
+    clock = "preloaded clock.c, and file times" if library else "file times only: no C compiler"
+    tally = Tally(folder / "report.json", {"seed": seed, "minutes": minutes, "clock": clock})
+    stop = time.monotonic() + 60 * minutes
+    variables = {
+        "AVRT_CACHE": str(folder / "cache"),
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+    }
+
+    def repeat(part: str, make: Callable[[], GrpoRounds | TraceRounds]) -> None:
+        number = tally.rounds(part)
+        try:
+            rounds = make()
+            while True:
+                rounds.run_round(number)
+                print(f"{part}: round {number} done", flush=True)
+                number += 1
+                if time.monotonic() > stop:
+                    return
+        except Problem as problem:
+            tally.problem(part, number, folder, str(problem))
+        except BaseException as error:
+            tally.problem(part, number, folder, f"the soak itself failed: {error!r}")
+            raise
+
+    demo = build_demo(folder / "demo", variables)
+    parts: dict[str, Callable[[], GrpoRounds | TraceRounds]] = {
+        "grpo": lambda: GrpoRounds(folder, demo, seed, tally, library, variables),
+        "traces": lambda: TraceRounds(folder, seed, tally, library, variables),
+    }
+    threads = [threading.Thread(target=repeat, args=item, name=item[0]) for item in parts.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return tally
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, required=True)
+    args = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    tally = soak(args.folder.absolute(), args.minutes, args.seed)
+    report = tally.report()
+    print(json.dumps(report, indent=1))
+    return 1 if report["problems"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
