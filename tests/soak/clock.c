@@ -32,9 +32,12 @@ int clock_gettime(clockid_t id, struct timespec *now) {
 }
 
 int gettimeofday(struct timeval *restrict now, void *restrict zone) {
-    int result = (int)syscall(SYS_gettimeofday, now, zone);
-    if (result == 0 && now) now->tv_sec += wrong_by();
-    return result;
+    struct timespec precise;
+    (void)zone;
+    clock_gettime(CLOCK_REALTIME, &precise);
+    now->tv_sec = precise.tv_sec;
+    now->tv_usec = precise.tv_nsec / 1000;
+    return 0;
 }
 
 time_t time(time_t *place) {

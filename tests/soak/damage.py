@@ -54,7 +54,8 @@ def truncate(path: Path, rng: random.Random) -> set[str]:
 
 
 def remove_member(path: Path, rng: random.Random) -> set[str]:
-    """Write a shard again without one member of one sample."""
+    """Write a shard again without one member of one sample. All samples behind it lie at other places than the
+    manifest's, where they are not found."""
     members = _members(path)
     by_key: dict[str, list[tarfile.TarInfo]] = defaultdict(list)
     for member in members:
@@ -66,7 +67,7 @@ def remove_member(path: Path, rng: random.Random) -> set[str]:
             if member.name != gone.name:
                 target.addfile(member, source.extractfile(member))
     path.write_bytes(output.getvalue())
-    return {_key(gone)}
+    return {_key(member) for member in members if member.offset >= gone.offset}
 
 
 def lose(path: Path, rng: random.Random) -> set[str]:
