@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from tests.soak.grpo_rounds import GrpoRounds, remove_mounts
 from tests.soak.grpo_runs import build_demo
+from tests.soak.processes import end_all
 from tests.soak.tally import Problem, Tally
 from tests.soak.trace_rounds import TraceRounds
 from tests.soak.weather import build_clock_library
@@ -72,6 +74,12 @@ def soak(folder: Path, minutes: float, seed: int) -> Tally:
     return tally
 
 
+def _stop(number: int, frame: object) -> None:
+    """Leave no run behind; the rounds that were running begin again with the next soak in this folder."""
+    end_all()
+    os._exit(128 + number)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
@@ -79,6 +87,8 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     tally = soak(args.folder.absolute(), args.minutes, args.seed)
     report = tally.report()
     print(json.dumps(report, indent=1))

@@ -100,12 +100,11 @@ class GrpoRounds:
             disk = stack.enter_context(small_disk(folder / "disk", DISK_BYTES)) if number % 2 == 0 else None
             output = (disk.folder if disk else folder) / "run"
             try:
-                self._tally.add("grpo", **{f"rounds_{kind}": 1, "rounds_small_disk": int(disk is not None)})
                 current = self._prepare(folder, output, kind, number, rng, disk, stack)
                 self._disturb(current)
                 self._compare(current)
             except Problem as problem:
-                if disk:
+                if disk and output.exists():
                     disk.empty()
                     shutil.copytree(output, folder / "run", dirs_exist_ok=True)
                 self._tally.problem("grpo", number, folder, str(problem))
@@ -113,7 +112,9 @@ class GrpoRounds:
                 stack.close()
                 shutil.rmtree(folder)
             finally:
-                self._tally.add("grpo", rounds=1)
+                self._tally.add(
+                    "grpo", **{"rounds": 1, f"rounds_{kind}": 1, "rounds_small_disk": int(disk is not None)}
+                )
 
     def _prepare(
         self,

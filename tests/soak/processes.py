@@ -47,6 +47,7 @@ class Start:
                 start_new_session=True,
             )
         self.pid = self._process.pid
+        _running.add(self)
 
     @property
     def status(self) -> int | None:
@@ -116,6 +117,16 @@ class Start:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
+        _running.discard(self)
+
+
+_running: set[Start] = set()
+
+
+def end_all() -> None:
+    """Kill all commands that run, when the soak itself is stopped."""
+    for start in tuple(_running):
+        start.end()
 
 
 def kill(pid: int) -> None:

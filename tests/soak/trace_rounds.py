@@ -161,16 +161,15 @@ class TraceRounds:
         with ExitStack() as stack:
             disk = stack.enter_context(small_disk(folder / "disk", DISK_BYTES)) if number % 2 == 0 else None
             output = (disk.folder if disk else folder) / "run"
-            models = Models(rng, FAULTY_SHARE)
+            models = Models(random.Random(rng.random()), FAULTY_SHARE)
             server = stack.enter_context(ScriptedServer(models.respond, latency=LATENCY_SECONDS))
             run = TraceRun(folder, output, self._shards, server.url, self._variables)
             clock = Clock(folder / "clock", self._clock_library, rng) if number % 3 != 1 else None
             try:
-                self._tally.add("traces", rounds_small_disk=int(disk is not None))
                 breaks = self._disturb(run, rng, server, disk, clock)
                 self._compare(run, models, breaks)
             except Problem as problem:
-                if disk:
+                if disk and output.exists():
                     disk.empty()
                     shutil.copytree(output, folder / "run", dirs_exist_ok=True)
                 self._tally.problem("traces", number, folder, str(problem))
@@ -178,7 +177,7 @@ class TraceRounds:
                 stack.close()
                 shutil.rmtree(folder)
             finally:
-                self._tally.add("traces", rounds=1)
+                self._tally.add("traces", rounds=1, rounds_small_disk=int(disk is not None))
 
     def _disturb(
         self, run: TraceRun, rng: random.Random, server: ScriptedServer, disk: SmallDisk | None, clock: Clock | None
