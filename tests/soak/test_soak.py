@@ -63,7 +63,7 @@ def step(number: int, *ids: str) -> dict[str, object]:
 
 
 def test_history_of_a_run_that_was_killed_and_resumed(tmp_path: Path) -> None:
-    first = [{"resumed_at": 0}, step(1, "a"), step(2, "b"), step(3, "c")]
+    first: list[dict[str, object]] = [{"resumed_at": 0}, step(1, "a"), step(2, "b"), step(3, "c")]
     history = read_history(write_steps(tmp_path / "same", first, [{"resumed_at": 2}, step(3, "c"), step(4, "d")]))
     assert [history.steps[n]["ids"] for n in (1, 2, 3, 4)] == [["a"], ["b"], ["c"], ["d"]]
     assert (history.repeated, history.changed) == (1, [])
