@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.soak.grpo_rounds import GrpoRounds, remove_mounts
@@ -25,13 +25,16 @@ from tests.soak.tally import Problem, Tally
 from tests.soak.trace_rounds import TraceRounds
 from tests.soak.weather import build_clock_library
 
+PARTS = ("grpo", "traces")
 
-def soak(folder: Path, minutes: float, seed: int) -> Tally:
+
+def soak(folder: Path, minutes: float, seed: int, parts: Sequence[str] = PARTS) -> Tally:
     """Run the soak.
 
     Args:
         folder: new, or of an earlier soak with this seed.
-        minutes: time for the preparation and the rounds; each kind has at least one round.
+        minutes: time for the preparation and the rounds; each part has at least one round.
+        parts: which runs to disturb.
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_mounts(folder)
@@ -61,12 +64,14 @@ def soak(folder: Path, minutes: float, seed: int) -> Tally:
             tally.problem(part, number, folder, f"the soak itself failed: {error!r}")
             raise
 
-    demo = build_demo(folder / "demo", variables)
-    parts: dict[str, Callable[[], GrpoRounds | TraceRounds]] = {
-        "grpo": lambda: GrpoRounds(folder, demo, seed, tally, library, variables),
-        "traces": lambda: TraceRounds(folder, seed, tally, library, variables),
-    }
-    threads = [threading.Thread(target=repeat, args=item, name=item[0]) for item in parts.items()]
+    def grpo() -> GrpoRounds:
+        return GrpoRounds(folder, build_demo(folder / "demo", variables), seed, tally, library, variables)
+
+    def traces() -> TraceRounds:
+        return TraceRounds(folder, seed, tally, library, variables)
+
+    makers: dict[str, Callable[[], GrpoRounds | TraceRounds]] = {"grpo": grpo, "traces": traces}
+    threads = [threading.Thread(target=repeat, args=(part, makers[part]), name=part) for part in parts]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -85,11 +90,12 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--part", choices=PARTS, action="append", help="disturb only this run")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    tally = soak(args.folder.absolute(), args.minutes, args.seed)
+    tally = soak(args.folder.absolute(), args.minutes, args.seed, args.part or PARTS)
     report = tally.report()
     print(json.dumps(report, indent=1))
     return 1 if report["problems"] else 0
