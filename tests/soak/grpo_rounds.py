@@ -140,7 +140,7 @@ class GrpoRounds:
             shards = str(folder / "shards")
             calm = folder / "undisturbed"
             expected = undisturbed(GrpoRun(self._demo, calm, calm / "run", shards, data, self._variables))
-        clock = Clock(folder / "clock", self._clock_library, rng) if number % 3 != 1 else None
+        clock = Clock(folder / "clock", self._clock_library, rng) if rng.random() < 0.7 else None
         run = GrpoRun(self._demo, folder, output, shards, data, self._variables)
         return Round(run, rng, expected, disk, clock, storage, damage, disturbed_starts=rng.randint(4, 8))
 
@@ -150,6 +150,8 @@ class GrpoRounds:
             if current.clock:
                 current.clock.jump()
                 shuffle_times(current.run.output, current.rng)
+            if current.rng.random() < 0.15:
+                self._flip_bit_of_newest_checkpoint(current)
             start = current.run.start(number, current.clock.variables() if current.clock else None)
             self._tally.add("grpo", starts=1)
             try:
@@ -158,6 +160,15 @@ class GrpoRounds:
             finally:
                 start.end()
         raise Problem(f"not done after {MOST_STARTS} starts")
+
+    def _flip_bit_of_newest_checkpoint(self, current: Round) -> None:
+        """Damage that the next start must notice; it resumes from the checkpoint before, if there is one."""
+        checkpoints = sorted((current.run.output / "checkpoints").glob("step=*.ckpt"))
+        if len(checkpoints) > 1:
+            data = bytearray(checkpoints[-1].read_bytes())
+            data[current.rng.randrange(len(data))] ^= 1 << current.rng.randrange(8)
+            checkpoints[-1].write_bytes(data)
+            self._tally.fault("grpo", "checkpoint: flip_bit")
 
     def _one_start(self, current: Round, start: Start, *, calm: bool) -> bool:
         """One start with its faults; whether the run is done."""

@@ -170,7 +170,7 @@ class TraceRounds:
             models = Models(random.Random(rng.random()), FAULTY_SHARE)
             server = stack.enter_context(ScriptedServer(models.respond, latency=LATENCY_SECONDS))
             run = TraceRun(folder, output, self._shards, server.url, self._variables)
-            clock = Clock(folder / "clock", self._clock_library, rng) if number % 3 != 1 else None
+            clock = Clock(folder / "clock", self._clock_library, rng) if rng.random() < 0.7 else None
             try:
                 self._disturb(run, rng, models, server, disk, clock)
                 self._compare(run, models)
