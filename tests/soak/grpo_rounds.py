@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.programs import environment
-from tests.soak.comparison import MEASURED, SPIKE_WINDOW, damaged_curve, differences, lost_and_twice, replaced_places
+from tests.soak.comparison import BOOKKEEPING, damaged_curve, differences, lost_and_twice, replaced_places
 from tests.soak.damage import Damage, damaged_copy
 from tests.soak.grpo_runs import PROMPTS_PER_STEP, STEPS, Demo, Finished, GrpoRun, read_finished, undisturbed
 from tests.soak.processes import END_SECONDS, Start, kill
@@ -313,9 +313,8 @@ class GrpoRounds:
         tally.add("grpo", samples=size, samples_lost=lost, samples_twice=twice)
         order_equal = ours.order == expected.order
         steps_equal = ours.steps == expected.steps
-        found = [n for n in differences(ours.checkpoint, expected.checkpoint) if not n.startswith(MEASURED)]
-        spikes_equal = not any(name.startswith(SPIKE_WINDOW) for name in found)
-        found = [name for name in found if not name.startswith(SPIKE_WINDOW)]
+        every = differences(ours.checkpoint, expected.checkpoint)
+        found = [name for name in every if not name.startswith(BOOKKEEPING)]
         weights = [name for name in found if name.startswith(".state_dict")]
         optimizer = [name for name in found if name.startswith(".optimizer_states")]
         exported = [n for n in expected.exported if ours.exported.get(n) != expected.exported[n]]
@@ -324,7 +323,7 @@ class GrpoRounds:
             weights_equal=int(not weights),
             optimizer_equal=int(not optimizer),
             checkpoints_equal=int(not found),
-            spike_windows_equal=int(spikes_equal),
+            bookkeeping_equal=int(not [n for n in every if "seconds/" not in n and "throughput/" not in n]),
             order_equal=int(order_equal),
             losses_and_tokens_equal=int(steps_equal),
             exports_equal=int(not exported),
