@@ -55,10 +55,13 @@ def exported_files(run: Path) -> dict[str, bytes]:
 
 
 def damaged_curve(run: Path) -> int:
-    """The last value of the curve ``data/damaged_samples``."""
-    curves = EventAccumulator(str(run))
+    """The value of the curve ``data/damaged_samples`` at its highest step.
+
+    Not the one read last: TensorBoard reads files in the order of their names, which are times of a clock that jumps.
+    """
+    curves = EventAccumulator(str(run), purge_orphaned_data=False)
     curves.Reload()
-    return int(curves.Scalars("data/damaged_samples")[-1].value)
+    return int(max(curves.Scalars("data/damaged_samples"), key=lambda point: point.step).value)
 
 
 def replaced_places(clean: list[list[str]], trained: list[list[str]]) -> tuple[Counter[str], list[int]]:
