@@ -82,11 +82,15 @@ class RunCheckpoint(ModelCheckpoint):
         return run_folder(trainer) / "checkpoints" if self.dirpath is None else Path(self.dirpath)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Remember which files were in the folder when the run began at step 0: they are not this run's to delete."""
+        """Remember what is in the folder: the files of others if the run begins at step 0, which are not this run's to
+        delete, or the checkpoint that it resumes from, which is not saved again before the next step."""
         super().on_train_start(trainer, pl_module)
         folder = self.folder(trainer)
-        if trainer.ckpt_path is None and folder.is_dir():
-            self._of_others = frozenset(folder.iterdir())
+        if trainer.ckpt_path is None:
+            if folder.is_dir():
+                self._of_others = frozenset(folder.iterdir())
+        elif Path(trainer.ckpt_path).parent.resolve() == folder.resolve():
+            self._last_global_step_saved, self._last_checkpoint_saved = trainer.global_step, str(trainer.ckpt_path)
 
     def _save_topk_checkpoint(self, trainer: Any, monitor_candidates: Any) -> None:
         super()._save_topk_checkpoint(trainer, monitor_candidates)

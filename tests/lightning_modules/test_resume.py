@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from avrt.rewards import FormatReward, LengthReward, RewardCallback, describe_rewards
 from datamodules.base import ShardDataModule
-from lightning_modules.callbacks import Throughput
+from lightning_modules.callbacks import RunCheckpoint, Throughput
 from lightning_modules.training import TrainingModule
 from tests.lightning_modules.training import (
     Recorder,
@@ -130,6 +130,24 @@ def test_lightnings_own_checkpoints(student_folder: Path, shards: Path, tmp_path
         assert resumed.ids == whole.ids[start:], step
         assert resumed.losses == whole.losses[start:], step
         assert resumed.tokens == whole.tokens[start:], step
+
+
+def test_the_checkpoint_that_a_run_resumes_from_is_not_written_again(
+    student_folder: Path, shards: Path, tmp_path: Path
+) -> None:
+    """A step has several micro-batches; after the first one, the run is still at the checkpoint's step."""
+
+    def run(steps: int, ckpt_path: Path | None = None) -> None:
+        module, data = sft(student_folder, shards, batch_size=2)
+        saver = RunCheckpoint(every_n_steps=1, keep=-1, dirpath=str(tmp_path))
+        fit(module, data, saver, max_steps=steps, ckpt_path=ckpt_path, enable_checkpointing=True)
+
+    run(2)
+    first = tmp_path / "step=0000002.ckpt"
+    before = first.stat().st_ino
+    run(3, first)
+    assert (tmp_path / "step=0000003.ckpt").is_file()
+    assert first.stat().st_ino == before
 
 
 def test_the_reference_is_still_the_first_student(student_folder: Path, shards: Path, tmp_path: Path) -> None:

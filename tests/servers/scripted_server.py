@@ -109,7 +109,7 @@ class ScriptedServer:
         try:
             while await self._serve_one(reader, writer):
                 pass
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, OSError):  # the client is gone
             pass
         finally:
             self._connections.discard(writer)
