@@ -142,7 +142,7 @@ _SECRET_NAME = re.compile(
     re.IGNORECASE,
 )
 _SECRET_VALUE = re.compile(
-    r"(^|(?<=[^A-Za-z0-9]))([Bb](earer|asic)\s|(sk|pk|xai|nvapi)-[\w-]{16,}|(sk|pk|gsk|hf|ghp|r8)_\w{16,}"
+    r"(^|(?<=[^A-Za-z0-9]))([Bb](earer|asic)\s|(sk|pk|xai|nvapi)-[\w-]{16,}|(sk|pk|gsk|hf|ghp|r8)_[\w-]{16,}"
     r"|(AKIA|AIza)[\w-]{12,})"
 )
 

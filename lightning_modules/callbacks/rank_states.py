@@ -115,7 +115,7 @@ class RankStates:
         try:
             address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             store = TCPStore(address, port, is_master=False, timeout=wait, wait_for_workers=False)
-            while not self._stopped.wait(self._interval):
+            while not self._stopped.is_set():
                 beat += 1
                 state = replace(self.state, waits=waits_for_others(self._thread_id))
                 store.set(f"{prefix}/{state.rank}", json.dumps([asdict(state), beat]))
@@ -124,6 +124,7 @@ class RankStates:
                 elif store.check([f"{prefix}/conclusion"]):
                     self._ended(Conclusion(**json.loads(store.get(f"{prefix}/conclusion"))))
                 self._read(store, prefix)
+                self._stopped.wait(self._interval)
         except RuntimeError:  # the process that holds the store has ended: nobody is left to exchange with
             return
 

@@ -91,6 +91,7 @@ class SpikeReport(Callback):
         self.patience = patience
         self.recent: dict[str, deque[float]] = {name: deque(maxlen=window) for name in self.thresholds}
         self.in_a_row = 0
+        self.steps_seen = 0
 
     def on_optimizer_step_end(self, module: ReportingModule, step: FinishedStep) -> None:
         """Judge a step; called by the module on all devices, with the same values.
@@ -107,6 +108,12 @@ class SpikeReport(Callback):
                 spikes[name] = value
                 self._report(module, step, name, value)
             recent.append(value)
+        self.steps_seen += 1
+        if self.steps_seen == MIN_STEPS:
+            for name in sorted(name for name, recent in self.recent.items() if not recent and name not in THRESHOLDS):
+                module.print(
+                    f"lightning_modules.callbacks.SpikeReport: thresholds has {name!r}, and no curve is called so"
+                )
         self.in_a_row = self.in_a_row + 1 if spikes else 0
         if self.patience is not None and self.in_a_row >= self.patience:
             raise ValueError(

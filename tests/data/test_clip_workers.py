@@ -201,20 +201,16 @@ class TestReader:
         finally:
             reader.close()
 
-    @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
-    def test_a_crash_costs_one_clip(self, folder: Path, number: int) -> None:
+    def test_a_crash_costs_one_clip(self, folder: Path) -> None:
         path = folder / "v.mkv"
         reader = ClipReader(ClipSettings(), timeout_seconds=60)
         others = clip_readers()
         try:
             whole = reader.read(path)
             os.kill(child(others), signal.SIGSTOP)
-            killer = threading.Timer(0.2, os.kill, (child(others), number))
-            continuer = threading.Timer(0.4, os.kill, (child(others), signal.SIGCONT))
-            killer.start()
-            if number != signal.SIGKILL:
-                continuer.start()
-            with pytest.raises(MediaError, match=signal.Signals(number).name) as caught:
+            threading.Timer(0.2, os.kill, (child(others), signal.SIGSEGV)).start()
+            threading.Timer(0.4, os.kill, (child(others), signal.SIGCONT)).start()
+            with pytest.raises(MediaError, match="SIGSEGV") as caught:
                 reader.read(path)
             assert caught.value.reason == MediaReason.DECODER_CRASH
             assert reader.read(path) == whole

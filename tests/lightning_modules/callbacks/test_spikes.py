@@ -60,8 +60,11 @@ def test_the_sample_is_named(student_folder: Path, shards: Path, capsys: pytest.
 
 
 def test_nothing_to_report(student_folder: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(grpo_module(student_folder, optimizer=STILL), grpo_data(shards), SpikeReport(), max_steps=STEP + 3)
-    assert "spike" not in capsys.readouterr().out
+    report = SpikeReport({"loss": 10.0, "kl": 10.0, "gradnorm": 10.0})
+    fit(grpo_module(student_folder, optimizer=STILL), grpo_data(shards), report, max_steps=STEP + 3)
+    printed = capsys.readouterr().out
+    assert "spike of" not in printed
+    assert printed.count("thresholds has 'gradnorm', and no curve is called so") == 1
 
 
 class ScaledLoss(Callback):

@@ -100,7 +100,7 @@ def test_a_stopped_process(fork_server: ForkServer, assets: Assets, tmp_path: Pa
         else:
             assert all_end(pids[1:])  # a launcher that started rank 0 ends it
         assert f"rank {rank} (pid {pids[rank]} on " in program.output
-        assert "gives no sign of life" in program.output
+        assert "has not reported" in program.output
     finally:
         for pid in filter(alive, pids):
             os.kill(pid, signal.SIGKILL)
