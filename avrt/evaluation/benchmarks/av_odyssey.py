@@ -23,7 +23,7 @@ from avrt.evaluation.benchmarks.base import (
     gold_by_letter,
     relative_paths,
 )
-from avrt.evaluation.item_media import numbered
+from avrt.evaluation.benchmarks.item_media import numbered
 from avrt.evaluation.records.record import Record
 from avrt.sample import Sample
 from avrt.text.option_labels import strip_labels

@@ -20,7 +20,7 @@ from avrt.evaluation.benchmarks.base import (
     option_texts,
     relative_paths,
 )
-from avrt.evaluation.item_media import numbered
+from avrt.evaluation.benchmarks.item_media import numbered
 from avrt.sample import Sample
 
 OTHER_FORMS = ("open", "instruction following")

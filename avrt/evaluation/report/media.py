@@ -228,7 +228,11 @@ def _version(source: Path | str) -> int | str:
 
 def _settings(info: RunInfo) -> dict[str, Any]:
     """How much of each clip the model got, as arguments of `read_sample`."""
-    return {name: info.decoding[name] for name in ("num_frames", "max_audio_seconds") if info.decoding.get(name)}
+    return {
+        name: info.decoding[name]
+        for name in ("num_frames", "frames_per_second", "max_audio_seconds")
+        if info.decoding.get(name)
+    }
 
 
 def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:
