@@ -8,7 +8,6 @@ import torch
 
 from avrt.media.defaults import MAX_CLIP_PIXELS
 from avrt.media.errors import MediaError, MediaReason
-from avrt.media.video import fit
 from avrt.sample import SAMPLING_RATE, Clip
 
 MARGIN = 10
@@ -28,6 +27,8 @@ def side_by_side(images: Sequence[Clip], max_pixels: int) -> Clip:
     Raises:
         MediaError: the images' shapes differ so much that the result is too large or too wide.
     """
+    from avrt.media.video import fit  # loads FFmpeg, which most runs need in child processes only
+
     frames = [image.frames[0] for image in images if image.frames is not None]
     height = max(frame.shape[1] for frame in frames)
     width = sum(frame.shape[2] for frame in frames) + MARGIN * (len(frames) - 1)
