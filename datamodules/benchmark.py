@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from lightning.pytorch import LightningDataModule
 
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
-from avrt.evaluation.benchmarks import Item
+from avrt.evaluation.benchmarks import BENCHMARKS, Item
 from avrt.evaluation.item_clips import CLIP_TIMEOUT_SECONDS
-from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, QuestionSet, open_question_sets
+from avrt.evaluation.media_config import ClipSettings, MediaConfig
+from avrt.evaluation.question_sets import QuestionsConfig, QuestionSet, open_question_sets
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_lifecycle import batches_left
 from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
@@ -79,6 +80,8 @@ class BenchmarkDataModule(LightningDataModule):
         max_audio_seconds: seconds of audio, from the start.
         clip_timeout_seconds: longest time for one item's files, which are decoded in a process of their own with a
             memory limit; an item that exceeds either is unreadable and counts as wrong.
+        frames_per_second: take this many frames per second of a video instead, at most `num_frames`.
+        per_benchmark: other `num_frames`, `frames_per_second` and `max_audio_seconds` for single benchmarks, by name.
         batch_size: questions that a device answers together.
         num_workers: processes that decode and encode ahead, per device.
         prefetch: parts of a batch that each of them keeps ready, see `datamodules.workers.read_batches`.
@@ -100,10 +103,14 @@ class BenchmarkDataModule(LightningDataModule):
         num_workers: NonNegativeInt = 2,
         prefetch: PositiveInt = 2,
         clip_timeout_seconds: PositiveFloat = CLIP_TIMEOUT_SECONDS,
+        frames_per_second: PositiveFloat | None = None,
+        per_benchmark: dict[str, ClipSettings] | None = None,
     ) -> None:
         super().__init__()
         self.config = QuestionsConfig(benchmarks, data_root, annotations, shards, split, subset, require_media)
-        self.media = MediaConfig(modalities, num_frames, max_audio_seconds, clip_timeout_seconds)
+        self.media = MediaConfig(
+            modalities, num_frames, max_audio_seconds, clip_timeout_seconds, frames_per_second, per_benchmark or {}
+        )
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.prefetch = prefetch
@@ -113,6 +120,7 @@ class BenchmarkDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.question_sets = open_question_sets(self.config)
+        self.media.check_names([*BENCHMARKS, *(questions.name for questions in self.question_sets)])
 
     def connect(self, encoder: PromptEncoder, done: Mapping[str, Collection[str]]) -> None:
         """Take what the module knows; called by `EvaluateModule` in every run, before the loader is built.

@@ -5,7 +5,6 @@ Questions come from a benchmark's own files, from any annotation file in AVQA's 
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -29,13 +28,13 @@ from avrt.evaluation.benchmarks import (
     select,
 )
 from avrt.evaluation.benchmarks.avqa import question_set
-from avrt.evaluation.item_clips import CLIP_TIMEOUT_SECONDS, UNREADABLE_MEDIA, read_sample
+from avrt.evaluation.item_clips import UNREADABLE_MEDIA, read_sample
+from avrt.evaluation.media_config import MediaConfig
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.scoring import profile_for
-from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
 from avrt.media.errors import MediaError
-from avrt.media.masking import Modalities, mask_clip
+from avrt.media.masking import mask_clip
 from avrt.sample import Sample
 from avrt.storage.locations import is_remote, shown
 from avrt.text.answers import Profile
@@ -70,30 +69,6 @@ class QuestionsConfig:
     require_media: bool = False
 
 
-@dataclass
-class MediaConfig:
-    """How much of each clip the model gets. Clips in shards are used as they were packed.
-
-    Attributes:
-        modalities: ``AV``; ``A`` (same audio, black frames); ``V`` (same frames, silent audio).
-        num_frames: frames of a video, spaced uniformly over its whole length.
-        max_audio_seconds: seconds of audio from the start.
-        clip_timeout_seconds: longest time for one item's files; an item whose files take longer is unreadable.
-    """
-
-    modalities: Modalities = "AV"
-    num_frames: int = NUM_FRAMES
-    max_audio_seconds: float = MAX_AUDIO_SECONDS
-    clip_timeout_seconds: float = CLIP_TIMEOUT_SECONDS
-
-    def __post_init__(self) -> None:
-        if self.num_frames < 1:
-            raise ValueError(f"`num_frames` must be 1 or more, got {self.num_frames}")
-        for name in ("max_audio_seconds", "clip_timeout_seconds"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"`{name}` must be above 0 and finite, got {getattr(self, name)}")
-
-
 @dataclass(frozen=True)
 class QuestionSet:
     """The questions of one benchmark.
@@ -124,6 +99,7 @@ class QuestionSet:
 
     def show(self, item: Item, media: MediaConfig) -> Sample | Record:
         """The item's sample with its clip, masked; or its record if its media cannot be decoded."""
+        media = media.of(self.name)
         try:
             if self.shards is not None:
                 sample = self.shards[item.index]
@@ -132,6 +108,7 @@ class QuestionSet:
                     item,
                     self.data_root,
                     num_frames=media.num_frames,
+                    frames_per_second=media.frames_per_second,
                     max_audio_seconds=media.max_audio_seconds,
                     timeout_seconds=media.clip_timeout_seconds,
                 )
@@ -164,7 +141,10 @@ class QuestionSet:
         """
         settings, prompt_parts = dict(decoding or {}), dict(prompt or {})
         if media is not None and self.shards is None:
-            settings |= {"num_frames": media.num_frames, "max_audio_seconds": media.max_audio_seconds}
+            own = media.of(self.name)
+            settings |= {"num_frames": own.num_frames, "max_audio_seconds": own.max_audio_seconds}
+            if own.frames_per_second is not None:
+                settings["frames_per_second"] = own.frames_per_second
         elif media is not None and self.shards is not None:
             prompt_parts["shards"] = self.shards.fingerprint  # frames and audio are as they were packed
         return RunInfo(

@@ -127,7 +127,8 @@ def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
 
     Keys: the settings of the run; ``strict`` and ``official`` (correct, items, accuracy, interval); ``errors`` by type;
     ``reasons``; ``formatted`` (share of replies with the right tags, None for other formats); ``categories`` (each with
-    the same two scores); ``answers`` and ``gold`` (counts of each letter); ``tokens``.
+    the same two scores); ``answers`` and ``gold`` (counts of each letter); ``tokens``; ``own_scores`` (see
+    `Benchmark.own_scores`; None for most benchmarks).
     """
     benchmark = BENCHMARKS.get(info.benchmark)
     names = sorted({name for record in records for name in record.categories})
@@ -168,6 +169,7 @@ def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
             "completion_max": max(completion, default=None),
             "truncated": sum(record.finish_reason == "length" for record in replies),
         },
+        "own_scores": benchmark.own_scores(records) if benchmark and benchmark.own_scores else None,
     }
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from avrt.config.dataclass_options import read_dataclass
-from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig
+from avrt.evaluation.media_config import MediaConfig
+from avrt.evaluation.question_sets import QuestionsConfig
 from avrt.media.masking import Modalities
 from avrt.servers.config import ServerConfig, under_key
 from avrt.text.answers import Profile

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from avrt.evaluation.benchmarks import Item, new_record
+from avrt.evaluation.benchmarks import BENCHMARKS, Item, new_record
 from avrt.evaluation.question_sets import QuestionSet, open_question_sets, prompt_settings
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
@@ -85,6 +85,7 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
     """
     run = Path(config.output_dir)
     question_sets = open_question_sets(config.questions)
+    config.media.check_names([*BENCHMARKS, *(questions.name for questions in question_sets)])
     with under_key(SERVER):
         model = config.server.resolve_model()
     tally = _Tally()

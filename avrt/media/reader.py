@@ -57,6 +57,7 @@ def read_media(
     image: str | Path | None = None,
     audio: str | Path | None = None,
     num_frames: int = NUM_FRAMES,
+    frames_per_second: float | None = None,
     max_audio_seconds: float = MAX_AUDIO_SECONDS,
     max_pixels: int = MAX_FRAME_PIXELS,
     require_video: bool = True,
@@ -69,7 +70,7 @@ def read_media(
 
     Args:
         video, image, audio: the files; at least one, and not both a video and an image.
-        num_frames, max_audio_seconds, max_pixels, max_source_seconds: see `read_clip`.
+        num_frames, frames_per_second, max_audio_seconds, max_pixels, max_source_seconds: see `read_clip`.
         require_video: refuse a sample without frames (of a video or an image); else that part of the clip is None.
         require_audio: the same for audio.
 
@@ -83,6 +84,7 @@ def read_media(
         clip = read_clip(
             video,
             num_frames=num_frames,
+            frames_per_second=frames_per_second,
             max_audio_seconds=max_audio_seconds,
             max_pixels=max_pixels,
             require_video=require_video,
@@ -108,6 +110,7 @@ def read_clip(
     path: str | Path,
     *,
     num_frames: int = NUM_FRAMES,
+    frames_per_second: float | None = None,
     max_audio_seconds: float = MAX_AUDIO_SECONDS,
     max_pixels: int = MAX_FRAME_PIXELS,
     require_video: bool = True,
@@ -126,6 +129,7 @@ def read_clip(
     Args:
         path: the file; any name works, it is never taken for an option or an address.
         num_frames: frames to take; a clip with fewer repeats them.
+        frames_per_second: take this many frames per second of the video instead, at least one and at most `num_frames`.
         max_audio_seconds: length limit of the waveform.
         max_pixels: frames larger than this are scaled down, see `avrt.media.video.target_size`.
         require_video, require_audio: refuse a file without that stream; else that part of the clip is None.
@@ -140,6 +144,8 @@ def read_clip(
     path = Path(path)
     if num_frames < 1:
         raise ValueError(f"num_frames: must be at least 1, got {num_frames}")
+    if frames_per_second is not None and not 0 < frames_per_second < math.inf:
+        raise ValueError(f"frames_per_second: must be positive and finite, got {frames_per_second}")
     _check_audio_limit(max_audio_seconds)
     with with_path(path):
         with _open(path) as container:
@@ -156,7 +162,7 @@ def read_clip(
         times: tuple[Fraction, ...] = ()
         width = height = 0
         if has_video:
-            span, times, frames, width, height = _read_frames(path, span, num_frames, max_pixels)
+            span, times, frames, width, height = _read_frames(path, span, num_frames, frames_per_second, max_pixels)
         waveform: torch.Tensor | None = None
         if has_audio:
             start = span.start if has_video else None
@@ -164,7 +170,7 @@ def read_clip(
     return Clip(
         frames=frames,
         timestamps=tuple(map(float, times)),
-        fps=None if frames is None else float(num_frames / span.duration),
+        fps=None if frames is None else float(len(times) / span.duration),
         waveform=waveform,
         duration=float(span.duration),
         width=width,
@@ -243,7 +249,7 @@ def _decode_image(path: Path) -> Image.Image:
 
 
 def _read_frames(
-    path: Path, span: Span, num_frames: int, max_pixels: int
+    path: Path, span: Span, num_frames: int, frames_per_second: float | None, max_pixels: int
 ) -> tuple[Span, tuple[Fraction, ...], torch.Tensor, int, int]:
     """The span from the first frame that decodes, the moments, and `frames_shown_at` them."""
     try:
@@ -251,10 +257,13 @@ def _read_frames(
             span = span.beginning_at(walk.first_moment)
             if not span.duration:
                 raise MediaError(MediaReason.CORRUPT_VIDEO, "no frame decodes before the end")
-            times = segment_centers(span.duration, num_frames)
+            count = num_frames
+            if frames_per_second is not None:
+                count = min(num_frames, max(1, round(span.duration * Fraction(frames_per_second))))
+            times = segment_centers(span.duration, count)
             return span, times, *frames_shown_at(walk, span, times, max_pixels=max_pixels)
     except UnexpectedFrameError:
-        return _read_frames(path, replace(span, ticks=()), num_frames, max_pixels)
+        return _read_frames(path, replace(span, ticks=()), num_frames, frames_per_second, max_pixels)
 
 
 @contextmanager

@@ -43,6 +43,13 @@ _PREDICATE = re.compile(
 )
 _YES_OR_NO = re.compile(r"[\"'(]{0,2}(?P<word>yes|no)\s?[,.;:!–—-]\s?(?P<rest>\S.*)", re.IGNORECASE)
 _YES_OR_NO_LATER = re.compile(r"\b(?:yes|no)\b(?!\s\w)", re.IGNORECASE)
+# A whole reply that counts: "There are 3.", "There are three dogs in the clip."
+_COUNTS = re.compile(
+    r"there\s(?:is|are|was|were)\s(?:exactly\s|only\s|a\stotal\sof\s)?(?P<number>\d{1,4}|[a-z]+)"
+    r"(?:\s(?!(?:options?|choices?|answers?|ways?|reasons?|more|less|fewer|other|others|or|and|to|not|no|times)\b|possib)"
+    r"[a-z]+){0,5}\s?[.!]?",
+    re.IGNORECASE,
+)
 MIN_EXPLANATION = 4
 """Words of a sentence after a letter; fewer may be the text of an option that is not in the list."""
 LAST_CHARS = 400
@@ -100,6 +107,9 @@ class LineReader:
         pair = _LETTER_THEN_TEXT.fullmatch(line)
         if pair and pair["letter"].upper() in self.letters:
             with_text = self._read_letter_and_text(pair, by_text, nothing_after)
+            again = _LETTER_THEN_TEXT.fullmatch(pair["rest"]) if with_text is CONFLICT else None
+            if again and again["letter"].upper() == pair["letter"].upper():  # "B) B) cat"
+                with_text = self._read_letter_and_text(again, by_text, nothing_after)
             # Options may be letters themselves (notes): "B. D" is B if that is its text, but "B, D" is a list.
             listed = several and (with_text.failure or "," in pair["separator"])
             if with_text is not NOTHING and (not listed or self.options.leading(pair["rest"])[0]):
@@ -115,6 +125,9 @@ class LineReader:
             return Reading(by_text)
         if self.options.yes_and_no and (word := _YES_OR_NO.match(line)):
             return self._read_yes_or_no(word)
+        if not nothing_after and (count := _COUNTS.fullmatch(line)):
+            by_number = self.options.counted(count["number"])
+            return Reading(by_number) if len(by_number) == 1 else NOTHING
         mention = self.options.mention(line)
         alone = mention.by_text and not mention.extra.strip(CLOSE_CHARS)
         follows = phrases.REASON_FOLLOWS.match(mention.extra) or phrases.NOT_THE_OTHER.match(mention.extra)

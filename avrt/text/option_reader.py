@@ -38,7 +38,8 @@ class OptionReader(AnnouncementReader):
     1. a correction (``Wait, no, C.``): only the text after the last one counts, and only if it is an answer by itself
        (``Actually, it is seen at 0:03.`` only adds to the answer before it);
     2. the whole segment, if it is one line: a bare letter (``(b)``, ``【B】``, ``B.``); a letter in front of its own
-       option's text (``B. cat``); an option's exact text; a letter and a reason (``B, because ...``);
+       option's text (``B. cat``); an option's exact text; a letter and a reason (``B, because ...``); a number
+       that is an option (``There are 3.``);
     3. announcements anywhere, unless denied, doubted, asked or conditional: ``Answer: B``, ``the answer is
        B``, ``option B is correct``, ``I choose B``, ``Therefore, B.``, a box; other lines that are only an answer must
        agree. A label ``Answer:`` may have its option on the next line; ``option`` and ``choice`` may not: they
@@ -48,6 +49,7 @@ class OptionReader(AnnouncementReader):
        sentence (``... the best fit is: *(C) Pop rock*``, ``... which corresponds to option C.``), unless that sentence
        denies it.
 
+    An option's place is its letter (``the second option``, ``option 2``), unless options have numbers in their texts.
     Lines that list all options in order repeat the question, or evaluate each option, and do not count. An answer that
     a later sentence retracts (``I am not sure.``, ``It could also be C.``) does not count either.
 
@@ -64,7 +66,7 @@ class OptionReader(AnnouncementReader):
         """
         if not segment.strip():
             return Reading(None, Reason.EMPTY_ANSWER if tagged else Reason.NO_ANSWER_TAG)
-        segment = segment.rstrip()
+        segment = self.options.with_letters(segment.rstrip())
         segment = segment[:-LAST_CHARS] + phrases.COURTESY.sub("", segment[-LAST_CHARS:])
         reading = self._read_corrected(segment)
         if reading is NOTHING:
@@ -79,6 +81,7 @@ class OptionReader(AnnouncementReader):
         """
         if not reading.letter:
             return reading
+        before, after = self.options.with_letters(before), self.options.with_letters(after)
         lead = SENTENCE_END.split(before[-LAST_CHARS:])[-1]
         clause = phrases.CLAUSE_END.split(lead)[-1]
         if len(clause.split()) <= 6 and (
@@ -117,8 +120,9 @@ class OptionReader(AnnouncementReader):
             return None
         adding = 0
         for match in reversed([*phrases.CORRECTION.finditer(text)]):
-            if self.options.begins_with(match["marker"].rstrip(",;:.!—–…- ")):
-                continue  # it may begin an option's text: "B. No"
+            words = match["marker"].rstrip(",;:.!—–…- ")
+            if self.options.begins_with(words) or self.options.covers(text, match.start("marker"), words):
+                continue  # it may be of an option's text: "B. No", "D. left hand, no"
             if adding < MAX_ADDING and self._only_adds(text, match):
                 adding += 1
                 continue

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from avrt.sample import LETTERS
 from avrt.text.normalize import BOX_CLOSE, BOX_OPEN, clean
+from avrt.text.positions import by_letter, places_as_letters
 from avrt.text.similarity import resembles
 
 
@@ -60,7 +61,7 @@ _FIRST_WORD = re.compile(rf"[\W_]*({WORD}+|[^\W_]*)")
 # Words before an option: "the answer B", "option B", "either A or B", "an oboe".
 _FIRST_WORDS = frozenset(
     {"the", "my", "final", "correct", "answer", "option", "choice", "letter", "options", "either", "both", "and", "or"}
-    | {"a", "an", "yes", "no"}
+    | {"a", "an", "yes", "no", "there"}
 )
 _LIST_WORDS = frozenset({"and", "or", "either", "both", "option", "options"})
 _LETTER = re.compile(rf"{OPEN}(?i:{NAMED})(?P<letter>[A-Z])(?!{WORD}|['+#]|-\w){BRACKETS}")
@@ -68,6 +69,9 @@ _TEXT_FOLLOWS = re.compile(r"\s*(?:[.:;,)\]=–—]|-(?!\d)){0,3}\s*")
 _LETTER_FOLLOWS = re.compile(rf"[.!\"')\]]{{0,4}}\s*[(\[【]\s*(?i:option\s+)?([A-Z])\s*[)\]】]{BRACKETS}")
 # A capital standing alone; "A" and "I" are words too, unless punctuation or another letter follows.
 _LONE_CAPITAL = re.compile(r"(?<![\w'])(?:([B-HJ-Z])(?![\w'])|([AI])(?=\s*(?:$|[.,;:)\]】!?/&]|(?:or|and)\b)))")
+
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 
 class Mention(NamedTuple):
@@ -99,6 +103,7 @@ class Options:
         self._keys = [name.casefold() for name in names]
         self._texts = list(texts)
         self._names = _Names(self.letters, names)
+        self._by_place = by_letter(names)
         self.has_letters = any(len(key) == 1 and key.isalpha() for key in self._keys)
         words = dict(zip(self._keys, self.letters, strict=True))
         self.yes_and_no = {word: words[word] for word in ("yes", "no")} if {"yes", "no"} <= words.keys() else {}
@@ -108,6 +113,31 @@ class Options:
         same = bare == names
         self._bare = (self._names if same else _Names(self.letters, bare)) if apart else None
         self._first_words = {_first_word(name).casefold() for name in (names if same else names + bare)} | _FIRST_WORDS
+
+    def with_letters(self, text: str) -> str:
+        """The text with letters for places (``the second option``), if no option's text could be meant by these."""
+        return places_as_letters(text, self.letters) if self._by_place else text
+
+    def counted(self, words: str) -> str:
+        """Letters of the options that are this number, in digits or as a word."""
+        word = words.casefold()
+        if not word.isdigit() and word not in NUMBERS:
+            return ""
+        other = NUMBERS[int(word)] if word.isdigit() and int(word) < len(NUMBERS) else word
+        digits = str(NUMBERS.index(word)) if word in NUMBERS else word
+        return "".join(dict.fromkeys(letter for form in (word, other, digits) for letter in self.with_text(form)))
+
+    def covers(self, text: str, start: int, phrase: str) -> bool:
+        """Whether the `phrase` at `start` is within an option's text there: the "no" of ``left hand, no``."""
+        phrase = phrase.casefold()
+        for key in self._keys:
+            place = key.find(phrase)
+            while place >= 0:
+                begin = start - place
+                if begin >= 0 and text[begin : begin + len(key)].casefold() == key:
+                    return True
+                place = key.find(phrase, place + 1)
+        return False
 
     def may_begin(self, line: str) -> bool:
         """Whether a line may begin with an option or its letter; most lines of a reply do not."""
@@ -216,7 +246,7 @@ def strip(text: str) -> str:
 
 def _first_word(text: str) -> str:
     match = _FIRST_WORD.match(text)
-    return match[1] if match else ""
+    return match[1].rstrip("_") if match else ""
 
 
 def _without_article(text: str) -> str:

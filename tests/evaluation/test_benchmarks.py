@@ -62,7 +62,7 @@ def test_every_row_of_the_real_files_loads(real_data: Path, name: str) -> None:
 
 
 def test_published_sizes_and_table_order() -> None:
-    sizes = {name: benchmark.items for name, benchmark in BENCHMARKS.items()}
+    sizes = {name: BENCHMARKS[name].items for name in COLUMNS}
     assert sizes == {
         "avqa": 17_208,
         "dailyomni": 1_197,
@@ -73,7 +73,7 @@ def test_published_sizes_and_table_order() -> None:
         "mmar": 1_000,
         "mmau": 1_000,
     }
-    assert list(COLUMNS) == list(BENCHMARKS)
+    assert list(COLUMNS) == list(BENCHMARKS)[: len(COLUMNS)]
 
 
 def test_dailyomni_counts(real_data: Path) -> None:

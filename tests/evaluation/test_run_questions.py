@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from avrt.evaluation.benchmarks import Item
-from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, QuestionSet, open_question_sets
+from avrt.evaluation.media_config import MediaConfig
+from avrt.evaluation.question_sets import QuestionsConfig, QuestionSet, open_question_sets
 from avrt.evaluation.records.log import RecordWriter, read_records
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_lifecycle import batches_left, begin_run

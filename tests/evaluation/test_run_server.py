@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from avrt.cli import main
-from avrt.evaluation.question_sets import MediaConfig
+from avrt.evaluation.media_config import MediaConfig
 from avrt.evaluation.records.log import read_records
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.server_config import load_server_config

@@ -47,6 +47,10 @@ OWN_SETS: dict[str, tuple[tuple[tuple[str, ...], int], ...]] = {
     "@units": ((("2.00 m^2", "2.50 m^2", "2.14 m^2"), 1),),
     "@minus": ((("5 V", "-5 V"), 1),),
     "@spelling": ((("a guitar", "the drummer plays a short solo", "rain"), 1),),
+    "@words": ((("One", "Two", "Three", "Four"), 2),),
+    "@sides": ((("left hand, yes", "left hand, no", "right hand, yes", "right hand, no"), 1),),
+    "@names": ((("BachaBlox", "ObliviousHD_", "_Poke_"), 1),),
+    "@places": ((("the first sound", "the second sound", "the third sound"), 1),),
     "@articles": ((("A dog", "A cat", "A man"), 0),),
 }
 """Options that are numbers, words of yes and no, letters, or begin with a letter; each with the intended index."""

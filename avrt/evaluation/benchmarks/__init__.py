@@ -1,4 +1,4 @@
-"""The paper's benchmarks, read from their authors' own files: one for each column of its Table 3.
+"""Benchmarks, read from their authors' own files: one for each column of the paper's Table 3, and newer ones.
 
 RivaBench has two columns, and AVQA is in-domain.
 
@@ -16,7 +16,22 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from avrt.evaluation.benchmarks import avqa, dailyomni, mmar, mmau, omnibench, rivabench, videomme
+from avrt.evaluation.benchmarks import (
+    av_odyssey,
+    avhbench,
+    avqa,
+    dailyomni,
+    jointavbench,
+    mmar,
+    mmau,
+    mmau_pro,
+    omnibench,
+    omnivideobench,
+    rivabench,
+    videomme,
+    videomme_v2,
+    worldsense,
+)
 from avrt.evaluation.benchmarks.base import Benchmark, Item
 from avrt.evaluation.records.record import Record
 
@@ -45,9 +60,16 @@ BENCHMARKS: dict[str, Benchmark] = {
         rivabench.ACADEMIC,
         mmar.BENCHMARK,
         mmau.BENCHMARK,
+        worldsense.BENCHMARK,
+        omnivideobench.BENCHMARK,
+        jointavbench.BENCHMARK,
+        videomme_v2.BENCHMARK,
+        av_odyssey.BENCHMARK,
+        avhbench.BENCHMARK,
+        mmau_pro.BENCHMARK,
     )
 }
-"""By name, in the order of the paper's Table 3."""
+"""By name: the paper's, in the order of its Table 3, then the newer ones."""
 
 MISSING_MEDIA = "missing_media"
 """`Record.failure` of an item whose files are missing."""

@@ -14,6 +14,9 @@ from avrt.sample import LETTERS, Sample
 OfficialRule = Callable[[Record], bool | None]
 """A benchmark's own scoring rule, see `avrt.evaluation.benchmarks.official_rules`."""
 
+OwnScores = Callable[[Sequence[Record]], dict[str, Any]]
+"""What a benchmark reports beside the accuracy, from all scored records of a run, as JSON values."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -60,9 +63,10 @@ class Benchmark:
     Attributes:
         name: as in commands, configs and run folders.
         title: as in tables.
-        items: number of items its authors state.
+        items: number of items its authors state; 0 if they state none.
         group: the paper's part of Table 3, ``audio_visual`` or ``audio``.
         in_average: whether it is part of its group's average (AVQA is not: the students were trained on it).
+        own_scores: numbers that its authors report beside the accuracy (scores of groups of questions, F1), or None.
         folders: names that its folder may have under the data root; else the root itself is tried.
         annotation_files: names that its annotation file may have within its folder.
         read: annotation file to entries.
@@ -80,6 +84,7 @@ class Benchmark:
     official: OfficialRule | None
     official_source: str
     in_average: bool = True
+    own_scores: OwnScores | None = None
 
     def annotations(self, root: str | Path) -> Path | None:
         """The benchmark's annotation file under a data root (or in its own folder); None if there is none."""
@@ -214,6 +219,18 @@ def relative_path(path: Any) -> str:
     if not parts or Path(text).is_absolute() or ".." in parts or "\0" in text:
         raise ValueError(f"the media path {path!r} must be a path inside the benchmark's folder")
     return str(Path(text))
+
+
+def relative_paths(paths: Any) -> list[str]:
+    """Media paths of an annotation, each checked as in `relative_path`; a single one may stand without a list.
+
+    Raises:
+        ValueError: there is none, or one is wrong.
+    """
+    listed = [paths] if isinstance(paths, str) else [path for path in paths or () if path]
+    if not listed:
+        raise ValueError("a question needs at least one file of this kind, got none")
+    return [relative_path(path) for path in listed]
 
 
 def category(value: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from avrt.evaluation.benchmarks import official_rules
+from avrt.evaluation.benchmarks.annotation_rows import read_rows
 from avrt.evaluation.benchmarks.base import (
     Benchmark,
     Entry,
@@ -19,15 +20,13 @@ from avrt.evaluation.benchmarks.base import (
     gold_by_letter,
     relative_path,
 )
-from avrt.files.json_rows import read_json_rows
 from avrt.sample import Sample
 from avrt.text.option_labels import strip_labels
 
 
 def read(path: Path) -> list[Entry]:
     """Read the parquet file, its rows as JSON or JSON lines, or the result template."""
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json_rows(path)
-    return entries_of(path, _flat(rows), _convert)
+    return entries_of(path, _flat(read_rows(path)), _convert)
 
 
 def _convert(row: dict[str, Any], _: int) -> Entry:
@@ -65,17 +64,6 @@ def _flat(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                 "options": question["choices"],
                 **{name: question[name] for name in ("question_id", "task_type", "question", "answer")},
             }
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: reading parquet needs pyarrow (pip install pyarrow), or save its rows as JSON lines in "
-            f"{path.with_suffix('.jsonl')}"
-        ) from error
-    return pyarrow.parquet.read_table(path).to_pylist()
 
 
 _STEM = "test-00000-of-00001"

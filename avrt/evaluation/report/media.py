@@ -25,11 +25,11 @@ from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip, encode_cli
 from avrt.data.shards import ShardSet
 from avrt.evaluation.benchmarks import BENCHMARKS, Item
 from avrt.evaluation.item_clips import MAX_SOURCE_SECONDS, read_sample
+from avrt.evaluation.media_config import MAX_FRAMES
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.atomic import write_atomic
 from avrt.files.json_text import decode_json
-from avrt.media.defaults import MAX_CLIP_PIXELS
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.video import fit
 from avrt.sample import LETTERS, SAMPLING_RATE, Sample
@@ -39,6 +39,7 @@ MEDIA_FOLDER = "media"
 CLIP_FILE = "clip.json"
 THUMBNAIL_PIXELS = 384 * 216
 JPEG_QUALITY = 80
+_HIGHEST = {"num_frames": MAX_FRAMES, "frames_per_second": 1000, "max_audio_seconds": MAX_SOURCE_SECONDS}
 _KEY = re.compile(r"[0-9a-f]{16}")
 
 
@@ -235,15 +236,12 @@ def _settings(info: RunInfo) -> dict[str, Any]:
     Raises:
         ValueError: a run that others wrote asks for no frames or audio, or for more than there can be.
     """
-    given = {name: info.decoding[name] for name in ("num_frames", "max_audio_seconds") if info.decoding.get(name)}
-    for name, highest in (
-        ("num_frames", MAX_CLIP_PIXELS // THUMBNAIL_PIXELS),
-        ("max_audio_seconds", MAX_SOURCE_SECONDS),
-    ):
-        value = given.get(name, 1)
+    given = {name: info.decoding[name] for name in _HIGHEST if info.decoding.get(name)}
+    for name, value in given.items():
         kinds = int if name == "num_frames" else int | float
-        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= highest:
-            raise ValueError(f"the run's {name} is {value!r:.40}, which is not a number above 0 and up to {highest:g}")
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= _HIGHEST[name]:
+            limit = _HIGHEST[name]
+            raise ValueError(f"the run's {name} is {value!r:.40}, which is not a number above 0 and up to {limit:g}")
     return given
 
 
