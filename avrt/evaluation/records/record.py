@@ -13,6 +13,12 @@ from avrt.files.json_text import decode_json
 DERIVED_FIELDS = ("answer", "reason", "correct_strict", "correct_official", "error_type")
 """The fields of a `Record` that scoring fills in; None until then."""
 
+Variant = tuple[int, int | None]
+"""One of the replies to an item: number of the sample, and the curve's thinking budget or None."""
+
+FIRST: Variant = (0, None)
+"""The reply that an item's scores are of; the only one unless a run samples several or measures a curve."""
+
 ErrorType = Literal["none", "instruction_format", "logic", "no_reply"]
 
 
@@ -38,6 +44,9 @@ class Record:
         failure_detail: one line for the reader, with the file and the error.
         prompt_tokens, completion_tokens: lengths in tokens, None where unknown.
         latency_seconds: time of the reply, None where unknown. Never part of the metrics.
+        repeat: number of the reply among those sampled for the same item, from 0.
+        thinking_budget: in a further reply for the curve of budgets, the tokens after which its thinking was closed;
+            None in the run's own replies.
         answer: the letter that the strict parser read, or None.
         reason: the parser's reason code (`avrt.text.answers.Reason`), or `failure`.
         correct_strict: right by this project's rule.
@@ -63,6 +72,8 @@ class Record:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     latency_seconds: float | None = None
+    repeat: int = 0
+    thinking_budget: int | None = None
     answer: str | None = None
     reason: str | None = None
     correct_strict: bool | None = None
@@ -71,6 +82,11 @@ class Record:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
+
+    @property
+    def variant(self) -> Variant:
+        """Which of the item's replies this is."""
+        return self.repeat, self.thinking_budget
 
     def raw(self) -> Record:
         """The record without its derived part."""
