@@ -73,6 +73,7 @@ class BenchmarkDataModule(LightningDataModule):
         shards: take the questions from shards instead: a folder, a glob, or a list of either.
         split: only this split of the shards.
         subset: file of ids, one per line; only these questions are used.
+        limit: only the first so many questions of each benchmark, for a trial.
         require_media: stop if an item's media are missing, instead of counting the item as wrong.
         modalities: ``AV``; ``A`` (same audio, black frames); ``V`` (same frames, silence).
         num_frames: frames of a video, spaced uniformly over its length.
@@ -92,6 +93,7 @@ class BenchmarkDataModule(LightningDataModule):
         shards: str | list[str] | None = None,
         split: str | None = None,
         subset: str | None = None,
+        limit: PositiveInt | None = None,
         require_media: bool = False,
         modalities: Modalities = "AV",
         num_frames: PositiveInt = NUM_FRAMES,
@@ -102,7 +104,7 @@ class BenchmarkDataModule(LightningDataModule):
         clip_timeout_seconds: PositiveFloat = CLIP_TIMEOUT_SECONDS,
     ) -> None:
         super().__init__()
-        self.config = QuestionsConfig(benchmarks, data_root, annotations, shards, split, subset, require_media)
+        self.config = QuestionsConfig(benchmarks, data_root, annotations, shards, split, subset, limit, require_media)
         self.media = MediaConfig(modalities, num_frames, max_audio_seconds, clip_timeout_seconds)
         self.batch_size = batch_size
         self.num_workers = num_workers

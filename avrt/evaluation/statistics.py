@@ -45,9 +45,9 @@ def wilson_of_share(p: float, total: float, confidence: float = 0.95) -> tuple[f
 def standard_error(values: ArrayLike, clusters: Sequence[Hashable] | None = None) -> float | None:
     """Standard error of a mean; with `clusters`, robust to dependence within them.
 
-    √(G/(G−1) · Σ_c (Σ_{i∈c} (x_i − x̄))²) / n over G clusters, the sandwich estimate of a regression on a constant. Where
-    every item is a cluster of its own this is s/√n with the sample standard deviation s. Questions about one clip are
-    not independent, and then s/√n is too small.
+    √(G/(G−1) · Σ_c (Σ_{i∈c} (x_i − x̄))²) / n over G clusters, the sandwich estimate of a regression on a constant.
+    Where every item is a cluster of its own this is s/√n with the sample standard deviation s. Questions about one
+    clip are not independent, and then s/√n is too small.
 
     Args:
         values: one number per item.
@@ -90,7 +90,7 @@ def _cluster_sums(values: NDArray[np.float64], clusters: Sequence[Hashable] | No
         raise ValueError(f"`clusters` must have one entry per value, got {len(clusters)} for {values.size}")
     numbers: dict[Hashable, int] = {}
     places = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
-    return np.bincount(places, weights=values, minlength=len(numbers))
+    return np.bincount(places, weights=values, minlength=len(numbers)).astype(np.float64)
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -89,7 +89,7 @@ def write_records(folder: str | Path, records: Iterable[Record]) -> Path:
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
-    """Records in the benchmark's own order; the replies to an item by sample and thinking budget, the first one first."""
+    """Records in the benchmark's own order; replies to one item by sample and thinking budget."""
 
     def place(record: Record) -> tuple[int, str, int, bool, int]:
         budget = record.thinking_budget

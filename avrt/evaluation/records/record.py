@@ -36,7 +36,8 @@ class Record:
         official_gold: the answer that the benchmark's own scorer compares with, if it is not `gold` (an option's text).
         categories: the benchmark's categories of the item, name to value.
         media: the item's media: paths relative to `RunInfo.data_root` under ``video``,
-            ``audio``, ``image``; or ``shard`` (a tar file) and ``key`` (its sample).
+            ``audio``, ``image``; or ``shard`` (a tar file), ``key`` (its sample) and ``clip`` (name of the clip that
+            the sample was made from, where it is known).
         text: the reply as decoded, unchanged; empty where there is none.
         finish_reason: ``stop`` or ``length``; ``missing`` if nothing was generated.
         failure: why there is no reply (``missing_media``, ``server_error``, ...), else None. Such an item counts as
@@ -87,6 +88,12 @@ class Record:
     def variant(self) -> Variant:
         """Which of the item's replies this is."""
         return self.repeat, self.thinking_budget
+
+    @property
+    def clip(self) -> str:
+        """Name of the clip that the item is about; items about the same clip are not independent."""
+        names = (self.media.get(kind) for kind in ("clip", "video", "audio", "image", "key"))
+        return next((name for name in names if name), self.id)
 
     def raw(self) -> Record:
         """The record without its derived part."""
