@@ -43,6 +43,7 @@ from avrt.text.answers import Profile
 from avrt.text.prompts import build_messages
 from datamodules.benchmark import BenchmarkDataModule, QuestionBatch
 from lightning_modules.answering import AnsweringModule
+from lightning_modules.evaluation_summary import log_summary
 
 T = TypeVar("T")
 
@@ -304,7 +305,9 @@ class EvaluateModule(AnsweringModule):
         # Here and not above: the progress bar is gone now.
         self.trainer.strategy.barrier("evaluation_finished")
         if self.trainer.is_global_zero:
-            finish_run(self._folder, list(self._sets.values()), score_console(), self.harness)
+            scored = finish_run(self._folder, list(self._sets.values()), score_console(), self.harness)
+            assert self._data is not None
+            log_summary(self.trainer, scored, self._sets, self._data.media)
 
     def teardown(self, stage: str) -> None:
         self._close()
