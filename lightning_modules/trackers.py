@@ -6,6 +6,7 @@ Numbers reach every logger of Lightning by themselves; for anything else each ha
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import soundfile
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
@@ -21,6 +23,9 @@ from torch import Tensor
 
 from avrt.sample import SAMPLING_RATE
 from lightning_modules.trackio_logger import TrackioLogger
+
+# A run writes into its own folder; MLflow 3 refuses a local folder without a database unless this is set.
+os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
 
 MLFLOW_TABLES = "mlflow.loggedArtifacts"
 """Tag of an MLflow run that lists its tables, for MLflow's page of evaluations."""
@@ -140,7 +145,8 @@ class _Trackio:
         self.logger.log_media(tag, "Image", step, value=pixels.permute(1, 2, 0).numpy())
 
     def audio(self, tag: str, waveform: Tensor, step: int) -> None:
-        self.logger.log_media(tag, "Audio", step, value=waveform.numpy(), sample_rate=SAMPLING_RATE)
+        samples = (waveform * 32767).round().to(torch.int16).numpy()
+        self.logger.log_media(tag, "Audio", step, value=samples, sample_rate=SAMPLING_RATE)
 
 
 def as_image(pixels: Tensor) -> Image.Image:

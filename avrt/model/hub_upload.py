@@ -17,22 +17,23 @@ def create_repository(repository: str, private: bool) -> None:
 
     Args:
         repository: ``owner/name``.
-        private: whether a new repository is visible to its owner only; an existing one stays as it is.
+        private: whether a new repository is visible to its owner only (else the owner's default); an existing one stays
+            as it is.
 
     Raises:
-        ValueError: the name cannot be a repository's, or the Hub refuses.
-        OSError: the Hub does not answer.
+        ValueError: the name cannot be a repository's, or the Hub refuses or does not answer.
     """
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     if repository.count("/") != 1:
         raise ValueError(f"{OPTION} {repository}: must be owner/name")
     try:
-        HfApi().create_repo(repository, private=private, exist_ok=True)
+        HfApi().create_repo(repository, private=private or None, exist_ok=True)
     except HFValidationError as error:
         raise ValueError(f"{OPTION} {repository}: {one_line(error)}") from error
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, httpx2.HTTPError) as error:
         raise ValueError(_refusal(repository, error)) from error
 
 
@@ -48,9 +49,9 @@ def upload_student(folder: str | Path, repository: str, message: str) -> str:
         Address of the commit.
 
     Raises:
-        ValueError: `folder` has no student, or the Hub refuses.
-        OSError: the Hub does not answer.
+        ValueError: `folder` has no student, or the Hub refuses or does not answer.
     """
+    import httpx2
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -61,7 +62,7 @@ def upload_student(folder: str | Path, repository: str, message: str) -> str:
         commit = HfApi().upload_folder(
             repo_id=repository, folder_path=folder, commit_message=message, ignore_patterns=[MARKER]
         )
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, httpx2.HTTPError) as error:
         raise ValueError(
             f"{_refusal(repository, error)}; the student is in {folder}: python -m avrt export {folder} {OPTION} "
             f"{repository} uploads it again"
@@ -70,6 +71,10 @@ def upload_student(folder: str | Path, repository: str, message: str) -> str:
 
 
 def _refusal(repository: str, error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    hint = "; log in with `hf auth login` or set HF_TOKEN to a token with write access" if status in (401, 403) else ""
-    return f"{OPTION} {repository}: the Hub refused ({one_line(error)}){hint}"
+    response = getattr(error, "response", None)
+    if response is None:
+        from huggingface_hub import constants
+
+        return f"{OPTION} {repository}: {constants.ENDPOINT} does not answer ({one_line(error)})"
+    hint = "; log in with `hf auth login` or set HF_TOKEN to a token with write access"
+    return f"{OPTION} {repository}: the Hub refused ({one_line(error)}){hint if response.status_code == 401 else ''}"

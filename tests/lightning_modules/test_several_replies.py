@@ -1,4 +1,4 @@
-"""Evaluations with several replies per question, thinking budgets and a limit, of a student that was trained shortly."""
+"""Evaluations with several replies per question, thinking budgets and a limit, of a shortly trained student."""
 
 from __future__ import annotations
 
