@@ -199,6 +199,8 @@ def prompt_settings(template: PromptTemplate, answer_format: AnswerFormat, *, sy
     """
     instruction = f"{answer_format}_instruction"
     wording = {"option_line": template.option_line, instruction: getattr(template, instruction)}
+    if template.question_line != PromptTemplate.question_line:  # absent by default, as in earlier versions
+        wording["question_line"] = template.question_line
     return wording | ({"system": template.system} if system else {})
 
 

@@ -48,7 +48,7 @@ def arguments(run: Path, student: Path, settings: dict[str, Any]) -> list[str]:
         "num_workers": 0,
         "batch_size": 2,
     } | settings
-    words = []
+    words = ["--config", str(values.pop("config"))] if "config" in values else []
     for key, value in values.items():
         words += [f"--{key if '.' in key else f'data.init_args.{key}'}", "null" if value is None else str(value)]
     return ["test", "--config", str(CONFIG), "--output_dir", str(run), *words]
