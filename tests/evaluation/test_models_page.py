@@ -56,8 +56,8 @@ def test_a_file_merges_and_asks_the_question(path: Path) -> None:
 
 
 QWEN = (
-    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and visual "
-    "inputs, as well as generating text and speech."
+    "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
+    "visual inputs, as well as generating text and speech."
 )
 
 
