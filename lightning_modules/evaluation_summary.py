@@ -13,7 +13,7 @@ from avrt.evaluation.repeats import REPEATS, THINKING_CURVE
 from avrt.evaluation.scoring import BenchmarkRun
 from avrt.sample import LETTERS, Sample
 from lightning_modules.callbacks.samples import COMPLETION_COLUMNS, QUESTION_COLUMNS, log_clip, wrap
-from lightning_modules.trackers import Table, trackers
+from lightning_modules.loggers.trackers import Table, trackers
 
 SHOWN = 3
 """Right replies shown per benchmark, and wrong ones."""

@@ -19,7 +19,7 @@ from avrt.grpo.advantage import GroupStatistics
 from avrt.rewards import RewardTable
 from avrt.sample import Clip, Completion, Sample
 from avrt.text.answers import parse
-from lightning_modules.trackers import Table, Tracker, printable, trackers, tracks
+from lightning_modules.loggers.trackers import Table, Tracker, printable, trackers, tracks
 
 FRAMES_PER_ROW = 4
 MAX_FRAME_SIDE = 320
@@ -39,7 +39,7 @@ class Rollout(Protocol):
 
 
 class SampleTable(Callback):
-    """Writes completions, frames and audio to the run's trackers, see `lightning_modules.trackers`.
+    """Writes completions, frames and audio to the run's trackers, see `lightning_modules.loggers.trackers`.
 
     In GRPO, every few optimizer steps: ``samples/completions`` (text), the best and the worst completions of the step
     with their question, rewards and advantage; ``samples/frames`` (image) and ``samples/audio``, the clip of the

@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, WandbLogger
 from PIL import Image
 
-from lightning_modules.trackers import Table, Tracker, tracker_of
-from lightning_modules.trackio_logger import TrackioLogger
+from lightning_modules.loggers.trackers import Table, Tracker, tracker_of
+from lightning_modules.loggers.trackio_logger import TrackioLogger
 from tests.distributed.runs import write_shards
 from tests.lightning_modules.evaluations import evaluate
 from tests.programs import environment
@@ -83,8 +83,8 @@ def test_mlflow(tmp_path: Path) -> None:
 TRACKIO = """
 import sys
 from pathlib import Path
-from lightning_modules.trackers import tracker_of
-from lightning_modules.trackio_logger import TrackioLogger
+from lightning_modules.loggers.trackers import tracker_of
+from lightning_modules.loggers.trackio_logger import TrackioLogger
 from tests.lightning_modules.test_trackers import log_everything
 
 for step in (3, 4):  # the second logger continues the run of the first

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from avrt.sample import SAMPLING_RATE
-from lightning_modules.trackio_logger import TrackioLogger
+from lightning_modules.loggers.trackio_logger import TrackioLogger
 
 # A run writes into its own folder; MLflow 3 refuses a local folder without a database unless this is set.
 os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
