@@ -63,8 +63,8 @@ and imports only the standard library at its top. ``args.settings`` holds the un
 COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 REQUIRED_MODULES = (
-    *("PIL", "aiohttp", "av", "braceexpand", "deepspeed", "fsspec", "httpx2", "jsonargparse", "lightning", "ninja"),
-    *("numpy", "openai", "pyarrow", "rich"),
+    *("PIL", "aiohttp", "av", "braceexpand", "deepspeed", "fsspec", "httpx2", "huggingface_hub", "jsonargparse"),
+    *("lightning", "ninja", "numpy", "openai", "pyarrow", "rich"),
     *("soundfile", "tensorboard", "tokenizers", "torch", "torchaudio", "torchmetrics", "torchvision", "transformers"),
     *("webdataset", "yaml"),
 )

@@ -74,6 +74,7 @@ class BenchmarkDataModule(LightningDataModule):
         shards: take the questions from shards instead: a folder, a glob, or a list of either.
         split: only this split of the shards.
         subset: file of ids, one per line; only these questions are used.
+        limit: only the first so many questions of each benchmark, for a trial.
         require_media: stop if an item's media are missing, instead of counting the item as wrong.
         modalities: ``AV``; ``A`` (same audio, black frames); ``V`` (same frames, silence).
         num_frames: frames of a video, spaced uniformly over its length.
@@ -95,6 +96,7 @@ class BenchmarkDataModule(LightningDataModule):
         shards: str | list[str] | None = None,
         split: str | None = None,
         subset: str | None = None,
+        limit: PositiveInt | None = None,
         require_media: bool = False,
         modalities: Modalities = "AV",
         num_frames: PositiveInt = NUM_FRAMES,
@@ -107,7 +109,7 @@ class BenchmarkDataModule(LightningDataModule):
         per_benchmark: dict[str, ClipSettings] | None = None,
     ) -> None:
         super().__init__()
-        self.config = QuestionsConfig(benchmarks, data_root, annotations, shards, split, subset, require_media)
+        self.config = QuestionsConfig(benchmarks, data_root, annotations, shards, split, subset, limit, require_media)
         self.media = MediaConfig(
             modalities, num_frames, max_audio_seconds, clip_timeout_seconds, frames_per_second, per_benchmark or {}
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class QuestionsConfig:
         shards: use the samples of shards instead: a folder, a glob, or a list of either.
         split: only this split of the shards.
         subset: file of ids, one per line, to which the questions are limited.
+        limit: only the first so many questions of each benchmark, for a trial; tables name the run's part.
         require_media: stop if an item's media are missing, instead of counting the item as wrong.
     """
 
@@ -66,7 +67,12 @@ class QuestionsConfig:
     shards: str | list[str] | None = None
     split: str | None = None
     subset: str | None = None
+    limit: int | None = None
     require_media: bool = False
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"`limit` must be 1 or more, or null for all questions; got {self.limit}")
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class QuestionSet:
         benchmark: the benchmark.
         items: its questions, in its order.
         data_root: folder that the items' media paths are relative to.
-        subset: name of the id file to which they are limited, or None.
+        subset: the part of the benchmark that they are: name of an id file, ``first 50``; None for all.
         shards: source of the clips if it is not media files; item `i` is its sample `i`.
     """
 
@@ -173,6 +179,8 @@ def prompt_settings(template: PromptTemplate, answer_format: AnswerFormat, *, sy
     """
     instruction = f"{answer_format}_instruction"
     wording = {"option_line": template.option_line, instruction: getattr(template, instruction)}
+    if template.question_line != PromptTemplate.question_line:  # absent by default, as in earlier versions
+        wording["question_line"] = template.question_line
     return wording | ({"system": template.system} if system else {})
 
 
@@ -208,6 +216,8 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
         sets = [_from_benchmark(get_benchmark(name), config.data_root) for name in names]
     if config.subset is not None:
         sets = [_limited(sets, config.subset)]
+    if config.limit is not None:
+        sets = [_first(questions, config.limit) for questions in sets]
     if config.require_media:
         for questions in sets:
             require_media(questions.items, questions.benchmark)
@@ -245,7 +255,8 @@ def _from_shards(name: str, shards: str | list[str], split: str | None) -> Quest
             Item(
                 sample=sample,
                 index=index,
-                media={"shard": names[samples.shard_of(index)], "key": sample.id},
+                media={"shard": names[samples.shard_of(index)], "key": sample.id}
+                | ({"clip": sample.source} if sample.source else {}),
                 categories={name: value for name, value in categories.items() if value},
             )
         )
@@ -259,6 +270,14 @@ def _below_one_folder(locations: list[str]) -> tuple[Path, list[str]]:
     paths = [Path(location).resolve() for location in locations]
     root = Path(os.path.commonpath([path.parent for path in paths]))
     return root, [str(path.relative_to(root)) for path in paths]
+
+
+def _first(questions: QuestionSet, limit: int) -> QuestionSet:
+    """The first questions of a benchmark; the whole one if it has no more."""
+    if limit >= len(questions.items):
+        return questions
+    part = f"first {limit}" if questions.subset is None else f"{questions.subset}, first {limit}"
+    return replace(questions, items=questions.items[:limit], subset=part)
 
 
 def _limited(sets: Sequence[QuestionSet], subset: str) -> QuestionSet:

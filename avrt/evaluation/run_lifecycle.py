@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,9 +11,10 @@ from rich.console import Console
 from avrt.evaluation.benchmarks import MISSING_MEDIA, Item, missing_media_record
 from avrt.evaluation.harness_format import write_harness_files
 from avrt.evaluation.question_sets import QuestionSet
-from avrt.evaluation.records.log import RecordWriter, read_records, record_files
-from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.log import RecordWriter, read_all_records, record_files
+from avrt.evaluation.records.record import FIRST, Record, Variant
 from avrt.evaluation.records.run_info import RunInfo
+from avrt.evaluation.repeats import expected_variants, finished_items, first_replies
 from avrt.evaluation.scoring import BenchmarkRun, score_run, write_scores
 from avrt.evaluation.terminal_tables import print_scores
 
@@ -26,35 +27,49 @@ class RunState:
     """The records of a benchmark's folder when a run begins.
 
     Attributes:
-        answered: records with a reply; these items are not repeated.
-        missing: records of items whose media are missing.
-        noted: ids of the items that the folder already records as missing.
+        answered: first replies of items.
+        missing: records of items whose media are missing, one per item.
+        replies: every (item id, variant) that has a reply.
+        noted: every (item id, variant) that the folder already records as missing.
+        variants: the replies that every item needs.
     """
 
     answered: tuple[Record, ...]
     missing: tuple[Record, ...]
-    noted: frozenset[str] = frozenset()
+    replies: frozenset[tuple[str, Variant]] = frozenset()
+    noted: frozenset[tuple[str, Variant]] = frozenset()
+    variants: tuple[Variant, ...] = (FIRST,)
 
     @property
     def done(self) -> set[str]:
-        """Ids of the items that need no reply."""
-        return {record.id for record in self.answered + self.missing}
+        """Ids of the items that need no further reply."""
+        missing = {record.id for record in self.missing}
+        return missing | {record.id for record in self.answered if not self.variants_left(record.id)}
+
+    def variants_left(self, item: str) -> list[Variant]:
+        """The replies that an item still needs."""
+        return [variant for variant in self.variants if (item, variant) not in self.replies]
 
 
-def run_state(run: Path, questions: QuestionSet) -> RunState:
-    """What earlier runs have left in a benchmark's folder and which media are missing; writes nothing."""
+def run_state(run: Path, questions: QuestionSet, variants: Sequence[Variant] = (FIRST,)) -> RunState:
+    """What earlier runs have left in a benchmark's folder and which media are missing; writes nothing.
+
+    Args:
+        variants: the replies that every item needs, see `avrt.evaluation.repeats.expected_variants`.
+    """
     folder = run / questions.name
-    known = {record.id: record for record in read_records(folder)} if record_files(folder) else {}
+    known = read_all_records(folder) if record_files(folder) else []
     items = {item.sample.id for item in questions.items}
-    answered = tuple(record for record in known.values() if record.failure is None and record.id in items)
-    done = {record.id for record in answered}
+    replied = [record for record in known if record.failure is None and record.id in items]
+    replies = frozenset((record.id, record.variant) for record in replied)
+    done = finished_items(replied, variants)
     missing = tuple(
         missing_media_record(questions.benchmark, item)
         for item in questions.items
         if item.missing and item.sample.id not in done
     )
-    noted = frozenset(record.id for record in known.values() if record.failure == MISSING_MEDIA)
-    return RunState(answered, missing, noted)
+    noted = frozenset((record.id, record.variant) for record in known if record.failure == MISSING_MEDIA)
+    return RunState(tuple(first_replies(replied)), missing, replies, noted, tuple(variants))
 
 
 def begin_run(run: Path, questions: QuestionSet, info: RunInfo) -> RunState:
@@ -67,10 +82,16 @@ def begin_run(run: Path, questions: QuestionSet, info: RunInfo) -> RunState:
     """
     folder = run / questions.name
     info.write(folder)
-    state = run_state(run, questions)
+    state = run_state(run, questions, expected_variants(info.decoding))
+    unseen = [copy for record in state.missing for copy in every_variant(record, state.variants)]
     with RecordWriter(folder) as writer:
-        writer.append(*(record for record in state.missing if record.id not in state.noted))
+        writer.append(*(record for record in unseen if (record.id, record.variant) not in state.noted))
     return state
+
+
+def every_variant(record: Record, variants: Iterable[Variant]) -> list[Record]:
+    """The record of an item that cannot be shown, once for every reply that the item should have."""
+    return [replace(record, repeat=repeat, thinking_budget=budget) for repeat, budget in variants]
 
 
 def report_missing(questions: QuestionSet, state: RunState, console: Console) -> None:
@@ -123,7 +144,8 @@ def finish_run(
     scored: list[BenchmarkRun] = []
     for questions in question_sets:
         folder = run / questions.name
-        answered = len(read_records(folder))
+        variants = expected_variants(RunInfo.read(folder).decoding)
+        answered = len(finished_items(read_all_records(folder), variants))
         if answered < len(questions.items):
             console.print(
                 f"{questions.name}: {answered} of {len(questions.items)} items are done; run the same command again "

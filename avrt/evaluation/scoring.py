@@ -14,15 +14,16 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from avrt.evaluation.benchmarks import BENCHMARKS
-from avrt.evaluation.records.log import METRICS_FILE, read_records, write_records
-from avrt.evaluation.records.record import ErrorType, Record
+from avrt.evaluation.records.log import METRICS_FILE, read_all_records, write_records
+from avrt.evaluation.records.record import FIRST, ErrorType, Record
 from avrt.evaluation.records.run_info import RunInfo, benchmark_folders
-from avrt.evaluation.statistics import wilson_interval
+from avrt.evaluation.repeats import expected_variants, finished_items, first_replies, further_scores
+from avrt.evaluation.statistics import clustered_interval, standard_error, wilson_interval
 from avrt.files.atomic import write_atomic
 from avrt.sample import LETTERS
 from avrt.text import answers
@@ -42,14 +43,16 @@ class BenchmarkRun:
     Attributes:
         folder: ``<run>/<benchmark>``.
         info: its ``run.json``.
-        records: all items in the benchmark's order, with their derived part.
+        records: all items in the benchmark's order, with their derived part; of several replies to an item, the first.
         metrics: the content of ``metrics.json``.
+        further: the other replies to the items, where the run has any.
     """
 
     folder: Path
     info: RunInfo
     records: list[Record]
     metrics: dict[str, Any]
+    further: list[Record] = field(default_factory=list)
 
 
 def profile_for(answer_format: AnswerFormat) -> Profile:
@@ -117,7 +120,7 @@ def score_run(run: str | Path, *, partial: bool = False) -> list[BenchmarkRun]:
 
 def write_scores(scored: BenchmarkRun) -> None:
     """Write ``records.jsonl`` with the derived part, and ``metrics.json``, each atomically."""
-    write_records(scored.folder, scored.records)
+    write_records(scored.folder, [*scored.records, *scored.further])
     text = json.dumps(scored.metrics, indent=2, allow_nan=False) + "\n"
     write_atomic(scored.folder / METRICS_FILE, text.encode())
 
@@ -125,7 +128,8 @@ def write_scores(scored: BenchmarkRun) -> None:
 def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
     """Every number of a benchmark's scored records, as JSON values; accuracies and intervals are shares in [0, 1].
 
-    Keys: the settings of the run; ``strict`` and ``official`` (correct, items, accuracy, interval); ``errors`` by type;
+    Keys: the settings of the run; ``strict`` and ``official`` (correct, items, accuracy, interval, standard_error, and
+    `clustered` by clip: clips, standard_error, interval); ``errors`` by type;
     ``reasons``; ``formatted`` (share of replies with the right tags, None for other formats); ``categories`` (each with
     the same two scores); ``answers`` and ``gold`` (counts of each letter); ``tokens``; ``own_scores`` (see
     `Benchmark.own_scores`; None for most benchmarks).
@@ -174,34 +178,55 @@ def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
 
 
 def strict_score(records: Sequence[Record]) -> dict[str, Any]:
-    """The strict accuracy over all of the records, with its Wilson interval."""
-    return share_score([record.correct_strict for record in records])
+    """The strict accuracy over all of the records, with its Wilson interval and standard errors."""
+    return _item_score(records, "correct_strict")
 
 
 def official_score(records: Sequence[Record]) -> dict[str, Any]:
     """The accuracy by the benchmark's own rule, over the items that this rule counts."""
-    return share_score([record.correct_official for record in records if record.correct_official is not None])
+    return _item_score([record for record in records if record.correct_official is not None], "correct_official")
+
+
+def _item_score(records: Sequence[Record], name: str) -> dict[str, Any]:
+    """`share_score` of a field of the records; ``standard_error`` by item, and ``clustered`` by clip.
+
+    Clustered: number of `clips`, `standard_error` and `interval`, wider where the questions about one clip are alike.
+    """
+    outcomes = [bool(getattr(record, name)) for record in records]
+    clips = [record.clip for record in records]
+    return share_score(outcomes) | {
+        "standard_error": standard_error(outcomes),
+        "clustered": {
+            "clips": len(set(clips)),
+            "standard_error": standard_error(outcomes, clips),
+            "interval": list(clustered_interval(outcomes, clips, CONFIDENCE)),
+        },
+    }
 
 
 def _score_folder(folder: Path, partial: bool) -> BenchmarkRun:
     info = RunInfo.read(folder)
-    records = read_records(folder)
+    records = read_all_records(folder)
     for record in records:
         if record.benchmark != info.benchmark:
             raise ValueError(
                 f"{folder}: record {record.id!r} is of {record.benchmark!r}, but the run is of {info.benchmark!r}"
             )
-    if len(records) > info.items:
+    items = len({record.id for record in records})
+    if items > info.items:
         raise ValueError(
-            f"{folder}: has {len(records)} items instead of {info.items}; two runs may be mixed "
+            f"{folder}: has {items} items instead of {info.items}; two runs may be mixed "
             "here: keep each in its own folder"
         )
-    if len(records) < info.items and not partial:
+    finished = len(finished_items(records, expected_variants(info.decoding)))
+    if finished < info.items and not partial:
         raise ValueError(
-            f"{folder}: has {len(records)} of {info.items} items; resume the run, or pass --partial to score these"
+            f"{folder}: has {finished} of {info.items} items; resume the run, or pass --partial to score these"
         )
     scored = [grade_record(record.raw(), info.profile) for record in records]
-    return BenchmarkRun(folder, info, scored, summarize(scored, info))
+    first = first_replies(scored)
+    metrics = summarize(first, info) | {"complete": finished == info.items} | further_scores(scored, info.decoding)
+    return BenchmarkRun(folder, info, first, metrics, [record for record in scored if record.variant != FIRST])
 
 
 def share_score(outcomes: Sequence[bool | None]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class ServerRunConfig:
         profile: parser profile; ``robust`` also finds the answer in other models' formats.
         template: wording of the prompt; its system message is not sent.
         jpeg_quality: JPEG quality of the frames, 1 to 100.
+        repeats: replies to ask for per question, at `server.sampling.temperature`: mean, pass@k and majority vote.
         max_failed_share: stop when more than this share of the calls fail.
         harness: also write lm-evaluation-harness's files, into ``<output_dir>/harness``.
     """
@@ -48,6 +49,7 @@ class ServerRunConfig:
     profile: Profile = "robust"
     template: PromptTemplate = field(default_factory=PromptTemplate)
     jpeg_quality: int = 95
+    repeats: int = 1
     max_failed_share: float = 0.5
     harness: bool = True
 
@@ -68,6 +70,22 @@ def load_server_config(files: Sequence[str | Path], options: Sequence[str] = ())
         config.server.check()
     if not 1 <= config.jpeg_quality <= 100:
         raise ValueError(f"jpeg_quality: must be 1 to 100, got {config.jpeg_quality}")
+    _check_repeats(config)
     if not 0 < config.max_failed_share <= 1:
         raise ValueError(f"max_failed_share: must be above 0 and at most 1, got {config.max_failed_share}")
     return config
+
+
+def _check_repeats(config: ServerRunConfig) -> None:
+    if config.repeats < 1:
+        raise ValueError(f"repeats: must be 1 or more, got {config.repeats}")
+    if config.repeats > 1:
+        sampling = config.server.sampling
+        if sampling.get("temperature") == 0:
+            raise ValueError(
+                f"repeats: {config.repeats} replies would be equal at temperature 0; set server.sampling.temperature"
+            )
+        if sampling.get("seed") is not None:
+            raise ValueError(
+                f"repeats: {config.repeats} replies would be equal with one seed; remove server.sampling.seed"
+            )

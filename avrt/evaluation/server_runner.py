@@ -10,12 +10,15 @@ import logging
 import os
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from avrt.evaluation.benchmarks import BENCHMARKS, Item, new_record
 from avrt.evaluation.question_sets import QuestionSet, open_question_sets, prompt_settings
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
+from avrt.evaluation.repeats import REPEATS, first_replies
 from avrt.evaluation.run_lifecycle import begin_run, finish_run, report_missing
 from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import BenchmarkRun, grade_record
@@ -54,6 +57,10 @@ PREPARED_AHEAD = 16
 """Prepared requests that wait for the next free places, with their media."""
 
 
+Question = tuple[QuestionSet, Item, int]
+"""A question to ask: its set, its item, and the number of the reply."""
+
+
 class _Tally:
     """Counts of a running evaluation: calls, scores, and items without a reply.
 
@@ -89,7 +96,7 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
     with under_key(SERVER):
         model = config.server.resolve_model()
     tally = _Tally()
-    work: list[tuple[QuestionSet, Item]] = []
+    work: list[Question] = []
     answered = 0
     progress = CallProgress("questions", tally.describe)
     with ExitStack() as stack:
@@ -101,7 +108,7 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
                 answer_format=config.answer_format,
                 profile=config.profile,
                 media=config.media,
-                decoding={**model.sampling, "inputs": config.inputs, "jpeg_quality": config.jpeg_quality},
+                decoding=_decoding(config, model),
                 prompt=prompt_settings(config.template, config.answer_format, system=False),
                 weights=model.revision,
             )
@@ -110,10 +117,11 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
             writers[questions.name] = stack.enter_context(RecordWriter(run / questions.name))
             answered += len(begun.answered)
             for item in questions.items:
-                done = item.sample.id in begun.done
-                progress.add_to_total(done=done)
-                if not done:
-                    work.append((questions, item))
+                for variant in begun.variants:
+                    done = bool(item.missing) or (item.sample.id, variant) in begun.replies
+                    progress.add_to_total(done=done)
+                    if not done:
+                        work.append((questions, item, variant[0]))
             tally.scores.add(grade_record(record, config.profile) for record in begun.answered + begun.missing)
         stack.enter_context(progress)
         if work:
@@ -127,31 +135,41 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
     return finish_run(run, question_sets, score_console(), config.harness)
 
 
+def _decoding(config: ServerRunConfig, model: Model) -> dict[str, Any]:
+    settings = {**model.sampling, "inputs": config.inputs, "jpeg_quality": config.jpeg_quality}
+    # Absent where not used, so that runs of earlier versions can be resumed.
+    return settings | ({REPEATS: config.repeats} if config.repeats > 1 else {})
+
+
 async def _make_calls(
     config: ServerRunConfig,
     model: Model,
-    work: list[tuple[QuestionSet, Item]],
+    work: list[Question],
     writers: dict[str, RecordWriter],
     tally: _Tally,
     progress: CallProgress,
 ) -> None:
-    Job = tuple[QuestionSet, Item, Record | None]
+    Job = tuple[Question, Record | None]
+    shown = {(questions.name, item.index): (questions, item) for questions, item, _ in work}
+    # The replies to one item are asked for one after another: its clip is decoded for the first of them.
+    content_of = lru_cache(maxsize=PREPARED_AHEAD)(lambda place: build_request(*shown[place], config))
 
     def prepare(number: int) -> tuple[Job, Content | None]:
-        questions, item = work[number]
-        content = build_request(questions, item, config)
+        questions, item, _ = work[number]
+        content = content_of((questions.name, item.index))
         if isinstance(content, Record):
-            return (questions, item, content), None
-        return (questions, item, None), content
+            return (work[number], content), None
+        return (work[number], None), content
 
     async def finish(job: Job, outcome: Outcome | None) -> None:
-        questions, item, record = job
+        (questions, item, repeat), record = job
         if outcome is not None:
             tally.report.add_made(outcome)
             record = reply_record(questions, item, outcome)
         assert record is not None
+        record = replace(record, repeat=repeat)
         await asyncio.to_thread(writers[questions.name].append, record)
-        tally.scores.add([grade_record(record, config.profile)])
+        tally.scores.add(grade_record(reply, config.profile) for reply in first_replies([record]))
         tally.finished += 1
         tally.failed += record.failure is not None
         progress.add_finished()

@@ -6,7 +6,7 @@ Only numpy and the standard library; the tests compare every function with scipy
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -27,14 +27,83 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     """
     if not 0 <= correct <= total:
         raise ValueError(f"`correct` must be 0 to {total}, got {correct}")
+    return wilson_of_share(correct / total if total else 0.0, float(total), confidence)
+
+
+def wilson_of_share(p: float, total: float, confidence: float = 0.95) -> tuple[float, float]:
+    """`wilson_interval` from a share `p`; `total` may be an effective number of items, which is not whole."""
     z = _quantile(confidence)
     if total == 0:
         return 0.0, 1.0
-    p, z2 = correct / total, z * z
+    z2 = z * z
     center = (p + z2 / (2 * total)) / (1 + z2 / total)
     half = z * math.sqrt(p * (1 - p) / total + z2 / (4 * total * total)) / (1 + z2 / total)
     # At the ends the limit is exactly 0 or 1; rounding must not say otherwise.
-    return 0.0 if correct == 0 else max(0.0, center - half), 1.0 if correct == total else min(1.0, center + half)
+    return 0.0 if p == 0 else max(0.0, center - half), 1.0 if p == 1 else min(1.0, center + half)
+
+
+def standard_error(values: ArrayLike, clusters: Sequence[Hashable] | None = None) -> float | None:
+    """Standard error of a mean; with `clusters`, robust to dependence within them.
+
+    √(G/(G−1) · Σ_c (Σ_{i∈c} (x_i − x̄))²) / n over G clusters, the sandwich estimate of a regression on a constant.
+    Where every item is a cluster of its own this is s/√n with the sample standard deviation s. Questions about one
+    clip are not independent, and then s/√n is too small.
+
+    Args:
+        values: one number per item.
+        clusters: the cluster of each item, such as its clip; None for independent items.
+
+    Returns:
+        The standard error, or None for fewer than two clusters.
+
+    Raises:
+        ValueError: `clusters` has another length than `values`.
+    """
+    x = np.asarray(values, dtype=float)
+    sums = _cluster_sums(x - x.mean() if x.size else x, clusters)
+    if sums.size < 2:
+        return None
+    return float(np.sqrt(sums.size / (sums.size - 1) * (sums @ sums)) / x.size)
+
+
+def clustered_interval(
+    outcomes: ArrayLike, clusters: Sequence[Hashable], confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of an accuracy whose items are dependent within clusters, the limits in [0, 1].
+
+    Wilson's interval at the effective number of items p(1−p)/SE², with the clustered standard error SE. Where all items
+    are right, or all wrong, SE says nothing, and the number of clusters is taken.
+    """
+    x = _outcomes(outcomes).astype(float)
+    error = standard_error(x, clusters)
+    if error is None:
+        return 0.0, 1.0
+    p = float(x.mean())
+    effective = p * (1 - p) / error**2 if error > 0 else float(len(set(clusters)))
+    return wilson_of_share(p, effective, confidence)
+
+
+def _cluster_sums(values: NDArray[np.float64], clusters: Sequence[Hashable] | None) -> NDArray[np.float64]:
+    if clusters is None:
+        return values
+    if len(clusters) != values.size:
+        raise ValueError(f"`clusters` must have one entry per value, got {len(clusters)} for {values.size}")
+    numbers: dict[Hashable, int] = {}
+    places = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    return np.bincount(places, weights=values, minlength=len(numbers)).astype(np.float64)
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Probability that at least one of `k` replies is right, from `samples` replies of which `correct` are right.
+
+    1 − C(n−c, k)/C(n, k): the unbiased estimate of Chen et al. 2021 (arXiv:2107.03374).
+
+    Raises:
+        ValueError: not 1 <= k <= samples, or not 0 <= correct <= samples.
+    """
+    if not (1 <= k <= samples and 0 <= correct <= samples):
+        raise ValueError(f"needs 1 <= k <= samples and 0 <= correct <= samples, got {k=}, {samples=}, {correct=}")
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from avrt.evaluation.comparison import masks_of
+from avrt.evaluation.further_tables import print_further_scores
 from avrt.evaluation.number_format import interval, p_value, percent, signed
 from avrt.evaluation.published_results import AVERAGES, COLUMNS, averaged
 from avrt.evaluation.records.log import RECORDS_FILE
@@ -47,6 +48,7 @@ def print_scores(scored: Sequence[BenchmarkRun], console: Console) -> None:
             *(str(errors[name]) for name in ("instruction_format", "logic", "no_reply")),
         )
     console.print(table)
+    print_further_scores(scored, console)
     for entry in scored:
         failures = Counter(record.failure for record in entry.records if record.failure is not None)
         if failures:

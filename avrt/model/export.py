@@ -56,6 +56,7 @@ def export(
     out: str | Path,
     config: str | Path | None = None,
     student_path: str | None = None,
+    name: str | None = None,
 ) -> Path:
     """Write the student of a checkpoint to the folder `out`, atomically.
 
@@ -63,6 +64,7 @@ def export(
         run_or_checkpoint: a run's folder (for its last complete checkpoint) or one checkpoint.
         config: the run's settings; None for the ``config.yaml`` that the run has saved.
         student_path: the folder of the student that the run started from, if it has moved.
+        name: the student's name on its model card; None for the name of `out`.
 
     Returns:
         The checkpoint that was exported.
@@ -74,10 +76,12 @@ def export(
     out = Path(out).resolve()
     # The lock is beside the folder, which appears as a whole.
     with FolderLock(out, "export", beside=True):
-        return _export(run_or_checkpoint, out, config, student_path)
+        return _export(run_or_checkpoint, out, config, student_path, name or out.name)
 
 
-def _export(run_or_checkpoint: str | Path, out: Path, config: str | Path | None, student_path: str | None) -> Path:
+def _export(
+    run_or_checkpoint: str | Path, out: Path, config: str | Path | None, student_path: str | None, name: str
+) -> Path:
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"--out {out}: is not empty; choose another folder")
     checkpoint = resolve(Path(run_or_checkpoint))
@@ -89,7 +93,7 @@ def _export(run_or_checkpoint: str | Path, out: Path, config: str | Path | None,
     student = Student.load(_student_config(arguments["student"], student_path))
     restore(student, trained, lora)
 
-    card = model_card(out.name, settings, trained)
+    card = model_card(name, settings, trained)
 
     def write(folder: Path) -> None:
         student.save(folder)

@@ -20,15 +20,17 @@ class PromptTemplate:
 
     Attributes:
         system: system message; empty for none.
+        question_line: the question, above the options; ``{question}`` is filled in. It may have several lines.
         option_line: one option; ``{letter}`` and ``{text}`` are filled in.
         tags_instruction: closing line for an answer in tags; ``{letters}`` becomes "A, B, C or D".
         letter_instruction: closing line for the bare letter; ``{letters}`` as above.
 
     Raises:
-        ValueError: a part has an unknown placeholder, or the option line lacks one.
+        ValueError: a part has an unknown placeholder, or the question or option line lacks one.
     """
 
     system: str = SYSTEM_PROMPT
+    question_line: str = "{question}"
     option_line: str = "{letter}. {text}"
     tags_instruction: str = (
         "Work out the answer step by step from what you see and hear, inside <think> and </think>. "
@@ -38,6 +40,7 @@ class PromptTemplate:
 
     def __post_init__(self) -> None:
         parts = {
+            "question_line": {"question": "a question's text"},
             "option_line": {"letter": "B", "text": "option's text"},
             "tags_instruction": {"letters": "A or B"},
             "letter_instruction": {"letters": "A or B"},
@@ -48,8 +51,9 @@ class PromptTemplate:
             except (KeyError, IndexError, ValueError, AttributeError) as error:
                 known = " and ".join(f"{{{key}}}" for key in values)
                 raise ValueError(f"prompt template: `{name}` may use {known} only; write other braces twice") from error
-            if name == "option_line" and not all(value in filled for value in values.values()):
-                raise ValueError("prompt template: `option_line` must contain {letter} and {text}")
+            if name in ("question_line", "option_line") and not all(value in filled for value in values.values()):
+                needed = " and ".join(f"{{{key}}}" for key in values)
+                raise ValueError(f"prompt template: `{name}` must contain {needed}")
 
 
 DEFAULT = PromptTemplate()
@@ -65,7 +69,8 @@ def question_text(sample: Sample, *, answer_format: AnswerFormat = "tags", templ
     ]
     instruction = template.tags_instruction if answer_format == "tags" else template.letter_instruction
     letters = f"{', '.join(sample.letters[:-1])} or {sample.letters[-1]}"
-    return "\n".join(line for line in [sample.question, *options, instruction.format(letters=letters)] if line)
+    question = template.question_line.format(question=sample.question)
+    return "\n".join(line for line in [question, *options, instruction.format(letters=letters)] if line)
 
 
 def clip_modalities(clip: Clip) -> tuple[str, ...]:

@@ -1,16 +1,15 @@
-"""Completions with their frames and audio, in TensorBoard."""
+"""Completions with their frames and audio, in TensorBoard and other trackers."""
 
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
@@ -18,13 +17,13 @@ from torchvision.utils import make_grid
 
 from avrt.grpo.advantage import GroupStatistics
 from avrt.rewards import RewardTable
-from avrt.sample import SAMPLING_RATE, Clip, Completion, Sample
+from avrt.sample import Clip, Completion, Sample
 from avrt.text.answers import parse
+from lightning_modules.loggers.trackers import Table, Tracker, printable, trackers, tracks
 
 FRAMES_PER_ROW = 4
 MAX_FRAME_SIDE = 320
 """Pixels; larger frames are scaled down, because an event file keeps every image."""
-
 
 QUESTION_COLUMNS = 36
 COMPLETION_COLUMNS = 72
@@ -40,7 +39,7 @@ class Rollout(Protocol):
 
 
 class SampleTable(Callback):
-    """Writes completions, frames and audio to TensorBoard.
+    """Writes completions, frames and audio to the run's trackers, see `lightning_modules.loggers.trackers`.
 
     In GRPO, every few optimizer steps: ``samples/completions`` (text), the best and the worst completions of the step
     with their question, rewards and advantage; ``samples/frames`` (image) and ``samples/audio``, the clip of the
@@ -68,9 +67,10 @@ class SampleTable(Callback):
         self._wrong: list[Completion] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not _writers(trainer):
+        if not tracks(trainer):
             rank_zero_warn(
-                "SampleTable writes nothing: trainer.logger is not a TensorBoardLogger. Add one or remove it."
+                "SampleTable writes nothing: trainer.logger takes only numbers. Add a logger of TensorBoard, Weights & "
+                "Biases, MLflow or Trackio, or remove SampleTable."
             )
 
     # ---- GRPO -------------------------------------------------------------------------------------------------------
@@ -91,10 +91,10 @@ class SampleTable(Callback):
             return
         labels = [f"best {i + 1}" for i in range(len(best))] + [f"worst {i + 1}" for i in range(len(worst))]
         sample = rollout.completions[shown[0]].sample
-        text = completion_table(rollout, shown, labels)
-        for writer in _writers(trainer):
-            writer.add_text("samples/completions", f"{text}\n\n{_clip_line(sample)}", step)
-            log_clip(writer, sample.clip, step)
+        table = completion_table(rollout, shown, labels)
+        for tracker in trackers(trainer):
+            tracker.table("samples/completions", replace(table, note=_clip_line(sample)), step)
+            log_clip(tracker, sample.clip, step)
 
     # ---- validation -------------------------------------------------------------------------------------------------
 
@@ -122,8 +122,8 @@ class SampleTable(Callback):
         shown = [*self._right, *self._wrong]
         if trainer.sanity_checking or not trainer.is_global_zero or not shown:
             return
-        for writer in _writers(trainer):
-            writer.add_text("samples/validation", validation_table(shown), _step(trainer))
+        for tracker in trackers(trainer):
+            tracker.table("samples/validation", validation_table(shown), _step(trainer))
         self._right, self._wrong = [], []
 
 
@@ -142,8 +142,8 @@ def extremes(totals: Tensor, group_size: int, num_best: int, num_worst: int) -> 
     return best, sorted(rest, key=lambda i: (totals[i].item(), i % group_size, i))[:num_worst]
 
 
-def completion_table(rollout: Rollout, indices: Sequence[int], labels: Sequence[str]) -> str:
-    """Markdown table of some completions of a rollout, with every reward before weighting."""
+def completion_table(rollout: Rollout, indices: Sequence[int], labels: Sequence[str]) -> Table:
+    """Table of some completions of a rollout, with every reward before weighting."""
     rewards = rollout.rewards
     rows = []
     for i, label in zip(indices, labels, strict=True):
@@ -155,49 +155,28 @@ def completion_table(rollout: Rollout, indices: Sequence[int], labels: Sequence[
             f"advantage {_number(rollout.statistics.advantages[i], '+.2f')}",
         ]
         rows.append(["\n".join(scores), _question(completion.sample), _completion(completion)])
-    return markdown_table(["scores", "question", "completion"], rows)
+    return Table(["scores", "question", "completion"], rows)
 
 
-def validation_table(completions: Sequence[Completion]) -> str:
-    """Markdown table of validation answers and how they were parsed."""
+def validation_table(completions: Sequence[Completion]) -> Table:
+    """Table of validation answers and how they were parsed."""
     rows = []
     for completion in completions:
         parsed = parse(completion.text, completion.sample, finish_reason=completion.finish_reason)
         verdict = "right" if completion.sample.is_right(parsed.letter) else "wrong"
         reading = [verdict, f"answer {parsed.letter or 'none'}", f"form {parsed.reason.value}"]
         rows.append(["\n".join(reading), _question(completion.sample), _completion(completion)])
-    return markdown_table(["reading", "question", "completion"], rows)
+    return Table(["reading", "question", "completion"], rows)
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that shows every cell's text unchanged, tags and line breaks included."""
-    first, *rest = ([escape(cell) for cell in line] for line in (header, *rows))
-    return "\n".join(f"| {' | '.join(line)} |" for line in (first, ["---"] * len(header), *rest))
-
-
-def escape(text: str) -> str:
-    """Escape text for Markdown and HTML: ``<think>`` stays visible, no cell or row ends early.
-
-    Every ASCII punctuation mark becomes a character reference, which neither of the two interprets.
-    """
-    text = re.sub(r"[!-/:-@\[-`{-~]", lambda mark: f"&#{ord(mark.group())};", printable(text))
-    return text.replace("\n", "<br>")
-
-
-def printable(text: str) -> str:
-    """Replace control characters other than line breaks by U+FFFD: TensorBoard uses some of them as its own marks."""
-    text = text.replace("\r\n", "\n").replace("\t", " ")
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f]", "\ufffd", text)
-
-
-def log_clip(writer: Any, clip: Clip | None, step: int) -> None:
-    """Write a clip's frames, as one image, and its audio; a stream that the clip does not have is left out."""
+def log_clip(tracker: Tracker, clip: Clip | None, step: int, prefix: str = "samples") -> None:
+    """Show a clip's frames, as one image, and its audio; a stream that the clip does not have is left out."""
     if clip is None:
         return
     if clip.frames is not None:
-        writer.add_image("samples/frames", frame_grid(clip.frames), step)
+        tracker.image(f"{prefix}/frames", frame_grid(clip.frames), step)
     if clip.waveform is not None and len(clip.waveform):
-        writer.add_audio("samples/audio", clip.waveform.clamp(-1, 1)[None], step, sample_rate=SAMPLING_RATE)
+        tracker.audio(f"{prefix}/audio", clip.waveform.clamp(-1, 1), step)
 
 
 def frame_grid(frames: Tensor) -> Tensor:
@@ -214,7 +193,7 @@ def _clip_line(sample: Sample) -> str:
     line = f"samples/frames and samples/audio show the clip of the first row: sample {sample.id}"
     if sample.clip is not None and sample.clip.timestamps:
         line += ", frames at " + ", ".join(f"{seconds:.2f}" for seconds in sample.clip.timestamps) + " s"
-    return escape(line)
+    return line
 
 
 def _question(sample: Sample) -> str:
@@ -244,7 +223,3 @@ def _number(value: Tensor, spec: str = ".3g") -> str:
 def _step(trainer: Trainer) -> int:
     """The step under which Lightning logs the metrics of the optimizer step that has just been taken."""
     return max(0, trainer.global_step - 1)
-
-
-def _writers(trainer: Trainer) -> list[Any]:
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

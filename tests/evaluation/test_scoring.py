@@ -56,11 +56,19 @@ def test_metrics_by_hand(make_run: RunMaker) -> None:
     reasons = {"no_answer_tag": 2, "not_an_option": 1, "ok": 2, "trailing_text": 1, "unclosed_think": 1}
     assert metrics["reasons"] == reasons
     assert metrics["formatted"] == 3 / 7
+    error = pytest.approx((0.25 * 0.75 / 3) ** 0.5)
     assert metrics["categories"]["kind"]["even"]["strict"] == {
         "correct": 1,
         "items": 4,
         "accuracy": 0.25,
         "interval": pytest.approx(list(proportion_confint(1, 4, method="wilson"))),
+        "standard_error": error,
+        # Every item is about a clip of its own.
+        "clustered": {
+            "clips": 4,
+            "standard_error": error,
+            "interval": pytest.approx(list(proportion_confint(0.75, 3, method="wilson"))),
+        },
     }
     assert metrics["answers"] == {"A": 2, "B": 1, "none": 4}
     assert metrics["gold"] == {"A": 7}

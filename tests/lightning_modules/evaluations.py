@@ -20,6 +20,24 @@ from tests.programs import environment
 CONFIG = Path(__file__).resolve().parents[2] / "cli_configs" / "eval_demo.yaml"
 
 
+def train_student(run: Path, student: Path, questions: Path) -> None:
+    """A short training into `run`: ``student`` (exported) and ``checkpoints``. It answers in tags, right or wrong."""
+    settings = {
+        "trainer.max_steps": 30,
+        "trainer.enable_progress_bar": "false",
+        "output_dir": run,
+        "model.init_args.student.path": student,
+        "model.init_args.optimizer.learning_rate": 5e-3,
+        "model.init_args.optimizer.warmup_steps": 5,
+        "data.init_args.train": questions,
+        "data.init_args.val": "null",
+        "data.init_args.batch_size": 8,
+        "data.init_args.num_workers": 0,
+    }
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    assert main(["fit", "--config", str(CONFIG.parent / "sft_tiny.yaml"), *words]) == 0
+
+
 def arguments(run: Path, student: Path, settings: dict[str, Any]) -> list[str]:
     """The words after ``python -m avrt``; keys without a section are the data module's."""
     values: dict[str, Any] = {
@@ -30,7 +48,7 @@ def arguments(run: Path, student: Path, settings: dict[str, Any]) -> list[str]:
         "num_workers": 0,
         "batch_size": 2,
     } | settings
-    words = []
+    words = ["--config", str(values.pop("config"))] if "config" in values else []
     for key, value in values.items():
         words += [f"--{key if '.' in key else f'data.init_args.{key}'}", "null" if value is None else str(value)]
     return ["test", "--config", str(CONFIG), "--output_dir", str(run), *words]

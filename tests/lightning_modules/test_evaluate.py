@@ -24,7 +24,16 @@ from avrt.media.reader import read_clip
 from avrt.model.trained_weights import weights_fingerprint
 from tests.distributed.runs import write_shards
 from tests.lightning_modules.callbacks.tiny_runs import events, scalars
-from tests.lightning_modules.evaluations import arguments, evaluate, kill_when, lines, logged_ids, replies, run_to_end
+from tests.lightning_modules.evaluations import (
+    arguments,
+    evaluate,
+    kill_when,
+    lines,
+    logged_ids,
+    replies,
+    run_to_end,
+    train_student,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
 QUESTIONS = 61
@@ -40,20 +49,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(student_folder: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short training's folder: ``student`` (exported) and ``checkpoints``. It answers in tags, right or wrong."""
     run = tmp_path_factory.mktemp("trained") / "sft"
-    settings = {
-        "trainer.max_steps": 30,
-        "trainer.enable_progress_bar": "false",
-        "output_dir": run,
-        "model.init_args.student.path": student_folder,
-        "model.init_args.optimizer.learning_rate": 5e-3,
-        "model.init_args.optimizer.warmup_steps": 5,
-        "data.init_args.train": questions,
-        "data.init_args.val": "null",
-        "data.init_args.batch_size": 8,
-        "data.init_args.num_workers": 0,
-    }
-    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    assert main(["fit", "--config", str(CONFIGS / "sft_tiny.yaml"), *words]) == 0
+    train_student(run, student_folder, questions)
     return run
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Self
 
-from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.record import FIRST, Record, Variant
 from avrt.files.atomic import write_atomic
 from avrt.files.jsonl_log import JsonlLog, read_complete_lines
 
@@ -50,9 +50,17 @@ class RecordWriter:
 
 
 def read_records(folder: str | Path) -> list[Record]:
-    """All records of ``<run>/<benchmark>``, finished or not, each item once, in the benchmark's order.
+    """The first reply to every item of ``<run>/<benchmark>``, finished or not, in the benchmark's order.
 
-    Where an item was written more than once (repeated, or given to two processes), the first record with a reply
+    See `read_all_records`; further replies to the same item are left out.
+    """
+    return [record for record in read_all_records(folder) if record.variant == FIRST]
+
+
+def read_all_records(folder: str | Path) -> list[Record]:
+    """All records of ``<run>/<benchmark>``, each reply of an item once, in the benchmark's order.
+
+    Where a reply was written more than once (repeated, or given to two processes), the first record that has one
     counts: ``records.jsonl`` first, then the files of rank 0, 1, ... An incomplete last line is skipped.
 
     Raises:
@@ -62,13 +70,14 @@ def read_records(folder: str | Path) -> list[Record]:
     paths = record_files(folder)
     if not paths:
         raise ValueError(f"{folder}: has no records ({RECORDS_FILE} or records.rank*.jsonl)")
-    found: dict[str, Record] = {}
+    found: dict[tuple[str, Variant], Record] = {}
     for path in paths:
         for line in read_complete_lines(path):
             record = Record.from_json(line.data, f"{path}: line {line.number}")
-            earlier = found.get(record.id)
+            key = record.id, record.variant
+            earlier = found.get(key)
             if earlier is None or (earlier.failure is not None and record.failure is None):
-                found[record.id] = record
+                found[key] = record
     return in_order(found.values())
 
 
@@ -80,8 +89,13 @@ def write_records(folder: str | Path, records: Iterable[Record]) -> Path:
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
-    """Records in the benchmark's own order."""
-    return sorted(records, key=lambda record: (record.index, record.id))
+    """Records in the benchmark's own order; replies to one item by sample and thinking budget."""
+
+    def place(record: Record) -> tuple[int, str, int, bool, int]:
+        budget = record.thinking_budget
+        return record.index, record.id, record.repeat, budget is not None, budget or 0
+
+    return sorted(records, key=place)
 
 
 def record_files(folder: Path) -> list[Path]:

@@ -18,6 +18,12 @@ _TEXTS = ("id", "benchmark", "question", "gold", "text", "finish_reason")
 MAX_COUNT = 2**53
 """Highest count of tokens; above it floating-point numbers are not exact."""
 
+Variant = tuple[int, int | None]
+"""One of the replies to an item: number of the sample, and the curve's thinking budget or None."""
+
+FIRST: Variant = (0, None)
+"""The reply that an item's scores are of; the only one unless a run samples several or measures a curve."""
+
 ErrorType = Literal["none", "instruction_format", "logic", "no_reply"]
 
 
@@ -35,7 +41,8 @@ class Record:
         official_gold: the answer that the benchmark's own scorer compares with, if it is not `gold` (an option's text).
         categories: the benchmark's categories of the item, name to value.
         media: the item's media: paths relative to `RunInfo.data_root` under ``video``,
-            ``audio``, ``image``; or ``shard`` (a tar file) and ``key`` (its sample).
+            ``audio``, ``image``; or ``shard`` (a tar file), ``key`` (its sample) and ``clip`` (name of the clip that
+            the sample was made from, where it is known).
         text: the reply as decoded, unchanged; empty where there is none.
         finish_reason: ``stop`` or ``length``; ``missing`` if nothing was generated.
         failure: why there is no reply (``missing_media``, ``server_error``, ...), else None. Such an item counts as
@@ -43,6 +50,9 @@ class Record:
         failure_detail: one line for the reader, with the file and the error.
         prompt_tokens, completion_tokens: lengths in tokens, None where unknown.
         latency_seconds: time of the reply, None where unknown. Never part of the metrics.
+        repeat: number of the reply among those sampled for the same item, from 0.
+        thinking_budget: in a further reply for the curve of budgets, the tokens after which its thinking was closed;
+            None in the run's own replies.
         answer: the letter that the strict parser read, or None.
         reason: the parser's reason code (`avrt.text.answers.Reason`), or `failure`.
         correct_strict: right by this project's rule.
@@ -68,6 +78,8 @@ class Record:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     latency_seconds: float | None = None
+    repeat: int = 0
+    thinking_budget: int | None = None
     answer: str | None = None
     reason: str | None = None
     correct_strict: bool | None = None
@@ -76,6 +88,17 @@ class Record:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
+
+    @property
+    def variant(self) -> Variant:
+        """Which of the item's replies this is."""
+        return self.repeat, self.thinking_budget
+
+    @property
+    def clip(self) -> str:
+        """Name of the clip that the item is about; items about the same clip are not independent."""
+        names = (self.media.get(kind) for kind in ("clip", "video", "audio", "image", "key"))
+        return next((name for name in names if name), self.id)
 
     def raw(self) -> Record:
         """The record without its derived part."""

@@ -17,7 +17,8 @@ from tensorboard.plugin_util import markdown_to_safe_html
 
 from avrt.rollout.window_rollout import Rollout
 from lightning_modules.callbacks import SampleTable
-from lightning_modules.callbacks.samples import MAX_FRAME_SIDE, extremes, frame_grid, markdown_table, wrap
+from lightning_modules.callbacks.samples import MAX_FRAME_SIDE, extremes, frame_grid, wrap
+from lightning_modules.loggers.trackers import markdown_table
 from tests.lightning_modules.callbacks.tiny_runs import TextReward, events, grpo, sft, texts, trainer
 
 NAN = float("nan")

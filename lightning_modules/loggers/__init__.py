@@ -1,0 +1,1 @@
+"""Loggers of a run beyond curves: tables, images and audio, and Trackio."""
