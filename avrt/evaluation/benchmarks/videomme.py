@@ -95,5 +95,11 @@ BENCHMARK = Benchmark(
     ),
     read=read,
     official=official_rules.video_mme,
-    official_source="Video-MME evaluation/eval_your_results.py: the first A to D anywhere",
+    official_source="thanku-all/parse_answer eval_your_results.py, linked by Video-MME: the first A to D anywhere",
+    older_rules={
+        "videomme-2024-06-03": (
+            official_rules.video_mme_2024_06_03,
+            'Video-MME evaluation/eval_your_results.py of 3 June 2024: the first A to D anywhere, in "Answer:" too',
+        )
+    },
 )
