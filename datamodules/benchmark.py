@@ -74,6 +74,7 @@ class BenchmarkDataModule(LightningDataModule):
         split: only this split of the shards.
         subset: file of ids, one per line; only these questions are used.
         require_media: stop if an item's media are missing, instead of counting the item as wrong.
+        require_complete: stop if a benchmark has not as many questions as its authors state, instead of a note.
         modalities: ``AV``; ``A`` (same audio, black frames); ``V`` (same frames, silence).
         num_frames: frames of a video, spaced uniformly over its length.
         max_audio_seconds: seconds of audio, from the start.
@@ -100,9 +101,12 @@ class BenchmarkDataModule(LightningDataModule):
         num_workers: NonNegativeInt = 2,
         prefetch: PositiveInt = 2,
         clip_timeout_seconds: PositiveFloat = CLIP_TIMEOUT_SECONDS,
+        require_complete: bool = False,
     ) -> None:
         super().__init__()
-        self.config = QuestionsConfig(benchmarks, data_root, annotations, shards, split, subset, require_media)
+        self.config = QuestionsConfig(
+            benchmarks, data_root, annotations, shards, split, subset, require_media, require_complete
+        )
         self.media = MediaConfig(modalities, num_frames, max_audio_seconds, clip_timeout_seconds)
         self.batch_size = batch_size
         self.num_workers = num_workers

@@ -1,7 +1,7 @@
 """The part of a reply that holds its answer, for benchmarks' own rules.
 
-A benchmark's rule was written for replies that consist of the answer alone. Papers about models that think first give it
-the text between the answer tags, or behind the thinking, and so does the score ``official_answer``.
+A benchmark's rule was written for replies that consist of the answer alone. Papers about models that think first give
+it the text between the answer tags, or behind the thinking, and so does the score ``official_answer``.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _official(record: Record, older: str | None) -> tuple[bool | None, bool | No
     benchmark = BENCHMARKS.get(record.benchmark)
     if benchmark is None or benchmark.official is None:
         return None
-    rule = benchmark.older_rules[older][0] if older in benchmark.older_rules else benchmark.official
+    rule, _ = benchmark.older_rules.get(older or "", (benchmark.official, ""))
     return rule(record), rule(answer_record(record, benchmark.compares_texts))
 
 
@@ -113,7 +113,7 @@ def rule_source(benchmark: str, rule: str | None = None) -> str:
     known = BENCHMARKS.get(benchmark)
     if known is None:
         return OWN_RULE
-    return known.older_rules[rule][1] if rule in known.older_rules else known.official_source
+    return known.older_rules[rule][1] if rule and rule in known.older_rules else known.official_source
 
 
 def is_gold(letter: str, record: Record) -> bool:
@@ -162,9 +162,10 @@ def write_scores(scored: BenchmarkRun) -> None:
 def summarize(records: Sequence[Record], info: RunInfo, rule: str | None = None) -> dict[str, Any]:
     """Every number of a benchmark's scored records, as JSON values; accuracies and intervals are shares in [0, 1].
 
-    Keys: the settings of the run; ``strict``, ``official`` and ``official_answer`` (correct, items, accuracy, interval);
-    ``errors`` by type; ``reasons``; ``formatted`` (share of replies with the right tags, None for other formats);
-    ``categories`` (each with the same three scores); ``answers`` and ``gold`` (counts of each letter); ``tokens``.
+    Keys: the settings of the run; ``strict``, ``official`` and ``official_answer`` (each with correct, items, accuracy,
+    interval); ``errors`` by type; ``reasons``; ``formatted`` (share of replies with the right tags, None for other
+    formats); ``categories`` (each with the same three scores); ``answers`` and ``gold`` (counts of each letter);
+    ``tokens``.
     """
     names = sorted({name for record in records for name in record.categories})
     completion = [record.completion_tokens for record in records if record.completion_tokens is not None]

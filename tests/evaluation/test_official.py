@@ -73,7 +73,7 @@ def test_videomme_takes_the_first_letter_anywhere(text: str, strict: bool, offic
 
 
 def test_videomme_has_its_first_script_by_name(make_run: RunMaker) -> None:
-    """"Answer: B" begins with an A, which the first script counts."""
+    """ "Answer: B" begins with an A, which the first script counts."""
     run = make_run("run", "videomme", ["Answer: A", "Answer: B", "B", "none of these"])
     (now,), (then,) = score_run(run), score_run(run, rule="videomme-2024-06-03")
     assert [entry.metrics["official"]["correct"] for entry in (now, then)] == [1, 2]

@@ -1,7 +1,7 @@
 """Video-MME: ``videomme/test-00000-of-00001.parquet`` (or its rows as JSON) and ``data/<videoID>.mp4``.
 
-The authors' result template (``output_test_template.json``: videos with a list of questions each) is read too; it
-names videos only by number, so the media are looked for under that number.
+The authors' result template (``output_test_template.json``: videos with a list of questions each) is read too, with its
+present keys and with those before June 2024; it names videos only by number, which is then the media's name.
 """
 
 from __future__ import annotations
@@ -23,11 +23,20 @@ from avrt.files.json_rows import read_json_rows
 from avrt.sample import Sample
 from avrt.text.option_labels import strip_labels
 
+_OLDER_KEYS = {
+    "duration_category": "duration",
+    "video_category": "domain",
+    "video_subcategory": "sub_category",
+    "choices": "options",
+}
+"""Keys of the result template before 18 June 2024."""
+
 
 def read(path: Path) -> list[Entry]:
     """Read the parquet file, its rows as JSON or JSON lines, or the result template."""
-    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json_rows(path)
-    return entries_of(path, _flat(rows), _convert)
+    # The authors' own template has commas before closing brackets.
+    rows = _parquet_rows(path) if path.suffix == ".parquet" else read_json_rows(path, trailing_commas=True)
+    return entries_of(path, questions_of(path, rows), _convert)
 
 
 def _convert(row: dict[str, Any], _: int) -> Entry:
@@ -49,22 +58,21 @@ def _convert(row: dict[str, Any], _: int) -> Entry:
     )
 
 
-def _flat(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row per question; the result template nests the questions and names the same fields differently."""
-    for row in rows:
+def questions_of(path: Path, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One row per question; the result template nests the questions, under keys that its older form names otherwise.
+
+    Raises:
+        ValueError: `questions` is not a list of objects; names file and entry.
+    """
+    for number, row in enumerate(rows, start=1):
         if "questions" not in row:
             yield row
             continue
+        if not isinstance(row["questions"], list) or not all(isinstance(entry, dict) for entry in row["questions"]):
+            raise ValueError(f"{path}: entry {number}: `questions` must be a list of objects")
+        video = {_OLDER_KEYS.get(key, key): value for key, value in row.items() if key != "questions"}
         for question in row["questions"]:
-            yield {
-                "video_id": row["video_id"],
-                "videoID": row.get("videoID"),
-                "duration": row.get("duration_category"),
-                "domain": row.get("video_category"),
-                "sub_category": row.get("video_subcategory"),
-                "options": question["choices"],
-                **{name: question[name] for name in ("question_id", "task_type", "question", "answer")},
-            }
+            yield video | {_OLDER_KEYS.get(key, key): value for key, value in question.items()}
 
 
 def _parquet_rows(path: Path) -> list[dict[str, Any]]:
