@@ -16,13 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation.question_sets import prompt_template
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RUN_FILE
 from avrt.evaluation.scoring import BenchmarkRun
+from avrt.evaluation.sent_prompts import sent_text
 from avrt.files.atomic import write_atomic
-from avrt.sample import LETTERS, Sample
-from avrt.text.prompts import question_text
 
 FILTER = "none"
 METRICS = {"acc": "strict", "acc_official": "official", "acc_official_answer": "official_answer"}
@@ -150,10 +148,7 @@ def _config(task: str, run: BenchmarkRun) -> dict[str, Any]:
 
 
 def _sample(record: Record, run: BenchmarkRun) -> dict[str, Any]:
-    sample = Sample(record.id, record.question, record.options, LETTERS.index(record.gold))
-    template = prompt_template(run.info)
-    # The prompt of imported replies, and in folders of earlier versions, is unknown.
-    prompt = question_text(sample, answer_format=run.info.answer_format, template=template) if template else ""
+    prompt = sent_text(record, run.info)
     doc = {
         "id": record.id,
         "question": record.question,

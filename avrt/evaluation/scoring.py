@@ -46,12 +46,21 @@ class BenchmarkRun:
         info: its ``run.json``.
         records: all items in the benchmark's order, with their derived part.
         metrics: the content of ``metrics.json``.
+        rule: the older official rule that it was scored by, or None.
+        limited: the items were limited after the run, see `avrt.evaluation.run_subsets`.
     """
 
     folder: Path
     info: RunInfo
     records: list[Record]
     metrics: dict[str, Any]
+    rule: str | None = None
+    limited: bool = False
+
+    @property
+    def column(self) -> str:
+        """Its column in tables: the benchmark's name, with the subset's if it was limited to one after the run."""
+        return f"{self.info.benchmark}:{self.info.subset}" if self.limited else self.info.benchmark
 
 
 def profile_for(answer_format: AnswerFormat) -> Profile:
@@ -247,7 +256,7 @@ def _score_folder(folder: Path, partial: bool, rule: str | None) -> BenchmarkRun
             f"{folder}: has {len(records)} of {info.items} items; resume the run, or pass --partial to score these"
         )
     scored = [grade_record(record.raw(), info.profile, rule) for record in records]
-    return BenchmarkRun(folder, info, scored, summarize(scored, info, rule))
+    return BenchmarkRun(folder, info, scored, summarize(scored, info, rule), rule)
 
 
 def share_score(outcomes: Sequence[bool | None]) -> dict[str, Any]:

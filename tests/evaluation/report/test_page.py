@@ -19,12 +19,15 @@ from statsmodels.stats.proportion import proportion_confint
 from avrt.commands import report as command
 from avrt.data.records import encode_clip
 from avrt.data.writer import ShardWriter
+from avrt.evaluation.category_names import category_name
+from avrt.evaluation.question_sets import prompt_settings
 from avrt.evaluation.report.media import ClipExporter, clip_key
 from avrt.evaluation.report.page import CHUNK_ITEMS, embed_json, write_report
 from avrt.evaluation.report.summary import chance_level
 from avrt.evaluation.scoring import score_run
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
+from avrt.text.prompts import PromptTemplate
 from tests.evaluation.report.report_runs import make_records, make_replies, write_clip, write_run
 from tests.media_files import number_of
 from tests.storage.http_server import Files, serve
@@ -93,13 +96,19 @@ def test_numbers_of_one_run_are_those_of_statsmodels(tmp_path: Path) -> None:
     right = sum(bool(record.correct_strict) for record in scored.records)
     low, high = proportion_confint(right, 301, method="wilson")
     page = Page(report.page)
-    row = page.row("DailyOmni", "301", str(right))
+    row = page.row("DailyOmni", "301 of 1,197", str(right))
     assert row[3:5] == [f"{100 * right / 301:.1f}", f"[{100 * low:.1f}, {100 * high:.1f}]"]
     assert row[6] == "25.0"  # guessing one of four
     counted = sum(record.correct_official is not None for record in scored.records)
     official = sum(bool(record.correct_official) for record in scored.records)
-    assert row[7:10] == [f"{100 * official / 301:.1f}", f"{100 * official / counted:.1f}", str(counted)]
+    on_answer = sum(bool(record.correct_official_answer) for record in scored.records)
+    shares = [official / 301, on_answer / 301, official / counted]
+    assert row[7:11] == [*(f"{100 * share:.1f}" for share in shares), str(counted)]
+    assert official < on_answer
     assert counted < 301
+    errors = scored.metrics["errors"]
+    shares = [part for kind in ("none", "logic") for part in (str(errors[kind]), f"{100 * errors[kind] / 301:.1f}")]
+    assert page.row("DailyOmni", shares[0])[:5] == ["DailyOmni", *shares]
     for kind in ("Comparative", "Event Sequence", "Inference"):
         part = [record for record in scored.records if record.categories["Type"] == kind]
         hits = sum(bool(record.correct_strict) for record in part)
@@ -127,9 +136,58 @@ def test_averages_and_published_rows_have_the_papers_form(tmp_path: Path) -> Non
         write_run(tmp_path / "run", make_records(benchmark, make_replies(40, 3)))
     scores = [entry.metrics["strict"]["accuracy"] for entry in score_run(tmp_path / "run")]
     page = Page(write_report(tmp_path / "run", tmp_path / "out").page)
-    own = [row for row in page.rows if row[0] == "run" and len(row) == 11]
-    assert own[0][-1] == f"{100 * sum(scores) / 2:.1f}"
-    assert page.row("AVRT 3B")[-2:] == ["57.7", "63.7"]
+    assert page.row("run (tiny student)")[1:] == [f"{100 * share:.1f}" for share in (*scores, sum(scores) / 2)]
+    assert page.row("items")[1:] == ["40", "40", ""]
+    assert page.row("published: items")[1:] == ["1,000", "1,000", ""]
+    assert page.row("AVRT 3B")[1:] == ["57.3", "70.0", "63.7"]  # only the columns that were run
+
+
+def test_any_number_of_runs(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / name, make_records("dailyomni", make_replies(120, n, skill=0.3 + 0.1 * n)))
+        for n, name in enumerate("pqrs")
+    ]
+    page = Page(write_report(runs[0], tmp_path / "out", *runs[1:]).page)
+    right = [[bool(record.correct_strict) for record in score_run(run)[0].records] for run in runs]
+    changes = [row for row in page.rows if row[0] == "DailyOmni" and row[1] == "120"]
+    for row, other in zip(changes, right[1:], strict=True):
+        won = sum(b and not a for a, b in zip(right[0], other, strict=True))
+        lost = sum(a and not b for a, b in zip(right[0], other, strict=True))
+        assert row[5:7] == [str(won), str(lost)]
+    assert [row[0].split()[0] for row in page.rows if len(row) > 1 and "(tiny student)" in row[0]] == list("pqrs")
+    details = details_of(tmp_path / "out")
+    assert {len(item["replies"]) for item in details} == {4}
+
+
+def test_speed_date_hardware_and_prompt(tmp_path: Path) -> None:
+    records = make_records("dailyomni", make_replies(20, 1), completion_tokens=30, latency_seconds=0.25)
+    prompt = prompt_settings(PromptTemplate(system="Look and listen.", letter_instruction="Letter!"), "letter")
+    known = {"started": "2026-05-04T10:20:30+00:00", "hardware": "2 x NVIDIA H100 80GB HBM3", "prompt": prompt}
+    run = write_run(tmp_path / "run", records, answer_format="letter", **known)
+    page = Page(write_report(run, tmp_path / "out").page)
+    assert page.row("Started")[1] == "2026-05-04 10:20 UTC"
+    assert page.row("Hardware")[1] == "2 x NVIDIA H100 80GB HBM3"
+    assert (page.row("Seconds per reply")[1], page.row("Tokens per second")[1]) == ("0.25", "120")
+    first, *_ = details_of(tmp_path / "out")
+    (asked,) = first["prompts"]
+    assert asked == (
+        "Look and listen.\n\n[video]\n\nQuestion 0: which animal is heard?\nA. cat\nB. dog\nC. owl\nD. cow\nLetter!"
+    )
+    assert first["replies"][0]["prompt"] == 0
+    # Imported replies, and runs of earlier versions, have no prompt, date or hardware.
+    bare = write_run(tmp_path / "bare", make_records("dailyomni", make_replies(20, 1), latency_seconds=None))
+    page = Page(write_report(bare, tmp_path / "out").page)
+    assert not [row for row in page.rows if row[0] in ("Started", "Hardware", "Seconds per reply")]
+    assert details_of(tmp_path / "out")[0]["prompts"] == []
+
+
+def test_categories_have_names(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", make_records("dailyomni", make_replies(20, 1)))
+    page = Page(write_report(run, tmp_path / "out").page)
+    assert {"Question type", "Video length"} <= {row[0] for row in page.rows}
+    titles = [category["title"] for category in json.loads(page.scripts[0])["benchmarks"][0]["categories"]]
+    assert titles == ["Question type", "Video length"]
+    assert [category_name(key) for key in ("audio_class", "task type", "x")] == ["Audio class", "Task type", "X"]
 
 
 def test_the_same_runs_give_the_same_bytes_and_no_place_of_this_machine(tmp_path: Path) -> None:
