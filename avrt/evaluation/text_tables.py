@@ -70,7 +70,7 @@ def print_table(table: TextTable, console: Console) -> None:
     for part in _parts(widths, console.width - label_width):
         _print_part(table, part, widths, label_width, console)
     for note in table.notes:
-        console.print(Text(note, style="dim"), soft_wrap=not console.is_terminal)
+        console.print(Text(note, style="dim"))
 
 
 def _parts(widths: Sequence[int], room: int) -> list[list[int]]:

@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,13 @@ from statsmodels.stats.proportion import proportion_confint
 from avrt.commands import report as command
 from avrt.data.records import encode_clip
 from avrt.data.writer import ShardWriter
-from avrt.evaluation.category_names import category_name
-from avrt.evaluation.question_sets import prompt_settings
 from avrt.evaluation.report.media import ClipExporter, clip_key
 from avrt.evaluation.report.page import CHUNK_ITEMS, embed_json, write_report
 from avrt.evaluation.report.summary import chance_level
 from avrt.evaluation.scoring import score_run
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
-from avrt.text.prompts import PromptTemplate
+from tests.evaluation.report.page_reader import Page, details_of
 from tests.evaluation.report.report_runs import make_records, make_replies, write_clip, write_run
 from tests.media_files import number_of
 from tests.storage.http_server import Files, serve
@@ -35,58 +32,8 @@ from tests.storage.http_server import Files, serve
 PAYLOAD = "</script><img src=x onerror=alert(1)><svg onload=alert(2)>\"'&\ud800"
 
 
-class Page(HTMLParser):
-    """The tables of a page as rows of texts, its scripts, and every element with its attributes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self._open: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-        elif tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._open and self._open.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if "script" in self._open:
-            self.scripts[-1] += data
-        elif ("td" in self._open or "th" in self._open) and "svg" not in self._open:
-            self.rows[-1][-1] += data
-
-    def row(self, *begin: str) -> list[str]:
-        """The only row that begins with these texts."""
-        found = [row for row in self.rows if [cell.strip() for cell in row[: len(begin)]] == list(begin)]
-        assert len(found) == 1, f"{len(found)} rows begin with {begin}"
-        return [cell.strip() for cell in found[0]]
-
-
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def details_of(out: Path) -> list[dict]:
-    """The data of every item, in order."""
-    details = []
-    for number, path in enumerate(sorted((out / "data").iterdir())):
-        text = path.read_text(encoding="ascii")
-        begin = f"avrtReport.receive({number},"
-        assert text.startswith(begin)
-        assert text.endswith(");\n")
-        details += json.loads(text[len(begin) : -3])
-    return details
 
 
 def test_numbers_of_one_run_are_those_of_statsmodels(tmp_path: Path) -> None:
@@ -140,54 +87,6 @@ def test_averages_and_published_rows_have_the_papers_form(tmp_path: Path) -> Non
     assert page.row("items")[1:] == ["40", "40", ""]
     assert page.row("published: items")[1:] == ["1,000", "1,000", ""]
     assert page.row("AVRT 3B")[1:] == ["57.3", "70.0", "63.7"]  # only the columns that were run
-
-
-def test_any_number_of_runs(tmp_path: Path) -> None:
-    runs = [
-        write_run(tmp_path / name, make_records("dailyomni", make_replies(120, n, skill=0.3 + 0.1 * n)))
-        for n, name in enumerate("pqrs")
-    ]
-    page = Page(write_report(runs[0], tmp_path / "out", *runs[1:]).page)
-    right = [[bool(record.correct_strict) for record in score_run(run)[0].records] for run in runs]
-    changes = [row for row in page.rows if row[0] == "DailyOmni" and row[1] == "120"]
-    for row, other in zip(changes, right[1:], strict=True):
-        won = sum(b and not a for a, b in zip(right[0], other, strict=True))
-        lost = sum(a and not b for a, b in zip(right[0], other, strict=True))
-        assert row[5:7] == [str(won), str(lost)]
-    assert [row[0].split()[0] for row in page.rows if len(row) > 1 and "(tiny student)" in row[0]] == list("pqrs")
-    details = details_of(tmp_path / "out")
-    assert {len(item["replies"]) for item in details} == {4}
-
-
-def test_speed_date_hardware_and_prompt(tmp_path: Path) -> None:
-    records = make_records("dailyomni", make_replies(20, 1), completion_tokens=30, latency_seconds=0.25)
-    prompt = prompt_settings(PromptTemplate(system="Look and listen.", letter_instruction="Letter!"), "letter")
-    known = {"started": "2026-05-04T10:20:30+00:00", "hardware": "2 x NVIDIA H100 80GB HBM3", "prompt": prompt}
-    run = write_run(tmp_path / "run", records, answer_format="letter", **known)
-    page = Page(write_report(run, tmp_path / "out").page)
-    assert page.row("Started")[1] == "2026-05-04 10:20 UTC"
-    assert page.row("Hardware")[1] == "2 x NVIDIA H100 80GB HBM3"
-    assert (page.row("Seconds per reply")[1], page.row("Tokens per second")[1]) == ("0.25", "120")
-    first, *_ = details_of(tmp_path / "out")
-    (asked,) = first["prompts"]
-    assert asked == (
-        "Look and listen.\n\n[video]\n\nQuestion 0: which animal is heard?\nA. cat\nB. dog\nC. owl\nD. cow\nLetter!"
-    )
-    assert first["replies"][0]["prompt"] == 0
-    # Imported replies, and runs of earlier versions, have no prompt, date or hardware.
-    bare = write_run(tmp_path / "bare", make_records("dailyomni", make_replies(20, 1), latency_seconds=None))
-    page = Page(write_report(bare, tmp_path / "out").page)
-    assert not [row for row in page.rows if row[0] in ("Started", "Hardware", "Seconds per reply")]
-    assert details_of(tmp_path / "out")[0]["prompts"] == []
-
-
-def test_categories_have_names(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", make_records("dailyomni", make_replies(20, 1)))
-    page = Page(write_report(run, tmp_path / "out").page)
-    assert {"Question type", "Video length"} <= {row[0] for row in page.rows}
-    titles = [category["title"] for category in json.loads(page.scripts[0])["benchmarks"][0]["categories"]]
-    assert titles == ["Question type", "Video length"]
-    assert [category_name(key) for key in ("audio_class", "task type", "x")] == ["Audio class", "Task type", "X"]
 
 
 def test_the_same_runs_give_the_same_bytes_and_no_place_of_this_machine(tmp_path: Path) -> None:
