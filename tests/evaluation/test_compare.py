@@ -258,10 +258,10 @@ def test_any_number_of_runs(make_run: RunMaker) -> None:
 
 
 def test_three_unfinished_runs_have_one_denominator(make_run: RunMaker) -> None:
-    runs = [make_run(name, "mmau", replies(0.5, 10 + 5 * n, n), items=40) for n, name in enumerate("abc")]
+    runs = [make_run(name, "mmau", replies(0.5, 20 - 5 * n, n), items=40) for n, name in enumerate("abc")]
     result = compare(*runs, partial=True)
     assert [row["benchmarks"]["mmau"]["items"] for row in result["runs"]] == [10, 10, 10]
-    assert [row["benchmarks"]["mmau"]["recorded"] for row in result["runs"]] == [10, 15, 20]
+    assert [row["benchmarks"]["mmau"]["recorded"] for row in result["runs"]] == [20, 15, 10]
     assert_one_denominator(result)
 
 
