@@ -76,6 +76,7 @@ class BenchmarkDataModule(LightningDataModule):
         subset: file of ids, one per line; only these questions are used.
         limit: only the first so many questions of each benchmark, for a trial.
         require_media: stop if an item's media are missing, instead of counting the item as wrong.
+        require_complete: stop if a benchmark has not as many questions as its authors state, instead of a note.
         modalities: ``AV``; ``A`` (same audio, black frames); ``V`` (same frames, silence).
         num_frames: frames of a video, spaced uniformly over its length.
         max_audio_seconds: seconds of audio, from the start.
@@ -107,9 +108,12 @@ class BenchmarkDataModule(LightningDataModule):
         clip_timeout_seconds: PositiveFloat = CLIP_TIMEOUT_SECONDS,
         frames_per_second: PositiveFloat | None = None,
         per_benchmark: dict[str, ClipSettings] | None = None,
+        require_complete: bool = False,
     ) -> None:
         super().__init__()
-        self.config = QuestionsConfig(benchmarks, data_root, annotations, shards, split, subset, limit, require_media)
+        self.config = QuestionsConfig(
+            benchmarks, data_root, annotations, shards, split, subset, limit, require_media, require_complete
+        )
         self.media = MediaConfig(
             modalities, num_frames, max_audio_seconds, clip_timeout_seconds, frames_per_second, per_benchmark or {}
         )

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from lightning.pytorch import LightningDataModule
 
 from avrt.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -165,6 +166,7 @@ class EvaluateModule(AnsweringModule):
                 decoding=self._decoding(),
                 prompt=prompt,
                 weights=weights,
+                hardware=self._hardware(),
             )
             for name, questions in self._sets.items()
         }
@@ -193,6 +195,11 @@ class EvaluateModule(AnsweringModule):
         if problem:
             raise ValueError(problem)
         return result  # type: ignore[return-value]
+
+    def _hardware(self) -> str:
+        """The devices that share the questions, such as ``4 x NVIDIA H100 80GB HBM3``."""
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type.upper()
+        return f"{self.trainer.world_size} x {device}"
 
     def _decoding(self) -> dict[str, Any]:
         student = self.student_config

@@ -1,7 +1,7 @@
 """Score replies that another program made, as a run.
 
-The file has JSON lines {"id": ..., "text": ...}, or is a samples file of lm-evaluation-harness. Items without a reply
-count as wrong.
+The file has JSON lines {"id": ..., "text": ...}, or is a samples file of lm-evaluation-harness or lmms-eval, or
+Video-MME's results template. Items without a reply count as wrong.
 
     python -m avrt import-predictions runs/other_7b --file replies.jsonl --benchmark mmau --model Other-7B
 """
@@ -19,7 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="name of the model, for tables")
     parser.add_argument("--data", default="data", metavar="DIR", help="the benchmarks' data (default: data)")
     parser.add_argument("--annotations", metavar="FILE", help="the annotation file, if it is elsewhere")
-    parser.add_argument("--subset", metavar="FILE", help="ids, one per line, of the questions that were asked")
+    parser.add_argument("--subset", metavar="FILE", help="ids, one per line: import only these questions")
+    parser.add_argument(
+        "--repeat", type=int, metavar="N", help="if the file has several replies per question: import the Nth (from 1)"
+    )
     parser.add_argument(
         "--format",
         choices=("tags", "letter"),
@@ -32,14 +35,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="robust",
         help="answer parser: robust (default) accepts other models' formats, paper requires the tags",
     )
+    parser.add_argument(
+        "--require-complete", action="store_true", help="stop if the benchmark lacks questions that its authors state"
+    )
     parser.add_argument("--name", metavar="NAME", help="the run's name in tables; by default its folder's")
 
 
 def run(args: argparse.Namespace) -> int:
     """Import, score, and print the numbers."""
+    from dataclasses import replace
     from pathlib import Path
 
-    from avrt.evaluation.predictions import import_predictions, read_predictions
+    from avrt.evaluation.prediction_files import read_predictions
+    from avrt.evaluation.predictions import import_predictions
     from avrt.evaluation.question_sets import QuestionsConfig, open_question_sets
     from avrt.evaluation.run_lifecycle import finish_run
     from avrt.evaluation.terminal_tables import score_console
@@ -47,15 +55,23 @@ def run(args: argparse.Namespace) -> int:
 
     if args.benchmark == "all":
         raise ValueError("--benchmark: a file of predictions has one benchmark; name it")
-    (questions,) = open_question_sets(
-        QuestionsConfig(args.benchmark, args.data, annotations=args.annotations, subset=args.subset)
+    config = QuestionsConfig(
+        args.benchmark, args.data, annotations=args.annotations, require_complete=args.require_complete
     )
+    (every,) = open_question_sets(config)  # the file may have replies to all questions
+    (questions,) = open_question_sets(replace(config, subset=args.subset)) if args.subset else (every,)
+    file = read_predictions(args.file, every.items)
+    if file.repeats > 1 and args.repeat is None:
+        raise ValueError(
+            f"{args.file}: has {file.repeats} replies per question; choose one with --repeat (1 to {file.repeats}), "
+            "and import each into a run of its own"
+        )
     folder = Path(args.run)
     with FolderLock(folder, "import-predictions"):
         without = import_predictions(
             folder,
             questions,
-            read_predictions(args.file, questions.items),
+            file.select(args.repeat or 1),
             name=args.name or folder.resolve().name,
             model=args.model,
             answer_format=args.format,
@@ -63,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
             source=Path(args.file).name,
         )
         console = score_console()
+        if questions.count_note:
+            console.print(questions.count_note, highlight=False, soft_wrap=True, markup=False)
         if without:
             console.print(
                 f"{without} of {len(questions.items)} items have no reply in {args.file}; they count as wrong"

@@ -1,4 +1,4 @@
-"""Write an HTML page of one run, or of two runs side by side; it opens without a server or a network.
+"""Write an HTML page of one run, or of several side by side; it opens without a server or a network.
 
 Tables and plots with intervals, filters, and every item with its question, replies, frames and audio. When repeated
 with the same folder, existing clips are kept.
@@ -11,12 +11,12 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("run_a", metavar="RUN", help="folder of a run (its benchmarks in sub-folders)")
-    parser.add_argument("run_b", metavar="RUN_B", nargs="?", help="folder of another run on the same items")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders of runs on the same items; A, B, C, ...")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the page")
     parser.add_argument("--data", metavar="DIR", help="the benchmarks' data, if they were moved")
     parser.add_argument("--no-media", action="store_true", help="leave out frames and audio")
     parser.add_argument("--partial", action="store_true", help="accept unfinished runs")
+    parser.add_argument("--official-rule", metavar="NAME", help="an older official rule, such as videomme-2024-06-03")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,12 +32,13 @@ def run(args: argparse.Namespace) -> int:
     with FolderLock(args.out, "report"), Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("clips", total=None)
         report = write_report(
-            args.run_a,
+            args.runs[0],
             args.out,
-            args.run_b,
+            *args.runs[1:],
             data=args.data,
             media=not args.no_media,
             partial=args.partial,
+            rule=args.official_rule,
             on_clip=lambda done, total: progress.update(task, completed=done, total=total),
         )
     output = Console()

@@ -18,8 +18,9 @@ def print_further_scores(scored: Sequence[BenchmarkRun], console: Console) -> No
     """Print what the runs have of it; nothing for a run of one reply to independent items."""
     for entry in scored:
         line = clustered_line(entry.metrics["strict"])
-        if line:
-            console.print(f"{entry.info.benchmark}: {line}", highlight=False, soft_wrap=True, markup=False)
+        for text in [line, *own_score_lines(entry.metrics)]:
+            if text:
+                console.print(f"{entry.info.benchmark}: {text}", highlight=False, soft_wrap=True, markup=False)
     for table in (repeats_table(scored), curve_table(scored)):
         if table is not None:
             console.print(table)
@@ -35,6 +36,15 @@ def clustered_line(score: dict[str, Any]) -> str:
         f"{100 * score['standard_error']:.2f} points by item, {100 * clustered['standard_error']:.2f} by clip "
         f"(95 % interval {interval(clustered['interval'])})"
     )
+
+
+def own_score_lines(metrics: dict[str, Any]) -> list[str]:
+    """The scores that a benchmark has of its own (`Benchmark.own_scores`), a line for each part of them."""
+    return [
+        f"{part}: " + ", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in values.items())
+        for part, values in (metrics["own_scores"] or {}).items()
+        if isinstance(values, dict)
+    ]
 
 
 def repeats_table(scored: Sequence[BenchmarkRun]) -> Table | None:

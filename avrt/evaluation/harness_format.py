@@ -1,7 +1,8 @@
 """A run in the file formats of EleutherAI's lm-evaluation-harness, for tools that read them.
 
 ``results_<date>.json`` holds the aggregated numbers of all tasks, ``samples_<task>_<date>.jsonl`` one line per item.
-Tasks are named ``avrt_<benchmark>``; metrics are ``acc`` (strict) and ``acc_official`` under the filter ``none``.
+Tasks are named ``avrt_<benchmark>``; metrics are ``acc`` (strict), ``acc_official`` and ``acc_official_answer`` (the
+official rule on the answer's text) under the filter ``none``.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation.question_sets import prompt_template
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RUN_FILE
 from avrt.evaluation.scoring import BenchmarkRun
+from avrt.evaluation.sent_prompts import sent_text
 from avrt.files.atomic import write_atomic
-from avrt.sample import LETTERS, Sample
-from avrt.text.prompts import question_text
 
 FILTER = "none"
+METRICS = {"acc": "strict", "acc_official": "official", "acc_official_answer": "official_answer"}
+"""The harness's metric to this project's score."""
 
 
 def write_harness_files(runs: Sequence[BenchmarkRun], out: str | Path, date: datetime | None = None) -> list[Path]:
@@ -79,7 +80,7 @@ def _results(runs: Sequence[BenchmarkRun], samples: dict[str, list[dict[str, Any
         "configs": {task: _config(task, run) for task, run in tasks.items()},
         "versions": dict.fromkeys(tasks, 1),
         "n-shot": dict.fromkeys(tasks, 0),
-        "higher_is_better": {task: {"acc": True, "acc_official": True} for task in tasks},
+        "higher_is_better": {task: dict.fromkeys(METRICS, True) for task in tasks},
         "n-samples": {task: {"original": run.info.items, "effective": len(run.records)} for task, run in tasks.items()},
         "config": {
             "model": "avrt",
@@ -112,7 +113,7 @@ def _results(runs: Sequence[BenchmarkRun], samples: dict[str, list[dict[str, Any
 
 def _metrics(task: str, run: BenchmarkRun) -> dict[str, Any]:
     metrics: dict[str, Any] = {"name": task, "alias": task, "sample_len": len(run.records)}
-    for name, score in (("acc", run.metrics["strict"]), ("acc_official", run.metrics["official"])):
+    for name, score in ((name, run.metrics[key]) for name, key in METRICS.items()):
         metrics[f"{name},{FILTER}"] = score["accuracy"]
         metrics[f"{name}_stderr,{FILTER}"] = _standard_error(score["correct"], score["items"])
     return metrics
@@ -132,9 +133,7 @@ def _config(task: str, run: BenchmarkRun) -> dict[str, Any]:
         "dataset_path": run.info.benchmark,
         "output_type": "generate_until",
         "num_fewshot": 0,
-        "metric_list": [
-            {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_official")
-        ],
+        "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
         "repeats": 1,
         "should_decontaminate": False,
         "metadata": {
@@ -149,10 +148,7 @@ def _config(task: str, run: BenchmarkRun) -> dict[str, Any]:
 
 
 def _sample(record: Record, run: BenchmarkRun) -> dict[str, Any]:
-    sample = Sample(record.id, record.question, record.options, LETTERS.index(record.gold))
-    template = prompt_template(run.info)
-    # The prompt of imported replies, and in folders of earlier versions, is unknown.
-    prompt = question_text(sample, answer_format=run.info.answer_format, template=template) if template else ""
+    prompt = sent_text(record, run.info)
     doc = {
         "id": record.id,
         "question": record.question,
@@ -169,16 +165,21 @@ def _sample(record: Record, run: BenchmarkRun) -> dict[str, Any]:
         "resps": [[record.text]],
         "filtered_resps": [record.answer or ""],
         "filter": FILTER,
-        "metrics": ["acc", "acc_official"],
+        "metrics": list(METRICS),
         "doc_hash": _hash(json.dumps(doc, indent=2)),
         "prompt_hash": _hash(prompt),
         "target_hash": _hash(record.gold),
         "acc": float(bool(record.correct_strict)),
-        "acc_official": None if record.correct_official is None else float(record.correct_official),
+        "acc_official": _number(record.correct_official),
+        "acc_official_answer": _number(record.correct_official_answer),
         "reason": record.reason,
         "error_type": record.error_type,
         "finish_reason": record.finish_reason,
     }
+
+
+def _number(outcome: bool | None) -> float | None:
+    return None if outcome is None else float(outcome)
 
 
 def _hash(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The paper's Table 3 as data with its source, and the averages that the paper reports. Percentages as printed."""
+"""The paper's Tables 3, 8 and 9 as data with their sources, and its averages. Percentages as printed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 from avrt.evaluation.benchmarks import BENCHMARKS
 
@@ -53,9 +54,45 @@ class PublishedRow:
 
 def published_table3() -> tuple[list[PublishedRow], str]:
     """The rows of the paper's Table 3 in its order, and their source."""
-    text = (files("avrt.evaluation") / "data" / "paper_table3.json").read_text(encoding="utf-8")
-    table = json.loads(text)
+    table = _read("paper_table3.json")
     return [PublishedRow(**row) for row in table["rows"]], table["source"]
+
+
+@dataclass(frozen=True)
+class PublishedAnalysis:
+    """The paper's Tables 8 and 9, which are of OmniBench.
+
+    Attributes:
+        accuracy: Table 8: model's label to difficulty to percent.
+        items: Table 8: number of questions by difficulty.
+        errors: Table 9: model's label to `Record.error_type` to percent of all items.
+        source: where the numbers are from.
+    """
+
+    accuracy: dict[str, dict[str, float]]
+    items: dict[str, int]
+    errors: dict[str, dict[str, float]]
+    source: str
+
+
+ANALYZED = "omnibench"
+"""The benchmark of `PublishedAnalysis`."""
+
+
+def published_analysis() -> PublishedAnalysis:
+    """The paper's Tables 8 and 9."""
+    table = _read("paper_omnibench.json")
+    rows = {f"{row['model']} {row['size']}": row for row in table["rows"]}
+    return PublishedAnalysis(
+        accuracy={label: row["accuracy"] for label, row in rows.items()},
+        items=table["items"],
+        errors={label: row["errors"] for label, row in rows.items()},
+        source=table["source"],
+    )
+
+
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((files("avrt.evaluation") / "data" / name).read_text(encoding="utf-8"))
 
 
 def averaged(average: str) -> list[str]:

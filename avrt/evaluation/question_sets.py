@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class QuestionsConfig:
         subset: file of ids, one per line, to which the questions are limited.
         limit: only the first so many questions of each benchmark, for a trial; tables name the run's part.
         require_media: stop if an item's media are missing, instead of counting the item as wrong.
+        require_complete: stop if a benchmark has not as many questions as its authors state, instead of a note.
     """
 
     benchmarks: str | list[str] = ALL
@@ -69,6 +71,7 @@ class QuestionsConfig:
     subset: str | None = None
     limit: int | None = None
     require_media: bool = False
+    require_complete: bool = False
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -85,6 +88,8 @@ class QuestionSet:
         data_root: folder that the items' media paths are relative to.
         subset: the part of the benchmark that they are: name of an id file, ``first 50``; None for all.
         shards: source of the clips if it is not media files; item `i` is its sample `i`.
+        count_note: says that the benchmark has not as many questions as its authors state; empty if it has, or if the
+            number is unknown.
     """
 
     benchmark: Benchmark
@@ -92,6 +97,7 @@ class QuestionSet:
     data_root: Path
     subset: str | None = None
     shards: ShardSet | None = field(default=None, repr=False)
+    count_note: str = ""
 
     @property
     def name(self) -> str:
@@ -137,6 +143,7 @@ class QuestionSet:
         decoding: dict[str, Any] | None = None,
         prompt: dict[str, Any] | None = None,
         weights: str = "",
+        hardware: str = "",
     ) -> RunInfo:
         """The ``run.json`` of a run over these questions; see `RunInfo` for the fields.
 
@@ -168,6 +175,8 @@ class QuestionSet:
             prompt=prompt_parts,
             weights=weights,
             avrt_version=__version__,
+            started="" if media is None else datetime.now(UTC).isoformat(timespec="seconds"),
+            hardware=hardware,
         )
 
 
@@ -214,6 +223,10 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
             )
     else:
         sets = [_from_benchmark(get_benchmark(name), config.data_root) for name in names]
+    sets = [replace(questions, count_note=_count_note(questions)) for questions in sets]
+    notes = [questions.count_note for questions in sets if questions.count_note]
+    if config.require_complete and notes:
+        raise ValueError(f"{'; '.join(notes)}; get the authors' whole annotation file, or turn `require_complete` off")
     if config.subset is not None:
         sets = [_limited(sets, config.subset)]
     if config.limit is not None:
@@ -222,6 +235,15 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
         for questions in sets:
             require_media(questions.items, questions.benchmark)
     return sets
+
+
+def _count_note(questions: QuestionSet) -> str:
+    """See `QuestionSet.count_note`."""
+    known = BENCHMARKS.get(questions.name)
+    found = len(questions.items)
+    if known is None or known.items in (0, found):
+        return ""
+    return f"{questions.name}: {found:,} questions were read, {known.title}'s authors state {known.items:,}"
 
 
 def _own_name(names: Sequence[str], key: str) -> str:
@@ -284,10 +306,4 @@ def _limited(sets: Sequence[QuestionSet], subset: str) -> QuestionSet:
     if len(sets) != 1:
         raise ValueError(f"`subset`: ids belong to one benchmark, and `benchmarks` has {len(sets)}; choose one")
     questions = sets[0]
-    return QuestionSet(
-        questions.benchmark,
-        select(questions.items, read_ids(subset)),
-        questions.data_root,
-        subset=Path(subset).stem,
-        shards=questions.shards,
-    )
+    return replace(questions, items=select(questions.items, read_ids(subset)), subset=Path(subset).stem)

@@ -95,7 +95,9 @@ def every_variant(record: Record, variants: Iterable[Variant]) -> list[Record]:
 
 
 def report_missing(questions: QuestionSet, state: RunState, console: Console) -> None:
-    """Print missing media when the run begins: at its end it would be too late to download them."""
+    """Print missing questions and media when the run begins: at its end it would be too late to download them."""
+    if questions.count_note:
+        console.print(questions.count_note, highlight=False, soft_wrap=True, markup=False)
     if state.missing:
         files = [path for item in questions.items for path in item.missing]
         console.print(

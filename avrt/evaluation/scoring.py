@@ -2,7 +2,8 @@
 
 The strict score reads a reply with `avrt.text.answers`, the project's one parser, in the run's profile. An item is
 right if the clearly chosen option has the gold option's text; everything else is wrong, and every item counts.
-The benchmark's own rule (`avrt.evaluation.benchmarks.official_rules`) is scored beside it.
+The benchmark's own rule (`avrt.evaluation.benchmarks.official_rules`) is scored beside it twice: on the reply as the
+model wrote it (``official``), and on its answer's text alone (``official_answer``, see `avrt.evaluation.answer_part`).
 
 The bytes of ``metrics.json`` depend only on the raw part of the records, not on times or the order of files.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from avrt.evaluation.answer_part import answer_record
 from avrt.evaluation.benchmarks import BENCHMARKS
 from avrt.evaluation.records.log import METRICS_FILE, read_all_records, write_records
 from avrt.evaluation.records.record import FIRST, ErrorType, Record
@@ -46,6 +48,8 @@ class BenchmarkRun:
         records: all items in the benchmark's order, with their derived part; of several replies to an item, the first.
         metrics: the content of ``metrics.json``.
         further: the other replies to the items, where the run has any.
+        rule: the older official rule that it was scored by, or None.
+        limited: the items were limited after the run, see `avrt.evaluation.run_subsets`.
     """
 
     folder: Path
@@ -53,6 +57,13 @@ class BenchmarkRun:
     records: list[Record]
     metrics: dict[str, Any]
     further: list[Record] = field(default_factory=list)
+    rule: str | None = None
+    limited: bool = False
+
+    @property
+    def column(self) -> str:
+        """Its column in tables: the benchmark's name, with the subset's if it was limited to one after the run."""
+        return f"{self.info.benchmark}:{self.info.subset}" if self.limited else self.info.benchmark
 
 
 def profile_for(answer_format: AnswerFormat) -> Profile:
@@ -60,8 +71,13 @@ def profile_for(answer_format: AnswerFormat) -> Profile:
     return "paper" if answer_format == "tags" else "robust"
 
 
-def grade_record(record: Record, profile: Profile) -> Record:
-    """The record with its derived part computed from its raw part. Raises for no reply, however odd."""
+def grade_record(record: Record, profile: Profile, rule: str | None = None) -> Record:
+    """The record with its derived part computed from its raw part. Raises for no reply, however odd.
+
+    Args:
+        profile: parser profile of the strict score.
+        rule: an earlier official rule, by its name in `Benchmark.older_rules`; for the benchmark that has it.
+    """
     correct, answer = False, None
     if record.failure is not None:
         reason = record.failure
@@ -72,16 +88,44 @@ def grade_record(record: Record, profile: Profile) -> Record:
     error: ErrorType = "none"
     if not correct:
         error = "no_reply" if record.failure is not None else "instruction_format" if answer is None else "logic"
-    benchmark = BENCHMARKS.get(record.benchmark)
-    rule = benchmark.official if benchmark else None
+    on_reply, on_answer = _official(record, rule) or (correct, correct)
     return dataclasses.replace(
         record,
         answer=answer,
         reason=reason,
         correct_strict=correct,
-        correct_official=correct if rule is None else rule(record),
+        correct_official=on_reply,
+        correct_official_answer=on_answer,
         error_type=error,
     )
+
+
+def _official(record: Record, older: str | None) -> tuple[bool | None, bool | None] | None:
+    """The benchmark's own rule on the reply and on its answer's text; None if it has no rule of its own."""
+    benchmark = BENCHMARKS.get(record.benchmark)
+    if benchmark is None or benchmark.official is None:
+        return None
+    rule, _ = benchmark.older_rules.get(older or "", (benchmark.official, ""))
+    return rule(record), rule(answer_record(record, benchmark.compares_texts))
+
+
+def check_rule(rule: str | None) -> None:
+    """Refuse a name that no benchmark's older rule has.
+
+    Raises:
+        ValueError: lists the names.
+    """
+    names = [name for benchmark in BENCHMARKS.values() for name in benchmark.older_rules]
+    if rule is not None and rule not in names:
+        raise ValueError(f"--official-rule: must be one of {', '.join(names)}, got {rule!r}")
+
+
+def rule_source(benchmark: str, rule: str | None = None) -> str:
+    """The source of the official rule that a benchmark's replies are scored by, in a few words."""
+    known = BENCHMARKS.get(benchmark)
+    if known is None:
+        return OWN_RULE
+    return known.older_rules[rule][1] if rule and rule in known.older_rules else known.official_source
 
 
 def is_gold(letter: str, record: Record) -> bool:
@@ -105,17 +149,19 @@ def _parse(record: Record, profile: Profile) -> answers.ParsedAnswer:
     return again if again.letter is not None else parsed
 
 
-def score_run(run: str | Path, *, partial: bool = False) -> list[BenchmarkRun]:
+def score_run(run: str | Path, *, partial: bool = False, rule: str | None = None) -> list[BenchmarkRun]:
     """Score all benchmarks of a run folder (or one benchmark's folder) from the raw replies; writes nothing.
 
     Args:
         run: the run's folder.
         partial: accept an unfinished run; its numbers are over the items that it has.
+        rule: see `grade_record`.
 
     Raises:
-        ValueError: no run, an unfinished benchmark, records of another benchmark or too many items.
+        ValueError: no run, an unfinished benchmark, records of another benchmark or too many items, an unknown rule.
     """
-    return [_score_folder(folder, partial) for folder in benchmark_folders(run)]
+    check_rule(rule)
+    return [_score_folder(folder, partial, rule) for folder in benchmark_folders(run)]
 
 
 def write_scores(scored: BenchmarkRun) -> None:
@@ -125,13 +171,13 @@ def write_scores(scored: BenchmarkRun) -> None:
     write_atomic(scored.folder / METRICS_FILE, text.encode())
 
 
-def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
+def summarize(records: Sequence[Record], info: RunInfo, rule: str | None = None) -> dict[str, Any]:
     """Every number of a benchmark's scored records, as JSON values; accuracies and intervals are shares in [0, 1].
 
-    Keys: the settings of the run; ``strict`` and ``official`` (correct, items, accuracy, interval, standard_error, and
-    `clustered` by clip: clips, standard_error, interval); ``errors`` by type;
+    Keys: the settings of the run; ``strict``, ``official`` and ``official_answer`` (each with correct, items, accuracy,
+    interval, standard_error, and `clustered` by clip: clips, standard_error, interval); ``errors`` by type;
     ``reasons``; ``formatted`` (share of replies with the right tags, None for other formats); ``categories`` (each with
-    the same two scores); ``answers`` and ``gold`` (counts of each letter); ``tokens``; ``own_scores`` (see
+    the same three scores); ``answers`` and ``gold`` (counts of each letter); ``tokens``; ``own_scores`` (see
     `Benchmark.own_scores`; None for most benchmarks).
     """
     benchmark = BENCHMARKS.get(info.benchmark)
@@ -152,7 +198,8 @@ def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
         "items": info.items,
         "complete": len(records) == info.items,
         "strict": strict_score(records),
-        "official": {"rule": benchmark.official_source if benchmark else OWN_RULE, **official_score(records)},
+        "official": {"rule": rule_source(info.benchmark, rule), **official_score(records)},
+        "official_answer": official_answer_score(records),
         "errors": _counts(
             (record.error_type for record in records), ("none", "instruction_format", "logic", "no_reply")
         ),
@@ -160,7 +207,11 @@ def summarize(records: Sequence[Record], info: RunInfo) -> dict[str, Any]:
         "formatted": formatted if info.answer_format == "tags" else None,
         "categories": {
             name: {
-                value: {"strict": strict_score(part), "official": official_score(part)}
+                value: {
+                    "strict": strict_score(part),
+                    "official": official_score(part),
+                    "official_answer": official_answer_score(part),
+                }
                 for value, part in _by_category(records, name)
             }
             for name in names
@@ -204,7 +255,13 @@ def _item_score(records: Sequence[Record], name: str) -> dict[str, Any]:
     }
 
 
-def _score_folder(folder: Path, partial: bool) -> BenchmarkRun:
+def official_answer_score(records: Sequence[Record]) -> dict[str, Any]:
+    """The accuracy by the benchmark's own rule on the answers' text, over the items that this rule counts."""
+    counted = [record for record in records if record.correct_official_answer is not None]
+    return _item_score(counted, "correct_official_answer")
+
+
+def _score_folder(folder: Path, partial: bool, rule: str | None) -> BenchmarkRun:
     info = RunInfo.read(folder)
     records = read_all_records(folder)
     for record in records:
@@ -223,10 +280,13 @@ def _score_folder(folder: Path, partial: bool) -> BenchmarkRun:
         raise ValueError(
             f"{folder}: has {finished} of {info.items} items; resume the run, or pass --partial to score these"
         )
-    scored = [grade_record(record.raw(), info.profile) for record in records]
+    scored = [grade_record(record.raw(), info.profile, rule) for record in records]
     first = first_replies(scored)
-    metrics = summarize(first, info) | {"complete": finished == info.items} | further_scores(scored, info.decoding)
-    return BenchmarkRun(folder, info, first, metrics, [record for record in scored if record.variant != FIRST])
+    metrics = (
+        summarize(first, info, rule) | {"complete": finished == info.items} | further_scores(scored, info.decoding)
+    )
+    further = [record for record in scored if record.variant != FIRST]
+    return BenchmarkRun(folder, info, first, metrics, further, rule)
 
 
 def share_score(outcomes: Sequence[bool | None]) -> dict[str, Any]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from avrt.files.json_text import decode_json
 
+_TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
+"""A string, to skip it, or a comma before a closing bracket."""
 
-def read_json_rows(path: Path) -> list[dict[str, Any]]:
+
+def read_json_rows(path: Path, *, trailing_commas: bool = False) -> list[dict[str, Any]]:
     """The objects of a JSON array or of a JSON lines file, in order.
+
+    Args:
+        path: the file.
+        trailing_commas: read an array also if it has commas before closing brackets, as some authors' files do.
 
     Raises:
         ValueError: the file is neither, or an entry is not an object; file and line or entry are named.
@@ -19,7 +27,10 @@ def read_json_rows(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-    rows = _array(text, path) if text.lstrip().startswith("[") else _lines(text, path)
+    if text.lstrip().startswith("["):
+        rows = _array(_TRAILING_COMMA.sub(r"\1", text) if trailing_commas else text, path)
+    else:
+        rows = _lines(text, path)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"{path}: entry {number} is not a JSON object")

@@ -1,4 +1,4 @@
-"""Two runs side by side, in the form of the paper's Table 3."""
+"""Runs side by side, in the form of the paper's Table 3."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def run_compare(*words: str) -> int:
     parser = argparse.ArgumentParser()
     compare_command.add_arguments(parser)
     return compare_command.run(parser.parse_args(list(words)))
+
+
+def comparison(result: dict[str, Any], number: int = 0) -> dict[str, Any]:
+    """The comparison of a further run with the first."""
+    return result["comparisons"][number]
 
 
 def replies(share: float, items: int, seed: int) -> list[str]:
@@ -83,10 +88,10 @@ def test_the_printed_table_is_the_papers_text(real_data: Path) -> None:
 
 def test_comparison_equals_scipy_and_statsmodels(two_runs: tuple[Path, Path]) -> None:
     result = compare(*two_runs)
-    assert list(result["differences"]) == list(COLUMNS)
+    assert list(comparison(result)["differences"]) == list(COLUMNS)
     first, second = ({run.info.benchmark: run.records for run in score_run(path)} for path in two_runs)
     p_values = []
-    for name, difference in result["differences"].items():
+    for name, difference in comparison(result)["differences"].items():
         a = [bool(record.correct_strict) for record in first[name]]
         b = [bool(record.correct_strict) for record in second[name]]
         lost, won = (
@@ -99,7 +104,7 @@ def test_comparison_equals_scipy_and_statsmodels(two_runs: tuple[Path, Path]) ->
         assert difference["p_value"] == pytest.approx(p_values[-1], abs=1e-12)
         assert difference["interval"][0] < difference["difference"] < difference["interval"][1]
     expected = multipletests(p_values, method="holm")[1]
-    assert [d["p_holm"] for d in result["differences"].values()] == pytest.approx(list(expected), abs=1e-12)
+    assert [d["p_holm"] for d in comparison(result)["differences"].values()] == pytest.approx(list(expected), abs=1e-12)
 
 
 def test_averages_leave_avqa_out_and_their_interval_is_narrower(two_runs: tuple[Path, Path]) -> None:
@@ -108,17 +113,18 @@ def test_averages_leave_avqa_out_and_their_interval_is_narrower(two_runs: tuple[
     names = averaged("av_average")
     for row in (one, two):
         assert row["av_average"] == pytest.approx(sum(row["benchmarks"][n]["accuracy"] for n in names) / 5, abs=1e-12)
-    average = result["averages"]["av_average"]
+    average = comparison(result)["averages"]["av_average"]
+    differences = comparison(result)["differences"]
     assert average["difference"] == pytest.approx(two["av_average"] - one["av_average"], abs=1e-12)
     width = average["interval"][1] - average["interval"][0]
-    widths = [result["differences"][n]["interval"][1] - result["differences"][n]["interval"][0] for n in names]
+    widths = [differences[name]["interval"][1] - differences[name]["interval"][0] for name in names]
     # Five independent benchmarks: narrower by the square root of five.
     assert width == pytest.approx(sum(widths) / 5 / 5**0.5, rel=0.1)
 
 
 def test_the_same_runs_give_the_same_numbers(two_runs: tuple[Path, Path]) -> None:
     assert compare(*two_runs) == compare(*two_runs)
-    same = compare(two_runs[0], two_runs[0])["differences"]["mmau"]
+    same = comparison(compare(two_runs[0], two_runs[0]))["differences"]["mmau"]
     assert (same["difference"], same["interval"], same["p_value"], same["p_holm"]) == (0.0, [0.0, 0.0], 1.0, 1.0)
 
 
@@ -128,8 +134,8 @@ def test_the_printed_table(two_runs: tuple[Path, Path], capsys: pytest.CaptureFi
     result = json.loads((tmp_path / "out.json").read_text())
     assert result == compare(*two_runs)
     line = next(line for line in printed.splitlines() if "difference" in line)
-    assert len(printed.splitlines()) < 50  # one line per row
-    assert f"{100 * result['differences']['omnibench']['difference']:+.1f}" in line
+    assert max(map(len, printed.splitlines()[:30])) <= 120
+    assert f"{100 * comparison(result)['differences']['omnibench']['difference']:+.1f}" in line
     for text in (
         "AVQA",
         "Riva-A",
@@ -154,9 +160,10 @@ def test_one_run_alone_and_benchmarks_in_one_only(make_run: RunMaker, capsys: py
     make_run("second", "mmau", replies(0.5, 20, 1))
     second = make_run("second", "mmar", replies(0.5, 20, 1))
     assert run_compare(str(first), str(second)) == 0
-    assert "Only in one of the runs, not compared: mmar" in capsys.readouterr().out
+    assert "not compared: MMAR" in capsys.readouterr().out
     result = compare(first, second)
-    assert result["averages"] == {}
+    assert comparison(result)["averages"] == {}
+    assert comparison(result)["only_in_one"] == ["mmar"]
     assert result["runs"][0]["audio_average"] is None
     assert result["runs"][1]["audio_average"] is not None
 
@@ -164,7 +171,7 @@ def test_one_run_alone_and_benchmarks_in_one_only(make_run: RunMaker, capsys: py
 def test_masks_are_named_in_the_table(make_run: RunMaker, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run("ablation", "omnibench", replies(0.5, 20, 0), modalities="A")
     assert run_compare(str(run)) == 0
-    assert "ablation [A]" in capsys.readouterr().out
+    assert "ablation (tiny) [A]" in capsys.readouterr().out
 
 
 def test_the_official_score_can_be_compared_too(make_run: RunMaker) -> None:
@@ -172,30 +179,33 @@ def test_the_official_score_can_be_compared_too(make_run: RunMaker) -> None:
     second = make_run("second", "dailyomni", ["A", "A"])
     result = compare(first, second, score="official")
     assert [run["benchmarks"]["dailyomni"]["accuracy"] for run in result["runs"]] == [0.5, 1.0]
-    assert result["differences"]["dailyomni"]["difference"] == 0.5
+    assert comparison(result)["differences"]["dailyomni"]["difference"] == 0.5
+    on_answer = compare(first, second, score="official_answer")
+    assert [run["benchmarks"]["dailyomni"]["accuracy"] for run in on_answer["runs"]] == [1.0, 1.0]
 
 
 def assert_one_denominator(result: dict[str, Any]) -> None:
-    """The difference is that of the two rows, and over the same number of items."""
-    one, two = result["runs"]
-    for name, change in result["differences"].items():
-        rows = [run["benchmarks"][name] for run in (one, two)]
-        assert [row["items"] for row in rows] == [change["items"]] * 2
-        assert change["difference"] == pytest.approx(rows[1]["accuracy"] - rows[0]["accuracy"], abs=1e-12)
-    for name, change in result["averages"].items():
-        assert change["difference"] == pytest.approx(two[name] - one[name], abs=1e-12)
+    """Every difference is that of two rows, and over the same number of items."""
+    for compared in result["comparisons"]:
+        one, two = (result["runs"][compared[key]] for key in ("reference", "run"))
+        for name, change in compared["differences"].items():
+            rows = [run["benchmarks"][name] for run in (one, two)]
+            assert [row["items"] for row in rows] == [change["items"]] * 2
+            assert change["difference"] == pytest.approx(rows[1]["accuracy"] - rows[0]["accuracy"], abs=1e-12)
+        for name, change in compared["averages"].items():
+            assert change["difference"] == pytest.approx(two[name] - one[name], abs=1e-12)
 
 
-@pytest.mark.parametrize("score", ["strict", "official"])
+@pytest.mark.parametrize("score", ["strict", "official", "official_answer"])
 def test_accuracies_and_differences_have_one_denominator(make_run: RunMaker, score: Score) -> None:
     """Over replies that some rules leave out and others do not, in every benchmark."""
     folders = {}
     for number, name in enumerate(COLUMNS):
-        for run in ("first", "second"):
+        for run in ("first", "second", "third"):
             generator = random.Random(f"{run}{number}")
             texts = ["A", "B", "I cannot tell.", "", reply("A"), "cat", "A cat"]
             folders[run] = make_run(run, name, [generator.choice(texts) for _ in range(60)])
-    assert_one_denominator(compare(folders["first"], folders["second"], score=score))
+    assert_one_denominator(compare(*folders.values(), score=score))
 
 
 def test_a_run_that_leaves_half_unanswered_does_not_win_by_it(
@@ -210,7 +220,7 @@ def test_a_run_that_leaves_half_unanswered_does_not_win_by_it(
     assert (one["accuracy"], two["accuracy"]) == (0.315, 0.6)
     assert (one["items"], two["items"]) == (200, 200)
     assert (one["counted"]["accuracy"], one["counted"]["items"]) == (0.63, 100)
-    assert result["differences"]["videomme"]["difference"] == pytest.approx(0.285)
+    assert comparison(result)["differences"]["videomme"]["difference"] == pytest.approx(0.285)
     assert run_compare(str(half), str(all_answered), "--official") == 0
     printed = capsys.readouterr().out
     for text in ("31.5", "60.0", "+28.5", "63.0 of 100", "counts as wrong"):
@@ -226,11 +236,33 @@ def test_unfinished_runs_are_compared_over_the_items_of_both(
         assert_one_denominator(compare(first, second, partial=True, score=score))  # type: ignore[arg-type]
     assert compare(first, second, partial=True)["runs"][0]["benchmarks"]["mmau"]["accuracy"] == 0.8
     assert run_compare(str(first), str(second), "--partial") == 0
-    said = "mmau: accuracies and difference are over the 10 items that both runs have; the runs have 12 and 10"
-    assert said in capsys.readouterr().out
+    said = "MMAU: over the 10 items that all of its runs have (first (tiny) 12, second (tiny) 10)."
+    assert said in " ".join(capsys.readouterr().out.split())
     nothing = make_run("third", "mmau", [], items=20)
     with pytest.raises(ValueError, match="no items in common"):
         compare(first, nothing, partial=True)
+
+
+def test_any_number_of_runs(make_run: RunMaker) -> None:
+    """Each run is compared with the first; Holm's correction is over all tests of the table."""
+    runs = [make_run(name, "mmau", replies(0.3 + 0.1 * n, 200, n)) for n, name in enumerate("abcd")]
+    result = compare(*runs)
+    assert [(c["run"], c["reference"]) for c in result["comparisons"]] == [(1, 0), (2, 0), (3, 0)]
+    tests = [c["differences"]["mmau"] for c in result["comparisons"]]
+    expected = multipletests([test["p_value"] for test in tests], method="holm")[1]
+    assert [test["p_holm"] for test in tests] == pytest.approx(list(expected), abs=1e-12)
+    for number, other in enumerate(runs[1:]):
+        alone = comparison(compare(runs[0], other))["differences"]["mmau"]
+        assert tests[number] | {"p_holm": 0} == alone | {"p_holm": 0}
+    assert_one_denominator(result)
+
+
+def test_three_unfinished_runs_have_one_denominator(make_run: RunMaker) -> None:
+    runs = [make_run(name, "mmau", replies(0.5, 20 - 5 * n, n), items=40) for n, name in enumerate("abc")]
+    result = compare(*runs, partial=True)
+    assert [row["benchmarks"]["mmau"]["items"] for row in result["runs"]] == [10, 10, 10]
+    assert [row["benchmarks"]["mmau"]["recorded"] for row in result["runs"]] == [20, 15, 10]
+    assert_one_denominator(result)
 
 
 def test_different_questions_cannot_be_compared(make_run: RunMaker) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from avrt.evaluation.benchmarks import BENCHMARKS, new_record
 from avrt.evaluation.benchmarks.official_rules import omnibench_letter
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.scoring import grade_record, is_gold
-from tests.evaluation.conftest import make_records, reply
+from avrt.evaluation.scoring import grade_record, is_gold, score_run
+from tests.evaluation.conftest import RunMaker, make_records, reply
 from tests.evaluation.test_benchmarks import load
 
 FOUR = ("cat", "dog", "owl", "cow")
@@ -60,6 +60,9 @@ def test_dailyomni_failed_items_leave_its_denominator() -> None:
         ("Cow or dog? Answer: B", True, False),
         ("Best answer: B", True, True),  # the phrase is not removed (a comma is missing), but its B is the gold letter
         ("Best option: C", False, True),  # the same, and now the reply is wrong
+        ("Answer: B", True, True),  # the phrase is removed
+        ("CORRECT Option: B", True, False),  # the C of a word that is not removed
+        ("Best answer:Answer: C", False, True),  # the joined phrase does not match, but its second half does
         ("<think>Both.</think><answer>C</answer>", False, True),
         ("none of these", False, None),  # no letter: the row leaves the denominator
         ("", False, None),
@@ -67,6 +70,18 @@ def test_dailyomni_failed_items_leave_its_denominator() -> None:
 )
 def test_videomme_takes_the_first_letter_anywhere(text: str, strict: bool, official: bool | None) -> None:
     assert scores(record("videomme", text)) == (strict, official)
+
+
+def test_videomme_has_its_first_script_by_name(make_run: RunMaker) -> None:
+    """ "Answer: B" begins with an A, which the first script counts."""
+    run = make_run("run", "videomme", ["Answer: A", "Answer: B", "B", "none of these"])
+    (now,), (then,) = score_run(run), score_run(run, rule="videomme-2024-06-03")
+    assert [entry.metrics["official"]["correct"] for entry in (now, then)] == [1, 2]
+    assert "2024" in then.metrics["official"]["rule"]
+    assert now.metrics["official"]["rule"] != then.metrics["official"]["rule"]
+    assert now.metrics["strict"] == then.metrics["strict"]
+    with pytest.raises(ValueError, match="--official-rule: must be one of videomme-2024-06-03, got 'first'"):
+        score_run(run, rule="first")
 
 
 def test_omnibench_gold_is_parsed_out_of_its_text() -> None:

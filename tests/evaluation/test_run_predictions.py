@@ -115,7 +115,12 @@ def test_our_own_samples_come_back_as_they_were(questions: QuestionSet, real_dat
     [
         (lambda rows: rows[0].update(doc_id=99), r"`doc_id` \(99\) names an item"),
         (lambda rows: rows[0].update(doc_id=1), "`doc_id` 1 is item"),
-        (lambda rows: rows[0].update(resps=[["A", "B"]]), "`resps` must have one reply, got 2"),
+        (
+            lambda rows: [row.update(resps=[["A", "B"]]) for row in rows],
+            "has 2 replies per question; choose one with --repeat",
+        ),
+        (lambda rows: rows[0].update(resps=[[7]]), "`resps` must have a reply as text"),
+        (lambda rows: rows[0].update(resps=[]), "`resps` must have a reply as text"),
         (lambda rows: rows[4].update(resps=[["E"]]), "entry 5: an earlier entry gives another reply"),
         (lambda rows: rows.__setitem__(0, {"id": "unknown", "text": "A"}), "entry 1: 'unknown'"),
         (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0"}), "needs `id` and `text`"),

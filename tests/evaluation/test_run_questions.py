@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ from avrt.evaluation.media_config import MediaConfig
 from avrt.evaluation.question_sets import QuestionsConfig, QuestionSet, open_question_sets
 from avrt.evaluation.records.log import RecordWriter, read_records
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.run_lifecycle import batches_left, begin_run
+from avrt.evaluation.records.run_info import RunInfo
+from avrt.evaluation.run_lifecycle import batches_left, begin_run, report_missing
+from avrt.evaluation.terminal_tables import score_console
 from avrt.sample import Sample
 from tests.distributed.runs import write_shards
 
@@ -200,3 +204,51 @@ def test_a_run_begins_and_resumes(real_data: Path, tmp_path: Path) -> None:
     for change in ({"model": "n"}, {"media": MediaConfig("A")}, {"answer_format": "letter"}, {"weights": "other"}):
         with pytest.raises(ValueError, match="use another run folder"):
             begin_run(run, questions, info(**change))  # type: ignore[arg-type]
+
+
+def test_the_number_of_questions_is_checked(real_data: Path, tmp_path: Path) -> None:
+    whole = open_one(
+        benchmarks="mmau", data_root=str(tmp_path), annotations=str(real_data / "annotations" / "mmau_test_mini.json")
+    )
+    assert (len(whole.items), whole.count_note) == (1_000, "")
+    settings = {"benchmarks": "mmau", "data_root": str(real_data / "benchmarks")}
+    part = open_one(**settings)
+    assert part.count_note == "mmau: 1 questions were read, MMAU's authors state 1,000"
+    with pytest.raises(ValueError, match=r"mmau: 1 questions were read.*`require_complete`"):
+        open_one(**settings, require_complete=True)
+    # A subset of the whole benchmark is no incomplete benchmark, and question sets of one's own have no number.
+    ids = tmp_path / "one.txt"
+    ids.write_text(f"{whole.items[3].sample.id}\n")
+    limited = open_one(
+        benchmarks="mmau",
+        data_root=str(tmp_path),
+        annotations=str(real_data / "annotations" / "mmau_test_mini.json"),
+        subset=str(ids),
+        require_complete=True,
+    )
+    assert (len(limited.items), limited.count_note) == (1, "")
+    own = real_data / "avqa" / "val_qa.json"
+    assert open_one(benchmarks="mine", data_root=str(own.parent), annotations=str(own)).count_note == ""
+
+
+def test_the_note_on_the_number_is_printed_when_a_run_begins(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = open_one(benchmarks="mmau", data_root=str(real_data / "benchmarks"))
+    info = questions.run_info(run="r", model="m", answer_format="letter", media=MediaConfig())
+    state = begin_run(tmp_path / "run", questions, info)
+    report_missing(questions, state, score_console())
+    assert "mmau: 1 questions were read, MMAU's authors state 1,000" in capsys.readouterr().out
+
+
+def test_a_run_records_its_date_and_its_hardware(real_data: Path, tmp_path: Path) -> None:
+    questions = open_one(benchmarks="mmau", data_root=str(real_data / "benchmarks"))
+    settings = {"run": "r", "model": "m", "answer_format": "letter", "media": MediaConfig()}
+    first = questions.run_info(**settings, hardware="1 x CPU")  # type: ignore[arg-type]
+    assert datetime.fromisoformat(first.started).utcoffset() == timedelta(0)
+    first.write(tmp_path)
+    for hardware in ("2 x CPU", "1 x CPU", "2 x CPU"):
+        later = replace(questions.run_info(**settings, hardware=hardware), started="2099-01-01T00:00:00+00:00")  # type: ignore[arg-type]
+        later.write(tmp_path)
+    now = RunInfo.read(tmp_path)
+    assert (now.started, now.hardware) == (first.started, "1 x CPU; 2 x CPU")

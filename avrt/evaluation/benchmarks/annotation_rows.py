@@ -8,14 +8,17 @@ from typing import Any
 from avrt.files.json_rows import read_json_rows
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, *, trailing_commas: bool = False) -> list[dict[str, Any]]:
     """All rows of a file, in order.
+
+    Args:
+        trailing_commas: see `avrt.files.json_rows.read_json_rows`.
 
     Raises:
         ValueError: the file is none of these, or parquet that cannot be read; names the file.
     """
     if path.suffix != ".parquet":
-        return read_json_rows(path)
+        return read_json_rows(path, trailing_commas=trailing_commas)
     try:
         import pyarrow
         import pyarrow.parquet

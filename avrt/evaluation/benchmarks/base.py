@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,8 @@ class Benchmark:
         read: annotation file to entries.
         official: the benchmark's own scoring rule, or None where none is published.
         official_source: source of that rule, in a few words.
+        compares_texts: the rule compares the reply with the options' texts, so that it cannot read a bare letter.
+        older_rules: earlier official rules by name, each with its source.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Benchmark:
     official_source: str
     in_average: bool = True
     own_scores: OwnScores | None = None
+    compares_texts: bool = False
+    older_rules: Mapping[str, tuple[OfficialRule, str]] = field(default_factory=dict)
 
     def annotations(self, root: str | Path) -> Path | None:
         """The benchmark's annotation file under a data root (or in its own folder); None if there is none."""

@@ -53,5 +53,6 @@ BENCHMARK = Benchmark(
     annotation_files=("MMAR-meta.jsonl", "MMAR-meta.json", "mmar_meta.jsonl"),
     read=read,
     official=official_rules.word_set_match,
+    compares_texts=True,
     official_source="MMAR code/evaluation.py: word-set match on the option's text",
 )

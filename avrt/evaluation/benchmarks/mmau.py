@@ -53,5 +53,6 @@ BENCHMARK = Benchmark(
     annotation_files=("mmau-test-mini.json", "mmau_test_mini.json"),
     read=read,
     official=official_rules.word_set_match,
+    compares_texts=True,
     official_source="MMAU evaluation.py: word-set match on the option's text",
 )

@@ -18,7 +18,7 @@ _LETTER_AT_START = re.compile(r"\s*([A-D])", re.IGNORECASE)
 _WORD = re.compile(r"\b\w+\b")
 _VIDEO_MME_LETTER = re.compile(r"[ABCD]")
 
-VIDEO_MME_PREFIXES = (
+VIDEO_MME_PREFIXES_2024_06_03 = (
     "The best answer is",
     "The correct answer is",
     "The answer is",
@@ -27,7 +27,16 @@ VIDEO_MME_PREFIXES = (
     "The best option isThe correct option is",
     "Best answer:Best option:",
 )
-"""Phrases that Video-MME's script removes before it looks for a letter."""
+"""Phrases that Video-MME's first script removes, in this order, before it looks for a letter."""
+
+VIDEO_MME_PREFIXES = (
+    *VIDEO_MME_PREFIXES_2024_06_03,
+    "Answer:",
+    "Option:",
+    "The correct answer",
+    "The correct option",
+)
+"""Phrases that the script removes to which Video-MME's README links since 18 June 2024."""
 
 
 def dailyomni(record: Record) -> bool | None:
@@ -46,12 +55,21 @@ def dailyomni(record: Record) -> bool | None:
 def video_mme(record: Record) -> bool | None:
     """Video-MME: the first capital A to D anywhere in the reply, once some phrases are removed.
 
-    "A man sings, so B" is A. Replies without such a letter leave the denominator.
+    "A man sings, so B" is A, "Answer: B" is B. Replies without such a letter leave the denominator.
     """
+    return _video_mme(record, VIDEO_MME_PREFIXES)
+
+
+def video_mme_2024_06_03(record: Record) -> bool | None:
+    """Video-MME's first script, which its authors replaced on 18 June 2024: "Answer: B" is A."""
+    return _video_mme(record, VIDEO_MME_PREFIXES_2024_06_03)
+
+
+def _video_mme(record: Record, prefixes: Sequence[str]) -> bool | None:
     if record.failure is not None:
         return None
     text = record.text.strip()
-    for prefix in VIDEO_MME_PREFIXES:
+    for prefix in prefixes:
         text = text.replace(prefix, "")
     match = _VIDEO_MME_LETTER.search(text)
     return None if match is None else match[0] == record.gold

@@ -1,7 +1,7 @@
 """Video-MME: ``videomme/test-00000-of-00001.parquet`` (or its rows as JSON) and ``data/<videoID>.mp4``.
 
-The authors' result template (``output_test_template.json``: videos with a list of questions each) is read too; it
-names videos only by number, so the media are looked for under that number.
+The authors' result template (``output_test_template.json``: videos with a list of questions each) is read too, with its
+present keys and with those before June 2024; it names videos only by number, which is then the media's name.
 """
 
 from __future__ import annotations
@@ -23,10 +23,19 @@ from avrt.evaluation.benchmarks.base import (
 from avrt.sample import Sample
 from avrt.text.option_labels import strip_labels
 
+_OLDER_KEYS = {
+    "duration_category": "duration",
+    "video_category": "domain",
+    "video_subcategory": "sub_category",
+    "choices": "options",
+}
+"""Keys of the result template before 18 June 2024."""
+
 
 def read(path: Path) -> list[Entry]:
     """Read the parquet file, its rows as JSON or JSON lines, or the result template."""
-    return entries_of(path, _flat(read_rows(path)), _convert)
+    # The authors' own template has commas before closing brackets.
+    return entries_of(path, questions_of(path, read_rows(path, trailing_commas=True)), _convert)
 
 
 def _convert(row: dict[str, Any], _: int) -> Entry:
@@ -48,22 +57,21 @@ def _convert(row: dict[str, Any], _: int) -> Entry:
     )
 
 
-def _flat(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """One row per question; the result template nests the questions and names the same fields differently."""
-    for row in rows:
+def questions_of(path: Path, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """One row per question; the result template nests the questions, under keys that its older form names otherwise.
+
+    Raises:
+        ValueError: `questions` is not a list of objects; names file and entry.
+    """
+    for number, row in enumerate(rows, start=1):
         if "questions" not in row:
             yield row
             continue
+        if not isinstance(row["questions"], list) or not all(isinstance(entry, dict) for entry in row["questions"]):
+            raise ValueError(f"{path}: entry {number}: `questions` must be a list of objects")
+        video = {_OLDER_KEYS.get(key, key): value for key, value in row.items() if key != "questions"}
         for question in row["questions"]:
-            yield {
-                "video_id": row["video_id"],
-                "videoID": row.get("videoID"),
-                "duration": row.get("duration_category"),
-                "domain": row.get("video_category"),
-                "sub_category": row.get("video_subcategory"),
-                "options": question["choices"],
-                **{name: question[name] for name in ("question_id", "task_type", "question", "answer")},
-            }
+            yield video | {_OLDER_KEYS.get(key, key): value for key, value in question.items()}
 
 
 _STEM = "test-00000-of-00001"
@@ -83,5 +91,11 @@ BENCHMARK = Benchmark(
     ),
     read=read,
     official=official_rules.video_mme,
-    official_source="Video-MME evaluation/eval_your_results.py: the first A to D anywhere",
+    official_source="thanku-all/parse_answer eval_your_results.py, linked by Video-MME: the first A to D anywhere",
+    older_rules={
+        "videomme-2024-06-03": (
+            official_rules.video_mme_2024_06_03,
+            'Video-MME evaluation/eval_your_results.py of 3 June 2024: the first A to D anywhere, in "Answer:" too',
+        )
+    },
 )

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from avrt.evaluation.records.json_fields import from_dict
 from avrt.files.json_text import decode_json
 
-DERIVED_FIELDS = ("answer", "reason", "correct_strict", "correct_official", "error_type")
+DERIVED_FIELDS = ("answer", "reason", "correct_strict", "correct_official", "correct_official_answer", "error_type")
 """The fields of a `Record` that scoring fills in; None until then."""
 
 _TEXTS = ("id", "benchmark", "question", "gold", "text", "finish_reason")
@@ -58,6 +58,7 @@ class Record:
         correct_strict: right by this project's rule.
         correct_official: right by the benchmark's own rule; None where that rule leaves the item out of its
             denominator.
+        correct_official_answer: likewise, where that rule reads the answer's text alone instead of the whole reply.
         error_type: ``none`` (right), ``instruction_format`` (no clear answer), ``logic`` (a clear wrong one), or
             ``no_reply`` (see `failure`).
     """
@@ -84,6 +85,7 @@ class Record:
     reason: str | None = None
     correct_strict: bool | None = None
     correct_official: bool | None = None
+    correct_official_answer: bool | None = None
     error_type: ErrorType | None = None
 
     def __post_init__(self) -> None:

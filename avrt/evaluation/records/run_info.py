@@ -39,6 +39,8 @@ class RunInfo:
         weights: fingerprint that distinguishes two students with the same `model` path; empty if the weights are not
             available.
         avrt_version: version of this project that generated the replies.
+        started: date and time when the run began (ISO 8601, UTC); empty where it is unknown.
+        hardware: what the model ran on, for tables; empty where it is unknown (a server, imported replies).
     """
 
     run: str
@@ -55,6 +57,8 @@ class RunInfo:
     prompt: dict[str, Any] | None = None
     weights: str = ""
     avrt_version: str = ""
+    started: str = ""
+    hardware: str = ""
 
     def __post_init__(self) -> None:
         for name, allowed in (("modalities", Modalities), ("answer_format", AnswerFormat), ("profile", Profile)):
@@ -80,11 +84,13 @@ class RunInfo:
     def write(self, folder: str | Path) -> None:
         """Write ``run.json``; for a run that is resumed, check that it is still the same run.
 
+        A resumed run keeps its first date, and lists the hardware of all its parts.
+
         Raises:
-            ValueError: the folder contains a run with other settings, whose records are not comparable. The run's name
-                and the place of the data may differ.
+            ValueError: the folder contains a run with other settings, whose records are not comparable. The run's name,
+                the place of the data, and the hardware may differ.
         """
-        folder = Path(folder)
+        folder, info = Path(folder), self
         if (folder / RUN_FILE).exists():
             old = RunInfo.read(folder)
             if old.prompt is None and self.prompt is not None:
@@ -100,10 +106,12 @@ class RunInfo:
                         f"{folder}: contains a run with `{name}` {_shown(before.get(name))}, this one has "
                         f"{_shown(now.get(name))}; use another run folder, or remove that one"
                     )
-            if old == self:
+            parts = dict.fromkeys(part for part in [*old.hardware.split("; "), self.hardware] if part)
+            info = dataclasses.replace(self, started=old.started, hardware="; ".join(parts))
+            if old == info:
                 return  # so that the file's date remains the start of the run
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / RUN_FILE, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
+        write_atomic(folder / RUN_FILE, (json.dumps(dataclasses.asdict(info), indent=2) + "\n").encode())
 
 
 def _settings(info: RunInfo) -> dict[str, Any]:
@@ -111,7 +119,8 @@ def _settings(info: RunInfo) -> dict[str, Any]:
     values = {item.name: getattr(info, item.name) for item in dataclasses.fields(info)}
     nested = {name: values.pop(name) or {} for name in ("decoding", "prompt")}
     flat = {f"{name}.{key}": value for name, settings in nested.items() for key, value in settings.items()}
-    return {name: value for name, value in values.items() if name not in ("run", "data_root")} | flat
+    free = ("run", "data_root", "started", "hardware")
+    return {name: value for name, value in values.items() if name not in free} | flat
 
 
 def _shown(value: Any) -> str:

@@ -24,8 +24,7 @@ from avrt.data.faults import ShardError
 from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip, encode_clip
 from avrt.data.shards import ShardSet
 from avrt.evaluation.benchmarks import BENCHMARKS, Item
-from avrt.evaluation.item_clips import MAX_SOURCE_SECONDS, read_sample
-from avrt.evaluation.media_config import MAX_FRAMES
+from avrt.evaluation.item_clips import MAX_FRAMES, MAX_SOURCE_SECONDS, read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.atomic import write_atomic

@@ -1,4 +1,4 @@
-"""The report: a page about one run, or two side by side, with tables, plots, and every item with its media.
+"""The report: a page about one run, or several side by side, with tables, plots, and every item with its media.
 
 The page opens from the disk, without a server or a network::
 
@@ -25,13 +25,15 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from avrt.evaluation.comparison import by_benchmark, compare
+from avrt.evaluation.category_names import category_name
+from avrt.evaluation.comparison import by_benchmark, compare_scored
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.report.media import ClipExporter, ShownClip, clip_key
 from avrt.evaluation.report.summary import ERROR_TITLES, REASONS, Runs, summary_html, title_of
-from avrt.evaluation.report.tables import badge
+from avrt.evaluation.report.tables import badge, run_letter, series_of
 from avrt.evaluation.scoring import score_run
+from avrt.evaluation.sent_prompts import sent_prompt
 from avrt.files.atomic import write_atomic
 
 PAGE_FILE = "index.html"
@@ -82,22 +84,23 @@ class _Row:
 def write_report(
     run: str | Path,
     out: str | Path,
-    other: str | Path | None = None,
-    *,
+    *others: str | Path,
     data: str | Path | None = None,
     media: bool = True,
     partial: bool = False,
+    rule: str | None = None,
     on_clip: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Write the page of one run, or of two on the same items.
+    """Write the page of one run, or of several on the same items.
 
     Args:
         run: folder of a run, or of one of its benchmarks; run A of a comparison.
         out: folder for the page, created if absent. An earlier report in it is replaced, its clips are kept.
-        other: run B.
+        others: runs B, C, ...
         data: folder of the benchmarks' data, if it is not where the runs found it.
         media: show frames and audio; without them the page is created in seconds.
         partial: accept unfinished runs.
+        rule: see `avrt.evaluation.scoring.grade_record`.
         on_clip: called with the number of clips done and of all clips, for a progress bar.
 
     Raises:
@@ -105,9 +108,8 @@ def write_report(
     """
     out = Path(out)
     _check_out(out)
-    paths = [run] if other is None else [run, other]
-    runs = [by_benchmark(score_run(path, partial=partial)) for path in paths]
-    comparison = compare(run, other, partial=partial)
+    runs = [by_benchmark(score_run(path, partial=partial, rule=rule)) for path in (run, *others)]
+    comparison = compare_scored(runs, partial=partial)
     rows = list(_rows(runs))
     clips = _export_clips(rows, out, data, on_clip) if media else {}
     _write_chunks(out / DATA_FOLDER, rows, clips)
@@ -182,10 +184,16 @@ def _write_chunks(folder: Path, rows: Sequence[_Row], clips: Mapping[str, ShownC
 def _details(row: _Row, clips: Mapping[str, ShownClip]) -> dict[str, Any]:
     """The data of an item that the page shows when it is opened."""
     _, record = row.first
+    asked = [
+        sent_prompt(reply, info) if reply is not None and info is not None else ""
+        for reply, info in zip(row.records, row.infos, strict=True)
+    ]
+    prompts = [prompt for prompt in dict.fromkeys(asked) if prompt]
     return {
         "options": record.options,
         "officialGold": record.official_gold,
         "clip": clips.get(clip_key(record), NO_MEDIA).as_dict(),
+        "prompts": prompts,
         "replies": [
             reply
             and {
@@ -195,8 +203,9 @@ def _details(row: _Row, clips: Mapping[str, ShownClip]) -> dict[str, Any]:
                 "promptTokens": reply.prompt_tokens,
                 "tokens": reply.completion_tokens,
                 "seconds": reply.latency_seconds,
+                "prompt": prompts.index(prompt) if prompt else None,
             }
-            for reply in row.records
+            for reply, prompt in zip(row.records, asked, strict=True)
         ],
     }
 
@@ -221,7 +230,10 @@ def _index(runs: Runs, rows: Sequence[_Row]) -> dict[str, Any]:
                 reply.answer,
                 reasons.setdefault(reply.reason or "", len(reasons)),
                 errors.index(reply.error_type or "none"),
-                None if reply.correct_official is None else int(reply.correct_official),
+                *(
+                    None if outcome is None else int(outcome)
+                    for outcome in (reply.correct_official, reply.correct_official_answer)
+                ),
             ]
             for reply in row.records
         ]
@@ -230,15 +242,20 @@ def _index(runs: Runs, rows: Sequence[_Row]) -> dict[str, Any]:
         "runs": [
             {
                 "name": next(iter(run.values())).info.run,
+                "letter": run_letter(number),
+                "series": series_of(number),
                 "modalities": {name: entry.info.modalities for name, entry in run.items()},
             }
-            for run in runs
+            for number, run in enumerate(runs)
         ],
         "benchmarks": [
             {
                 "name": name,
                 "title": title_of(name),
-                "categories": [{"name": key, "values": list(values)} for key, values in categories[place].items()],
+                "categories": [
+                    {"name": key, "title": category_name(key), "values": list(values)}
+                    for key, values in categories[place].items()
+                ],
             }
             for place, name in enumerate(benchmarks)
         ],
@@ -254,9 +271,9 @@ def _page(runs: Runs, rows: Sequence[_Row], comparison: Mapping[str, Any]) -> st
     style, script = _asset("report.css"), _script()
     return Template(_asset("report.html")).substitute(
         generator=GENERATOR,
-        title=escape(" and ".join(names)),
+        title=escape(", ".join(names)),
         heading=" ".join(f"{badge(number)}{escape(name)}" for number, name in enumerate(names))
-        if len(names) == 2
+        if len(names) > 1
         else escape(names[0]),
         policy=_policy(style, script),
         style=style,

@@ -14,10 +14,13 @@ MARGIN = 16
 _SPAN = WIDTH - 2 * MARGIN
 _ROW = 16
 
+SERIES = "abcdef"
+"""The colors of runs; a further run has the first one again."""
+
 
 @dataclass(frozen=True)
 class Point:
-    """A value with its interval. `series` is ``a`` or ``b``, which the style sheet colors."""
+    """A value with its interval. `series` is one of `SERIES`, which the style sheet colors."""
 
     value: float
     low: float
@@ -98,7 +101,7 @@ def _x(value: float, scale: float | None) -> str:
 
 
 def _marker(x: str, y: int, series: str) -> str:
-    if series == "b":
+    if SERIES.index(series) % 2:
         return f'<rect x="{float(x) - 3:.2f}" y="{y - 3}" width="6" height="6"/>'
     return f'<circle cx="{x}" cy="{y}" r="3.5"/>'
 

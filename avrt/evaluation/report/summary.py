@@ -7,17 +7,18 @@ from data (names of models, benchmarks, categories) are escaped by `tables.escap
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from avrt.evaluation.benchmarks import BENCHMARKS
-from avrt.evaluation.comparison import masks_of
+from avrt.evaluation.category_names import category_name
 from avrt.evaluation.number_format import ABSENT, interval, p_value, percent, signed
-from avrt.evaluation.published_results import AVERAGES, COLUMNS
+from avrt.evaluation.published_results import AVERAGES
 from avrt.evaluation.records.record import Record
+from avrt.evaluation.report.about_runs import about_runs
 from avrt.evaluation.report.plots import Point, axis, difference_scale, interval_plot, stacked_bar
+from avrt.evaluation.report.published import published_errors, published_results
 from avrt.evaluation.report.tables import (
     accuracy,
     badge,
@@ -25,10 +26,13 @@ from avrt.evaluation.report.tables import (
     number_cell,
     number_heads,
     plot_head,
+    run_letter,
     section,
+    series_of,
     table,
     text_heads,
 )
+from avrt.evaluation.run_media import audio_of, frames_of
 from avrt.evaluation.scoring import BenchmarkRun
 
 ERROR_TITLES = {
@@ -62,8 +66,11 @@ REASONS = {
 }
 """Meaning of the reason codes of replies (`avrt.text.answers.parse`) and of missing replies (`Record.failure`)."""
 
+LARGE = 100
+"""Items from which a benchmark's interval sets the scale of the differences."""
+
 Runs = Sequence[Mapping[str, BenchmarkRun]]
-"""One or two runs, each by benchmark."""
+"""Runs, each by benchmark."""
 
 
 def title_of(benchmark: str) -> str:
@@ -72,19 +79,18 @@ def title_of(benchmark: str) -> str:
 
 
 def summary_html(runs: Runs, comparison: Mapping[str, Any]) -> str:
-    """All tables of one or two runs.
+    """All tables of some runs.
 
     Args:
         runs: scored benchmarks by name, in the order of the tables.
-        comparison: result of `avrt.evaluation.comparison.compare` for the same runs.
+        comparison: result of `avrt.evaluation.comparison.compare_scored` for the same runs.
     """
     benchmarks = list(dict.fromkeys(name for run in runs for name in run))
-    parts = [_about(runs), _accuracies(runs, benchmarks)]
-    if len(runs) == 2:
-        parts.append(_differences(comparison))
+    parts = [about_runs(runs), _accuracies(runs, benchmarks)]
+    parts += [_differences(comparison, change) for change in comparison["comparisons"]]
     parts += [_outcomes(runs, benchmarks), _reasons(runs)]
     parts += [_categories(runs, name) for name in benchmarks]
-    parts += [_replies(runs, benchmarks), _published(comparison)]
+    parts += [_replies(runs, benchmarks), published_results(comparison)]
     return "\n".join(part for part in parts if part)
 
 
@@ -99,81 +105,72 @@ def items_link(text: object, **filters: str) -> str:
     return f'<a href="#items?{html.escape(chosen)}">{escape(str(text))}</a>'
 
 
-def _about(runs: Runs) -> str:
-    heads = text_heads("Run", "Model", "Modalities", "Answer format", "Parser profile", "Subset")
-    heads += number_heads("Items") + text_heads("Settings", "AVRT version")
-    rows = []
-    for number, run in enumerate(runs):
-        infos = [entry.info for entry in run.values()]
-        done, planned = sum(len(entry.records) for entry in run.values()), sum(info.items for info in infos)
-        rows.append(
-            [
-                f"<td>{badge(number) if len(runs) == 2 else ''} {escape(infos[0].run)}</td>",
-                *(
-                    f"<td>{escape(_all_of(getattr(info, field) for info in infos))}</td>"
-                    for field in ("model", "modalities", "answer_format", "profile", "subset")
-                ),
-                number_cell(f"{done:,}" if done == planned else f"{done:,} of {planned:,} (unfinished)"),
-                f"<td>{escape(_all_of(_settings(info.decoding) for info in infos))}</td>",
-                f"<td>{escape(_all_of(info.avrt_version for info in infos))}</td>",
-            ]
-        )
-    return section("about", "Runs", table(heads, rows))
-
-
 def _accuracies(runs: Runs, benchmarks: Sequence[str]) -> str:
-    two = len(runs) == 2
-    heads = text_heads("Benchmark", *(["Run"] if two else []))
+    several = len(runs) > 1
+    heads = text_heads("Benchmark", *(["Run"] if several else []))
     heads += number_heads("Items", "Right", "Strict", "95 % interval") + plot_head(axis())
-    heads += number_heads("Chance", "Official", "Counted", "of items") + text_heads("Official rule")
-    groups = []
+    heads += number_heads("Chance", "Official", "On answer", "Counted", "of items", "Frames", "Audio (s)")
+    groups, rules = [], {}
     for name in benchmarks:
         rows: list[list[str]] = []
         for number, run in enumerate(runs):
             if name not in run:
                 continue
             strict, official = run[name].metrics["strict"], run[name].metrics["official"]
+            rules[title_of(name)] = official["rule"]
+            scores = [official["correct"], run[name].metrics["official_answer"]["correct"]]
             chance = chance_level(run[name].records)
             first = f"<td>{items_link(title_of(name), benchmark=name)}</td>" if not rows else "<td></td>"
             plot = interval_plot(
-                _points([(strict, "ab"[number])]), f"{title_of(name)}: {accuracy(strict)}", marks=[chance]
+                _points([(strict, series_of(number))]), f"{title_of(name)}: {accuracy(strict)}", marks=[chance]
             )
             rows.append(
                 [
                     first,
-                    *([f"<td>{badge(number)}</td>"] if two else []),
-                    number_cell(f"{strict['items']:,}"),
+                    *([f"<td>{badge(number)}</td>"] if several else []),
+                    number_cell(_of_all(strict["items"], name)),
                     number_cell(f"{strict['correct']:,}"),
                     number_cell(f"<strong>{percent(strict['accuracy'])}</strong>"),
                     number_cell(interval(strict["interval"])),
                     f'<td class="plot">{plot}</td>',
                     number_cell(percent(chance)),
-                    number_cell(percent(official["correct"] / strict["items"] if strict["items"] else None)),
+                    *(number_cell(percent(right / strict["items"] if strict["items"] else None)) for right in scores),
                     number_cell(percent(official["accuracy"])),
                     number_cell(f"{official['items']:,}"),
-                    f'<td class="quiet">{escape(official["rule"])}</td>',
+                    number_cell(escape(frames_of(run[name]))),
+                    number_cell(escape(audio_of(run[name]))),
                 ]
             )
         groups.append(rows)
     note = (
-        "Strict: an item is right if the reply clearly chooses the gold option. Official: by the benchmark's own rule. "
-        "Both are over all items; an item that a rule leaves out (no answer found) is wrong. Counted: the official "
-        "accuracy over the items that the rule counts, which differ between runs. Intervals: Wilson, 95 %. Dashed "
-        "line: chance level."
+        "Strict: an item is right if the reply clearly chooses the gold option. Official: by the benchmark's own rule, "
+        "on the whole reply as the model wrote it; tags and reasoning around the answer change what it reads. On "
+        "answer: by that rule on the answer's text alone, as papers report it. All are over all items; an item that a "
+        "rule leaves out (no answer found) is wrong. Counted: the official accuracy over the items that the rule "
+        "counts, which differ between runs. Intervals: Wilson, 95 %. Dashed line: chance level. Official rules: "
+        + "; ".join(f"{title}: {rule}" for title, rule in rules.items())
+        + "."
     )
     return section("accuracy", "Accuracy (%)", table(heads, *groups), note)
 
 
-def _differences(comparison: Mapping[str, Any]) -> str:
+def _differences(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> str:
+    number, letter = comparison["run"], run_letter(comparison["run"])
     differences = comparison["differences"]
     changes = {**differences, **comparison["averages"]}
-    scale = difference_scale([limit for change in changes.values() for limit in change["interval"]])
-    heads = text_heads("Benchmark") + number_heads("Items", "B − A", "95 % interval")
-    heads += plot_head(axis(scale, "points")) + number_heads("Won by B", "Lost by B", "p", "p (Holm)")
+    if not changes:
+        return ""
+    # A benchmark of a few items would make dots of all others: its interval may leave the plot.
+    large = [change for change in changes.values() if change.get("items", LARGE) >= LARGE] or list(changes.values())
+    scale = difference_scale([limit for change in large for limit in change["interval"]])
+    heads = text_heads("Benchmark") + number_heads("Items", f"{letter} − A", "95 % interval")
+    heads += plot_head(axis(scale, "points"))
+    heads += number_heads(f"Won by {letter}", f"Lost by {letter}", "p", "p (Holm)")
+    filter_name = "change" if number == 1 else f"change{letter.lower()}"
     rows = []
     for name, change in changes.items():
         low, high = change["interval"]
-        point = Point(change["difference"], low, high, "b")
+        point = Point(change["difference"], low, high, series_of(number))
         title = title_of(name) if name in differences else AVERAGES[name]
         plot = interval_plot([point], f"{title}: {signed(change['difference'])} points", scale=scale)
         row = [
@@ -185,8 +182,8 @@ def _differences(comparison: Mapping[str, Any]) -> str:
         ]
         if name in differences:
             row += [
-                number_cell(items_link(change["only_second"], benchmark=name, change="won")),
-                number_cell(items_link(change["only_first"], benchmark=name, change="lost")),
+                number_cell(items_link(change["only_second"], benchmark=name, **{filter_name: "won"})),
+                number_cell(items_link(change["only_first"], benchmark=name, **{filter_name: "lost"})),
                 number_cell(escape(p_value(change["p_value"]))),
                 number_cell(escape(p_value(change["p_holm"]))),
             ]
@@ -194,46 +191,43 @@ def _differences(comparison: Mapping[str, Any]) -> str:
             row += [number_cell("")] * 4
         rows.append(row)
     note = (
-        "In percentage points, by the strict score, over the items that both runs have (for unfinished runs fewer than "
-        "in the table above). Interval: paired bootstrap, 95 %. p: exact McNemar test; Holm: corrected over the "
-        "benchmarks of this table."
+        "In percentage points, by the strict score, over the items that all runs have (for unfinished runs fewer than "
+        "in the table above). Interval: paired bootstrap, 95 %. p: exact McNemar test; Holm: corrected over all "
+        "comparisons on this page."
     )
     if comparison["only_in_one"]:
-        note += f" Only in one run, not compared: {', '.join(map(title_of, comparison['only_in_one']))}."
-    return section("difference", "Difference, B − A (points)", table(heads, rows), note)
+        note += f" Only in one of the two runs, not compared: {', '.join(map(title_of, comparison['only_in_one']))}."
+    names = [result["runs"][comparison[key]]["label"] for key in ("run", "reference")]
+    title = f"Difference, {letter} − A (points)" + (f": {' − '.join(names)}" if len(result["runs"]) > 2 else "")
+    return section("difference" if number == 1 else f"difference-{number}", title, table(heads, rows), note)
 
 
 def _outcomes(runs: Runs, benchmarks: Sequence[str]) -> str:
-    two = len(runs) == 2
-    heads = text_heads("Benchmark", *(["Run"] if two else []))
-    heads += number_heads(*map(str.capitalize, ERROR_TITLES.values())) + plot_head()
+    several = len(runs) > 1
+    heads = text_heads("Benchmark", *(["Run"] if several else []))
+    heads += number_heads(*(part for title in ERROR_TITLES.values() for part in (title.capitalize(), "%")))
+    heads += plot_head()
     groups = []
     for name in benchmarks:
         rows: list[list[str]] = []
         for number, run in enumerate(runs):
             if name not in run:
                 continue
-            errors = run[name].metrics["errors"]
-            result = f"result{'b' if number else ''}"
+            errors, items = run[name].metrics["errors"], len(run[name].records)
             label = ", ".join(f"{title} {errors[error]}" for error, title in ERROR_TITLES.items())
             bar = stacked_bar([(error, errors[error]) for error in ERROR_TITLES], f"{title_of(name)}: {label}")
-            rows.append(
-                [
-                    f"<td>{escape(title_of(name))}</td>" if not rows else "<td></td>",
-                    *([f"<td>{badge(number)}</td>"] if two else []),
-                    *(
-                        number_cell(items_link(f"{errors[error]:,}", benchmark=name, **{result: error}))
-                        for error in ERROR_TITLES
-                    ),
-                    f'<td class="plot">{bar}</td>',
-                ]
-            )
-        groups.append(rows)
+            cells = [f"<td>{escape(title_of(name))}</td>" if not rows else "<td></td>"]
+            cells += [f"<td>{badge(number)}</td>"] if several else []
+            for error in ERROR_TITLES:
+                link = items_link(f"{errors[error]:,}", benchmark=name, **{run_filter("result", number): error})
+                cells += [number_cell(link), number_cell(percent(errors[error] / items if items else None))]
+            rows.append([*cells, f'<td class="plot">{bar}</td>'])
+        groups.append(rows + published_errors(name, several))
     key = " ".join(
         f'<span class="key"><span class="swatch part-{error}"></span>{escape(title)}</span>'
         for error, title in ERROR_TITLES.items()
     )
-    note = "Logic error: a clear but wrong answer. Format error (IFE): no clear answer."
+    note = "Logic error: a clear but wrong answer. Format error (IFE): no clear answer. In percent of all items."
     return section("outcomes", "Outcomes", f"<p>{key}</p>" + table(heads, *groups), note)
 
 
@@ -247,7 +241,7 @@ def _reasons(runs: Runs) -> str:
             f"<td><code>{escape(reason)}</code></td>",
             f"<td>{escape(REASONS.get(reason, ''))}</td>",
             *(
-                number_cell(items_link(f"{count.get(reason, 0):,}", **{f"reason{'b' if number else ''}": reason}))
+                number_cell(items_link(f"{count.get(reason, 0):,}", **{run_filter("reason", number): reason}))
                 for number, count in enumerate(counts)
             ),
         ]
@@ -263,14 +257,14 @@ def _categories(runs: Runs, benchmark: str) -> str:
     tables = []
     for name in names:
         values = [entry.metrics["categories"].get(name, {}) if entry else {} for entry in entries]
-        heads = text_heads(name) + number_heads("Items") + plot_head(axis())
+        heads = text_heads(category_name(name)) + number_heads("Items") + plot_head(axis())
         heads += number_heads(*(f"{_name(runs, number)} % [95 %]".strip() for number in range(len(runs))))
-        heads += number_heads("B − A") if len(runs) == 2 else []
+        heads += number_heads(*(f"{run_letter(number)} − A" for number in range(1, len(runs))))
         rows = []
         for value in sorted({value for run in values for value in run}):
             scores = [run[value]["strict"] if value in run else None for run in values]
             link = items_link(value, benchmark=benchmark, **{f"c.{name}": value})
-            shown = [(score, "ab"[number]) for number, score in enumerate(scores) if score]
+            shown = [(score, series_of(number)) for number, score in enumerate(scores) if score]
             label = f"{value}: " + "; ".join(accuracy(score) for score, _ in shown)
             rows.append(
                 [
@@ -286,7 +280,7 @@ def _categories(runs: Runs, benchmark: str) -> str:
                         for score in scores
                     ),
                 ]
-                + ([number_cell(_gap(scores))] if len(runs) == 2 else [])
+                + [number_cell(_gap(scores[0], score)) for score in scores[1:]]
             )
         tables.append(table(heads, rows))
     if not tables:
@@ -296,7 +290,7 @@ def _categories(runs: Runs, benchmark: str) -> str:
 
 
 def _replies(runs: Runs, benchmarks: Sequence[str]) -> str:
-    heads = text_heads("Benchmark", *(["Run"] if len(runs) == 2 else []))
+    heads = text_heads("Benchmark", *(["Run"] if len(runs) > 1 else []))
     heads += number_heads("In format", "Mean tokens", "Longest", "Truncated")
     heads += text_heads("Answers by letter (gold in brackets)")
     groups = []
@@ -313,7 +307,7 @@ def _replies(runs: Runs, benchmarks: Sequence[str]) -> str:
             rows.append(
                 [
                     f"<td>{escape(title_of(name))}</td>" if not rows else "<td></td>",
-                    *([f"<td>{badge(number)}</td>"] if len(runs) == 2 else []),
+                    *([f"<td>{badge(number)}</td>"] if len(runs) > 1 else []),
                     number_cell(ABSENT if metrics["formatted"] is None else f"{percent(metrics['formatted'])} %"),
                     number_cell(ABSENT if tokens["completion_mean"] is None else f"{tokens['completion_mean']:.0f}"),
                     number_cell(ABSENT if tokens["completion_max"] is None else f"{tokens['completion_max']:,}"),
@@ -325,36 +319,6 @@ def _replies(runs: Runs, benchmarks: Sequence[str]) -> str:
     return section("replies", "Replies", table(heads, *groups))
 
 
-def _published(comparison: Mapping[str, Any]) -> str:
-    columns = {**COLUMNS, **AVERAGES}
-    known = {name for row in comparison["runs"] for name in row["benchmarks"]}
-    if not known & set(COLUMNS):
-        return ""
-    own = [
-        [f"<td><strong>{escape(row['run'] + masks_of(row))}</strong></td>"]
-        + [
-            number_cell(f"<strong>{percent(value)}</strong>" if value is not None else "")
-            for value in (
-                row["benchmarks"].get(name, {}).get("accuracy") if name in COLUMNS else row[name] for name in columns
-            )
-        ]
-        for row in comparison["runs"]
-    ]
-    groups: dict[str, list[list[str]]] = {}
-    for row in comparison["published"]:
-        title = f'<th scope="rowgroup" colspan="{1 + len(columns)}">{escape(row["group"])}</th>'
-        groups.setdefault(row["group"], [[title]]).append(
-            [f"<td>{escape(row['label'])}</td>"]
-            + [
-                number_cell("" if value is None else f"{value:.1f}")
-                for value in (row["scores"].get(name) if name in COLUMNS else row[name] for name in columns)
-            ]
-        )
-    heads = text_heads("Model") + number_heads(*columns.values())
-    note = f"Published numbers as printed: {comparison['published_source']}. AV Avg. excludes AVQA."
-    return section("published", "Published results (%)", table(heads, own, *groups.values()), note)
-
-
 def _points(scores: Iterable[tuple[Mapping[str, Any], str]]) -> list[Point]:
     return [
         Point(score["accuracy"], score["interval"][0], score["interval"][1], series)
@@ -364,21 +328,21 @@ def _points(scores: Iterable[tuple[Mapping[str, Any], str]]) -> list[Point]:
 
 
 def _name(runs: Runs, number: int) -> str:
-    return "AB"[number] if len(runs) == 2 else ""
+    return run_letter(number) if len(runs) > 1 else ""
 
 
-def _gap(scores: Sequence[Mapping[str, Any] | None]) -> str:
-    shares = [score["accuracy"] for score in scores if score]
-    return signed(shares[1] - shares[0]) if len(shares) == 2 else ABSENT
+def run_filter(name: str, number: int) -> str:
+    """The name of a run's filter, as in the page's script: that of run A has no letter."""
+    return f"{name}{run_letter(number).lower()}" if number else name
 
 
-def _all_of(values: Iterable[object]) -> str:
-    found = dict.fromkeys("" if value is None else str(value) for value in values)
-    return "; ".join(value or ABSENT for value in found)
+def _of_all(items: int, benchmark: str) -> str:
+    known = BENCHMARKS[benchmark].items if benchmark in BENCHMARKS else 0
+    return f"{items:,} of {known:,}" if known > items else f"{items:,}"
 
 
-def _settings(decoding: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {json.dumps(value)}" for name, value in sorted(decoding.items()))
+def _gap(first: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> str:
+    return signed(other["accuracy"] - first["accuracy"]) if first and other else ABSENT
 
 
 def _sum(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from avrt.evaluation.category_names import category_name
+from avrt.evaluation.report.page import write_report
+from avrt.evaluation.scoring import score_run
 from tests.evaluation.report.chromium import Browser
 from tests.evaluation.report.report_pages import (
     ITEMS,
@@ -19,6 +22,7 @@ from tests.evaluation.report.report_pages import (
     show,
     texts,
 )
+from tests.evaluation.report.report_runs import make_records, make_replies, write_run
 
 pytestmark = pytest.mark.usefixtures("clean_page")
 
@@ -170,7 +174,7 @@ def test_an_item_shows_all_its_facts(browser: Browser, pages: Pages) -> None:
     assert texts(browser, ".options li > span:nth-child(2)") == list(record.options)
     assert texts(browser, ".options .gold .letter") == [record.gold]
     assert texts(browser, ".trace") == [record.text]
-    assert texts(browser, ".chip") == [f"{name}: {value}" for name, value in record.categories.items()]
+    assert texts(browser, ".chip") == [f"{category_name(key)}: {value}" for key, value in record.categories.items()]
     facts = dict(zip(texts(browser, "#item dt"), texts(browser, "#item dd"), strict=True))
     assert facts["Answer"] == record.answer
     assert facts["Strict"] == {"none": "right", "logic": "logic error"}[str(record.error_type)]
@@ -199,3 +203,23 @@ def test_a_search_in_replies_loads_all_of_them(browser: Browser, pages: Pages) -
     browser.click("[name=replies]")
     browser.wait("document.querySelectorAll('#rows li').length === 1")
     assert texts(browser, "#rows .question") == [pages.a[1234].question]
+
+
+def test_several_runs_have_filters_of_their_own(browser: Browser, tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / name, make_records("dailyomni", make_replies(150, n, skill=0.3 + 0.2 * n)))
+        for n, name in enumerate("pqr")
+    ]
+    first, _, third = (score_run(run)[0].records for run in runs)
+    show(browser, write_report(runs[0], tmp_path / "out", *runs[1:], media=False).page)
+    assert texts(browser, "#heads .run") == ["A", "B", "C"]
+    won, lost = flips(first, third)
+    choose(browser, changec="won")
+    assert listed(browser) == len(won) > 0
+    choose(browser, changec="lost")
+    assert listed(browser) == len(lost) > 0
+    choose(browser, changec="", resultc="wrong", reasonc="truncated")
+    assert listed(browser) == sum(record.reason == "truncated" for record in third) > 0
+    browser.press("j")
+    browser.wait("document.querySelectorAll('.replies section').length === 3")
+    assert texts(browser, ".replies h3 .badge") == ["A", "B", "C"]

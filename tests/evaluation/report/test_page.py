@@ -6,7 +6,6 @@ import argparse
 import io
 import json
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from avrt.evaluation.report.summary import chance_level
 from avrt.evaluation.scoring import score_run
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
+from tests.evaluation.report.page_reader import Page, details_of
 from tests.evaluation.report.report_runs import make_records, make_replies, write_clip, write_run
 from tests.media_files import number_of
 from tests.storage.http_server import Files, serve
@@ -32,58 +32,8 @@ from tests.storage.http_server import Files, serve
 PAYLOAD = "</script><img src=x onerror=alert(1)><svg onload=alert(2)>\"'&\ud800"
 
 
-class Page(HTMLParser):
-    """The tables of a page as rows of texts, its scripts, and every element with its attributes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[str] = []
-        self._open: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._open.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        elif tag in ("td", "th"):
-            self.rows[-1].append("")
-        elif tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._open and self._open.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if "script" in self._open:
-            self.scripts[-1] += data
-        elif ("td" in self._open or "th" in self._open) and "svg" not in self._open:
-            self.rows[-1][-1] += data
-
-    def row(self, *begin: str) -> list[str]:
-        """The only row that begins with these texts."""
-        found = [row for row in self.rows if [cell.strip() for cell in row[: len(begin)]] == list(begin)]
-        assert len(found) == 1, f"{len(found)} rows begin with {begin}"
-        return [cell.strip() for cell in found[0]]
-
-
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
-def details_of(out: Path) -> list[dict]:
-    """The data of every item, in order."""
-    details = []
-    for number, path in enumerate(sorted((out / "data").iterdir())):
-        text = path.read_text(encoding="ascii")
-        begin = f"avrtReport.receive({number},"
-        assert text.startswith(begin)
-        assert text.endswith(");\n")
-        details += json.loads(text[len(begin) : -3])
-    return details
 
 
 def test_numbers_of_one_run_are_those_of_statsmodels(tmp_path: Path) -> None:
@@ -93,13 +43,19 @@ def test_numbers_of_one_run_are_those_of_statsmodels(tmp_path: Path) -> None:
     right = sum(bool(record.correct_strict) for record in scored.records)
     low, high = proportion_confint(right, 301, method="wilson")
     page = Page(report.page)
-    row = page.row("DailyOmni", "301", str(right))
+    row = page.row("DailyOmni", "301 of 1,197", str(right))
     assert row[3:5] == [f"{100 * right / 301:.1f}", f"[{100 * low:.1f}, {100 * high:.1f}]"]
     assert row[6] == "25.0"  # guessing one of four
     counted = sum(record.correct_official is not None for record in scored.records)
     official = sum(bool(record.correct_official) for record in scored.records)
-    assert row[7:10] == [f"{100 * official / 301:.1f}", f"{100 * official / counted:.1f}", str(counted)]
+    on_answer = sum(bool(record.correct_official_answer) for record in scored.records)
+    shares = [official / 301, on_answer / 301, official / counted]
+    assert row[7:11] == [*(f"{100 * share:.1f}" for share in shares), str(counted)]
+    assert official < on_answer
     assert counted < 301
+    errors = scored.metrics["errors"]
+    shares = [part for kind in ("none", "logic") for part in (str(errors[kind]), f"{100 * errors[kind] / 301:.1f}")]
+    assert page.row("DailyOmni", shares[0])[:5] == ["DailyOmni", *shares]
     for kind in ("Comparative", "Event Sequence", "Inference"):
         part = [record for record in scored.records if record.categories["Type"] == kind]
         hits = sum(bool(record.correct_strict) for record in part)
@@ -127,9 +83,10 @@ def test_averages_and_published_rows_have_the_papers_form(tmp_path: Path) -> Non
         write_run(tmp_path / "run", make_records(benchmark, make_replies(40, 3)))
     scores = [entry.metrics["strict"]["accuracy"] for entry in score_run(tmp_path / "run")]
     page = Page(write_report(tmp_path / "run", tmp_path / "out").page)
-    own = [row for row in page.rows if row[0] == "run" and len(row) == 11]
-    assert own[0][-1] == f"{100 * sum(scores) / 2:.1f}"
-    assert page.row("AVRT 3B")[-2:] == ["57.7", "63.7"]
+    assert page.row("run (tiny student)")[1:] == [f"{100 * share:.1f}" for share in (*scores, sum(scores) / 2)]
+    assert page.row("items")[1:] == ["40", "40", ""]
+    assert page.row("published: items")[1:] == ["1,000", "1,000", ""]
+    assert page.row("AVRT 3B")[1:] == ["57.3", "70.0", "63.7"]  # only the columns that were run
 
 
 def test_the_same_runs_give_the_same_bytes_and_no_place_of_this_machine(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 // The items of the page, and the data of single items, which are loaded in chunks on demand.
 
 const index = JSON.parse(document.getElementById("index").textContent);
+const several = index.runs.length > 1;
 const two = index.runs.length === 2;
 const items = index.items.map(([benchmark, id, place, question, gold, categories, outcomes], number) => ({
   number, id, place, question, gold, categories,
@@ -12,14 +13,23 @@ const items = index.items.map(([benchmark, id, place, question, gold, categories
     error: index.errors[outcome[2]],
     right: index.errors[outcome[2]].name === "none",
     official: outcome[3],
+    onAnswer: outcome[4],
   }),
 }));
 const byPath = new Map(items.map((item) => [item.path, item]));
 
-const runName = (number) => (two ? "AB"[number] : "");
-const FLIPS = { won: "won by B: A wrong, B right", lost: "lost by B: A right, B wrong" };
-/** `won` or `lost` if the item differs between the runs in B's favor or A's; else null. */
-const flipOf = (item) => Object.keys(FLIPS).find((kind) => two && changeMatches(item.outcomes, kind)) ?? null;
+/** A run's letter, empty for one run alone; its suffix in names of filters; the class of its color. */
+const runName = (number) => (several ? index.runs[number].letter : "");
+const suffixOf = (number) => (number ? index.runs[number].letter.toLowerCase() : "");
+const seriesOf = (number) => `series-${index.runs[number].series}`;
+/** The filter of changes from run A to a further run. */
+const changeName = (number) => (number === 1 ? "change" : `change${suffixOf(number)}`);
+const flips = (number) => ({
+  won: `won by ${runName(number)}: A wrong, ${runName(number)} right`,
+  lost: `lost by ${runName(number)}: A right, ${runName(number)} wrong`,
+});
+/** `won` or `lost` if the item differs between two runs in B's favor or A's; else null. */
+const flipOf = (item) => ["won", "lost"].find((kind) => two && changeMatches(item.outcomes, kind)) ?? null;
 const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
 
 const chunks = new Map();

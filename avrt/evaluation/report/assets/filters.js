@@ -1,11 +1,14 @@
 // Filters: which items are listed, the form that sets them, and the address that contains them.
 
-const CHOICES = {
-  result: [["none", "right"], ["wrong", "wrong, for any reason"], ["logic", "logic error"],
-    ["instruction_format", "format error"], ["no_reply", "no reply"], ["rules", "strict and official differ"]],
-  change: [...Object.entries(FLIPS), ["both_right", "right in both"],
-    ["both_wrong", "wrong in both"], ["answers", "answers differ"], ["one", "in one run only"]],
-};
+const RESULTS = [["none", "right"], ["wrong", "wrong, for any reason"], ["logic", "logic error"],
+  ["instruction_format", "format error"], ["no_reply", "no reply"], ["rules", "strict and official differ"]];
+const CHANGES = [["both_right", "right in both"], ["both_wrong", "wrong in both"], ["answers", "answers differ"],
+  ["one", "in one run only"]];
+/** The run that a filter is of, by the filter's name. */
+const RUN_OF = new Map([...index.runs.keys()].flatMap((number) => [
+  ...["result", "reason"].map((name) => [`${name}${suffixOf(number)}`, number]),
+  ...(number ? [[changeName(number), number]] : []),
+]));
 
 function resultMatches(outcome, wanted) {
   if (!outcome) return false;
@@ -31,15 +34,15 @@ function changeMatches([a, b], wanted) {
 function tests(filters) {
   const found = [];
   for (const [name, value] of filters) {
-    const run = name.endsWith("b") ? 1 : 0;
+    const run = RUN_OF.get(name);
     if (name === "benchmark") {
       found.push((item) => item.benchmark.name === value);
-    } else if (name === "result" || name === "resultb") {
+    } else if (run !== undefined && name.startsWith("result")) {
       found.push((item) => resultMatches(item.outcomes[run], value));
-    } else if (name === "reason" || name === "reasonb") {
+    } else if (run !== undefined && name.startsWith("reason")) {
       found.push((item) => item.outcomes[run]?.reason.name === value);
-    } else if (name === "change") {
-      found.push((item) => two && changeMatches(item.outcomes, value));
+    } else if (run !== undefined && name.startsWith("change")) {
+      found.push((item) => changeMatches([item.outcomes[0], item.outcomes[run]], value));
     } else if (name.startsWith("c.")) {
       const places = new Map(index.benchmarks.map((benchmark) => {
         const category = benchmark.categories.findIndex((entry) => entry.name === name.slice(2));
@@ -71,16 +74,22 @@ function buildFilters() {
   const reasons = index.reasons.map(({ name }) => [name, name]).sort();
   const outcomes = document.getElementById("outcomes");
   for (const number of index.runs.keys()) {
-    const suffix = number ? "b" : "";
+    const suffix = suffixOf(number);
+    const of = several ? ` of ${runName(number)}` : "";
     outcomes.append(
-      select(`result${suffix}`, `${runName(number)} Result`.trim(), CHOICES.result),
-      select(`reason${suffix}`, `${runName(number)} Reason`.trim(), reasons),
+      select(`result${suffix}`, `Result${of}`, RESULTS),
+      select(`reason${suffix}`, `Reason${of}`, reasons),
     );
   }
-  if (two) outcomes.append(select("change", "Change", CHOICES.change));
+  for (const number of [...index.runs.keys()].slice(1)) {
+    const choices = [...Object.entries(flips(number)), ...CHANGES];
+    outcomes.append(select(changeName(number), two ? "Change" : `Change from A to ${runName(number)}`, choices));
+  }
+  const letters = several ? index.runs.map((_, number) => runName(number)) : [];
   document.getElementById("heads").replaceChildren(
-    ...(two ? ["A", "B"].map((run) => make("span", { class: "run" }, run)) : []),
-    make("span", { class: "question" }, "question"), make("span", {}, two ? "answers A B (gold)" : "answer (gold)"));
+    ...letters.map((run) => make("span", { class: "run" }, run)),
+    make("span", { class: "question" }, "question"),
+    make("span", {}, several ? `answers ${letters.join(" ")} (gold)` : "answer (gold)"));
   document.getElementById("flips").hidden = !two;
 }
 
@@ -91,7 +100,7 @@ function buildCategories(name) {
   if (holder.dataset.of === (chosen?.name ?? "")) return;
   holder.dataset.of = chosen?.name ?? "";
   holder.replaceChildren(...(chosen?.categories ?? []).map((category) =>
-    select(`c.${category.name}`, category.name, category.values.toSorted().map((value) => [value, value]))));
+    select(`c.${category.name}`, category.title, category.values.toSorted().map((value) => [value, value]))));
 }
 
 function address(filters, item) {

@@ -20,7 +20,7 @@ async function drawItem(item) {
   }
   if (item !== current) return; // another item was opened in the meantime
   const categories = item.benchmark.categories.flatMap((category, number) =>
-    number in item.categories ? [[category.name, category.values[item.categories[number]]]] : []);
+    number in item.categories ? [[category.title, category.values[item.categories[number]]]] : []);
   article.replaceChildren(
     make("p", { class: "tools" },
       make("span", {}, `${item.benchmark.title} · item ${item.place + 1} · `, make("code", {}, short(item.id))),
@@ -28,10 +28,10 @@ async function drawItem(item) {
     fold(make("h2"), item.question.trim() || "(no question text)"),
     drawOptions(item, details),
     make("p", { class: "categories" },
-      ...(flipOf(item) ? [make("span", { class: `chip ${flipOf(item)}` }, FLIPS[flipOf(item)])] : []),
+      ...(flipOf(item) ? [make("span", { class: `chip ${flipOf(item)}` }, flips(1)[flipOf(item)])] : []),
       ...categories.map(([name, value]) => make("span", { class: "chip" }, `${short(name)}: ${short(value)}`))),
     ...drawClip(item, details.clip),
-    make("div", { class: "replies" }, ...details.replies.map((reply, number) => drawReply(item, reply, number))),
+    make("div", { class: "replies" }, ...details.replies.map((reply, number) => drawReply(item, details, number))),
   );
   article.scrollTop = 0;
   if (focusItem) article.focus();
@@ -43,7 +43,7 @@ function drawOptions(item, details) {
     const letter = String.fromCharCode(65 + number);
     const gold = letter === item.gold;
     const chosen = item.outcomes.flatMap((outcome, run) => (outcome?.answer === letter
-      ? [make("span", { class: `badge series-${"ab"[run]}` }, two ? `run ${runName(run)}` : "answered")] : []));
+      ? [make("span", { class: `badge ${seriesOf(run)}` }, several ? `run ${runName(run)}` : "answered")] : []));
     return make("li", { class: gold ? "gold" : null },
       make("span", { class: "letter" }, letter),
       text.trim() ? fold(make("span", { class: "option" }), text) : make("span", { class: "note" }, "(blank)"),
@@ -54,7 +54,7 @@ function drawOptions(item, details) {
 function drawClip(item, clip) {
   const notes = index.runs.flatMap(({ modalities }, number) => {
     const mask = MASKS[modalities[item.benchmark.name]];
-    return mask ? [make("p", { class: "note" }, `${two ? `Run ${runName(number)}` : "The model"} ${mask}.`)] : [];
+    return mask ? [make("p", { class: "note" }, `${several ? `Run ${runName(number)}` : "The model"} ${mask}.`)] : [];
   });
   if (clip.problem) {
     return [make("p", { class: "problem" }, `No frames and no audio: ${short(clip.problem)}`), ...notes];
@@ -95,15 +95,17 @@ function drawFrame(clip, source, number, audio) {
   return player;
 }
 
-function drawReply(item, reply, number) {
+function drawReply(item, details, number) {
   const outcome = item.outcomes[number];
+  const reply = details.replies[number];
   const run = index.runs[number].name;
-  const heading = make("h3", {}, two ? make("span", { class: `badge series-${"ab"[number]}` }, runName(number)) : null, run);
+  const heading = make("h3", {}, several ? make("span", { class: `badge ${seriesOf(number)}` }, runName(number)) : null, run);
   if (!outcome) return make("section", {}, heading, make("p", { class: "note" }, "This run does not have the item."));
   const facts = [
     ["Answer", outcome.answer ?? "none"],
     ["Strict", outcome.error.title],
     ["Official", RULES.get(outcome.official)],
+    ["Official on answer", outcome.onAnswer === outcome.official ? "" : RULES.get(outcome.onAnswer)],
     ["Reason", outcome.reason.name + (outcome.reason.meaning ? `: ${outcome.reason.meaning}` : "")],
     ["Ended by", reply.finish],
     ["Tokens", reply.tokens === null ? "" : `${reply.promptTokens ?? "?"} + ${reply.tokens}`],
@@ -115,8 +117,14 @@ function drawReply(item, reply, number) {
       fold(make("dd", { class: name === "Strict" ? `verdict-${outcome.error.name}` : null }), String(value)))));
   const draw = (text) => text.split(/(<\/?(?:think|answer)>)/).map((part) =>
     (/^<\/?(?:think|answer)>$/.test(part) ? make("span", { class: "tag" }, part) : part));
-  return make("section", {}, heading, list,
+  return make("section", {}, heading, list, drawPrompt(details.prompts[reply.prompt]),
     reply.text
       ? fold(make("pre", { class: "trace", tabindex: "0", "aria-label": `Reply of ${run}` }), reply.text, draw)
       : make("p", { class: "note" }, "No text."));
+}
+
+/** What the model was asked, folded; null where it was not recorded. */
+function drawPrompt(prompt) {
+  if (!prompt) return null;
+  return make("details", { class: "prompt" }, make("summary", {}, "Prompt"), fold(make("pre", { class: "trace" }), prompt));
 }

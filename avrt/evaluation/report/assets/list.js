@@ -8,7 +8,7 @@ function drawStatus() {
   }
   if (two) {
     const flipped = filtered.map(flipOf);
-    for (const kind of Object.keys(FLIPS)) {
+    for (const kind of ["won", "lost"]) {
       parts.push(`${flipped.filter((flip) => flip === kind).length.toLocaleString("en")} ${kind} by B`);
     }
   }
