@@ -13,13 +13,14 @@ from lightning.pytorch import LightningDataModule
 
 from avrt.config.numbers import PositiveInt
 from avrt.evaluation.benchmarks import new_record
-from avrt.evaluation.question_sets import QuestionSet, prompt_settings
+from avrt.evaluation.question_sets import QuestionSet
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.run_lifecycle import RunState, begin_run, finish_run, report_missing, run_state
 from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import grade_record
+from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.evaluation.terminal_tables import score_console
 from avrt.model.chat_template import chat_text
 from avrt.model.lora import LoRAConfig

@@ -15,13 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation.question_sets import prompt_template
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RUN_FILE
 from avrt.evaluation.scoring import BenchmarkRun
+from avrt.evaluation.sent_prompts import prompt_fingerprint, sent_prompt
 from avrt.files.atomic import write_atomic
-from avrt.sample import LETTERS, Sample
-from avrt.text.prompts import question_text
 
 FILTER = "none"
 
@@ -72,6 +70,7 @@ def task_name(run: BenchmarkRun) -> str:
 def _results(runs: Sequence[BenchmarkRun], samples: dict[str, list[dict[str, Any]]], date: datetime) -> dict[str, Any]:
     tasks = {task_name(run): run for run in runs}
     info = runs[0].info
+    system = (info.prompt or {}).get("system") or None
     began = date.replace(tzinfo=UTC).timestamp()
     return {
         "results": {task: _metrics(task, run) for task, run in tasks.items()},
@@ -101,8 +100,8 @@ def _results(runs: Sequence[BenchmarkRun], samples: dict[str, list[dict[str, Any
         "model_source": "avrt",
         "model_name": info.model,
         "model_name_sanitized": _sanitized(info.model),
-        "system_instruction": None,
-        "system_instruction_sha": None,
+        "system_instruction": system,
+        "system_instruction_sha": None if system is None else _hash(system),
         "fewshot_as_multiturn": None,
         "chat_template": None,
         "chat_template_sha": None,
@@ -144,15 +143,14 @@ def _config(task: str, run: BenchmarkRun) -> dict[str, Any]:
             "profile": run.info.profile,
             "subset": run.info.subset,
             "dataset_fingerprint": run.info.dataset_fingerprint,
+            "prompt_fingerprint": prompt_fingerprint(run.info),
         },
     }
 
 
 def _sample(record: Record, run: BenchmarkRun) -> dict[str, Any]:
-    sample = Sample(record.id, record.question, record.options, LETTERS.index(record.gold))
-    template = prompt_template(run.info)
-    # The prompt of imported replies, and in folders of earlier versions, is unknown.
-    prompt = question_text(sample, answer_format=run.info.answer_format, template=template) if template else ""
+    sent = sent_prompt(run.info, record)
+    prompt = "" if sent is None else sent.user
     doc = {
         "id": record.id,
         "question": record.question,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from avrt.media.masking import Modalities, mask_clip
 from avrt.sample import Sample
 from avrt.storage.locations import is_remote, shown
 from avrt.text.answers import Profile
-from avrt.text.prompts import AnswerFormat, PromptTemplate
+from avrt.text.prompts import AnswerFormat
 
 ALL = "all"
 """In `QuestionsConfig.benchmarks`: every benchmark whose data is present."""
@@ -160,7 +160,7 @@ class QuestionSet:
         Args:
             media: None where it is unknown what the model got.
             profile: parser profile; by default the one for `answer_format`.
-            prompt: settings of the prompts' text, see `prompt_settings`; None where they are unknown.
+            prompt: settings of the prompts' text, see `avrt.evaluation.sent_prompts`; None where they are unknown.
         """
         settings, prompt_parts = dict(decoding or {}), dict(prompt or {})
         if media is not None and self.shards is None:
@@ -183,24 +183,6 @@ class QuestionSet:
             weights=weights,
             avrt_version=__version__,
         )
-
-
-def prompt_settings(template: PromptTemplate, answer_format: AnswerFormat, *, system: bool = True) -> dict[str, Any]:
-    """The wording of a run's prompts, for `RunInfo.prompt`; only the instruction that is used.
-
-    Args:
-        system: whether the system message is sent.
-    """
-    instruction = f"{answer_format}_instruction"
-    wording = {"option_line": template.option_line, instruction: getattr(template, instruction)}
-    return wording | ({"system": template.system} if system else {})
-
-
-def prompt_template(info: RunInfo) -> PromptTemplate | None:
-    """The wording that a run's prompts had, or None where it was not recorded."""
-    names = {item.name for item in fields(PromptTemplate)}
-    values = {name: value for name, value in (info.prompt or {}).items() if name in names}
-    return PromptTemplate(**values) if values else None
 
 
 def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:

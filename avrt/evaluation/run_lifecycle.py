@@ -21,12 +21,17 @@ HARNESS_FOLDER = "harness"
 """Sub-folder of a run with lm-evaluation-harness's files."""
 
 
+REPLY_INTERRUPTED = "reply_interrupted"
+"""`Record.failure`: the model ended its reply otherwise than with an answer (a refusal, a tool call, a content filter).
+This is final, like an answer, once the benchmark has any reply: before that, a setting may be the cause of all."""
+
+
 @dataclass(frozen=True)
 class RunState:
     """The records of a benchmark's folder when a run begins.
 
     Attributes:
-        answered: records with a reply; these items are not repeated.
+        answered: records with a reply, and final failures (`REPLY_INTERRUPTED`); these items are not repeated.
         missing: records of items whose media are missing.
         noted: ids of the items that the folder already records as missing.
     """
@@ -46,7 +51,8 @@ def run_state(run: Path, questions: QuestionSet) -> RunState:
     folder = run / questions.name
     known = {record.id: record for record in read_records(folder)} if record_files(folder) else {}
     items = {item.sample.id for item in questions.items}
-    answered = tuple(record for record in known.values() if record.failure is None and record.id in items)
+    final = {None, REPLY_INTERRUPTED} if any(record.failure is None for record in known.values()) else {None}
+    answered = tuple(record for record in known.values() if record.failure in final and record.id in items)
     done = {record.id for record in answered}
     missing = tuple(
         missing_media_record(questions.benchmark, item)

@@ -13,12 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from avrt.evaluation.benchmarks import Item, new_record
-from avrt.evaluation.question_sets import QuestionSet, open_question_sets, prompt_settings
+from avrt.evaluation.question_sets import QuestionSet, open_question_sets
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
-from avrt.evaluation.run_lifecycle import begin_run, finish_run, report_missing
+from avrt.evaluation.run_lifecycle import REPLY_INTERRUPTED, begin_run, finish_run, report_missing
 from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import BenchmarkRun, grade_record
+from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.evaluation.server_config import SERVER, ServerRunConfig
 from avrt.evaluation.terminal_tables import score_console
 from avrt.servers.call_report import CallReport, check_failed_share
@@ -37,8 +38,6 @@ SERVER_ERROR = "server_error"
 """`Record.failure`: every attempt failed."""
 SERVER_REFUSED = "server_refused"
 """`Record.failure`: the server refuses this request permanently (too long, media that it cannot read)."""
-REPLY_INTERRUPTED = "reply_interrupted"
-"""`Record.failure`: the reply ended for another reason than the end of the model's turn or the token limit."""
 NO_INPUT = "no_input"
 """`Record.failure`: the item has none of the streams that the model accepts."""
 
@@ -100,8 +99,8 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
                 answer_format=config.answer_format,
                 profile=config.profile,
                 media=config.media,
-                decoding={**model.sampling, "inputs": config.inputs, "jpeg_quality": config.jpeg_quality},
-                prompt=prompt_settings(config.template, config.answer_format, system=False),
+                decoding={**model.sampling, "inputs": config.streams, "jpeg_quality": config.jpeg_quality},
+                prompt=prompt_settings(config.template, config.answer_format, system=False, suffix=model.suffix),
                 weights=model.revision,
             )
             begun = begin_run(run, questions, info)
@@ -138,7 +137,7 @@ async def _make_calls(
 
     def prepare(number: int) -> tuple[Job, Content | None]:
         questions, item = work[number]
-        content = build_request(questions, item, config)
+        content = build_request(questions, item, config, model)
         if isinstance(content, Record):
             return (questions, item, content), None
         return (questions, item, None), content
@@ -172,16 +171,17 @@ async def _make_calls(
         )
 
 
-def build_request(questions: QuestionSet, item: Item, config: ServerRunConfig) -> Content | Record:
+def build_request(questions: QuestionSet, item: Item, config: ServerRunConfig, model: Model) -> Content | Record:
     """The content of an item's one user message, or its record if it cannot be shown."""
     sample = questions.show(item, config.media)
     if isinstance(sample, Record):
         return sample
     assert sample.clip is not None
-    parts = media_parts(sample.clip, config.inputs, config.jpeg_quality)
+    parts = media_parts(sample.clip, config.streams, config.jpeg_quality)
     if not parts:
-        return questions.failed(item, NO_INPUT, f"the item has no stream of `inputs` {config.inputs}")
-    return [*parts, text_part(question_text(sample, answer_format=config.answer_format, template=config.template))]
+        return questions.failed(item, NO_INPUT, f"the item has no stream of `inputs` {config.streams}")
+    text = question_text(sample, answer_format=config.answer_format, template=config.template)
+    return [*parts, text_part(model.complete(text))]
 
 
 def reply_record(questions: QuestionSet, item: Item, outcome: Outcome) -> Record:
@@ -189,16 +189,17 @@ def reply_record(questions: QuestionSet, item: Item, outcome: Outcome) -> Record
 
     Thinking that the server separated from the reply is put back in front of it, in ``<think>`` tags.
     """
+    text = outcome.text
+    if outcome.reasoning:
+        # Without a reply after it the thinking was cut: it must not look finished.
+        text = f"<think>{outcome.reasoning}</think>{text}" if text else f"<think>{outcome.reasoning}"
     if outcome.status in _FAILURES:
         record = questions.failed(item, _FAILURES[outcome.status], outcome.error)
     else:
-        text = outcome.text
-        if outcome.reasoning:
-            # Without a reply after it the thinking was cut: it must not look finished.
-            text = f"<think>{outcome.reasoning}</think>{text}" if text else f"<think>{outcome.reasoning}"
-        record = new_record(questions.benchmark, item, text=text, finish_reason=outcome.finish_reason)
+        record = new_record(questions.benchmark, item, finish_reason=outcome.finish_reason)
     return replace(
         record,
+        text=text,
         prompt_tokens=outcome.usage.get("prompt_tokens"),
         completion_tokens=outcome.usage.get("completion_tokens"),
         latency_seconds=outcome.latency,
