@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from avrt import __version__
-from avrt.config.class_paths import allowed_prefixes, parse_prefixes
+from avrt.config.class_paths import allowed_prefixes, grant, parse_prefixes
 from avrt.config.errors import UsageError, describe
 from avrt.config.preset_files import with_preset_paths
 from avrt.interrupts import INTERRUPTED
@@ -124,6 +124,7 @@ def _status(error: BaseException) -> int:
 
 def _dispatch(words: list[str]) -> int:
     words, extra_prefixes = _take_allowed_classes(words)
+    grant(extra_prefixes)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
         return OK if words else USAGE
@@ -156,10 +157,10 @@ def help_text() -> str:
         "Options of every command:",
         "  --help               list the command's options",
         "  --debug              show the traceback of an error (also AVRT_DEBUG=1)",
+        "  --allow-classes PKG  allow classes of your own package (also AVRT_ALLOWED_CLASS_PREFIXES=PKG)",
         "",
         "Options of the training commands:",
         "  --config FILE        a run's settings; a second --config overrides the first",
-        "  --allow-classes PKG  allow classes of your own package in YAML (also AVRT_ALLOWED_CLASS_PREFIXES=PKG)",
     ]
     return "\n".join(lines)
 

@@ -1,18 +1,25 @@
-"""From an item's files to the clip that a model gets: 8 frames, up to 10 s of audio, or one image."""
+"""From an item's files to the clips that a model gets: 8 frames, up to 10 s of audio, or an image each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from avrt.evaluation.benchmarks.base import Item
+import torch
+import torch.nn.functional as F
+
+from avrt.evaluation.benchmarks.base import Item, paths_of
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.isolated import read_isolated
-from avrt.sample import Sample
+from avrt.sample import SAMPLING_RATE, Clip, Sample
 
 UNREADABLE_MEDIA = "unreadable_media"
 """`Record.failure` of an item whose files exist but cannot be decoded (`MediaError`)."""
+
+KINDS = ("video", "image", "audio")
+"""Kinds of media, in the order in which a model gets them."""
 
 MAX_SOURCE_SECONDS = 12 * 3600.0
 
@@ -34,7 +41,8 @@ def read_sample(
 
     Videos of any length give `num_frames` frames, uniformly spaced over the whole length, and the first
     `max_audio_seconds` of audio; memory does not grow with the length. Audio is read from the video, else from the
-    audio file beside it. A video without audio gives a clip without audio.
+    audio file beside it. A video without audio gives a clip without audio. Where an item has several files of a kind,
+    each file is a clip of its own (`Sample.other_clips`), with these limits for each: videos, then images, then audio.
 
     The files are read in a child of this thread, see `avrt.media.isolated`.
 
@@ -47,19 +55,54 @@ def read_sample(
         ChildProcessError: the child does not start.
     """
     folder = Path(folder)
-    files = {kind: folder / item.media[kind] for kind in ("video", "image", "audio") if kind in item.media}
-    if not files:
+    clips = []
+    for files in _by_clip(item):
+        clip = read_isolated(
+            timeout_seconds=timeout_seconds,
+            **{kind: folder / path for kind, path in files.items()},
+            num_frames=num_frames,
+            max_audio_seconds=max_audio_seconds,
+            max_pixels=max_pixels,
+            require_video="video" in files,
+            require_audio=False,
+            max_source_seconds=MAX_SOURCE_SECONDS,
+        )
+        clips.append(clip)
+    if not clips:
         raise MediaError(MediaReason.NO_VIDEO, f"item {item.sample.id!r} names no media", folder)
-    if "video" in files:
-        files.pop("image", None)
-    clip = read_isolated(
-        timeout_seconds=timeout_seconds,
-        **files,
-        num_frames=num_frames,
-        max_audio_seconds=max_audio_seconds,
-        max_pixels=max_pixels,
-        require_video="video" in files,
-        require_audio=False,
-        max_source_seconds=MAX_SOURCE_SECONDS,
+    return replace(item.sample, clip=clips[0], other_clips=tuple(clips[1:]))
+
+
+def _by_clip(item: Item) -> list[dict[str, str]]:
+    """The files of each clip, by kind: all files are one clip, unless there are several of a kind."""
+    files = [(kind, path) for kind in KINDS if kind in item.media for path in paths_of(item.media[kind])]
+    if len({kind for kind, _ in files}) < len(files):
+        return [{kind: path} for kind, path in files]
+    together = dict(files)
+    if "video" in together:
+        together.pop("image", None)
+    return [together] if together else []
+
+
+def join_clips(clips: Sequence[Clip]) -> Clip:
+    """All clips of an item as one, to look at: frames one after the other, centered on the largest size, and audio
+    likewise with a pause between."""
+    if len(clips) == 1:
+        return clips[0]
+    images = [frame for clip in clips if clip.frames is not None for frame in clip.frames]
+    height, width = (max((image.shape[side] for image in images), default=0) for side in (1, 2))
+    frames = []
+    for image in images:
+        down, right = height - image.shape[1], width - image.shape[2]
+        frames.append(F.pad(image, (right // 2, right - right // 2, down // 2, down - down // 2)))
+    pause = torch.zeros(SAMPLING_RATE // 2)
+    sounds = [part for clip in clips if clip.waveform is not None for part in (clip.waveform, pause)]
+    return Clip(
+        frames=torch.stack(frames) if frames else None,
+        timestamps=tuple(map(float, range(len(frames)))),
+        fps=1.0,
+        waveform=torch.cat(sounds[:-1]) if sounds else None,
+        duration=sum(clip.duration for clip in clips),
+        width=width,
+        height=height,
     )
-    return replace(item.sample, clip=clip)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from avrt import __version__
+from avrt.data.annotations import AnswerBase
 from avrt.data.faults import ShardError
 from avrt.data.id_lists import read_ids
 from avrt.data.shards import ShardSet
@@ -21,14 +22,16 @@ from avrt.evaluation.benchmarks import (
     BENCHMARKS,
     Benchmark,
     Item,
+    find_benchmark,
     fingerprint,
     get_benchmark,
     new_record,
     present_benchmarks,
     require_media,
+    rule_path,
     select,
 )
-from avrt.evaluation.benchmarks.avqa import question_set
+from avrt.evaluation.benchmarks.avqa import QuestionFile, extra_categories, question_set
 from avrt.evaluation.item_clips import CLIP_TIMEOUT_SECONDS, UNREADABLE_MEDIA, read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
@@ -50,15 +53,20 @@ class QuestionsConfig:
     """The questions of an evaluation.
 
     Attributes:
-        benchmarks: names of the paper's benchmarks, or ``all`` for those that have a folder under `data_root`. With
-            `annotations` or `shards`: one name for the run's sub-folder, a benchmark's or your own.
+        benchmarks: names of benchmarks of this project or of installed packages, class paths of others, or ``all`` for
+            those that have a folder under `data_root`. With `annotations` or `shards`: one name for the run's
+            sub-folder, a benchmark's or your own.
         data_root: folder that holds the benchmarks' folders, or one benchmark's own.
         annotations: annotation file, if it is not where its authors put it; media paths are then relative to
-            `data_root`. Under a name of your own it has AVQA's format, and the clips are in ``videos/``.
+            `data_root`. Under a name of your own it may have any form that `pack` reads.
         shards: use the samples of shards instead: a folder, a glob, or a list of either.
         split: only this split of the shards.
         subset: file of ids, one per line, to which the questions are limited.
         require_media: stop if an item's media are missing, instead of counting the item as wrong.
+        fields: of questions of your own: ``question=prompt,options=choices,...`` for keys of your own.
+        answer_base: of questions of your own: 0 or 1 where answers are the options' numbers, ``letter`` where they are
+            letters and options may be letters too; null for letters, texts, or numbers from 0.
+        categories: of questions of your own: keys whose values are categories; null for every key with few values.
     """
 
     benchmarks: str | list[str] = ALL
@@ -68,6 +76,14 @@ class QuestionsConfig:
     split: str | None = None
     subset: str | None = None
     require_media: bool = False
+    fields: str | None = None
+    answer_base: AnswerBase | None = None
+    categories: list[str] | None = None
+
+    @property
+    def question_file(self) -> QuestionFile:
+        """How a question file of one's own is read."""
+        return QuestionFile(self.fields, self.answer_base, self.categories)
 
 
 @dataclass
@@ -182,6 +198,7 @@ class QuestionSet:
             prompt=prompt_parts,
             weights=weights,
             avrt_version=__version__,
+            benchmark_class=rule_path(self.benchmark),
         )
 
 
@@ -197,9 +214,9 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
     if config.shards is not None and config.annotations is not None:
         raise ValueError("`shards` and `annotations` are two sources of questions; give one")
     if config.shards is not None:
-        sets = [_from_shards(_own_name(names, "shards"), config.shards, config.split)]
+        sets = [_from_shards(_own_name(names, "shards"), config.shards, config)]
     elif config.annotations is not None:
-        sets = [_from_annotations(_own_name(names, "annotations"), config.data_root, config.annotations)]
+        sets = [_from_annotations(_own_name(names, "annotations"), config.annotations, config)]
     elif names == [ALL]:
         sets = [_from_benchmark(benchmark, config.data_root) for benchmark in present_benchmarks(config.data_root)]
         if not sets:
@@ -208,6 +225,8 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
             )
     else:
         sets = [_from_benchmark(get_benchmark(name), config.data_root) for name in names]
+    if config.annotations is None and config.shards is None and config.question_file != QuestionFile():
+        raise ValueError("`fields`, `answer_base` and `categories` are for questions of your own, with `annotations`")
     if config.subset is not None:
         sets = [_limited(sets, config.subset)]
     if config.require_media:
@@ -229,20 +248,27 @@ def _from_benchmark(benchmark: Benchmark, root: str) -> QuestionSet:
     return QuestionSet(benchmark, items, benchmark.locate(root)[1])
 
 
-def _from_annotations(name: str, root: str, annotations: str) -> QuestionSet:
-    benchmark = BENCHMARKS.get(name) or question_set(name, 0, annotation_file=Path(annotations).name)
-    return QuestionSet(benchmark, benchmark.load(root, annotations=annotations), Path(root))
+def _from_annotations(name: str, annotations: str, config: QuestionsConfig) -> QuestionSet:
+    benchmark = find_benchmark(name)
+    if benchmark is None:
+        benchmark = question_set(name, 0, annotation_file=Path(annotations).name, how=config.question_file)
+    elif config.question_file != QuestionFile():
+        raise ValueError(f"`fields`, `answer_base` and `categories` are for questions of your own, not for {name!r}")
+    return QuestionSet(benchmark, benchmark.load(config.data_root, annotations=annotations), Path(config.data_root))
 
 
-def _from_shards(name: str, shards: str | list[str], split: str | None) -> QuestionSet:
-    samples = ShardSet(shards, split=split)
+def _from_shards(name: str, shards: str | list[str], config: QuestionsConfig) -> QuestionSet:
+    if config.fields is not None or config.answer_base is not None:
+        raise ValueError("`fields` and `answer_base` are for `annotations`; shards are read as they were packed")
+    samples = ShardSet(shards, split=config.split)
     if not len(samples):
         raise ValueError(f"`shards`: {shards} has no samples")
     root, names = _below_one_folder([file.location for file in samples.files])
     items = []
-    for index in range(len(samples)):
-        sample = samples.metadata(index)
-        categories = {"question_type": sample.question_type, "modality": sample.modality}
+    questions = [samples.metadata(index) for index in range(len(samples))]
+    extra = extra_categories(questions, config.categories)
+    for index, sample in enumerate(questions):
+        categories = {"question_type": sample.question_type, "modality": sample.modality, **extra[index]}
         items.append(
             Item(
                 sample=sample,
@@ -251,7 +277,7 @@ def _from_shards(name: str, shards: str | list[str], split: str | None) -> Quest
                 categories={name: value for name, value in categories.items() if value},
             )
         )
-    return QuestionSet(BENCHMARKS.get(name) or question_set(name, len(items)), items, root, shards=samples)
+    return QuestionSet(find_benchmark(name) or question_set(name, len(items)), items, root, shards=samples)
 
 
 def _below_one_folder(locations: list[str]) -> tuple[Path, list[str]]:

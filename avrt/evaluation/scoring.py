@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avrt.evaluation.benchmarks import BENCHMARKS
+from avrt.evaluation.benchmarks import BENCHMARKS, load_benchmark_of
 from avrt.evaluation.records.log import METRICS_FILE, read_records, write_records
 from avrt.evaluation.records.record import ErrorType, Record
 from avrt.evaluation.records.run_info import RunInfo, benchmark_folders
@@ -183,6 +183,7 @@ def official_score(records: Sequence[Record]) -> dict[str, Any]:
 
 def _score_folder(folder: Path, partial: bool) -> BenchmarkRun:
     info = RunInfo.read(folder)
+    load_benchmark_of(info)
     records = read_records(folder)
     for record in records:
         if record.benchmark != info.benchmark:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from avrt.evaluation.scoring import BenchmarkRun, grade_record
 from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.evaluation.server_config import SERVER, ServerRunConfig
 from avrt.evaluation.terminal_tables import score_console
+from avrt.sample import Clip
 from avrt.servers.call_report import CallReport, check_failed_share
 from avrt.servers.calls import make_calls
 from avrt.servers.client import ServerClient, ServerError
@@ -30,7 +32,7 @@ from avrt.servers.config import Model, under_key
 from avrt.servers.content import Content, text_part
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.progress import CallProgress
-from avrt.text.prompts import question_text
+from avrt.text.prompts import arrange, clip_modalities, question_text
 
 log = logging.getLogger(__name__)
 
@@ -176,12 +178,31 @@ def build_request(questions: QuestionSet, item: Item, config: ServerRunConfig, m
     sample = questions.show(item, config.media)
     if isinstance(sample, Record):
         return sample
-    assert sample.clip is not None
-    parts = media_parts(sample.clip, config.streams, config.jpeg_quality)
-    if not parts:
+    text = model.complete(question_text(sample, answer_format=config.answer_format, template=config.template))
+    parts = prompt_parts(sample.clips, text, config.streams, config.jpeg_quality)
+    if all(part["type"] == "text" for part in parts):
         return questions.failed(item, NO_INPUT, f"the item has no stream of `inputs` {config.streams}")
-    text = question_text(sample, answer_format=config.answer_format, template=config.template)
-    return [*parts, text_part(model.complete(text))]
+    return parts
+
+
+def prompt_parts(clips: Sequence[Clip], text: str, inputs: str, jpeg_quality: int) -> Content:
+    """A question's clips and text in the order in which a model gets them, see `avrt.text.prompts.arrange`.
+
+    Args:
+        clips: of one question.
+        text: of the prompt.
+        inputs, jpeg_quality: as for `media_parts`.
+    """
+    streams = [
+        [name for name in clip_modalities(clip) if ("A" if name == "audio" else "V") in inputs] for clip in clips
+    ]
+    parts: Content = []
+    for part in arrange(text, streams):
+        if isinstance(part, str):
+            parts.append(text_part(part))
+        else:
+            parts += media_parts(clips[part[0]], "A" if part[1] == "audio" else "V", jpeg_quality)
+    return parts
 
 
 def reply_record(questions: QuestionSet, item: Item, outcome: Outcome) -> Record:

@@ -327,7 +327,7 @@ def test_a_second_run_on_the_folder_is_refused(
         finally:
             go.set()
             thread.join()
-    assert str(tmp_path / "run" / "mmau") in capsys.readouterr().err
+    assert f"{tmp_path / 'run'}: another `evaluate-server`" in capsys.readouterr().err
     assert first == [0]
     assert len(server.requests) == 1
 

@@ -29,8 +29,8 @@ class Record:
         gold: letter of the right option.
         official_gold: the answer that the benchmark's own scorer compares with, if it is not `gold` (an option's text).
         categories: the benchmark's categories of the item, name to value.
-        media: the item's media: paths relative to `RunInfo.data_root` under ``video``,
-            ``audio``, ``image``; or ``shard`` (a tar file) and ``key`` (its sample).
+        media: the item's media: paths relative to `RunInfo.data_root` under ``video``, ``audio``, ``image``, each one
+            path or several; or ``shard`` (a tar file) and ``key`` (its sample).
         text: the reply as decoded, unchanged; empty where there is none.
         finish_reason: ``stop`` or ``length``; ``missing`` if nothing was generated.
         failure: why there is no reply (``missing_media``, ``server_error``, ...), else None. Such an item counts as
@@ -55,7 +55,7 @@ class Record:
     gold: str
     official_gold: str | None = None
     categories: dict[str, str] = field(default_factory=dict)
-    media: dict[str, str] = field(default_factory=dict)
+    media: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     text: str = ""
     finish_reason: str = "stop"
     failure: str | None = None
@@ -71,6 +71,8 @@ class Record:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
+        media = {kind: tuple(path) if isinstance(path, list) else path for kind, path in self.media.items()}
+        object.__setattr__(self, "media", media)
 
     def raw(self) -> Record:
         """The record without its derived part."""

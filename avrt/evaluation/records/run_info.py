@@ -39,6 +39,7 @@ class RunInfo:
         weights: fingerprint that distinguishes two students with the same `model` path; empty if the weights are not
             available.
         avrt_version: version of this project that generated the replies.
+        benchmark_class: class path of the benchmark, if another package has it and its scoring rule; else empty.
     """
 
     run: str
@@ -55,6 +56,7 @@ class RunInfo:
     prompt: dict[str, Any] | None = None
     weights: str = ""
     avrt_version: str = ""
+    benchmark_class: str = ""
 
     def __post_init__(self) -> None:
         for name, allowed in (("modalities", Modalities), ("answer_format", AnswerFormat), ("profile", Profile)):
