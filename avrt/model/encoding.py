@@ -9,7 +9,7 @@ Shape letters: P prompt tokens, C trace tokens, F mel frames.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,15 @@ from avrt.media.geometry import SAMPLES_PER_AUDIO_TOKEN
 from avrt.model.chat_template import chat_text
 from avrt.model.float32_default import float32_default
 from avrt.sample import SAMPLING_RATE, Clip, Sample
-from avrt.text.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messages, clip_modalities
+from avrt.text.prompts import (
+    DEFAULT,
+    AnswerFormat,
+    PromptTemplate,
+    arrange,
+    build_messages,
+    clip_modalities,
+    question_text,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Prompt:
         second_per_grid: seconds between two temporal patches of the video.
         input_features: log-mel features ``[mel bins, F]``.
         target: token ids ``[C]`` of the trace that supervised fine-tuning predicts.
-        others: media of the sample's other clips, in their order; their `input_ids` are empty.
+        others: where a sample has several clips, the media of its other streams, in the order of the text; their
+            `input_ids` are empty.
     """
 
     sample: Sample
@@ -54,7 +63,7 @@ class Prompt:
 
     @property
     def media(self) -> tuple[Prompt, ...]:
-        """The media of all clips: of the first one here, then `others`."""
+        """The media of all clips: the first here, then `others`."""
         return (self, *self.others)
 
 
@@ -110,6 +119,8 @@ class PromptEncoder:
         messages = build_messages(
             sample, modalities=first, others=others, answer_format=self.answer_format, template=self.template
         )
+        if len(clips) > 1:
+            clips = self._in_order(sample)
         inputs = self.processor(
             text=chat_text(self.processor, messages), return_tensors="pt", **self._media_arguments(clips)
         )
@@ -127,6 +138,12 @@ class PromptEncoder:
             target=target,
             others=tuple(Prompt(sample, input_ids[:0], **part) for part in media[1:]),
         )
+
+    def _in_order(self, sample: Sample) -> tuple[Clip, ...]:
+        """Every stream as a clip of its own, in the order of the text: so the processor fills in the placeholders."""
+        text = question_text(sample, answer_format=self.answer_format, template=self.template)
+        places = [part for part in arrange(text, list(map(clip_modalities, sample.clips))) if not isinstance(part, str)]
+        return tuple(_only(sample.clips[number], stream) for number, stream in places)
 
     def _media_arguments(self, clips: Sequence[Clip]) -> dict[str, Any]:
         """The processor's arguments for the media of a prompt."""
@@ -209,6 +226,12 @@ class PromptEncoder:
         padded = samples + extractor.n_fft
         padded += -padded % extractor.hop_length
         return {"sampling_rate": SAMPLING_RATE, "max_length": padded, "truncation": False}
+
+
+def _only(clip: Clip, stream: str) -> Clip:
+    if stream == "audio":
+        return replace(clip, frames=None, timestamps=(), fps=None, is_image=False)
+    return replace(clip, waveform=None)
 
 
 def _even(frames: Tensor) -> Tensor:
