@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from avrt.evaluation import benchmarks
 from avrt.evaluation.benchmarks import BENCHMARKS, get_benchmark, present_benchmarks
 from avrt.evaluation.records.log import read_records
 from avrt.evaluation.records.run_info import RunInfo
+from tests.documentation.sandbox import lay_out_streets
 from tests.evaluation.test_run_server import ModelServer, choice, evaluate, parts
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
@@ -44,15 +44,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture
 def data(real_data: Path, tmp_path: Path) -> Path:
     """Two questions in the example's own form, with real clips."""
-    rows = json.loads((real_data / "avqa" / "val_qa.json").read_text())[:2]
-    folder = tmp_path / "data" / "streets"
-    (folder / "clips").mkdir(parents=True)
-    written = []
-    for number, row in enumerate(rows):
-        shutil.copy(real_data / "avqa" / "videos" / f"{row['video_name']}.mp4", folder / "clips" / f"{number}.mp4")
-        question = {"qid": f"q{number}", "clip": number, "question": row["question_text"], "place": "town"}
-        written.append(question | {"choices": row["multi_choice"], "answer": "ABCD"[row["answer"]]})
-    (folder / "test.json").write_text(json.dumps(written))
+    lay_out_streets(tmp_path / "data" / "streets", real_data / "avqa")
     return tmp_path / "data"
 
 
