@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from avrt import __version__
-from avrt.config.class_paths import allowed_prefixes, grant, parse_prefixes
+from avrt.config.class_paths import allowed_prefixes, granted, parse_prefixes
 from avrt.config.errors import UsageError, describe
 from avrt.config.preset_files import with_preset_paths
 from avrt.interrupts import INTERRUPTED
@@ -124,7 +124,6 @@ def _status(error: BaseException) -> int:
 
 def _dispatch(words: list[str]) -> int:
     words, extra_prefixes = _take_allowed_classes(words)
-    grant(extra_prefixes)
     if not words or words[0] in ("-h", "--help", "help"):
         print(help_text())
         return OK if words else USAGE
@@ -132,10 +131,11 @@ def _dispatch(words: list[str]) -> int:
         print(f"avrt {__version__}")
         return OK
     name, rest = words[0], with_preset_paths(words[1:], lambda line: print(f"avrt: {line}", file=sys.stderr))
-    if name in TRAINING:
-        return _train(name, rest, extra_prefixes)
-    if name in COMMANDS:
-        return _run_command(name, rest, extra_prefixes)
+    with granted(extra_prefixes):
+        if name in TRAINING:
+            return _train(name, rest)
+        if name in COMMANDS:
+            return _run_command(name, rest, extra_prefixes)
     if name.startswith("-"):
         raise UsageError(f"the command comes first, then {name}: {PROGRAM} COMMAND {name} ... (see {PROGRAM} --help)")
     near = difflib.get_close_matches(name, [*TRAINING, *COMMANDS], n=1)
@@ -187,11 +187,11 @@ def _take_allowed_classes(words: list[str]) -> tuple[list[str], tuple[str, ...]]
     return rest, prefixes
 
 
-def _train(name: str, arguments: list[str], extra_prefixes: Sequence[str]) -> int:
+def _train(name: str, arguments: list[str]) -> int:
     from avrt.config.scan import scan_arguments
 
     try:
-        prefixes = allowed_prefixes(extra_prefixes)
+        prefixes = allowed_prefixes()
     except ValueError as error:
         raise UsageError(str(error)) from error
     scan_arguments(arguments)

@@ -11,7 +11,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 ENVIRONMENT_VARIABLE = "AVRT_ALLOWED_CLASS_PREFIXES"
@@ -71,14 +72,19 @@ def parse_prefixes(text: str, origin: str) -> tuple[str, ...]:
 _granted: tuple[str, ...] = ()
 
 
-def grant(prefixes: Iterable[str]) -> None:
-    """Allow the packages that a command line names with ``--allow-classes``, instead of those of an earlier one."""
+@contextmanager
+def granted(prefixes: Iterable[str]) -> Iterator[None]:
+    """Allow the packages that a command names with ``--allow-classes``, until it ends."""
     global _granted
-    _granted = tuple(prefixes)
+    before, _granted = _granted, tuple(prefixes)
+    try:
+        yield
+    finally:
+        _granted = before
 
 
 def allowed_prefixes(extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """All allowed prefixes: the project's, those of the command line (`grant`), `extra` and the environment's."""
+    """All allowed prefixes: the project's, those of the running command (`granted`), `extra`, and the environment's."""
     from_environment = parse_prefixes(os.environ.get(ENVIRONMENT_VARIABLE, ""), ENVIRONMENT_VARIABLE)
     return (*ALLOWED_PREFIXES, *_granted, *extra, *from_environment)
 

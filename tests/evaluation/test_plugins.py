@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from avrt.config.class_paths import ENVIRONMENT_VARIABLE, grant
+from avrt.config.class_paths import ENVIRONMENT_VARIABLE, granted
 from avrt.evaluation import benchmarks
 from avrt.evaluation.benchmarks import BENCHMARKS, get_benchmark, present_benchmarks
 from avrt.evaluation.records.log import read_records
@@ -38,7 +38,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     BENCHMARKS.update(before)
     benchmarks._class_paths.clear()
     sys.modules.pop("street_benchmark", None)
-    grant(())
 
 
 @pytest.fixture
@@ -139,8 +138,7 @@ def test_a_broken_plugin_is_named(code: str, value: str, message: str, package: 
     ],
 )
 def test_a_class_path_that_is_no_allowed_benchmark_is_refused(path: str, message: str, package: Path) -> None:
-    grant(["street_benchmark"])
-    with pytest.raises(ValueError, match=message):
+    with granted(["street_benchmark"]), pytest.raises(ValueError, match=message):
         get_benchmark(path)
 
 
@@ -148,8 +146,8 @@ def test_a_class_that_makes_the_benchmark_works_too(package: Path) -> None:
     path = package / "street_benchmark.py"
     made = "class Streets(Benchmark):\n    def __init__(self):\n        super().__init__(**vars(STREETS))\n"
     path.write_text(f"{path.read_text()}\n{made}")
-    grant(["street_benchmark"])
-    assert get_benchmark("street_benchmark.Streets").name == "streets"
+    with granted(["street_benchmark"]):
+        assert get_benchmark("street_benchmark.Streets").name == "streets"
 
 
 def test_two_packages_with_one_name_are_refused(package: Path) -> None:
