@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from avrt import __version__
-from avrt.config.class_paths import allowed_prefixes, parse_prefixes
+from avrt.config.class_paths import allowed_prefixes, granted, parse_prefixes
 from avrt.config.errors import UsageError, describe
 from avrt.config.preset_files import with_preset_paths
 from avrt.interrupts import INTERRUPTED
@@ -131,10 +131,11 @@ def _dispatch(words: list[str]) -> int:
         print(f"avrt {__version__}")
         return OK
     name, rest = words[0], with_preset_paths(words[1:], lambda line: print(f"avrt: {line}", file=sys.stderr))
-    if name in TRAINING:
-        return _train(name, rest, extra_prefixes)
-    if name in COMMANDS:
-        return _run_command(name, rest, extra_prefixes)
+    with granted(extra_prefixes):
+        if name in TRAINING:
+            return _train(name, rest)
+        if name in COMMANDS:
+            return _run_command(name, rest, extra_prefixes)
     if name.startswith("-"):
         raise UsageError(f"the command comes first, then {name}: {PROGRAM} COMMAND {name} ... (see {PROGRAM} --help)")
     near = difflib.get_close_matches(name, [*TRAINING, *COMMANDS], n=1)
@@ -156,10 +157,10 @@ def help_text() -> str:
         "Options of every command:",
         "  --help               list the command's options",
         "  --debug              show the traceback of an error (also AVRT_DEBUG=1)",
+        "  --allow-classes PKG  allow classes of your own package (also AVRT_ALLOWED_CLASS_PREFIXES=PKG)",
         "",
         "Options of the training commands:",
         "  --config FILE        a run's settings; a second --config overrides the first",
-        "  --allow-classes PKG  allow classes of your own package in YAML (also AVRT_ALLOWED_CLASS_PREFIXES=PKG)",
     ]
     return "\n".join(lines)
 
@@ -186,11 +187,11 @@ def _take_allowed_classes(words: list[str]) -> tuple[list[str], tuple[str, ...]]
     return rest, prefixes
 
 
-def _train(name: str, arguments: list[str], extra_prefixes: Sequence[str]) -> int:
+def _train(name: str, arguments: list[str]) -> int:
     from avrt.config.scan import scan_arguments
 
     try:
-        prefixes = allowed_prefixes(extra_prefixes)
+        prefixes = allowed_prefixes()
     except ValueError as error:
         raise UsageError(str(error)) from error
     scan_arguments(arguments)

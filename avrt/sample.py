@@ -71,6 +71,7 @@ class Sample:
         source: name of the clip the sample was made from; samples with equal `source` share a clip.
         audio_source: name of the audio file if it is another one; equal to `source` where there is only audio.
         clip: decoded media, or None while only the text is needed.
+        other_clips: further clips of a question about several files, in their order; benchmarks only.
         trace: target text for supervised fine-tuning, ``<think>...</think><answer>X</answer>``.
         teacher_traces: raw text of each teacher, by stage name (``vision``, ``audio``, ...).
         extra: other fields of the data set (JSON values), kept but not interpreted.
@@ -86,6 +87,7 @@ class Sample:
     source: str = ""
     audio_source: str = ""
     clip: Clip | None = None
+    other_clips: tuple[Clip, ...] = ()
     trace: str | None = None
     teacher_traces: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -99,6 +101,11 @@ class Sample:
             raise ValueError(
                 f"sample {self.id!r}: answer index {self.answer} is out of range for its {len(self.options)} options"
             )
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """All clips, in the order in which a model gets them."""
+        return () if self.clip is None else (self.clip, *self.other_clips)
 
     @property
     def letters(self) -> str:

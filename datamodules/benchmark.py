@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from lightning.pytorch import LightningDataModule
 
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
+from avrt.data.annotations import AnswerBase
 from avrt.evaluation.benchmarks import BENCHMARKS, Item
 from avrt.evaluation.item_clips import CLIP_TIMEOUT_SECONDS
 from avrt.evaluation.media_config import ClipSettings, MediaConfig
@@ -66,11 +67,11 @@ class BenchmarkDataModule(LightningDataModule):
     """The questions of an evaluation; `EvaluateModule` answers them.
 
     Args:
-        benchmarks: names of the paper's benchmarks, or ``all`` for those that have a folder under `data_root`. With
-            `annotations` or `shards`: the one name of the benchmark.
+        benchmarks: names of benchmarks of this project or of installed packages, class paths of others, or ``all`` for
+            those that have a folder under `data_root`. With `annotations` or `shards`: the one name of the benchmark.
         data_root: folder that holds the benchmarks' folders, or one benchmark's own.
         annotations: annotation file, if it is not where its authors put it (`data_root` is the media's folder then);
-            with a benchmark name of your own, questions in AVQA's form.
+            with a benchmark name of your own, questions in any form that `pack` reads.
         shards: take the questions from shards instead: a folder, a glob, or a list of either.
         split: only this split of the shards.
         subset: file of ids, one per line; only these questions are used.
@@ -87,6 +88,8 @@ class BenchmarkDataModule(LightningDataModule):
         batch_size: questions that a device answers together.
         num_workers: processes that decode and encode ahead, per device.
         prefetch: parts of a batch that each of them keeps ready, see `datamodules.workers.read_batches`.
+        fields, answer_base, categories: how questions of your own are read, see
+            `avrt.evaluation.question_sets.QuestionsConfig`.
     """
 
     def __init__(
@@ -109,10 +112,24 @@ class BenchmarkDataModule(LightningDataModule):
         frames_per_second: PositiveFloat | None = None,
         per_benchmark: dict[str, ClipSettings] | None = None,
         require_complete: bool = False,
+        fields: str | None = None,
+        answer_base: AnswerBase | None = None,
+        categories: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.config = QuestionsConfig(
-            benchmarks, data_root, annotations, shards, split, subset, limit, require_media, require_complete
+            benchmarks,
+            data_root,
+            annotations,
+            shards,
+            split,
+            subset,
+            limit,
+            require_media,
+            require_complete,
+            fields=fields,
+            answer_base=answer_base,
+            categories=categories,
         )
         self.media = MediaConfig(
             modalities, num_frames, max_audio_seconds, clip_timeout_seconds, frames_per_second, per_benchmark or {}

@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 
 from avrt.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from avrt.evaluation.benchmarks import new_record
-from avrt.evaluation.question_sets import QuestionSet, prompt_settings
+from avrt.evaluation.question_sets import QuestionSet
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record, Variant
 from avrt.evaluation.records.run_info import RunInfo
@@ -30,6 +30,7 @@ from avrt.evaluation.run_lifecycle import (
 )
 from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import grade_record
+from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.evaluation.terminal_tables import score_console
 from avrt.model.chat_template import chat_text
 from avrt.model.encoding import Prompt

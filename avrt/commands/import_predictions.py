@@ -19,6 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="name of the model, for tables")
     parser.add_argument("--data", default="data", metavar="DIR", help="the benchmarks' data (default: data)")
     parser.add_argument("--annotations", metavar="FILE", help="the annotation file, if it is elsewhere")
+    parser.add_argument("--fields", metavar="FIELD=KEY,...", help="keys of questions of your own, as for pack")
+    parser.add_argument(
+        "--answer-base",
+        type=lambda word: word if word == "letter" else int(word),
+        choices=(0, 1, "letter"),
+        metavar="N",
+        help="how answers of your own questions are written, as for pack",
+    )
+    parser.add_argument("--categories", metavar="KEY,...", help="keys of questions of your own that are categories")
     parser.add_argument("--subset", metavar="FILE", help="ids, one per line: import only these questions")
     parser.add_argument(
         "--repeat", type=int, metavar="N", help="if the file has several replies per question: import the Nth (from 1)"
@@ -56,7 +65,13 @@ def run(args: argparse.Namespace) -> int:
     if args.benchmark == "all":
         raise ValueError("--benchmark: a file of predictions has one benchmark; name it")
     config = QuestionsConfig(
-        args.benchmark, args.data, annotations=args.annotations, require_complete=args.require_complete
+        args.benchmark,
+        args.data,
+        annotations=args.annotations,
+        require_complete=args.require_complete,
+        fields=args.fields,
+        answer_base=args.answer_base,
+        categories=None if args.categories is None else args.categories.split(","),
     )
     (every,) = open_question_sets(config)  # the file may have replies to all questions
     (questions,) = open_question_sets(replace(config, subset=args.subset)) if args.subset else (every,)

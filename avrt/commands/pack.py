@@ -69,10 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     rows.add_argument(
         "--answer-base",
-        type=int,
-        choices=(0, 1),
+        type=lambda word: word if word == "letter" else int(word),
+        choices=(0, 1, "letter"),
         metavar="N",
-        help="number of the first option in answers (default: 0)",
+        help="number of the first option in answers (default: 0), or letter: answers are letters, even if options are",
     )
     rows.add_argument("--dataset-split", metavar="NAME", help="split to read of a folder that has several")
     rows.add_argument(

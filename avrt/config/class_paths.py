@@ -7,10 +7,13 @@ mypkg`` or ``AVRT_ALLOWED_CLASS_PREFIXES=mypkg``.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 ENVIRONMENT_VARIABLE = "AVRT_ALLOWED_CLASS_PREFIXES"
 
@@ -66,10 +69,46 @@ def parse_prefixes(text: str, origin: str) -> tuple[str, ...]:
     return tuple(prefixes)
 
 
+_granted: tuple[str, ...] = ()
+
+
+@contextmanager
+def granted(prefixes: Iterable[str]) -> Iterator[None]:
+    """Allow the packages that a command names with ``--allow-classes``, until it ends."""
+    global _granted
+    before, _granted = _granted, tuple(prefixes)
+    try:
+        yield
+    finally:
+        _granted = before
+
+
 def allowed_prefixes(extra: Iterable[str] = ()) -> tuple[str, ...]:
-    """All allowed prefixes: the project's, `extra` (from the command line) and the environment's."""
+    """All allowed prefixes: the project's, those of the running command (`granted`), `extra`, and the environment's."""
     from_environment = parse_prefixes(os.environ.get(ENVIRONMENT_VARIABLE, ""), ENVIRONMENT_VARIABLE)
-    return (*ALLOWED_PREFIXES, *extra, *from_environment)
+    return (*ALLOWED_PREFIXES, *_granted, *extra, *from_environment)
+
+
+def import_object(path: str) -> Any:
+    """The object that a class path names, from an allowed package.
+
+    For paths that jsonargparse does not read. The caller checks the object's type: an allowed module also has the names
+    that it imports.
+
+    Raises:
+        ValueError: the path is refused (and not imported), its module cannot be imported, or has no such name.
+    """
+    if not _DOTTED_NAME.fullmatch(path) or "." not in path:
+        raise ValueError(f"{path!r} is not a class path, such as my_package.MY_BENCHMARK")
+    if not any(f"{path}.".startswith(f"{prefix}.") for prefix in allowed_prefixes()):
+        raise ValueError(refusal(path))
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise ValueError(f"class path {path!r}: {module} cannot be imported: {error}") from error
+    except AttributeError as error:
+        raise ValueError(f"class path {path!r}: {error}") from error
 
 
 def refusal(class_path: str) -> str:

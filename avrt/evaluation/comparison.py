@@ -23,7 +23,7 @@ from avrt.evaluation.published_results import (
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_media import audio_of, frames_of
 from avrt.evaluation.run_subsets import limit_run, read_subsets
-from avrt.evaluation.scoring import BenchmarkRun, score_run, share_score
+from avrt.evaluation.scoring import BenchmarkRun, score_runs, share_score
 from avrt.evaluation.statistics import (
     RESAMPLES,
     SEED,
@@ -78,7 +78,7 @@ def compare(
     if names and len(names) != len(runs):
         raise ValueError(f"--names: give one name per run, {len(runs)}; got {len(names)}")
     lists = read_subsets(subsets)
-    scored = [score_run(path, partial=partial or bool(lists), rule=rule) for path in runs]
+    scored = score_runs(runs, partial=partial or bool(lists), rule=rule)
     by_column = [by_benchmark(limit_run(run, lists, partial=partial) if lists else run) for run in scored]
     return compare_scored(by_column, score=score, partial=partial, names=names, resamples=resamples, seed=seed)
 

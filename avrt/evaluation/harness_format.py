@@ -19,7 +19,7 @@ from typing import Any
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RUN_FILE
 from avrt.evaluation.scoring import BenchmarkRun
-from avrt.evaluation.sent_prompts import sent_text
+from avrt.evaluation.sent_prompts import prompt_fingerprint, sent_prompt
 from avrt.files.atomic import write_atomic
 
 FILTER = "none"
@@ -73,6 +73,7 @@ def task_name(run: BenchmarkRun) -> str:
 def _results(runs: Sequence[BenchmarkRun], samples: dict[str, list[dict[str, Any]]], date: datetime) -> dict[str, Any]:
     tasks = {task_name(run): run for run in runs}
     info = runs[0].info
+    system = (info.prompt or {}).get("system") or None
     began = date.replace(tzinfo=UTC).timestamp()
     return {
         "results": {task: _metrics(task, run) for task, run in tasks.items()},
@@ -102,8 +103,8 @@ def _results(runs: Sequence[BenchmarkRun], samples: dict[str, list[dict[str, Any
         "model_source": "avrt",
         "model_name": info.model,
         "model_name_sanitized": _sanitized(info.model),
-        "system_instruction": None,
-        "system_instruction_sha": None,
+        "system_instruction": system,
+        "system_instruction_sha": None if system is None else _hash(system),
         "fewshot_as_multiturn": None,
         "chat_template": None,
         "chat_template_sha": None,
@@ -143,12 +144,14 @@ def _config(task: str, run: BenchmarkRun) -> dict[str, Any]:
             "profile": run.info.profile,
             "subset": run.info.subset,
             "dataset_fingerprint": run.info.dataset_fingerprint,
+            "prompt_fingerprint": prompt_fingerprint(run.info),
         },
     }
 
 
 def _sample(record: Record, run: BenchmarkRun) -> dict[str, Any]:
-    prompt = sent_text(record, run.info)
+    sent = sent_prompt(run.info, record)
+    prompt = "" if sent is None else sent.user
     doc = {
         "id": record.id,
         "question": record.question,

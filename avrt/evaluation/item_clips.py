@@ -1,21 +1,25 @@
-"""From an item's files to the clip that a model gets: frames of a video or one image, and audio."""
+"""From an item's files to the clips that a model gets: frames of a video, an image, and audio."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from avrt.evaluation.benchmarks.base import Item
-from avrt.evaluation.benchmarks.item_media import numbered_paths
+import torch
+import torch.nn.functional as F
+
+from avrt.evaluation.benchmarks.base import MAX_FILES, Item, paths_of
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_CLIP_PIXELS, MAX_FRAME_PIXELS, MIN_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.errors import MediaError, MediaReason
 from avrt.media.isolated import read_isolated
-from avrt.media.joining import one_after_another, side_by_side
 from avrt.sample import SAMPLING_RATE, Clip, Sample
 
 UNREADABLE_MEDIA = "unreadable_media"
 """`Record.failure` of an item whose files exist but cannot be decoded (`MediaError`)."""
+
+KINDS = ("video", "image", "audio")
+"""Kinds of media, in the order in which a model gets them."""
 
 MAX_SOURCE_SECONDS = 12 * 3600.0
 
@@ -37,13 +41,16 @@ def read_sample(
     max_pixels: int = MAX_FRAME_PIXELS,
     timeout_seconds: float = CLIP_TIMEOUT_SECONDS,
 ) -> Sample:
-    """The item's sample with its clip, the same for every model.
+    """The item's sample with its clips, the same for every model.
 
     Videos of any length give `num_frames` frames (or `frames_per_second`, at most `num_frames`), uniformly spaced over
     the whole length, and the first `max_audio_seconds` of audio. Memory does not grow with the length: the pixels of
     all frames are bounded, and where there are very many, each is smaller. Audio is read from the video, else from the
-    audio file beside it. A video without audio gives a clip without audio. Several images and audio clips of an item
-    are joined, see `avrt.media.joining`; each clip may then have `max_audio_seconds`.
+    audio file beside it. A video without audio gives a clip without audio.
+
+    Where an item has several files of a kind, each file is a clip of its own (`Sample.other_clips`), with these limits
+    for each: videos, then images, then audio. So is each file of a tuple of audio files: they are the question's audio,
+    and videos beside them are shown without theirs.
 
     The files are read in a child of this thread, see `avrt.media.isolated`.
 
@@ -52,43 +59,67 @@ def read_sample(
         folder: folder that the item's media paths are relative to, see `Benchmark.locate`.
 
     Raises:
-        MediaError: a file cannot be read within the limits on time and memory; `reason` says why.
+        MediaError: a file cannot be read within the limits on time and memory, or there are too many; `reason` says
+            why.
         ChildProcessError: the child does not start.
     """
-    folder = Path(folder)
-    video, image, audio = (
-        folder / item.media[kind] if kind in item.media else None for kind in ("video", "image", "audio")
-    )
-    images, clips = (numbered_paths(item.media, kind) for kind in ("image", "audio"))
-    if not any((video, image, audio, images, clips)):
+    groups = _by_clip(item)
+    if not groups:
         raise MediaError(MediaReason.NO_VIDEO, f"item {item.sample.id!r} names no media", folder)
-    if video is not None:
-        image = None
-    read = partial(
-        read_isolated,
-        timeout_seconds=timeout_seconds,
-        num_frames=num_frames,
-        frames_per_second=frames_per_second,
-        max_audio_seconds=max_audio_seconds,
-        max_pixels=min(max_pixels, MAX_CLIP_PIXELS // num_frames),
-        require_audio=False,
-        max_source_seconds=MAX_SOURCE_SECONDS,
+    if sum(map(len, groups)) > MAX_FILES:
+        raise MediaError(MediaReason.TOO_LARGE, f"item {item.sample.id!r} has more than {MAX_FILES} files", folder)
+    clips = []
+    for files in groups:
+        clip = read_isolated(
+            timeout_seconds=timeout_seconds,
+            **{kind: Path(folder) / path for kind, path in files.items()},
+            num_frames=num_frames,
+            frames_per_second=frames_per_second,
+            max_audio_seconds=max_audio_seconds,
+            max_pixels=min(max_pixels, MAX_CLIP_PIXELS // num_frames),
+            require_video="video" in files,
+            require_audio=False,
+            max_source_seconds=MAX_SOURCE_SECONDS,
+        )
+        # The question's audio is in files of their own then; what is heard in the video may even be the answer.
+        clips.append(replace(clip, waveform=None) if "video" in files and _has_own_audio(item) else clip)
+    return replace(item.sample, clip=clips[0], other_clips=tuple(clips[1:]))
+
+
+def _has_own_audio(item: Item) -> bool:
+    return not isinstance(item.media.get("audio", ""), str)
+
+
+def _by_clip(item: Item) -> list[dict[str, str]]:
+    """The files of each clip, by kind: all files are one clip, unless several of a kind are listed, or audio is."""
+    files = [(kind, path) for kind in KINDS if kind in item.media for path in paths_of(item.media[kind])]
+    if len({kind for kind, _ in files}) < len(files) or _has_own_audio(item):
+        return [{kind: path} for kind, path in files]
+    together = dict(files)
+    if "video" in together:
+        together.pop("image", None)
+    return [together] if together else []
+
+
+def join_clips(clips: Sequence[Clip]) -> Clip:
+    """All clips of an item as one, to look at: frames one after the other, centered on the largest size, and audio
+    likewise with a pause between."""
+    if len(clips) == 1:
+        return clips[0]
+    images = [frame for clip in clips if clip.frames is not None for frame in clip.frames]
+    height, width = (max((image.shape[side] for image in images), default=0) for side in (1, 2))
+    frames = []
+    for image in images:
+        down, right = height - image.shape[1], width - image.shape[2]
+        frames.append(F.pad(image, (right // 2, right - right // 2, down // 2, down - down // 2)))
+    pause = torch.zeros(SAMPLING_RATE // 2)
+    sounds = [part for clip in clips if clip.waveform is not None for part in (clip.waveform, pause)]
+    return Clip(
+        frames=torch.stack(frames) if frames else None,
+        timestamps=tuple(map(float, range(len(frames)))),
+        fps=1.0,
+        waveform=torch.cat(sounds[:-1]) if sounds else None,
+        duration=sum(clip.duration for clip in clips),
+        width=width,
+        height=height,
     )
-    clip: Clip | None = None
-    if video or image or audio:
-        clip = read(video=video, image=image, audio=audio, require_video=video is not None)
-    if images:
-        parts = [read(image=folder / path, max_pixels=max_pixels // len(images)) for path in images]
-        clip = side_by_side(parts, max_pixels)
-    if clips:
-        clip = _with_audio(clip, [read(audio=folder / path, require_video=False) for path in clips])
-    return replace(item.sample, clip=clip)
-
-
-def _with_audio(clip: Clip | None, parts: list[Clip]) -> Clip:
-    """The clip with the joined audio of others in place of its own."""
-    waveform = one_after_another(parts)
-    seconds = len(waveform) / SAMPLING_RATE
-    if clip is None:
-        return Clip(frames=None, waveform=waveform, duration=seconds)
-    return replace(clip, waveform=waveform, duration=clip.duration or seconds)

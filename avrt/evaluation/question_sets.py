@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from avrt import __version__
+from avrt.data.annotations import AnswerBase
 from avrt.data.faults import ShardError
 from avrt.data.id_lists import read_ids
 from avrt.data.shards import ShardSet
@@ -21,14 +22,17 @@ from avrt.evaluation.benchmarks import (
     BENCHMARKS,
     Benchmark,
     Item,
+    find_benchmark,
     fingerprint,
     get_benchmark,
     new_record,
     present_benchmarks,
     require_media,
+    rule_path,
     select,
 )
-from avrt.evaluation.benchmarks.avqa import question_set
+from avrt.evaluation.benchmarks.avqa import QuestionFile, extra_categories, question_set
+from avrt.evaluation.benchmarks.base import MediaPaths
 from avrt.evaluation.item_clips import UNREADABLE_MEDIA, read_sample
 from avrt.evaluation.media_config import MediaConfig
 from avrt.evaluation.records.record import Record
@@ -39,7 +43,7 @@ from avrt.media.masking import mask_clip
 from avrt.sample import Sample
 from avrt.storage.locations import is_remote, shown
 from avrt.text.answers import Profile
-from avrt.text.prompts import AnswerFormat, PromptTemplate
+from avrt.text.prompts import AnswerFormat
 
 ALL = "all"
 """In `QuestionsConfig.benchmarks`: every benchmark whose data is present."""
@@ -50,17 +54,22 @@ class QuestionsConfig:
     """The questions of an evaluation.
 
     Attributes:
-        benchmarks: names of the paper's benchmarks, or ``all`` for those that have a folder under `data_root`. With
-            `annotations` or `shards`: one name for the run's sub-folder, a benchmark's or your own.
+        benchmarks: names of benchmarks of this project or of installed packages, class paths of others, or ``all`` for
+            those that have a folder under `data_root`. With `annotations` or `shards`: one name for the run's
+            sub-folder, a benchmark's or your own.
         data_root: folder that holds the benchmarks' folders, or one benchmark's own.
         annotations: annotation file, if it is not where its authors put it; media paths are then relative to
-            `data_root`. Under a name of your own it has AVQA's format, and the clips are in ``videos/``.
+            `data_root`. Under a name of your own it may have any form that `pack` reads.
         shards: use the samples of shards instead: a folder, a glob, or a list of either.
         split: only this split of the shards.
         subset: file of ids, one per line, to which the questions are limited.
         limit: only the first so many questions of each benchmark, for a trial; tables name the run's part.
         require_media: stop if an item's media are missing, instead of counting the item as wrong.
         require_complete: stop if a benchmark has not as many questions as its authors state, instead of a note.
+        fields: of questions of your own: ``question=prompt,options=choices,...`` for keys of your own.
+        answer_base: of questions of your own: 0 or 1 where answers are the options' numbers, ``letter`` where they are
+            letters and options may be letters too; null for letters, texts, or numbers from 0.
+        categories: of questions of your own: keys whose values are categories; null for every key with few values.
     """
 
     benchmarks: str | list[str] = ALL
@@ -72,10 +81,18 @@ class QuestionsConfig:
     limit: int | None = None
     require_media: bool = False
     require_complete: bool = False
+    fields: str | None = None
+    answer_base: AnswerBase | None = None
+    categories: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"`limit` must be 1 or more, or null for all questions; got {self.limit}")
+
+    @property
+    def question_file(self) -> QuestionFile:
+        """How a question file of one's own is read."""
+        return QuestionFile(self.fields, self.answer_base, self.categories)
 
 
 @dataclass(frozen=True)
@@ -150,7 +167,7 @@ class QuestionSet:
         Args:
             media: None where it is unknown what the model got.
             profile: parser profile; by default the one for `answer_format`.
-            prompt: settings of the prompts' text, see `prompt_settings`; None where they are unknown.
+            prompt: settings of the prompts' text, see `avrt.evaluation.sent_prompts`; None where they are unknown.
         """
         settings, prompt_parts = dict(decoding or {}), dict(prompt or {})
         if media is not None and self.shards is None:
@@ -177,27 +194,8 @@ class QuestionSet:
             avrt_version=__version__,
             started="" if media is None else datetime.now(UTC).isoformat(timespec="seconds"),
             hardware=hardware,
+            benchmark_class=rule_path(self.benchmark),
         )
-
-
-def prompt_settings(template: PromptTemplate, answer_format: AnswerFormat, *, system: bool = True) -> dict[str, Any]:
-    """The wording of a run's prompts, for `RunInfo.prompt`; only the instruction that is used.
-
-    Args:
-        system: whether the system message is sent.
-    """
-    instruction = f"{answer_format}_instruction"
-    wording = {"option_line": template.option_line, instruction: getattr(template, instruction)}
-    if template.question_line != PromptTemplate.question_line:  # absent by default, as in earlier versions
-        wording["question_line"] = template.question_line
-    return wording | ({"system": template.system} if system else {})
-
-
-def prompt_template(info: RunInfo) -> PromptTemplate | None:
-    """The wording that a run's prompts had, or None where it was not recorded."""
-    names = {item.name for item in fields(PromptTemplate)}
-    values = {name: value for name, value in (info.prompt or {}).items() if name in names}
-    return PromptTemplate(**values) if values else None
 
 
 def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
@@ -212,9 +210,9 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
     if config.shards is not None and config.annotations is not None:
         raise ValueError("`shards` and `annotations` are two sources of questions; give one")
     if config.shards is not None:
-        sets = [_from_shards(_own_name(names, "shards"), config.shards, config.split)]
+        sets = [_from_shards(_own_name(names, "shards"), config.shards, config)]
     elif config.annotations is not None:
-        sets = [_from_annotations(_own_name(names, "annotations"), config.data_root, config.annotations)]
+        sets = [_from_annotations(_own_name(names, "annotations"), config.annotations, config)]
     elif names == [ALL]:
         sets = [_from_benchmark(benchmark, config.data_root) for benchmark in present_benchmarks(config.data_root)]
         if not sets:
@@ -223,6 +221,8 @@ def open_question_sets(config: QuestionsConfig) -> list[QuestionSet]:
             )
     else:
         sets = [_from_benchmark(get_benchmark(name), config.data_root) for name in names]
+    if config.annotations is None and config.shards is None and config.question_file != QuestionFile():
+        raise ValueError("`fields`, `answer_base` and `categories` are for questions of your own, with `annotations`")
     sets = [replace(questions, count_note=_count_note(questions)) for questions in sets]
     notes = [questions.count_note for questions in sets if questions.count_note]
     if config.require_complete and notes:
@@ -259,30 +259,37 @@ def _from_benchmark(benchmark: Benchmark, root: str) -> QuestionSet:
     return QuestionSet(benchmark, items, benchmark.locate(root)[1])
 
 
-def _from_annotations(name: str, root: str, annotations: str) -> QuestionSet:
-    benchmark = BENCHMARKS.get(name) or question_set(name, 0, annotation_file=Path(annotations).name)
-    return QuestionSet(benchmark, benchmark.load(root, annotations=annotations), Path(root))
+def _from_annotations(name: str, annotations: str, config: QuestionsConfig) -> QuestionSet:
+    benchmark = find_benchmark(name)
+    if benchmark is None:
+        benchmark = question_set(name, 0, annotation_file=Path(annotations).name, how=config.question_file)
+    elif config.question_file != QuestionFile():
+        raise ValueError(f"`fields`, `answer_base` and `categories` are for questions of your own, not for {name!r}")
+    return QuestionSet(benchmark, benchmark.load(config.data_root, annotations=annotations), Path(config.data_root))
 
 
-def _from_shards(name: str, shards: str | list[str], split: str | None) -> QuestionSet:
-    samples = ShardSet(shards, split=split)
+def _from_shards(name: str, shards: str | list[str], config: QuestionsConfig) -> QuestionSet:
+    if config.fields is not None or config.answer_base is not None:
+        raise ValueError("`fields` and `answer_base` are for `annotations`; shards are read as they were packed")
+    samples = ShardSet(shards, split=config.split)
     if not len(samples):
         raise ValueError(f"`shards`: {shards} has no samples")
     root, names = _below_one_folder([file.location for file in samples.files])
     items = []
-    for index in range(len(samples)):
-        sample = samples.metadata(index)
-        categories = {"question_type": sample.question_type, "modality": sample.modality}
+    questions = [samples.metadata(index) for index in range(len(samples))]
+    extra = extra_categories(questions, config.categories)
+    for index, sample in enumerate(questions):
+        categories = {"question_type": sample.question_type, "modality": sample.modality, **extra[index]}
+        place: MediaPaths = {"shard": names[samples.shard_of(index)], "key": sample.id}
         items.append(
             Item(
                 sample=sample,
                 index=index,
-                media={"shard": names[samples.shard_of(index)], "key": sample.id}
-                | ({"clip": sample.source} if sample.source else {}),
+                media=place | ({"clip": sample.source} if sample.source else {}),
                 categories={name: value for name, value in categories.items() if value},
             )
         )
-    return QuestionSet(BENCHMARKS.get(name) or question_set(name, len(items)), items, root, shards=samples)
+    return QuestionSet(find_benchmark(name) or question_set(name, len(items)), items, root, shards=samples)
 
 
 def _below_one_folder(locations: list[str]) -> tuple[Path, list[str]]:

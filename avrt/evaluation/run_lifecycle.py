@@ -22,14 +22,19 @@ HARNESS_FOLDER = "harness"
 """Sub-folder of a run with lm-evaluation-harness's files."""
 
 
+REPLY_INTERRUPTED = "reply_interrupted"
+"""`Record.failure`: the model ended its reply otherwise than with an answer (a refusal, a tool call, a content filter).
+This is final, like an answer, once the benchmark has any reply: before that, a setting may be the cause of all."""
+
+
 @dataclass(frozen=True)
 class RunState:
     """The records of a benchmark's folder when a run begins.
 
     Attributes:
-        answered: first replies of items.
+        answered: first replies of items, and final failures (`REPLY_INTERRUPTED`) in their place.
         missing: records of items whose media are missing, one per item.
-        replies: every (item id, variant) that has a reply.
+        replies: every (item id, variant) that has a reply or a final failure; these are not repeated.
         noted: every (item id, variant) that the folder already records as missing.
         variants: the replies that every item needs.
     """
@@ -60,7 +65,8 @@ def run_state(run: Path, questions: QuestionSet, variants: Sequence[Variant] = (
     folder = run / questions.name
     known = read_all_records(folder) if record_files(folder) else []
     items = {item.sample.id for item in questions.items}
-    replied = [record for record in known if record.failure is None and record.id in items]
+    final = {None, REPLY_INTERRUPTED} if any(record.failure is None for record in known) else {None}
+    replied = [record for record in known if record.failure in final and record.id in items]
     replies = frozenset((record.id, record.variant) for record in replied)
     done = finished_items(replied, variants)
     missing = tuple(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from avrt.evaluation.answer_part import answer_record
-from avrt.evaluation.benchmarks import BENCHMARKS
+from avrt.evaluation.benchmarks import BENCHMARKS, load_benchmark_of
 from avrt.evaluation.records.log import METRICS_FILE, read_all_records, write_records
 from avrt.evaluation.records.record import FIRST, ErrorType, Record
 from avrt.evaluation.records.run_info import RunInfo, benchmark_folders
@@ -160,8 +160,24 @@ def score_run(run: str | Path, *, partial: bool = False, rule: str | None = None
     Raises:
         ValueError: no run, an unfinished benchmark, records of another benchmark or too many items, an unknown rule.
     """
+    (scored,) = score_runs([run], partial=partial, rule=rule)
+    return scored
+
+
+def score_runs(
+    runs: Iterable[str | Path], *, partial: bool = False, rule: str | None = None
+) -> list[list[BenchmarkRun]]:
+    """Score several runs as `score_run` does; `rule` may be of a benchmark that only one of them has.
+
+    Raises:
+        ValueError: as `score_run`, for any of the runs.
+    """
+    folders = [[(folder, RunInfo.read(folder)) for folder in benchmark_folders(run)] for run in runs]
+    for parts in folders:
+        for _, info in parts:
+            load_benchmark_of(info)
     check_rule(rule)
-    return [_score_folder(folder, partial, rule) for folder in benchmark_folders(run)]
+    return [[_score_folder(folder, info, partial, rule) for folder, info in parts] for parts in folders]
 
 
 def write_scores(scored: BenchmarkRun) -> None:
@@ -261,8 +277,7 @@ def official_answer_score(records: Sequence[Record]) -> dict[str, Any]:
     return _item_score(counted, "correct_official_answer")
 
 
-def _score_folder(folder: Path, partial: bool, rule: str | None) -> BenchmarkRun:
-    info = RunInfo.read(folder)
+def _score_folder(folder: Path, info: RunInfo, partial: bool, rule: str | None) -> BenchmarkRun:
     records = read_all_records(folder)
     for record in records:
         if record.benchmark != info.benchmark:

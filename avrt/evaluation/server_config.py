@@ -24,12 +24,12 @@ class ServerRunConfig:
 
     Attributes:
         output_dir: folder of the run.
-        server: addresses, model and sampling.
+        server: addresses, model and sampling, or a preset.
         name: the run's name in tables; null uses the folder's name.
         questions: the questions.
         media: how much of each clip is sent.
-        inputs: streams that the model accepts: ``AV``, ``A`` or ``V``. The other one is left out of the request, unlike
-            a masked one, which is sent silent or black.
+        inputs: streams that the model accepts: ``AV``, ``A`` or ``V``; null for those of the preset, else ``AV``. The
+            other one is left out of the request, unlike a masked one, which is sent silent or black.
         answer_format: ``letter``, or ``tags`` for reasoning and answer in tags.
         profile: parser profile; ``robust`` also finds the answer in other models' formats.
         template: wording of the prompt; its system message is not sent.
@@ -44,7 +44,7 @@ class ServerRunConfig:
     name: str | None = None
     questions: QuestionsConfig = field(default_factory=QuestionsConfig)
     media: MediaConfig = field(default_factory=MediaConfig)
-    inputs: Modalities = "AV"
+    inputs: Modalities | None = None
     answer_format: AnswerFormat = "letter"
     profile: Profile = "robust"
     template: PromptTemplate = field(default_factory=PromptTemplate)
@@ -52,6 +52,12 @@ class ServerRunConfig:
     repeats: int = 1
     max_failed_share: float = 0.5
     harness: bool = True
+
+    @property
+    def streams(self) -> str:
+        """The streams that are sent."""
+        preset = self.server.known_preset()
+        return self.inputs or ("AV" if preset is None else preset.inputs)
 
 
 def load_server_config(files: Sequence[str | Path], options: Sequence[str] = ()) -> ServerRunConfig:
@@ -68,6 +74,14 @@ def load_server_config(files: Sequence[str | Path], options: Sequence[str] = ())
     config = read_dataclass(ServerRunConfig, files, options, "cli_configs/eval_server.yaml")
     with under_key(SERVER):
         config.server.check()
+        preset = config.server.known_preset()
+    if preset is not None and not preset.inputs:
+        raise ValueError(
+            f"{SERVER}.preset: {config.server.preset!r} takes text only, so it cannot be asked about clips"
+        )
+    if preset is not None and (unknown := set(config.streams) - set(preset.inputs)):
+        names = "images" if "V" in unknown else "audio"
+        raise ValueError(f"inputs: the preset {config.server.preset!r} takes no {names}; leave `inputs` out")
     if not 1 <= config.jpeg_quality <= 100:
         raise ValueError(f"jpeg_quality: must be 1 to 100, got {config.jpeg_quality}")
     _check_repeats(config)

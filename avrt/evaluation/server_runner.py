@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
@@ -15,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from avrt.evaluation.benchmarks import BENCHMARKS, Item, new_record
-from avrt.evaluation.question_sets import QuestionSet, open_question_sets, prompt_settings
+from avrt.evaluation.question_sets import QuestionSet, open_question_sets
 from avrt.evaluation.records.log import RecordWriter
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.repeats import REPEATS, first_replies
-from avrt.evaluation.run_lifecycle import begin_run, finish_run, report_missing
+from avrt.evaluation.run_lifecycle import REPLY_INTERRUPTED, begin_run, finish_run, report_missing
 from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import BenchmarkRun, grade_record
+from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.evaluation.server_config import SERVER, ServerRunConfig
 from avrt.evaluation.terminal_tables import score_console
+from avrt.sample import Clip
 from avrt.servers.call_report import CallReport, check_failed_share
 from avrt.servers.calls import make_calls
 from avrt.servers.client import ServerClient, ServerError
@@ -32,7 +35,7 @@ from avrt.servers.config import Model, under_key
 from avrt.servers.content import Content, text_part
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.progress import CallProgress
-from avrt.text.prompts import question_text
+from avrt.text.prompts import arrange, clip_modalities, question_text
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,6 @@ SERVER_ERROR = "server_error"
 """`Record.failure`: every attempt failed."""
 SERVER_REFUSED = "server_refused"
 """`Record.failure`: the server refuses this request permanently (too long, media that it cannot read)."""
-REPLY_INTERRUPTED = "reply_interrupted"
-"""`Record.failure`: the reply ended for another reason than the end of the model's turn or the token limit."""
 NO_INPUT = "no_input"
 """`Record.failure`: the item has none of the streams that the model accepts."""
 
@@ -109,7 +110,7 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
                 profile=config.profile,
                 media=config.media,
                 decoding=_decoding(config, model),
-                prompt=prompt_settings(config.template, config.answer_format, system=False),
+                prompt=prompt_settings(config.template, config.answer_format, system=False, suffix=model.suffix),
                 weights=model.revision,
             )
             begun = begin_run(run, questions, info)
@@ -152,7 +153,7 @@ async def _make_calls(
     Job = tuple[Question, Record | None]
     shown = {(questions.name, item.index): (questions, item) for questions, item, _ in work}
     # The replies to one item are asked for one after another: its clip is decoded for the first of them.
-    content_of = lru_cache(maxsize=PREPARED_AHEAD)(lambda place: build_request(*shown[place], config))
+    content_of = lru_cache(maxsize=PREPARED_AHEAD)(lambda place: build_request(*shown[place], config, model))
 
     def prepare(number: int) -> tuple[Job, Content | None]:
         questions, item, _ = work[number]
@@ -191,16 +192,36 @@ async def _make_calls(
         )
 
 
-def build_request(questions: QuestionSet, item: Item, config: ServerRunConfig) -> Content | Record:
+def build_request(questions: QuestionSet, item: Item, config: ServerRunConfig, model: Model) -> Content | Record:
     """The content of an item's one user message, or its record if it cannot be shown."""
     sample = questions.show(item, config.media)
     if isinstance(sample, Record):
         return sample
-    assert sample.clip is not None
-    parts = media_parts(sample.clip, config.inputs, config.jpeg_quality)
-    if not parts:
-        return questions.failed(item, NO_INPUT, f"the item has no stream of `inputs` {config.inputs}")
-    return [*parts, text_part(question_text(sample, answer_format=config.answer_format, template=config.template))]
+    text = model.complete(question_text(sample, answer_format=config.answer_format, template=config.template))
+    parts = prompt_parts(sample.clips, text, config.streams, config.jpeg_quality)
+    if all(part["type"] == "text" for part in parts):
+        return questions.failed(item, NO_INPUT, f"the item has no stream of `inputs` {config.streams}")
+    return parts
+
+
+def prompt_parts(clips: Sequence[Clip], text: str, inputs: str, jpeg_quality: int) -> Content:
+    """A question's clips and text in the order in which a model gets them, see `avrt.text.prompts.arrange`.
+
+    Args:
+        clips: of one question.
+        text: of the prompt.
+        inputs, jpeg_quality: as for `media_parts`.
+    """
+    streams = [
+        [name for name in clip_modalities(clip) if ("A" if name == "audio" else "V") in inputs] for clip in clips
+    ]
+    parts: Content = []
+    for part in arrange(text, streams):
+        if isinstance(part, str):
+            parts.append(text_part(part))
+        else:
+            parts += media_parts(clips[part[0]], "A" if part[1] == "audio" else "V", jpeg_quality)
+    return parts
 
 
 def reply_record(questions: QuestionSet, item: Item, outcome: Outcome) -> Record:
@@ -208,16 +229,17 @@ def reply_record(questions: QuestionSet, item: Item, outcome: Outcome) -> Record
 
     Thinking that the server separated from the reply is put back in front of it, in ``<think>`` tags.
     """
+    text = outcome.text
+    if outcome.reasoning:
+        # Without a reply after it the thinking was cut: it must not look finished.
+        text = f"<think>{outcome.reasoning}</think>{text}" if text else f"<think>{outcome.reasoning}"
     if outcome.status in _FAILURES:
         record = questions.failed(item, _FAILURES[outcome.status], outcome.error)
     else:
-        text = outcome.text
-        if outcome.reasoning:
-            # Without a reply after it the thinking was cut: it must not look finished.
-            text = f"<think>{outcome.reasoning}</think>{text}" if text else f"<think>{outcome.reasoning}"
-        record = new_record(questions.benchmark, item, text=text, finish_reason=outcome.finish_reason)
+        record = new_record(questions.benchmark, item, finish_reason=outcome.finish_reason)
     return replace(
         record,
+        text=text,
         prompt_tokens=outcome.usage.get("prompt_tokens"),
         completion_tokens=outcome.usage.get("completion_tokens"),
         latency_seconds=outcome.latency,

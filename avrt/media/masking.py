@@ -7,17 +7,17 @@ from typing import Literal, get_args
 
 import torch
 
-from avrt.sample import Sample
+from avrt.sample import Clip, Sample
 
 Modalities = Literal["AV", "A", "V"]
 MODALITY_MASKS: tuple[Modalities, ...] = get_args(Modalities)
 
 
 def mask_clip(sample: Sample, modalities: str) -> Sample:
-    """The sample with one stream of its clip masked.
+    """The sample with one stream of its clips masked.
 
     Args:
-        sample: with its clip decoded.
+        sample: with its clips decoded.
         modalities: ``AV`` nothing masked; ``V`` same frames, silent audio; ``A`` same audio, blank (black) frames.
 
     Raises:
@@ -25,11 +25,15 @@ def mask_clip(sample: Sample, modalities: str) -> Sample:
     """
     if modalities not in MODALITY_MASKS:
         raise ValueError(f"modalities must be one of {', '.join(MODALITY_MASKS)}, got {modalities!r}")
-    clip = sample.clip
-    if clip is None or modalities == "AV":
+    if not sample.clips or modalities == "AV":
         return sample
+    masked = [_masked(clip, modalities) for clip in sample.clips]
+    return replace(sample, clip=masked[0], other_clips=tuple(masked[1:]))
+
+
+def _masked(clip: Clip, modalities: str) -> Clip:
     if modalities == "A" and clip.frames is not None:
-        clip = replace(clip, frames=torch.zeros_like(clip.frames))
+        return replace(clip, frames=torch.zeros_like(clip.frames))
     if modalities == "V" and clip.waveform is not None:
-        clip = replace(clip, waveform=torch.zeros_like(clip.waveform))
-    return replace(sample, clip=clip)
+        return replace(clip, waveform=torch.zeros_like(clip.waveform))
+    return clip

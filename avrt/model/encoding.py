@@ -8,7 +8,8 @@ Shape letters: P prompt tokens, C trace tokens, F mel frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,8 +20,16 @@ from avrt.media.defaults import MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
 from avrt.media.geometry import SAMPLES_PER_AUDIO_TOKEN
 from avrt.model.chat_template import chat_text
 from avrt.model.float32_default import float32_default
-from avrt.sample import SAMPLING_RATE, Sample
-from avrt.text.prompts import DEFAULT, AnswerFormat, PromptTemplate, build_messages, clip_modalities
+from avrt.sample import SAMPLING_RATE, Clip, Sample
+from avrt.text.prompts import (
+    DEFAULT,
+    AnswerFormat,
+    PromptTemplate,
+    arrange,
+    build_messages,
+    clip_modalities,
+    question_text,
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,8 @@ class Prompt:
         second_per_grid: seconds between two temporal patches of the video.
         input_features: log-mel features ``[mel bins, F]``.
         target: token ids ``[C]`` of the trace that supervised fine-tuning predicts.
+        others: where a sample has several clips, the media of its other streams, in the order of the text; their
+            `input_ids` are empty.
     """
 
     sample: Sample
@@ -48,6 +59,12 @@ class Prompt:
     second_per_grid: float | None = None
     input_features: Tensor | None = None
     target: Tensor | None = None
+    others: tuple[Prompt, ...] = ()
+
+    @property
+    def media(self) -> tuple[Prompt, ...]:
+        """The media of all clips: the first here, then `others`."""
+        return (self, *self.others)
 
 
 class PromptEncoder:
@@ -94,61 +111,90 @@ class PromptEncoder:
                 than `max_prompt_tokens`.
         """
         target = self.encode_target(sample) if with_target else None
-        clip = sample.clip
-        if clip is None:
+        clips = sample.clips
+        if not clips:
             raise ValueError(f"sample {sample.id!r} has no clip; was its shard read with media?")
         self._refuse_special_tokens(sample, sample.question, *sample.options)
+        first, *others = map(clip_modalities, clips)
         messages = build_messages(
-            sample, modalities=clip_modalities(clip), answer_format=self.answer_format, template=self.template
+            sample, modalities=first, others=others, answer_format=self.answer_format, template=self.template
         )
-        text = chat_text(self.processor, messages)
-        arguments: dict[str, Any] = {"text": text, "return_tensors": "pt"}
-        images_kwargs = {
-            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
-            # The student does these on its device, see `avrt.model.encoders.normalized_patches`.
-            "do_rescale": False,
-            "do_normalize": False,
-        }
-        if clip.frames is not None and clip.is_image:
-            arguments |= {"images": [clip.frames[0]], "images_kwargs": images_kwargs}
-        elif clip.frames is not None:
-            # A missing fps would silently become a default and put every frame at a wrong time.
-            videos_kwargs = {"do_sample_frames": False, "fps": clip.fps, "cap_pixels_per_frame": False}
-            arguments |= {"videos": [_even(clip.frames)], "videos_kwargs": images_kwargs | videos_kwargs}
-        if clip.waveform is not None:
-            # Shorter audio is padded with silence to one token: without any, the positions of what follows are unknown.
-            audio = F.pad(clip.waveform, (0, max(0, SAMPLES_PER_AUDIO_TOKEN - len(clip.waveform))))
-            arguments |= {"audio": [audio.numpy()], "audio_kwargs": self._audio_arguments(len(audio))}
-        inputs = self.processor(**arguments)
+        if len(clips) > 1:
+            clips = self._in_order(sample)
+        inputs = self.processor(
+            text=chat_text(self.processor, messages), return_tensors="pt", **self._media_arguments(clips)
+        )
         input_ids = inputs["input_ids"][0]
         if self.max_prompt_tokens is not None and len(input_ids) > self.max_prompt_tokens:
             raise ValueError(
                 f"sample {sample.id!r}: its prompt has {len(input_ids)} tokens, more than max_prompt_tokens "
                 f"({self.max_prompt_tokens}); lower max_pixels or raise max_prompt_tokens"
             )
-        seconds = inputs.get("video_second_per_grid")
-        features = inputs.get("input_features")
-        if features is not None:
-            # Published processors pad on the right or on the left; the mask says where the audio is.
-            features = features[0][:, inputs["feature_attention_mask"][0].bool()]
-        frames = None
-        if clip.is_image:
-            frames = _resized(inputs["pixel_values"], inputs["image_grid_thw"], self.processor.image_processor)[:1]
-        elif clip.frames is not None:
-            media = self.processor.video_processor
-            frames = _resized(inputs["pixel_values_videos"], inputs["video_grid_thw"], media)
-        if frames is not None and clip.frames is not None and torch.equal(frames, clip.frames):
-            frames = clip.frames
+        media = self._media(clips, inputs)
         return Prompt(
-            sample=sample,
-            input_ids=input_ids,
-            frames=frames,
-            image_grid_thw=inputs.get("image_grid_thw"),
-            video_grid_thw=inputs.get("video_grid_thw"),
-            second_per_grid=None if seconds is None else float(seconds[0]),
-            input_features=features,
+            sample,
+            input_ids,
+            **media[0],
             target=target,
+            others=tuple(Prompt(sample, input_ids[:0], **part) for part in media[1:]),
         )
+
+    def _in_order(self, sample: Sample) -> tuple[Clip, ...]:
+        """Every stream as a clip of its own, in the order of the text: so the processor fills in the placeholders."""
+        text = question_text(sample, answer_format=self.answer_format, template=self.template)
+        places = [part for part in arrange(text, list(map(clip_modalities, sample.clips))) if not isinstance(part, str)]
+        return tuple(_only(sample.clips[number], stream) for number, stream in places)
+
+    def _media_arguments(self, clips: Sequence[Clip]) -> dict[str, Any]:
+        """The processor's arguments for the media of a prompt."""
+        arguments: dict[str, Any] = {}
+        images_kwargs = {
+            "size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels},
+            # The student does these on its device, see `avrt.model.encoders.normalized_patches`.
+            "do_rescale": False,
+            "do_normalize": False,
+        }
+        if images := [clip.frames[0] for clip in clips if clip.frames is not None and clip.is_image]:
+            arguments |= {"images": images, "images_kwargs": images_kwargs}
+        if videos := [clip for clip in clips if clip.frames is not None and not clip.is_image]:
+            # A missing fps would silently become a default and put every frame at a wrong time. Of several videos the
+            # processor knows one rate only; `_media` computes each one's own.
+            videos_kwargs = {"do_sample_frames": False, "fps": videos[0].fps, "cap_pixels_per_frame": False}
+            frames = [_even(clip.frames) for clip in videos if clip.frames is not None]
+            arguments |= {"videos": frames, "videos_kwargs": images_kwargs | videos_kwargs}
+        # Shorter audio is padded with silence to one token: without any, the positions of what follows are unknown.
+        if audio := [
+            F.pad(clip.waveform, (0, max(0, SAMPLES_PER_AUDIO_TOKEN - len(clip.waveform)))).numpy()
+            for clip in clips
+            if clip.waveform is not None
+        ]:
+            arguments |= {"audio": audio, "audio_kwargs": self._audio_arguments(max(map(len, audio)))}
+        return arguments
+
+    def _media(self, clips: Sequence[Clip], inputs: Any) -> list[dict[str, Any]]:
+        """The media of each clip, as arguments of `Prompt`, from the processor's output for all of them."""
+        processor = self.processor
+        images = _split(inputs.get("pixel_values"), inputs.get("image_grid_thw"), processor.image_processor)
+        videos = _split(inputs.get("pixel_values_videos"), inputs.get("video_grid_thw"), processor.video_processor)
+        features, masks = iter(inputs.get("input_features", ())), iter(inputs.get("feature_attention_mask", ()))
+        media: list[dict[str, Any]] = []
+        for clip in clips:
+            found: dict[str, Any] = {}
+            if clip.frames is not None:
+                grid, frames = next(images if clip.is_image else videos)
+                if clip.is_image:
+                    frames = frames[:1]
+                    found = {"image_grid_thw": grid}
+                else:
+                    assert clip.fps is not None
+                    seconds = processor.video_processor.temporal_patch_size / clip.fps
+                    found = {"video_grid_thw": grid, "second_per_grid": seconds}
+                found["frames"] = clip.frames if torch.equal(frames, clip.frames) else frames
+            if clip.waveform is not None:
+                # Published processors pad on the right or on the left; the mask says where the audio is.
+                found["input_features"] = next(features)[:, next(masks).bool()]
+            media.append(found)
+        return media
 
     def encode_target(self, sample: Sample) -> Tensor:
         """Token ids of the sample's trace with the end-of-turn token, ``[C]``: the target of supervised fine-tuning."""
@@ -182,9 +228,22 @@ class PromptEncoder:
         return {"sampling_rate": SAMPLING_RATE, "max_length": padded, "truncation": False}
 
 
+def _only(clip: Clip, stream: str) -> Clip:
+    if stream == "audio":
+        return replace(clip, frames=None, timestamps=(), fps=None, is_image=False)
+    return replace(clip, waveform=None)
+
+
 def _even(frames: Tensor) -> Tensor:
     """An even number of frames, for the vision encoder reads them in pairs; an odd last frame is repeated."""
     return frames if len(frames) % 2 == 0 else torch.cat([frames, frames[-1:]])
+
+
+def _split(patches: Tensor | None, grids: Tensor | None, media: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """The grid ``[1, 3]`` and the frames of each image or video of a prompt."""
+    if patches is not None and grids is not None:
+        for grid, part in zip(grids.split(1), patches.split(grids.prod(1).tolist()), strict=True):
+            yield grid, _resized(part, grid, media)
 
 
 def _resized(patches: Tensor, grid: Tensor, media: Any) -> Tensor:

@@ -165,20 +165,31 @@ class Student(nn.Module):
     def embed(self, prompts: Sequence[Prompt]) -> list[EmbeddedPrompt]:
         """Run the frozen encoders once per prompt, and compute the position ids of every prompt token."""
         model, limit = self.thinker.model, self.config.encoder_batch_tokens
-        visual = visual_features(model, self.processor, prompts, limit)
-        audio = audio_features(model, prompts, limit)
-        self.encoder_runs += len(visual.keys() | audio.keys())
-        return [self._embedded(p, visual.get(i), audio.get(i)) for i, p in enumerate(prompts)]
+        media = [part for prompt in prompts for part in prompt.media]
+        visual = visual_features(model, self.processor, media, limit)
+        audio = audio_features(model, media, limit)
+        embedded, begin = [], 0
+        for prompt in prompts:
+            parts = range(begin, begin := begin + len(prompt.media))
+            self.encoder_runs += any(part in visual or part in audio for part in parts)
+            embedded.append(self._embedded(prompt, *([found.get(part) for part in parts] for found in (visual, audio))))
+        return embedded
 
-    def _embedded(self, prompt: Prompt, visual: Tensor | None, audio: Tensor | None) -> EmbeddedPrompt:
-        """A prompt with its media features ``[tokens, H]``, each feature at its placeholder."""
+    def _embedded(
+        self, prompt: Prompt, visual: Sequence[Tensor | None], audio: Sequence[Tensor | None]
+    ) -> EmbeddedPrompt:
+        """A prompt with the media features ``[tokens, H]`` of each clip, each feature at its placeholder."""
         config = self.thinker.config
-        visual_token = config.video_token_id if prompt.image_grid_thw is None else config.image_token_id
+        by_token: dict[int, list[Tensor]] = {}
+        for part, seen, heard in zip(prompt.media, visual, audio, strict=True):
+            visual_token = config.video_token_id if part.image_grid_thw is None else config.image_token_id
+            for token, features_of_clip in ((visual_token, seen), (config.audio_token_id, heard)):
+                if features_of_clip is not None:
+                    by_token.setdefault(token, []).append(features_of_clip)
         # Found on the host: on a GPU, `nonzero` would wait for all that the encoders still have to do.
         places, features = [], []
-        for token, found in ((visual_token, visual), (config.audio_token_id, audio)):
-            if found is None:
-                continue
+        for token, of_clips in by_token.items():
+            found = of_clips[0] if len(of_clips) == 1 else torch.cat(of_clips)
             where = (prompt.input_ids == token).nonzero().squeeze(1)
             if len(where) != len(found):
                 raise ValueError(
@@ -202,16 +213,18 @@ class Student(nn.Module):
         Rollout, training, reference and evaluation all take their positions from here.
         """
         ids = prompt.input_ids[None].cpu()
-        spacing = prompt.second_per_grid
-        seconds = None if spacing is None else torch.tensor([spacing], dtype=torch.float32)
-        mel_frames = None if prompt.input_features is None else torch.tensor([prompt.input_features.shape[1]])
+        media = prompt.media
+        images = [part.image_grid_thw for part in media if part.image_grid_thw is not None]
+        videos = [part.video_grid_thw for part in media if part.video_grid_thw is not None]
+        spacing = [part.second_per_grid for part in media if part.second_per_grid is not None]
+        mel_frames = [part.input_features.shape[1] for part in media if part.input_features is not None]
         positions, _ = self.thinker.model.get_rope_index(
             ids,
-            image_grid_thw=prompt.image_grid_thw,
-            video_grid_thw=prompt.video_grid_thw,
+            image_grid_thw=torch.cat(images) if images else None,
+            video_grid_thw=torch.cat(videos) if videos else None,
             attention_mask=torch.ones_like(ids),
-            audio_seqlens=mel_frames,
-            second_per_grids=seconds,
+            audio_seqlens=torch.tensor(mel_frames) if mel_frames else None,
+            second_per_grids=torch.tensor(spacing, dtype=torch.float32) if spacing else None,
         )
         return positions[:, 0]
 

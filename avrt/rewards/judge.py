@@ -193,6 +193,7 @@ class JudgeReward(RewardCallback):
             )
         if prompt is None or digest is None:
             return None
+        prompt = self.model.complete(prompt)
         return _Call(content_key(self.model, prompt, digest), sample, prompt)
 
     def _cached(self, keys: Iterable[str]) -> dict[str, str]:

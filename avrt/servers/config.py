@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from avrt.config.numbers import PositiveFloat, PositiveInt
+from avrt.servers.presets import PRESETS, Preset
 from avrt.servers.redaction import MIN_KEY_LENGTH
 
 
@@ -32,6 +33,10 @@ class Model:
     suffix: str = ""
     serve: str = ""
 
+    def complete(self, prompt: str) -> str:
+        """A prompt with the sentence that must end it."""
+        return f"{prompt}\n{self.suffix}" if self.suffix else prompt
+
 
 @dataclass
 class ServerConfig:
@@ -39,9 +44,11 @@ class ServerConfig:
 
     Attributes:
         base_urls: addresses of the servers, each ending in ``/v1``; calls are spread over all of them.
+        preset: name of a known model, which fills in `model`, `sampling` and the sentence that must end its prompts;
+            null if the first two are given.
         model: name under which the servers offer the model.
         revision: the model's commit, for the record; part of the key by which a recorded call is found again.
-        sampling: parameters of every call.
+        sampling: parameters of every call; overrides the preset's, and null removes one of them.
         api_key_env: name of the environment variable that holds the servers' key. The key itself is never in a file.
         max_concurrency: calls in flight at each address; lowered automatically while a server is overloaded.
         request_timeout_seconds: time for one attempt, from the first byte sent to the last byte received.
@@ -52,6 +59,7 @@ class ServerConfig:
     """
 
     base_urls: list[str]
+    preset: str | None = None
     model: str | None = None
     revision: str = ""
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -112,11 +120,26 @@ class ServerConfig:
         """The model to call.
 
         Raises:
-            ValueError: no model, no token limit, or a parameter that a call cannot have.
+            ValueError: an unknown preset, no model, no token limit, or a parameter that a call cannot have.
         """
-        if not self.model:
-            raise ValueError("model: give the name under which the servers offer the model")
-        return Model(self.model, self.revision, checked_sampling(self.sampling))
+        preset = self.known_preset() or Preset(model="", inputs="AV")
+        name = self.model or preset.model
+        if not name:
+            raise ValueError(
+                f"model: give the name under which the servers offer the model, or a preset ({', '.join(PRESETS)})"
+            )
+        sampling = checked_sampling({**preset.sampling, **self.sampling})
+        return Model(name, self.revision, sampling, preset.suffix, preset.serve)
+
+    def known_preset(self) -> Preset | None:
+        """The preset that these settings name, or None.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"preset: {self.preset!r} is none of {', '.join(PRESETS)}")
+        return None if self.preset is None else PRESETS[self.preset]
 
     def read_api_key(self) -> str | None:
         """The servers' key from the environment, or None where no variable is named.

@@ -12,6 +12,12 @@ from typing import Any
 from avrt.servers.failures import BadReplyError, ReportedError
 from avrt.servers.outcome import Outcome, Status, read_finish_reason
 
+PASSING_REASONS = frozenset({"abort", "aborted", "cancelled", "error"})
+"""Words for a reply that the server itself ended (it shuts down, drops a request): the next attempt may succeed."""
+
+_TEXT_KEYS = ("text", "content", "summary", "reasoning")
+"""Keys of the text of a part."""
+
 
 def read_reply(reply: object, max_tokens: int | None = None) -> Outcome:
     """The outcome of a chat completion; the client does not check the server's body.
@@ -36,21 +42,26 @@ def read_reply(reply: object, max_tokens: int | None = None) -> Outcome:
         raise BadReplyError(f"not a chat completion with one choice: it has {count}")
     choice = choices[0]
     _raise_reported(choice)
-    message = choice.get("message")
+    word, message = choice.get("finish_reason"), choice.get("message")
+    if isinstance(word, str) and word.lower() in PASSING_REASONS:
+        raise BadReplyError(f"the server ended the reply (finish_reason {word!r})")
+    if message is None and word:
+        message = {}  # a filter that leaves nothing
     if not isinstance(message, dict):
         raise BadReplyError("a choice without a message")
-    text, thinking = _read_content(message.get("content"))
+    text, thinking, refused = _read_content(message.get("content"))
     reasoning = _read_reasoning(message) or thinking
     usage = _read_usage(reply.get("usage"))
-    status, finish, error = _read_ending(choice.get("finish_reason"), text or "", usage, max_tokens)
+    status, finish, error = _read_ending(word, text or "", usage, max_tokens)
     if status is Status.OK and not text:
-        refusal = message.get("refusal")
-        if isinstance(refusal, str) and refusal:
+        refusal = _joined(message.get("refusal")) or refused
+        if refusal:
             return Outcome(Status.INTERRUPTED, refusal, reasoning, "refusal", usage, error=f"refusal: {_line(refusal)}")
-        if message.get("tool_calls"):
+        if message.get("tool_calls") or message.get("function_call"):
             status, finish, error = Status.INTERRUPTED, "tool_calls", "the reply is a tool call without text"
         elif text is None and not reasoning:
-            status, error = Status.INTERRUPTED, "the reply has no text (content is null)"
+            content = "null" if message.get("content") is None else "a list without text"
+            status, error = Status.INTERRUPTED, f"the reply has no text (content is {content})"
     return Outcome(status, text or "", reasoning, finish, usage, error=error)
 
 
@@ -71,28 +82,33 @@ def _read_ending(word: object, text: str, usage: Mapping[str, int], max_tokens: 
     return status, finish, f"finish_reason {word!r}" if status is Status.INTERRUPTED else ""
 
 
-def _read_content(content: object) -> tuple[str | None, str]:
-    """Text (None where there is none) and thinking of a message's ``content``: text, null, or a list of parts."""
+def _read_content(content: object) -> tuple[str | None, str, str]:
+    """Text (None where there is none), thinking and refusal of a message's ``content``: text, null, or a list of parts.
+
+    A part of another kind (an image, a tool call) has no text. It is no reason to ask again: the same request would get
+    the same reply.
+    """
     if content is None or isinstance(content, str):
-        return content, ""
+        return content, "", ""
     if isinstance(content, dict):
         content = [content]
     if not isinstance(content, list):
         raise BadReplyError(f"content is {_shown(content)}")
     texts: list[str] = []
     thoughts: list[str] = []
+    refusals: list[str] = []
     for part in content:
-        kind = part.get("type", "text") if isinstance(part, dict) else "text"
-        if kind in ("thinking", "reasoning"):
-            value = next((part[name] for name in ("thinking", "reasoning", "text") if part.get(name)), "")
-            thoughts.append(_joined(value))
-        elif isinstance(part, str):
+        if isinstance(part, str):
             texts.append(part)
-        elif kind in ("text", "output_text") and isinstance(part, dict) and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        else:
-            raise BadReplyError(f"content is a list with a part that is not text: {_shown(part)}")
-    return "".join(texts) if texts or thoughts else None, "".join(thoughts)
+        elif not isinstance(part, dict):
+            raise BadReplyError(f"content is a list with {_shown(part)}")
+        elif (kind := part.get("type", "text")) in ("thinking", "reasoning"):
+            thoughts.append(_joined(next((part[name] for name in ("thinking", *_TEXT_KEYS) if part.get(name)), "")))
+        elif kind == "refusal":
+            refusals.append(_joined(part.get("refusal") or part.get("text")))
+        elif kind in ("text", "output_text"):
+            texts.append(_joined(part))
+    return "".join(texts) if texts or thoughts else None, "".join(thoughts), "".join(refusals)
 
 
 def _read_reasoning(message: Mapping[str, Any]) -> str:
@@ -110,7 +126,7 @@ def _joined(value: object) -> str:
     if isinstance(value, list):
         return "".join(map(_joined, value))
     if isinstance(value, dict):
-        return next((_joined(value[name]) for name in ("text", "content", "summary") if value.get(name)), "")
+        return next((_joined(value[name]) for name in _TEXT_KEYS if value.get(name)), "")
     return ""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -79,10 +80,51 @@ def clip_modalities(clip: Clip) -> tuple[str, ...]:
     return (*visual, *(() if clip.waveform is None else ("audio",)))
 
 
+_PLACE = re.compile(r"<(video|image|audio)([1-9][0-9]?)>")
+
+
+def arrange(text: str, clips: Sequence[Sequence[str]]) -> list[str | tuple[int, str]]:
+    """A prompt's parts in their order: pieces of text, and the streams of its clips as (number of the clip, stream).
+
+    Streams come first, in the order of the clips. Where the text has ``<image2>``, its second image is at this place,
+    likewise ``<video1>`` and ``<audio1>``; the audio of a video follows its video. A place of a stream that there is
+    not stays text.
+
+    Args:
+        text: the prompt's text.
+        clips: the streams of each clip, see `clip_modalities`.
+    """
+    streams = [(clip, stream) for clip, names in enumerate(clips) for stream in names]
+    numbered: dict[str, tuple[int, str]] = {}
+    for place in streams:
+        count = sum(earlier.startswith(f"<{place[1]}") for earlier in numbered)
+        numbered[f"<{place[1]}{count + 1}>"] = place
+    named = {numbered[match[0]] for match in _PLACE.finditer(text) if match[0] in numbered}
+
+    def with_audio(place: tuple[int, str]) -> list[tuple[int, str]]:
+        """A stream, and its clip's audio behind it unless that has a place of its own."""
+        audio = (place[0], "audio")
+        return [place, audio] if place[1] != "audio" and audio in streams and audio not in named else [place]
+
+    parts: list[str | tuple[int, str]] = []
+    for place in streams:
+        if place not in named and place not in parts:
+            visual_is_named = place[1] == "audio" and any(clip == place[0] and kind != "audio" for clip, kind in named)
+            parts += [] if visual_is_named else with_audio(place)
+    end = 0
+    for match in _PLACE.finditer(text):
+        found = numbered.get(match[0])
+        if found is not None and found not in parts:
+            parts += [text[end : match.start()], *with_audio(found)]
+            end = match.end()
+    return [part for part in [*parts, text[end:]] if part]
+
+
 def build_messages(
     sample: Sample,
     *,
     modalities: Collection[str],
+    others: Sequence[Sequence[str]] = (),
     system_prompt: str | None = None,
     answer_format: AnswerFormat = "tags",
     template: PromptTemplate = DEFAULT,
@@ -95,6 +137,7 @@ def build_messages(
     Args:
         sample: the question.
         modalities: streams to ask about: ``video`` or ``image``, and ``audio``; see `clip_modalities`. May be empty.
+        others: streams of further clips, likewise; `arrange` says where they are.
         system_prompt: instead of the template's; ``""`` omits the system message.
         answer_format: ``tags`` or ``letter``.
         template: the wording.
@@ -105,8 +148,11 @@ def build_messages(
     unknown = set(modalities) - {"video", "image", "audio"}
     if unknown or {"video", "image"} <= set(modalities):
         raise ValueError(f"`modalities` must be from video or image, and audio; got {sorted(modalities)}")
-    content: list[dict[str, Any]] = [{"type": kind} for kind in ("video", "image", "audio") if kind in modalities]
-    content.append({"type": "text", "text": question_text(sample, answer_format=answer_format, template=template)})
+    text = question_text(sample, answer_format=answer_format, template=template)
+    clips = [tuple(kind for kind in ("video", "image", "audio") if kind in modalities), *others]
+    content: list[dict[str, Any]] = [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": part[1]} for part in arrange(text, clips)
+    ]
     system = template.system if system_prompt is None else system_prompt
     messages: list[dict[str, Any]] = []
     if system:

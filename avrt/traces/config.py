@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from avrt.config.dataclass_options import read_dataclass
 from avrt.config.numbers import PositiveInt
-from avrt.servers.config import Model, ServerConfig, checked_sampling, under_key
-from avrt.traces.presets import PRESETS
+from avrt.servers.config import ServerConfig, under_key
+from avrt.servers.presets import PRESETS
 
 Stage = Literal["vision", "audio", "merge"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+STREAMS: Mapping[Stage, str] = {"vision": "V", "audio": "A", "merge": ""}
+"""The stream of the clip that a stage sends."""
 
 Variant = Literal["merged", "audio_only", "vision_only", "unfiltered", "answer_only", "format_only"]
 
 
 @dataclass
 class StageConfig(ServerConfig):
-    """The servers of one stage, and its prompt. `sampling` overrides the preset's; null removes one of them.
+    """The servers of one stage, and its prompt.
 
     Attributes:
-        preset: name of a known model, which fills in `model` and `sampling`; null if both are given.
         prompt_file: text file with a prompt of your own; see `avrt.traces.prompts` for its placeholders.
         transport: ``data`` sends media inside the request; ``file`` sends ``file://`` addresses of copies in
             `media_dir`, for vLLM servers that share the disk (``--allowed-local-media-path``).
         media_dir: folder of these copies.
     """
 
-    preset: str | None = None
     prompt_file: str | None = None
     transport: Literal["data", "file"] = "data"
     media_dir: str | None = None
@@ -41,18 +41,6 @@ class StageConfig(ServerConfig):
             raise ValueError("media_dir: give a folder that the servers see, for transport 'file'")
         if self.prompt_file is not None and not Path(self.prompt_file).is_file():
             raise ValueError(f"prompt_file: {self.prompt_file} is not a file")
-
-    def resolve_model(self) -> Model:
-        preset = PRESETS.get(self.preset or "")
-        if self.preset is not None and preset is None:
-            raise ValueError(f"preset: {self.preset!r} is none of {', '.join(PRESETS)}")
-        name = self.model or (preset.model if preset else None)
-        if not name:
-            raise ValueError(f"model: give the model's name, or a preset ({', '.join(PRESETS)})")
-        sampling = checked_sampling({**(preset.sampling if preset else {}), **self.sampling})
-        return Model(
-            name, self.revision, sampling, preset.suffix if preset else "", serve=preset.serve if preset else ""
-        )
 
 
 @dataclass
@@ -107,8 +95,12 @@ class TracesConfig:
             config = self.stage(name)
             with under_key(name):
                 config.check()
-                if config.preset is not None and name not in (allowed := PRESETS[config.preset].stages):
-                    raise ValueError(f"preset: {config.preset!r} is a model for {', '.join(allowed)}")
+                preset = config.known_preset()
+                if preset is not None and (stream := STREAMS[name]) not in preset.inputs:
+                    raise ValueError(
+                        f"preset: {config.preset!r} takes no {'images' if stream == 'V' else 'audio'}, which the stage "
+                        f"{name} sends; choose {' or '.join(n for n, p in PRESETS.items() if stream in p.inputs)}"
+                    )
         if self.val_share is not None and not 0 <= self.val_share < 1:
             raise ValueError(f"val_share: must be 0 or more and below 1, or null; got {self.val_share}")
         if not 0 < self.max_failed_share <= 1:

@@ -178,6 +178,7 @@ def lay_out_benchmarks(folder: Path, real: Path) -> None:
     for name in ("dailyomni", "mmau", "rivabench"):
         (folder / "data" / name).symlink_to(real / "benchmarks" / name)
     (folder / "data" / "avqa").symlink_to(folder / "avqa")
+    lay_out_streets(folder / "data" / "streets", real / "avqa")
 
 
 def write_replies(file: Path, annotations: Path) -> None:
@@ -185,3 +186,14 @@ def write_replies(file: Path, annotations: Path) -> None:
     rows = json.loads(annotations.read_text(encoding="utf-8"))
     lines = [json.dumps({"id": row["id"], "text": f"Answer: {row['answer']}"}) for row in rows]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def lay_out_streets(folder: Path, avqa: Path) -> None:
+    """The benchmark that the page on own benchmarks shows, with two real clips."""
+    (folder / "clips").mkdir(parents=True)
+    rows = []
+    for number, row in enumerate(json.loads((avqa / "val_qa.json").read_text(encoding="utf-8"))[:2]):
+        (folder / "clips" / f"{number}.mp4").symlink_to(avqa / "videos" / f"{row['video_name']}.mp4")
+        question = {"qid": f"q{number}", "clip": number, "question": row["question_text"], "place": "town"}
+        rows.append(question | {"choices": row["multi_choice"], "answer": "ABCD"[row["answer"]]})
+    (folder / "test.json").write_text(json.dumps(rows), encoding="utf-8")

@@ -109,8 +109,8 @@ def settings() -> frozenset[str]:
     """Full names of all settings, written with ``init_args`` and without it."""
     from avrt.config.class_paths import ALLOWED_PREFIXES, enforce
     from avrt.evaluation.server_config import ServerRunConfig
+    from avrt.servers.presets import PRESETS
     from avrt.traces.config import TracesConfig
-    from avrt.traces.presets import PRESETS
     from lightning_modules.cli import read_settings
     from lightning_modules.strategy import AVRTDeepSpeedStrategy
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from avrt.evaluation.harness_format import write_harness_files
-from avrt.evaluation.question_sets import prompt_settings
 from avrt.evaluation.scoring import score_run
+from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.text.prompts import PromptTemplate
 from tests.evaluation.conftest import RunMaker, reply
 from tests.evaluation.test_scoring import run_score
@@ -51,6 +51,11 @@ def test_results_and_samples(make_run: RunMaker, tmp_path: Path) -> None:
     assert results["n-samples"]["avrt_dailyomni"] == {"original": 4, "effective": 4}
     assert results["model_name"] == "org/model-3B"
     assert results["model_name_sanitized"] == "org__model-3B"
+    assert results["system_instruction"] == PromptTemplate().system
+    assert len(results["system_instruction_sha"]) == 64
+    fingerprints = {task: results["configs"][task]["metadata"]["prompt_fingerprint"] for task in results["configs"]}
+    assert len(fingerprints["avrt_dailyomni"]) == 64
+    assert fingerprints["avrt_mmau"] is None  # not recorded
     # As the harness's readers find the date and the task in a name.
     stamp = paths[1].stem[paths[1].stem.rfind("_") + 1 :]
     assert datetime.strptime(stamp, "%Y-%m-%dT%H-%M-%S.%f") == date

@@ -13,17 +13,19 @@ from PIL import Image
 
 from avrt.evaluation import item_clips
 from avrt.evaluation.benchmarks import BENCHMARKS, Item
+from avrt.evaluation.benchmarks.base import MediaPaths
 from avrt.evaluation.item_clips import MAX_FRAMES, read_sample
 from avrt.evaluation.media_config import ClipSettings, MediaConfig
 from avrt.evaluation.question_sets import QuestionsConfig, open_question_sets
 from avrt.media.defaults import MAX_CLIP_PIXELS, MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
+from avrt.media.errors import MediaError
 from avrt.sample import SAMPLING_RATE, Sample
 from datamodules.benchmark import BenchmarkDataModule
 
 LONG = {"dailyomni": ClipSettings(num_frames=12, frames_per_second=0.2, max_audio_seconds=20.0)}
 
 
-def item(media: dict[str, str]) -> Item:
+def item(media: MediaPaths) -> Item:
     return Item(Sample("q", "Which?", ("a", "b"), 0), 0, media)
 
 
@@ -90,7 +92,7 @@ def test_the_pixels_of_a_clip_are_bounded_for_any_number_of_frames(monkeypatch: 
         return SimpleNamespace(waveform=None)
 
     monkeypatch.setattr(item_clips, "read_isolated", read)
-    monkeypatch.setattr(item_clips, "replace", lambda sample, clip: sample)
+    monkeypatch.setattr(item_clips, "replace", lambda sample, **clips: sample)
     for frames in (8, 445, 446, MAX_FRAMES):
         read_sample(item({"video": "a.mp4"}), "data", num_frames=frames)
     assert [call["max_pixels"] for call in asked[:2]] == [MAX_FRAME_PIXELS] * 2
@@ -108,39 +110,41 @@ def test_the_data_module_takes_them_from_a_config(real_data: Path) -> None:
         )
 
 
-def test_several_images_and_audio_clips_become_one_of_each(tmp_path: Path) -> None:
+def test_several_files_keep_the_settings_of_one(tmp_path: Path) -> None:
     for number, color in enumerate(("red", "lime"), 1):
         Image.new("RGB", (60, 40), color).save(tmp_path / f"{number}.png")
     for number, level in ((1, 8192), (2, -8192)):
         write_audio(tmp_path / f"{number}.wav", 2.0, level)
-    media = {"image_2": "2.png", "image_1": "1.png", "audio_1": "1.wav", "audio_2": "2.wav"}
-    clip = read_sample(item(media), tmp_path, max_audio_seconds=1.5).clip
-    assert clip is not None
-    assert clip.frames is not None
-    assert clip.waveform is not None
-    assert clip.is_image
-    assert clip.frames.shape == (1, 3, 40, 130)
-    assert clip.frames[0, :, 20, 30].tolist() == [255, 0, 0]
-    assert clip.frames[0, :, 20, 100].tolist() == [0, 255, 0]
-    assert clip.waveform.shape == (4 * SAMPLING_RATE,)  # 1.5 s, silence of 1 s, 1.5 s
-    assert clip.duration == pytest.approx(4.0)
-    means = [clip.waveform[int(a * SAMPLING_RATE) : int(b * SAMPLING_RATE)].mean() for a, b in ((0, 1), (2.6, 4))]
-    assert means == [pytest.approx(0.25, abs=1e-3), pytest.approx(-0.25, abs=1e-3)]
-    alone = read_sample(item({"audio_1": "1.wav"}), tmp_path).clip
-    assert alone is not None
-    assert alone.frames is None
+    media: MediaPaths = {"audio": ("1.wav", "2.wav"), "image": ("1.png", "2.png")}
+    red, lime, high, low = read_sample(item(media), tmp_path, max_audio_seconds=1.5).clips
+    for clip, color in ((red, [255, 0, 0]), (lime, [0, 255, 0])):
+        assert clip.frames is not None
+        assert clip.is_image
+        assert clip.waveform is None
+        assert clip.frames.shape == (1, 3, 40, 60)
+        assert clip.frames[0, :, 20, 30].tolist() == color
+    for clip, level in ((high, 0.25), (low, -0.25)):
+        assert clip.waveform is not None
+        assert clip.waveform.shape == (1.5 * SAMPLING_RATE,)
+        assert clip.waveform.mean() == pytest.approx(level, abs=1e-3)
+
+
+def test_more_files_than_an_item_may_have_are_not_read(tmp_path: Path) -> None:
+    """A run that somebody else wrote names them; the page reads its clips."""
+    Image.new("RGB", (60, 40)).save(tmp_path / "a.png")
+    with pytest.raises(MediaError, match="more than 32 files"):
+        read_sample(item({"image": ("a.png",) * 33}), tmp_path)
 
 
 def test_the_question_s_audio_replaces_that_of_the_video(real_data: Path, tmp_path: Path) -> None:
     source = next((real_data / "avqa" / "videos").glob("*.mp4"))
     (tmp_path / "a.mp4").symlink_to(source)
     write_audio(tmp_path / "a.wav", 1.0, 0)
-    clip = read_sample(item({"video": "a.mp4", "audio_1": "a.wav"}), tmp_path).clip
-    assert clip is not None
-    assert clip.frames is not None
-    assert clip.waveform is not None
-    assert torch.equal(clip.waveform, torch.zeros(SAMPLING_RATE))
-    with_own = read_sample(item({"video": "a.mp4", "audio": "a.wav"}), tmp_path).clip
-    assert with_own is not None
+    video, audio = read_sample(item({"video": "a.mp4", "audio": ("a.wav",)}), tmp_path).clips
+    assert video.frames is not None
+    assert video.waveform is None  # what is heard in it may be the answer
+    assert audio.waveform is not None
+    assert torch.equal(audio.waveform, torch.zeros(SAMPLING_RATE))
+    (with_own,) = read_sample(item({"video": "a.mp4", "audio": "a.wav"}), tmp_path).clips
     assert with_own.waveform is not None
     assert with_own.waveform.abs().max() > 0  # audio beside a video is only used if the video has none

@@ -216,23 +216,15 @@ def test_videomme_v2(tmp_path: Path) -> None:
 def test_av_odyssey_names_several_media(tmp_path: Path) -> None:
     images, video = load(tmp_path, "av_odyssey", AV_ODYSSEY)
     assert images.media == {
-        "image_1": "images/1.png",
-        "image_2": "images/2.png",
-        "image_3": "images/3.png",
-        "image_4": "images/4.png",
-        "audio_1": "audio/2_26.wav",
+        "image": ("images/1.png", "images/2.png", "images/3.png", "images/4.png"),
+        "audio": ("audio/2_26.wav",),
     }
-    assert images.sample.options == ("image 1", "image 2", "image 3", "image 4")
-    assert images.sample.question.splitlines() == [
-        "Images 1 to 4 stand side by side, from left to right.",
-        "Which of image 1 to image 4 makes the sound in audio clip 1?",
-    ]
-    assert video.media == {
-        "video": "videos/31_6.mp4",
-        "audio_1": "audio/31_6_1.wav",
-        "audio_2": "audio/31_6_2.wav",
-    }
-    assert video.sample.question.startswith("Audio clips 1 to 2 follow one another")
+    # Each file has one place; named again, it is meant by its number.
+    assert images.sample.question == "Which of <image1> to <image4> makes the sound in <audio1>?"
+    assert images.sample.options == ("image 1", "<image2>", "<image3>", "image 4")
+    assert video.media == {"video": "videos/31_6.mp4", "audio": ("audio/31_6_1.wav", "audio/31_6_2.wav")}
+    assert video.sample.question == "Which clip belongs to <video1>?"
+    assert video.sample.options == ("<audio1>", "<audio2>", "both", "none")
 
 
 def test_avhbench_reads_yes_and_no_only(tmp_path: Path) -> None:
@@ -248,7 +240,7 @@ def test_mmau_pro_reads_multiple_choice_only(tmp_path: Path) -> None:
         items = load(tmp_path, "mmau_pro", MMAU_PRO)
     assert [(item.sample.id, item.sample.gold) for item in items] == [("m1", "B"), ("m2", "A")]
     assert items[0].media == {"audio": "data/a.wav"}
-    assert items[1].media == {"audio_1": "data/a.wav", "audio_2": "data/b.wav"}
+    assert items[1].media == {"audio": ("data/a.wav", "data/b.wav")}
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def evaluate(url: str, run: Path, data: Path, *settings: str) -> int:
     values = {
         "output_dir": run,
         "server.base_urls": f"[{url}]",
-        "server.model": "baseline",
+        "server.model": "baseline",  # over the preset's
         "server.max_attempts": 3,
         "server.backoff_seconds": 0.01,
         "questions.data_root": data,
@@ -327,33 +327,6 @@ def test_a_base_url_without_v1_is_named(real_data: Path, tmp_path: Path, capsys:
     assert read_records(tmp_path / "run" / "mmau") == []
 
 
-@pytest.mark.parametrize(
-    ("message", "finish", "text", "failure", "detail"),
-    [
-        ({"content": [{"type": "text", "text": "A"}]}, "eos_token", "A", None, None),
-        ({"content": "A"}, None, "A", None, None),
-        ({"content": None}, "stop", "", "reply_interrupted", "the reply has no text (content is null)"),
-        ({"content": None, "refusal": "I won't."}, "stop", "", "reply_interrupted", "refusal: I won't."),
-    ],
-)
-def test_other_servers_dialects(
-    message: dict[str, Any],
-    finish: str | None,
-    text: str,
-    failure: str | None,
-    detail: str | None,
-    real_data: Path,
-    tmp_path: Path,
-) -> None:
-    server = ModelServer(lambda body, before: (200, {"choices": [{"message": message, "finish_reason": finish}]}))
-    with server.running() as url:
-        status = evaluate(url, tmp_path / "run", real_data / "benchmarks", "questions.benchmarks=mmau")
-    (record,) = read_records(tmp_path / "run" / "mmau")
-    assert (record.text, record.failure, record.failure_detail) == (text, failure, detail)
-    assert status == (failure is not None)
-    assert len(server.requests) == 1
-
-
 def test_a_second_run_on_the_folder_is_refused(
     real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -389,6 +362,8 @@ def test_a_second_run_on_the_folder_is_refused(
         ("server.prompt_file=README.md", "server.prompt_file: unknown key"),
         ("server.base_urls=[http://user:secret@host/v1]", "server.base_urls\\[0\\]: "),
         ("jpeg_quality=0", "jpeg_quality: must be 1 to 100"),
+        ("server.preset=gemma-3-12b-it", "server.preset: 'gemma-3-12b-it' takes text only"),
+        ("server.preset=none-such", "server.preset: 'none-such' is none of"),
         ("max_failed_share=0", "max_failed_share: must be above 0"),
         ("media.modalities=B", "media.modalities"),
         ("nonsense=1", "nonsense: unknown key"),
@@ -404,3 +379,4 @@ def test_wrong_settings_are_named(setting: str, message: str, monkeypatch: pytes
 def test_the_shipped_config_parses() -> None:
     config = load_server_config([CONFIG])
     assert (config.media, config.questions.benchmarks) == (MediaConfig("AV", 8, 10.0), "all")
+    assert (config.server.resolve_model().name, config.streams) == ("Qwen/Qwen3-Omni-30B-A3B-Instruct", "AV")

@@ -78,6 +78,13 @@ def test_the_media_that_are_asked_for_go_along(media: str, kinds: list[str]) -> 
     ] * 2
 
 
+def test_a_presets_sentence_ends_the_prompt() -> None:
+    with ScriptedServer(lambda body, text, times: Reply("Score: 5")) as server:
+        scores(reward(server.url, server={"preset": "audio-flamingo-3-think"}), completion("a"))
+    (text,) = server.seen
+    assert text.endswith("\nPlease think and reason about the input audio before you respond.")
+
+
 def test_the_rubric_says_which_media_unless_the_reward_does() -> None:
     assert [reward("http://h/v1", rubric=name).media for name in ("consistency", "grounding")] == ["none", "both"]
 

@@ -76,7 +76,11 @@ def test_without_a_finish_reason_the_length_decides(body: dict[str, Any], status
         (Reply(message={"content": None, "tool_calls": [{"id": "1"}]}), "tool_calls", "tool call"),
         (Reply(message={"content": None}, finish="tool_calls"), "tool_calls", "finish_reason 'tool_calls'"),
         (Reply(message={"content": None}, finish="content_filter"), "content_filter", "'content_filter'"),
-        (Reply("half a", finish="abort"), "abort", "'abort'"),
+        (Reply(message={"content": [{"type": "refusal", "refusal": "I can't."}]}), "refusal", "refusal: I can't."),
+        (Reply(message={"content": [{"type": "image_url", "image_url": {}}]}), "stop", "a list without text"),
+        (Reply(message={"content": []}), "stop", "a list without text"),
+        (Reply(message={"content": None, "function_call": {"name": "f"}}), "tool_calls", "tool call"),
+        (Reply(body={"choices": [{"finish_reason": "content_filter"}]}), "content_filter", "'content_filter'"),
     ],
 )
 def test_a_reply_without_an_answer_is_final_and_says_why(reply: Reply, finish: str, error: str) -> None:
@@ -85,6 +89,27 @@ def test_a_reply_without_an_answer_is_final_and_says_why(reply: Reply, finish: s
     assert (outcome.status, outcome.finish_reason, outcome.attempts) == (Status.INTERRUPTED, finish, 1)
     assert error in outcome.error
     assert server.seen["q"] == 1
+
+
+@pytest.mark.parametrize("finish", ["abort", "error", "cancelled"])
+def test_a_reply_that_the_server_ended_itself_is_asked_for_again(finish: str) -> None:
+    def respond(body: dict[str, Any], text: str, times: int) -> Reply:
+        return Reply("half a", finish=finish) if text == "never" or times < 2 else Reply("B")
+
+    with ScriptedServer(respond) as server:
+        soon, never = call_all([server.url], ["q", "never"])
+    assert (soon.status, soon.text, soon.attempts) == (Status.OK, "B", 3)
+    assert (never.status, never.attempts) == (Status.GAVE_UP, 4)
+    assert repr(finish) in never.error
+
+
+@pytest.mark.parametrize("reasoning", ["", "I see a"])
+@pytest.mark.parametrize("content", [None, "", []])
+def test_thinking_that_the_token_limit_cut_is_final(content: Any, reasoning: str) -> None:
+    message = {"content": content, "reasoning_content": reasoning}
+    with ScriptedServer(lambda *_: Reply(message=message, finish="length")) as server:
+        (outcome,) = call_all([server.url], ["q"])
+    assert (outcome.status, outcome.text, outcome.reasoning, outcome.attempts) == (Status.LENGTH, "", reasoning, 1)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +135,8 @@ def test_an_error_with_status_200_keeps_the_servers_words(body: dict[str, Any], 
         ({"choices": []}, "0 choices"),
         ({"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}, "2 choices"),
         ({"choices": [{"message": {"content": 3}, "finish_reason": "stop"}]}, "content is int 3"),
-        ({"choices": [{"message": {"content": [{"type": "audio"}]}}]}, "a list with a part that is not text"),
+        ({"choices": [{"message": {"content": [3]}}]}, "content is a list with int 3"),
+        ({"choices": [{"finish_reason": None}]}, "a choice without a message"),
     ],
 )
 def test_what_is_wrong_with_a_body_is_named(body: Any, named: str) -> None:

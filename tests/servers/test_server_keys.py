@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from avrt.servers.config import ServerConfig
-from avrt.traces.presets import PRESETS
+from avrt.servers.presets import PRESETS
 
 KEY = "Zq7-Xk2_Vm9Wd4Ty6"
 LIMIT = {"max_tokens": 8}

@@ -14,9 +14,9 @@ import pytest
 from avrt.config.errors import UsageError
 from avrt.sample import Sample
 from avrt.servers.config import ServerConfig
+from avrt.servers.presets import PRESETS
 from avrt.traces.config import STAGES, load_config
 from avrt.traces.finalize import split_of
-from avrt.traces.presets import PRESETS
 from avrt.traces.prompts import DEFAULT_PROMPTS, fill_prompt, load_prompt
 from avrt.traces.statistics import mean_and_deviation, token_counter
 from tests.servers.scripted_server import Reply, ScriptedServer
@@ -59,7 +59,8 @@ def test_a_setting_on_the_command_line_wins() -> None:
         ("audio.backoff_seconds=0", "audio.backoff_seconds: "),
         ("samples_per_shard=0", "samples_per_shard: "),
         ("vision.preset=foo", "vision.preset: 'foo' is none of"),
-        ("vision.preset=gemma-3-12b-it", "vision.preset: 'gemma-3-12b-it' is a model for merge"),
+        ("vision.preset=gemma-3-12b-it", "vision.preset: 'gemma-3-12b-it' takes no images"),
+        ("audio.preset=kimi-vl-a3b-thinking-2506", "takes no audio, .* audio-flamingo-3-think or qwen3-omni"),
         ("audio.sampling={max_tokens: null}", "audio.sampling.max_tokens: must be a whole number"),
         ("merge.base_urls=[]", "merge.base_urls: give at least one"),
         ("merge.base_urls=[ftp://h/v1]", r"merge.base_urls\[0\]: must look like"),
@@ -190,7 +191,8 @@ def test_audio_flamingos_sentence_ends_its_prompt() -> None:
 
 
 def test_every_preset_sends_a_token_limit_and_has_its_servers_command_in_the_docs() -> None:
-    docs = (CONFIGS.parent / "docs" / "traces.md").read_text().replace(" \\\n    ", " ")
+    pages = [(CONFIGS.parent / "docs" / name).read_text() for name in ("traces.md", "evaluation.md")]
+    docs = "\n".join(pages).replace(" \\\n    ", " ")
     for name, preset in PRESETS.items():
         assert preset.sampling["max_tokens"] >= 1024, name
         assert f"\n{preset.serve}\n" in docs, name

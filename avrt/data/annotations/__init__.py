@@ -4,6 +4,7 @@
 `datasets` folders; `forms.py` finds their form; `choices.py` reads options and answers, `media_names.py` media.
 """
 
+from avrt.data.annotations.choices import AnswerBase
 from avrt.data.annotations.forms import FIELDS, FORMS, FormError
 from avrt.data.annotations.reading import Annotations, ReadOptions, read_annotations, sample_of
 from avrt.data.annotations.rows import RowError, RowReason
@@ -12,6 +13,7 @@ __all__ = [
     "FIELDS",
     "FORMS",
     "Annotations",
+    "AnswerBase",
     "FormError",
     "ReadOptions",
     "RowError",

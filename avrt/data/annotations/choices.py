@@ -6,13 +6,16 @@ import ast
 import json
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from avrt.data.annotations.rows import RowError, RowReason
 from avrt.files.json_text import decode_json
 from avrt.sample import LETTERS
 from avrt.text.answers import answer_body
 from avrt.text.option_labels import unlabeled
+
+AnswerBase = Literal[0, 1, "letter"]
+"""How gold answers are written, where it must be said: numbers from 0 or 1, or letters."""
 
 _LABEL = re.compile(r"^[ \t]*\(?([A-Z])[ \t]*[.):][ \t]*", re.MULTILINE)
 _INLINE_LABEL = re.compile(r"(?:^|(?<=\s))\(?([A-Z])[ \t]*[.):]\s+")
@@ -137,7 +140,7 @@ def split_question(text: str) -> tuple[str, list[str]] | None:
     return (question, options) if question else None
 
 
-def gold_index(answer: Any, options: Options, base: int | None = None, *, untyped: bool = False) -> int:
+def gold_index(answer: Any, options: Options, base: AnswerBase | None = None, *, untyped: bool = False) -> int:
     """The index of the gold option, from 0.
 
     The answer is an option's text, its letter, its number, or one of them in an answer tag. A text that is an option
@@ -145,7 +148,7 @@ def gold_index(answer: Any, options: Options, base: int | None = None, *, untype
 
     Args:
         base: number of the first option, 0 or 1; None for 0. A number written as text ("2") counts as a number only
-            where this is given.
+            where this is given. ``letter``: every answer is a letter, also where an option's text is one.
         untyped: whether all values are texts (CSV), so that "2" counts as a number anyway.
 
     Raises:
@@ -157,9 +160,14 @@ def gold_index(answer: Any, options: Options, base: int | None = None, *, untype
         answer = answer[0]
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
-    if isinstance(answer, int) and not isinstance(answer, bool):
+    if isinstance(answer, int) and not isinstance(answer, bool) and base != "letter":
         return _by_number(answer, options, base)
     listing = ", ".join(repr(option) for option in options.texts)
+    if base == "letter":
+        letter = _LETTER.fullmatch(_untagged(answer)) if isinstance(answer, str) else None
+        if letter is None or letter[1].upper() not in LETTERS[: len(options.texts)]:
+            raise RowError(RowReason.BAD_ANSWER, f"the gold answer {answer!r} is not a letter of the options {listing}")
+        return LETTERS.index(letter[1].upper())
     advice = "give an option's text, its letter, or its index from 0 as a number"
     if isinstance(answer, str):
         text = _untagged(answer)
@@ -190,8 +198,8 @@ def _untagged(answer: str) -> str:
     return body
 
 
-def _by_number(number: int, options: Options, base: int | None) -> int:
-    count, first = len(options.texts), base or 0
+def _by_number(number: int, options: Options, base: AnswerBase | None) -> int:
+    count, first = len(options.texts), 1 if base == 1 else 0
     if first <= number < first + count:
         return number - first
     advice = f"; indices begin at {first}"

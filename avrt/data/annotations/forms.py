@@ -72,6 +72,8 @@ PLAIN_KEYS = {name: (name,) for name in FIELDS} | {
 AVQA_KEYS = {
     "id": ("id",),
     "video": ("video_name",),
+    "audio": ("audio", "audio_path"),
+    "image": ("image", "image_path"),
     "question": ("question_text", "question"),
     "options": ("multi_choice", "choices"),
     "answer": ("answer",),
@@ -79,7 +81,7 @@ AVQA_KEYS = {
     "question_type": ("question_type",),
     "modality": ("question_relation",),
 }
-_AVQA_REQUIRED = ("id", "video", "question", "options", "answer")
+_AVQA_REQUIRED = ("id", "question", "options", "answer")
 
 PLAIN = Form("plain", (("question",), ("answer",)), PLAIN_KEYS, required=("question", "answer"))
 FORMS = (

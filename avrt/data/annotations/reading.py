@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from avrt.data.annotations.choices import gold_index, read_options, split_question
+from avrt.data.annotations.choices import AnswerBase, gold_index, read_options, split_question
 from avrt.data.annotations.files import Row, is_untyped, iterate_rows
 from avrt.data.annotations.forms import MEDIA, Form, find_form, mapped_form
 from avrt.data.annotations.media_names import Embedded, media_name, write_embedded
@@ -27,7 +27,8 @@ class ReadOptions:
     Attributes:
         split: the split of every sample.
         fields: ``question=prompt,options=choices,...`` for rows in no known form; see `forms.mapped_form`.
-        answer_base: number of the first option where answers are numbers, 0 or 1; None for 0.
+        answer_base: 0 or 1, the number of the first option where answers are numbers; ``letter`` where they are
+            letters and options may be letters too; None for numbers from 0, letters or texts.
         dataset_split: which split of a `datasets` folder that has several.
         max_bad_rows: refuse a file of which more than this share of the rows is faulty. 0 refuses the first one.
         media_folder: where media that lie in the rows themselves are written; None refuses such rows.
@@ -35,7 +36,7 @@ class ReadOptions:
 
     split: str = "train"
     fields: str | None = None
-    answer_base: int | None = None
+    answer_base: AnswerBase | None = None
     dataset_split: str | None = None
     max_bad_rows: float = 0.0
     media_folder: Path | None = None
@@ -43,8 +44,8 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if not self.split.strip():
             raise ValueError("split: must be a name, such as train, is blank")
-        if self.answer_base not in (None, 0, 1):
-            raise ValueError(f"answer_base: must be 0 or 1, got {self.answer_base}")
+        if self.answer_base not in (None, *get_args(AnswerBase)):
+            raise ValueError(f"answer_base: must be 0, 1 or letter, got {self.answer_base}")
         if not 0 <= self.max_bad_rows <= 1:
             raise ValueError(f"max_bad_rows: must be a share from 0 to 1, got {self.max_bad_rows}")
 
@@ -96,7 +97,7 @@ def read_annotations(path: str | Path, options: ReadOptions | None = None) -> An
 
 
 def sample_of(
-    row: Row, *, split: str, id: str | None = None, needs_media: bool = False, answer_base: int | None = None
+    row: Row, *, split: str, id: str | None = None, needs_media: bool = False, answer_base: AnswerBase | None = None
 ) -> Sample:
     """One row in any known form as a sample, such as the ``.json`` member of a shard.
 

@@ -6,7 +6,7 @@ RivaBench has two columns, and AVQA is in-domain.
 >>> missing = [item for item in items if item.missing]
 
 Every question is an item, whether or not its media exist: an item without media counts as wrong, so the benchmark does
-not become smaller.
+not become smaller. Benchmarks of other packages are found by class path or entry point; `docs/benchmarks.md` shows one.
 """
 
 from __future__ import annotations
@@ -32,20 +32,47 @@ from avrt.evaluation.benchmarks import (
     videomme_v2,
     worldsense,
 )
-from avrt.evaluation.benchmarks.base import Benchmark, Item
+from avrt.evaluation.benchmarks.base import (
+    Benchmark,
+    Entry,
+    Item,
+    category,
+    entries_of,
+    gold_by_letter,
+    gold_by_text,
+    option_texts,
+    paths_of,
+    relative_path,
+    relative_paths,
+)
+from avrt.evaluation.benchmarks.plugins import load_class_path, load_plugin, plugin_names
 from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.run_info import RunInfo
 
 __all__ = [
     "BENCHMARKS",
     "MISSING_MEDIA",
     "Benchmark",
+    "Entry",
     "Item",
+    "Record",
+    "category",
+    "entries_of",
+    "find_benchmark",
     "fingerprint",
     "get_benchmark",
+    "gold_by_letter",
+    "gold_by_text",
+    "load_benchmark_of",
     "missing_media_record",
     "new_record",
+    "option_texts",
+    "paths_of",
     "present_benchmarks",
+    "relative_path",
+    "relative_paths",
     "require_media",
+    "rule_path",
     "select",
 ]
 
@@ -69,27 +96,84 @@ BENCHMARKS: dict[str, Benchmark] = {
         mmau_pro.BENCHMARK,
     )
 }
-"""By name: the paper's, in the order of its Table 3, then the newer ones."""
+"""By name: the paper's, in the order of its Table 3, then the newer ones. Those of other packages follow when they are
+first used."""
+
+BUILT_IN = frozenset(BENCHMARKS)
+"""Names that no other benchmark can have."""
+
+_class_paths: dict[str, str] = {}
+"""Class paths of the benchmarks of other packages, by name."""
 
 MISSING_MEDIA = "missing_media"
 """`Record.failure` of an item whose files are missing."""
 
 
 def get_benchmark(name: str) -> Benchmark:
-    """The benchmark with this name.
+    """The benchmark with this name, or at this class path.
 
     Raises:
-        ValueError: no benchmark has it.
+        ValueError: there is none, or it cannot be loaded.
     """
-    if name not in BENCHMARKS:
-        raise ValueError(f"`benchmark` must be one of {', '.join(BENCHMARKS)}, got {name!r}")
-    return BENCHMARKS[name]
+    benchmark = find_benchmark(name)
+    if benchmark is None:
+        names = dict.fromkeys([*BENCHMARKS, *plugin_names()])
+        raise ValueError(f"`benchmark` must be one of {', '.join(names)}, or a class path; got {name!r}")
+    return benchmark
+
+
+def find_benchmark(name: str) -> Benchmark | None:
+    """The benchmark with this name, of this project or an installed package, or at this class path; None for any other
+    name.
+
+    Raises:
+        ValueError: it cannot be loaded, or has the name of another one.
+    """
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if "." in name:
+        return _add(load_class_path(name), name)
+    if name in plugin_names():
+        return _add(*load_plugin(name))
+    return None
+
+
+def _add(benchmark: Benchmark, path: str) -> Benchmark:
+    known = _class_paths.get(benchmark.name)
+    if benchmark.name in BUILT_IN or known not in (None, path):
+        raise ValueError(f"{path}: there is another benchmark named {benchmark.name!r} ({known or 'of this project'})")
+    BENCHMARKS[benchmark.name] = benchmark
+    _class_paths[benchmark.name] = path
+    return benchmark
+
+
+def rule_path(benchmark: Benchmark) -> str:
+    """The class path of a benchmark of another package that has a rule or scores of its own, else an empty text; for
+    `RunInfo.benchmark_class`."""
+    return _class_paths.get(benchmark.name, "") if benchmark.official or benchmark.own_scores else ""
+
+
+def load_benchmark_of(info: RunInfo) -> None:
+    """Load the benchmark of a finished run into `BENCHMARKS`, if another package has it.
+
+    One without a rule is loaded only from an installed package, for its title and number of items.
+
+    Raises:
+        ValueError: it cannot be loaded: without its rule, the official score would silently become another one.
+    """
+    name = info.benchmark_class or (info.benchmark if info.benchmark in plugin_names() else "")
+    if name and info.benchmark not in BENCHMARKS:
+        try:
+            find_benchmark(name)
+        except ValueError as error:
+            raise ValueError(f"the scoring rule of {info.benchmark!r} is in another package: {error}") from error
 
 
 def present_benchmarks(root: str | Path) -> list[Benchmark]:
-    """The benchmarks that have a folder of their own with annotations under `root`."""
+    """The benchmarks that have a folder of their own with annotations under `root`, those of installed packages too."""
     found = []
-    for benchmark in BENCHMARKS.values():
+    for name in dict.fromkeys([*BENCHMARKS, *plugin_names()]):
+        benchmark = get_benchmark(name)
         path = benchmark.annotations(root)
         if path is not None and benchmark.media_folder(path) != Path(root) and _has_items(benchmark, path):
             found.append(benchmark)

@@ -3,8 +3,8 @@
 Read in lmms-eval's form (``AV_Odyssey_Bench_LMMs_Eval``: rows that name their files) under any of the names below. The
 authors' own parquet files hold the media themselves, some 26 GB, and are not read.
 
-Questions name their media as ``[img1]`` or ``[audio2]``. A prompt has one image and one audio stream: several images
-stand side by side, several clips follow one another, and the question says so.
+Questions and options name their media as ``[img1]`` or ``[audio2]``. The media are shown at these places, as in the
+authors' own code: `avrt.text.prompts.arrange` reads ``<image1>`` and ``<audio2>``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from avrt.evaluation.benchmarks.base import (
     gold_by_letter,
     relative_paths,
 )
-from avrt.evaluation.benchmarks.item_media import numbered
 from avrt.evaluation.records.record import Record
 from avrt.sample import Sample
 from avrt.text.option_labels import strip_labels
 
 _PLACEHOLDER = re.compile(r"\[(img|audio|video)(\d+)\]")
-_NAMES = {"img": "image", "audio": "audio clip", "video": "video"}
 
 
 def read(path: Path) -> list[Entry]:
@@ -50,20 +48,21 @@ def _convert(row: dict[str, Any], _: int) -> Entry:
     shown, audio = relative_paths(row["image_path" if has_images else "video_path"]), relative_paths(row["audio_path"])
     if not has_images and len(shown) > 1:
         raise ValueError(f"`video_path` must name one file, got {shown}")
-    visual = numbered("image", shown) if len(shown) > 1 else {"image" if has_images else "video": shown[0]}
-    options = strip_labels([_named(option) for option in row["options"]])
+    question, *labeled = _with_places([row["question"], *row["options"]])
+    options = strip_labels(labeled)
+    visual = shown[0] if len(shown) == 1 else tuple(shown)
     return Entry(
         sample=Sample(
             id=str(row["question_id"]),
-            question=_explanation(len(shown), len(audio)) + _named(row["question"]),
+            question=question,
             options=options,
             answer=gold_by_letter(row["answer"], options),
             split="test",
             question_type=category(row.get("subfield")),
             source=audio[0],
         ),
-        # Numbered even if there is one: it is the question's audio, whatever the video's own is.
-        media=visual | numbered("audio", audio),
+        # A tuple even of one: it is the question's audio, whatever the video's own is.
+        media={"image" if has_images else "video": visual, "audio": tuple(audio)},
         categories={
             "subfield": category(row.get("subfield")),
             "question_type_id": category(row.get("question_type_id")),
@@ -72,19 +71,17 @@ def _convert(row: dict[str, Any], _: int) -> Entry:
     )
 
 
-def _named(text: str) -> str:
-    """The text with ``[audio2]`` written as words."""
-    return _PLACEHOLDER.sub(lambda found: f"{_NAMES[found[1]]} {found[2]}", text)
+def _with_places(texts: Sequence[str]) -> list[str]:
+    """The texts with ``<audio2>`` where a file is first named, its place in the prompt, and later with "audio 2"."""
+    seen: set[str] = set()
 
+    def place(found: re.Match[str]) -> str:
+        kind = "image" if found[1] == "img" else found[1]
+        first = found[0] not in seen
+        seen.add(found[0])
+        return f"<{kind}{found[2]}>" if first else f"{kind} {found[2]}"
 
-def _explanation(images: int, clips: int) -> str:
-    """How several images and clips are shown."""
-    parts = []
-    if images > 1:
-        parts.append(f"Images 1 to {images} stand side by side, from left to right.")
-    if clips > 1:
-        parts.append(f"Audio clips 1 to {clips} follow one another, with a second of silence between them.")
-    return "\n".join([*parts, ""])
+    return [_PLACEHOLDER.sub(place, text) for text in texts]
 
 
 def official(record: Record) -> bool | None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from avrt.evaluation.records.record import Record
+from avrt.media.clip_files import ClipFolder, has_extension, is_image
 from avrt.sample import LETTERS, Sample
+
+MediaPaths = dict[str, str | tuple[str, ...]]
+"""Media of an item by kind (``video``, ``audio``, ``image``): a path, or several in their order."""
+
+MAX_FILES = 32
+"""Most files of an item: each takes the memory of a clip."""
 
 OfficialRule = Callable[[Record], bool | None]
 """A benchmark's own scoring rule, see `avrt.evaluation.benchmarks.official_rules`."""
@@ -25,7 +33,7 @@ class Item:
     Attributes:
         sample: the question; its clip is not read yet.
         index: position in the benchmark's own order, from 0.
-        media: paths relative to the benchmark's folder, under ``video``, ``audio``, ``image``.
+        media: paths relative to the benchmark's folder.
         missing: required media that do not exist.
         categories: the benchmark's own categories of the item, name to value.
         official_gold: the answer that the benchmark's own scorer compares with, if it is not the gold letter.
@@ -33,7 +41,7 @@ class Item:
 
     sample: Sample
     index: int
-    media: dict[str, str]
+    media: MediaPaths
     missing: tuple[str, ...] = ()
     categories: dict[str, str] = field(default_factory=dict)
     official_gold: str | None = None
@@ -45,18 +53,18 @@ class Entry:
 
     Attributes:
         sample, categories, official_gold: as in `Item`.
-        media: kind to path relative to the benchmark's folder; required.
+        media: paths relative to the benchmark's folder; required.
         optional_media: likewise, used only if they exist (an audio file beside a video that has its own audio).
     """
 
     sample: Sample
-    media: dict[str, str]
-    optional_media: dict[str, str] = field(default_factory=dict)
+    media: MediaPaths
+    optional_media: MediaPaths = field(default_factory=dict)
     categories: dict[str, str] = field(default_factory=dict)
     official_gold: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """A benchmark: its files, reader and scoring rule.
 
@@ -74,21 +82,28 @@ class Benchmark:
         official_source: source of that rule, in a few words.
         compares_texts: the rule compares the reply with the options' texts, so that it cannot read a bare letter.
         older_rules: earlier official rules by name, each with its source.
+        media_folders: folders below its own in which media are looked for, in order, also by names without extension;
+            empty if paths are used as they are.
     """
 
     name: str
     title: str
-    items: int
-    group: Literal["audio_visual", "audio"]
+    items: int = 0
+    group: Literal["audio_visual", "audio"] = "audio_visual"
     folders: tuple[str, ...]
     annotation_files: tuple[str, ...]
     read: Callable[[Path], list[Entry]]
-    official: OfficialRule | None
-    official_source: str
+    official: OfficialRule | None = None
+    official_source: str = "ours: the authors publish no rule for free text"
     in_average: bool = True
     own_scores: OwnScores | None = None
     compares_texts: bool = False
     older_rules: Mapping[str, tuple[OfficialRule, str]] = field(default_factory=dict)
+    media_folders: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise ValueError(f"a benchmark's name is a folder's: letters, digits, '-' and '_'; got {self.name!r}")
 
     def annotations(self, root: str | Path) -> Path | None:
         """The benchmark's annotation file under a data root (or in its own folder); None if there is none."""
@@ -136,7 +151,11 @@ class Benchmark:
             if entry.sample.id in seen:
                 raise ValueError(f"{path}: id {entry.sample.id!r} occurs twice; every question needs an id of its own")
             seen.add(entry.sample.id)
-        return [_locate(entry, index, folder) for index, entry in enumerate(entries)]
+            count = sum(len(paths_of(value)) for value in entry.media.values())
+            if count > MAX_FILES:
+                raise ValueError(f"{path}: {entry.sample.id!r} has {count} media files; at most {MAX_FILES} are read")
+        files = _MediaFiles(folder, self.media_folders)
+        return [_locate(entry, index, files) for index, entry in enumerate(entries)]
 
     def media_folder(self, annotations: Path) -> Path:
         """The benchmark's folder, which its media paths are relative to."""
@@ -146,17 +165,51 @@ class Benchmark:
         return annotations.parent
 
 
-def _locate(entry: Entry, index: int, folder: Path) -> Item:
-    missing = tuple(path for path in entry.media.values() if not (folder / path).is_file())
-    extra = {kind: path for kind, path in entry.optional_media.items() if (folder / path).is_file()}
+class _MediaFiles:
+    """Finds the media of a benchmark below its folder."""
+
+    def __init__(self, folder: Path, below: Sequence[str]) -> None:
+        self._folder = folder
+        self._below = [ClipFolder(folder / name) for name in below]
+
+    def find(self, path: str) -> str | None:
+        """A file's path relative to the folder, or None."""
+        if not self._below:
+            return path if (self._folder / path).is_file() else None
+        found = next((found for clips in self._below if (found := clips.find(path)) is not None), None)
+        return None if found is None else str(found.relative_to(self._folder))
+
+    def expected(self, path: str) -> str:
+        """Where a file that is missing was looked for first."""
+        name = path if has_extension(path) or is_image(path) else f"{path}.mp4"
+        return str((self._below[0].folder / name).relative_to(self._folder)) if self._below else path
+
+
+def _locate(entry: Entry, index: int, files: _MediaFiles) -> Item:
+    media: MediaPaths = {}
+    missing: list[str] = []
+    for kind, value in entry.media.items():
+        paths = paths_of(value)
+        found = [files.find(path) for path in paths]
+        missing += [files.expected(path) for path, file in zip(paths, found, strict=True) if file is None]
+        shown = tuple(file or files.expected(path) for path, file in zip(paths, found, strict=True))
+        media[kind] = shown[0] if isinstance(value, str) else shown
+    for kind, value in entry.optional_media.items():
+        if all(files.find(path) for path in paths_of(value)):
+            media[kind] = value
     return Item(
         sample=entry.sample,
         index=index,
-        media=entry.media | extra,
-        missing=missing,
+        media=media,
+        missing=tuple(missing),
         categories=entry.categories,
         official_gold=entry.official_gold,
     )
+
+
+def paths_of(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One path or several, as several."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def entries_of(

@@ -20,7 +20,6 @@ from avrt.evaluation.benchmarks.base import (
     option_texts,
     relative_paths,
 )
-from avrt.evaluation.benchmarks.item_media import numbered
 from avrt.sample import Sample
 
 OTHER_FORMS = ("open", "instruction following")
@@ -76,7 +75,7 @@ def _convert(row: dict[str, Any], _: int) -> Entry:
             question_type=category(row.get("category")),
             source=audio[0],
         ),
-        media={"audio": audio[0]} if len(audio) == 1 else numbered("audio", audio),
+        media={"audio": audio[0] if len(audio) == 1 else tuple(audio)},
         categories={
             "category": category(row.get("category")),
             "length_type": category(row.get("length_type")),

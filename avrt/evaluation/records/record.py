@@ -40,9 +40,9 @@ class Record:
         gold: letter of the right option.
         official_gold: the answer that the benchmark's own scorer compares with, if it is not `gold` (an option's text).
         categories: the benchmark's categories of the item, name to value.
-        media: the item's media: paths relative to `RunInfo.data_root` under ``video``,
-            ``audio``, ``image``; or ``shard`` (a tar file), ``key`` (its sample) and ``clip`` (name of the clip that
-            the sample was made from, where it is known).
+        media: the item's media: paths relative to `RunInfo.data_root` under ``video``, ``audio``, ``image``, each one
+            path or several; or ``shard`` (a tar file), ``key`` (its sample) and ``clip`` (name of the clip that the
+            sample was made from, where it is known).
         text: the reply as decoded, unchanged; empty where there is none.
         finish_reason: ``stop`` or ``length``; ``missing`` if nothing was generated.
         failure: why there is no reply (``missing_media``, ``server_error``, ...), else None. Such an item counts as
@@ -71,7 +71,7 @@ class Record:
     gold: str
     official_gold: str | None = None
     categories: dict[str, str] = field(default_factory=dict)
-    media: dict[str, str] = field(default_factory=dict)
+    media: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     text: str = ""
     finish_reason: str = "stop"
     failure: str | None = None
@@ -90,6 +90,9 @@ class Record:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", tuple(self.options))
+        if isinstance(self.media, dict):
+            media = {kind: tuple(path) if isinstance(path, list) else path for kind, path in self.media.items()}
+            object.__setattr__(self, "media", media)
 
     @property
     def variant(self) -> Variant:
@@ -99,8 +102,9 @@ class Record:
     @property
     def clip(self) -> str:
         """Name of the clip that the item is about; items about the same clip are not independent."""
-        names = (self.media.get(kind) for kind in ("clip", "video", "audio", "image", "key"))
-        return next((name for name in names if name), self.id)
+        found = (self.media.get(kind) for kind in ("clip", "video", "audio", "image", "key"))
+        files = next((files for files in found if files), self.id)
+        return files if isinstance(files, str) else " ".join(files)
 
     def raw(self) -> Record:
         """The record without its derived part."""
@@ -129,9 +133,10 @@ class Record:
         for name in _TEXTS:
             if not isinstance(getattr(record, name), str):
                 raise ValueError(f"{where}: `{name}` must be text")
-        for name in ("categories", "media"):
-            if not _is_text_table(getattr(record, name)):
-                raise ValueError(f"{where}: `{name}` must be an object whose values are texts")
+        if not _is_text_table(record.categories):
+            raise ValueError(f"{where}: `categories` must be an object whose values are texts")
+        if not _is_text_table(record.media, or_several=True):
+            raise ValueError(f"{where}: `media` must be an object whose values are texts or lists of texts")
         if not all(isinstance(option, str) for option in record.options):
             raise ValueError(f"{where}: `options` must be a list of texts")
         for name in ("index", "prompt_tokens", "completion_tokens"):
@@ -141,5 +146,8 @@ class Record:
         return record
 
 
-def _is_text_table(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+def _is_text_table(table: Any, or_several: bool = False) -> bool:
+    if not isinstance(table, dict):
+        return False
+    several = (value if or_several and isinstance(value, tuple) else (value,) for value in table.values())
+    return all(isinstance(text, str) for texts in several for text in texts)

@@ -41,6 +41,7 @@ class RunInfo:
         avrt_version: version of this project that generated the replies.
         started: date and time when the run began (ISO 8601, UTC); empty where it is unknown.
         hardware: what the model ran on, for tables; empty where it is unknown (a server, imported replies).
+        benchmark_class: class path of the benchmark, if another package has it and its scoring rule; else empty.
     """
 
     run: str
@@ -59,6 +60,7 @@ class RunInfo:
     avrt_version: str = ""
     started: str = ""
     hardware: str = ""
+    benchmark_class: str = ""
 
     def __post_init__(self) -> None:
         for name, allowed in (("modalities", Modalities), ("answer_format", AnswerFormat), ("profile", Profile)):

@@ -23,8 +23,8 @@ import torch
 from avrt.data.faults import ShardError
 from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip, encode_clip
 from avrt.data.shards import ShardSet
-from avrt.evaluation.benchmarks import BENCHMARKS, Item
-from avrt.evaluation.item_clips import MAX_FRAMES, MAX_SOURCE_SECONDS, read_sample
+from avrt.evaluation.benchmarks import BENCHMARKS, Item, paths_of
+from avrt.evaluation.item_clips import KINDS, MAX_FRAMES, MAX_SOURCE_SECONDS, join_clips, read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.files.atomic import write_atomic
@@ -169,7 +169,12 @@ class ClipExporter:
             FileNotFoundError: no folder has them all. The message has no absolute path, since the page shows it.
             ValueError: a path leads outside the folder, or a URL of a kind that is not read.
         """
-        names = {kind: name for kind, name in record.media.items() if kind != "key"}
+        kinds = ("shard",) if "shard" in record.media else KINDS
+        names = {
+            kind if len(paths) == 1 else f"{kind} {number}": path
+            for kind, paths in ((kind, paths_of(value)) for kind, value in record.media.items() if kind in kinds)
+            for number, path in enumerate(paths, start=1)
+        }
         if is_remote(names.get("shard", "")):
             if self.data is None:
                 return Path(), {"shard": names["shard"]}
@@ -200,9 +205,8 @@ class ClipExporter:
             id=record.id, question=record.question, options=record.options, answer=LETTERS.index(record.gold)
         )
         item = Item(sample, record.index, record.media)
-        clip = read_sample(item, root, max_pixels=THUMBNAIL_PIXELS, **_settings(info)).clip
-        assert clip is not None
-        return encode_clip(clip, jpeg_quality=JPEG_QUALITY)
+        clips = read_sample(item, root, max_pixels=THUMBNAIL_PIXELS, **_settings(info)).clips
+        return encode_clip(join_clips(clips), jpeg_quality=JPEG_QUALITY)
 
     def _from_shard(self, location: Path | str, record: Record) -> EncodedClip:
         with self._lock:

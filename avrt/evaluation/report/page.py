@@ -32,8 +32,8 @@ from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.report.media import ClipExporter, ShownClip, clip_key
 from avrt.evaluation.report.summary import ERROR_TITLES, REASONS, Runs, summary_html, title_of
 from avrt.evaluation.report.tables import badge, run_letter, series_of
-from avrt.evaluation.scoring import score_run
-from avrt.evaluation.sent_prompts import sent_prompt
+from avrt.evaluation.scoring import score_runs
+from avrt.evaluation.sent_prompts import shown_prompt
 from avrt.files.atomic import write_atomic
 
 PAGE_FILE = "index.html"
@@ -108,7 +108,7 @@ def write_report(
     """
     out = Path(out)
     _check_out(out)
-    runs = [by_benchmark(score_run(path, partial=partial, rule=rule)) for path in (run, *others)]
+    runs = [by_benchmark(scored) for scored in score_runs((run, *others), partial=partial, rule=rule)]
     comparison = compare_scored(runs, partial=partial)
     rows = list(_rows(runs))
     clips = _export_clips(rows, out, data, on_clip) if media else {}
@@ -185,7 +185,7 @@ def _details(row: _Row, clips: Mapping[str, ShownClip]) -> dict[str, Any]:
     """The data of an item that the page shows when it is opened."""
     _, record = row.first
     asked = [
-        sent_prompt(reply, info) if reply is not None and info is not None else ""
+        shown_prompt(info, reply) if reply is not None and info is not None else ""
         for reply, info in zip(row.records, row.infos, strict=True)
     ]
     prompts = [prompt for prompt in dict.fromkeys(asked) if prompt]

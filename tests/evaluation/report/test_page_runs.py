@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from avrt.evaluation.category_names import category_name
-from avrt.evaluation.question_sets import prompt_settings
 from avrt.evaluation.report.page import write_report
 from avrt.evaluation.scoring import score_run
+from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.text.prompts import PromptTemplate
 from tests.evaluation.report.page_reader import Page, details_of
 from tests.evaluation.report.report_runs import make_records, make_replies, write_run

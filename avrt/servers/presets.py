@@ -1,7 +1,7 @@
-"""The paper's teachers and mergers: sampling, token limits, markers and server commands.
+"""Known models behind servers, the paper's first: sampling, token limits, endings of prompts, server commands.
 
-A preset fills in what a stage's config leaves out. Values come from the models' own cards and generation configs;
-`docs/traces.md` explains the common pitfalls.
+A preset fills in what the settings of a server leave out, in traces and in evaluation. Values come from the models' own
+cards and generation configs; `docs/traces.md` explains the common pitfalls.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preset:
-    """One model as a teacher or merger.
+    """One model behind a server.
 
     Attributes:
         model: name under which the server offers it.
-        stages: stages that it can be used for: ``vision``, ``audio``, ``merge``.
+        inputs: streams that it accepts besides text: ``AV``, ``A``, ``V``, or nothing.
         sampling: parameters of every call. ``max_tokens`` is always sent: servers' own defaults may be as low as 16.
         suffix: sentence that must end the prompt, or nothing.
         serve: command that starts a server for it; `docs/traces.md` explains its options.
     """
 
     model: str
-    stages: tuple[str, ...]
+    inputs: str
     sampling: Mapping[str, Any] = field(default_factory=dict)
     suffix: str = ""
     serve: str = ""
@@ -35,7 +35,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "kimi-vl-a3b-thinking-2506": Preset(
             model="moonshotai/Kimi-VL-A3B-Thinking-2506",
-            stages=("vision",),
+            inputs="V",
             sampling={"temperature": 0.8, "max_tokens": 32768},
             serve=(
                 "vllm serve moonshotai/Kimi-VL-A3B-Thinking-2506 --revision COMMIT --code-revision COMMIT "
@@ -45,7 +45,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "audio-flamingo-3-think": Preset(
             model="audio-flamingo-3-think",
-            stages=("audio",),
+            inputs="A",
             sampling={"temperature": 0.0, "max_tokens": 2048},
             suffix="Please think and reason about the input audio before you respond.",
             serve=(
@@ -55,7 +55,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "qwen2.5-14b-instruct": Preset(
             model="Qwen/Qwen2.5-14B-Instruct",
-            stages=("merge",),
+            inputs="",
             sampling={
                 "temperature": 0.7,
                 "top_p": 0.8,
@@ -70,11 +70,20 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
         "gemma-3-12b-it": Preset(
             model="google/gemma-3-12b-it",
-            stages=("merge",),
+            inputs="",
             sampling={"temperature": 1.0, "top_p": 0.95, "top_k": 64, "max_tokens": 1024},
             serve=(
                 "vllm serve google/gemma-3-12b-it --revision COMMIT --max-model-len 32768 --max-num-seqs 128 "
                 "--limit-mm-per-prompt '{\"image\": 0}' --generation-config vllm"
+            ),
+        ),
+        "qwen3-omni-30b-a3b-instruct": Preset(
+            model="Qwen/Qwen3-Omni-30B-A3B-Instruct",
+            inputs="AV",
+            sampling={"temperature": 0.0, "max_tokens": 4096},
+            serve=(
+                "vllm serve Qwen/Qwen3-Omni-30B-A3B-Instruct --revision COMMIT --max-model-len 32768 "
+                '--limit-mm-per-prompt \'{"image": 8, "audio": 1}\' --generation-config vllm'
             ),
         ),
     }
