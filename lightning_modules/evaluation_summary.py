@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from lightning.pytorch import Trainer
 
+from avrt.evaluation.media_config import MediaConfig
 from avrt.evaluation.number_format import interval, percent
-from avrt.evaluation.question_sets import MediaConfig, QuestionSet
+from avrt.evaluation.question_sets import QuestionSet
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.repeats import REPEATS, THINKING_CURVE
 from avrt.evaluation.scoring import BenchmarkRun

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from avrt.evaluation.question_sets import MediaConfig, QuestionsConfig, QuestionSet, open_question_sets
+from avrt.evaluation.media_config import MediaConfig
+from avrt.evaluation.question_sets import QuestionsConfig, QuestionSet, open_question_sets
 from avrt.sample import Sample
 from tests.distributed.runs import write_shards
 from tests.evaluation.test_run_server import ModelServer, choice, evaluate
