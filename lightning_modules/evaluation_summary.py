@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from lightning.pytorch import Trainer
 
+from avrt.evaluation.item_clips import join_clips
 from avrt.evaluation.media_config import MediaConfig
 from avrt.evaluation.number_format import interval, percent
 from avrt.evaluation.question_sets import QuestionSet
@@ -42,7 +43,7 @@ def log_summary(
             item = next((item for item in questions.items if item.sample.id == shown[0].id), None)
             sample = None if item is None else questions.show(item, media)
             if isinstance(sample, Sample):
-                log_clip(tracker, sample.clip, 0, f"evaluation/{name}")
+                log_clip(tracker, join_clips(sample.clips), 0, f"evaluation/{name}")
     for logger in trainer.loggers:
         for entry in scored:
             for step, values in points(entry):

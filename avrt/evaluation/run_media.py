@@ -26,8 +26,7 @@ def audio_of(run: BenchmarkRun) -> str:
 
 
 def _kinds(run: BenchmarkRun) -> set[str]:
-    # An item with several has ``image_1``, ``image_2``.
-    return {kind.partition("_")[0] for record in run.records for kind in record.media}
+    return {kind for record in run.records for kind in record.media}
 
 
 def seconds_per_reply(run: BenchmarkRun) -> float | None:

@@ -94,7 +94,7 @@ def _check_repeats(config: ServerRunConfig) -> None:
     if config.repeats < 1:
         raise ValueError(f"repeats: must be 1 or more, got {config.repeats}")
     if config.repeats > 1:
-        sampling = config.server.sampling
+        sampling = config.server.resolve_model().sampling
         if sampling.get("temperature") == 0:
             raise ValueError(
                 f"repeats: {config.repeats} replies would be equal at temperature 0; set server.sampling.temperature"

@@ -137,7 +137,7 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
 
 
 def _decoding(config: ServerRunConfig, model: Model) -> dict[str, Any]:
-    settings = {**model.sampling, "inputs": config.inputs, "jpeg_quality": config.jpeg_quality}
+    settings = {**model.sampling, "inputs": config.streams, "jpeg_quality": config.jpeg_quality}
     # Absent where not used, so that runs of earlier versions can be resumed.
     return settings | ({REPEATS: config.repeats} if config.repeats > 1 else {})
 

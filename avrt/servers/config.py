@@ -98,7 +98,7 @@ class ServerConfig:
     def _check_no_key(self) -> None:
         """Refuse a key where it would be written into manifests, records and logs."""
         key = os.environ.get(self.api_key_env or "", "").strip()
-        for shown in ("base_urls", "model", "revision"):
+        for shown in ("base_urls", "preset", "model", "revision"):
             if _SECRET_VALUE.search(str(getattr(self, shown))):
                 raise ValueError(
                     f"{shown}: contains what looks like a key, and settings are recorded; put the key into an "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ def test_every_row_of_table_3_is_on_the_page() -> None:
 def sent(path: Path) -> tuple[str, str]:
     """System message and text of the question that a file's settings give, through the command's own reading."""
     text = path.read_text(encoding="utf-8")
+    complete: Callable[[str], str] = str
     if "evaluate-server" in text:
         config = load_server_config([ROOT / "cli_configs" / "eval_server.yaml", path])
         template, answer_format, system = config.template, config.answer_format, ""
+        complete = config.server.resolve_model().complete
     else:
         from lightning_modules import cli
 
@@ -43,7 +46,7 @@ def sent(path: Path) -> tuple[str, str]:
         template, answer_format = PromptTemplate(**vars(student.template)), student.answer_format
         system = template.system
     messages = build_messages(SAMPLE, modalities=(), answer_format=answer_format, template=template)
-    return system, messages[-1]["content"][-1]["text"]
+    return system, complete(messages[-1]["content"][-1]["text"])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -89,6 +92,17 @@ def test_the_prompts_are_the_authors() -> None:
     text = sent(folder / "video_rts_7b.yaml")[1]
     assert text.startswith("A conversation between User and Assistant. The user asks a question, and the Assistant ")
     assert "<think> reasoning process here </think><answer> answer here </answer>Which animal barks?\n" in text
+
+
+def test_the_presets_of_the_files_are_their_models() -> None:
+    for name, model, streams in (
+        ("audio_flamingo_3_think", "audio-flamingo-3-think", "A"),
+        ("kimi_vl_thinking", "moonshotai/Kimi-VL-A3B-Thinking-2506", "V"),
+        ("qwen3_omni_30b", "Qwen/Qwen3-Omni-30B-A3B-Instruct", "AV"),
+        ("video_rts_7b", "Ted412/Video-RTS", "V"),
+    ):
+        config = load_server_config([ROOT / "cli_configs" / "eval_server.yaml", FILES[0].with_name(f"{name}.yaml")])
+        assert (config.server.resolve_model().name, config.streams) == (model, streams)
 
 
 def test_a_question_line_needs_the_question() -> None:

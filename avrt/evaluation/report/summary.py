@@ -60,7 +60,7 @@ REASONS = {
     "unreadable_media": "no call: the clip cannot be read",
     "server_error": "no reply: the server failed",
     "server_refused": "no reply: the server refused the request",
-    "reply_interrupted": "no reply: the server interrupted it",
+    "reply_interrupted": "no reply: the model ended it without an answer",
     "no_input": "no call: the item has no stream that the model accepts",
     "no_prediction": "not in the imported file",
 }
