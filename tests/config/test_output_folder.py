@@ -40,7 +40,10 @@ def test_an_overlay_names_no_folder(path: Path) -> None:
     # A folder that runs share on purpose is not a run's own.
     assert [value for key, value in paths_in(settings) if not key.endswith(".cache")] == []
     assert "output_dir" not in settings
-    assert not {"default_root_dir", "logger"} & settings.get("trainer", {}).keys()
+    trainer = settings.get("trainer", {})
+    assert "default_root_dir" not in trainer
+    for logger in trainer.get("logger", ()):
+        assert logger["init_args"]["save_dir"].startswith("${output_dir}")
 
 
 @pytest.fixture(scope="module")

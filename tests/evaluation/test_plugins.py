@@ -15,8 +15,11 @@ import pytest
 from avrt.config.class_paths import ENVIRONMENT_VARIABLE, granted
 from avrt.evaluation import benchmarks
 from avrt.evaluation.benchmarks import BENCHMARKS, get_benchmark, present_benchmarks
+from avrt.evaluation.comparison import compare
 from avrt.evaluation.records.log import read_records
 from avrt.evaluation.records.run_info import RunInfo
+from avrt.evaluation.report.summary import title_of
+from avrt.evaluation.scoring import OWN_RULE, score_run, score_runs
 from tests.documentation.sandbox import lay_out_streets
 from tests.evaluation.test_run_server import ModelServer, choice, evaluate, parts
 
@@ -97,6 +100,35 @@ def test_the_pages_example_runs_by_class_path_and_is_scored_again_by_its_own_rul
     again = command("score", str(tmp_path / "run"), folder=package, **{ENVIRONMENT_VARIABLE: "street_benchmark"})
     assert again.returncode == 0, again.stderr
     assert (folder / "metrics.json").read_bytes() == scores
+
+
+def test_tables_have_its_title_number_older_rule_and_own_scores(package: Path, tmp_path: Path, make_run: Any) -> None:
+    """In commands that begin with finished runs, of which only the second is of that package."""
+    path = package / "street_benchmark.py"
+    more = "own_scores=lambda records: {'n': len(records)}, older_rules={'streets-v0': (lambda record: True, 'v0')}"
+    path.write_text(f"{path.read_text()}\nfrom dataclasses import replace\nSTREETS = replace(STREETS, {more})\n")
+    first = make_run("first", "mmau", ["A", "B"])
+    second = make_run("second", "streets", ["A", "B"], benchmark_class=PATH)
+    with granted(["street_benchmark"]):
+        scored = score_runs([first, second], rule="streets-v0")
+        result = compare(first, second, rule="streets-v0")
+    assert [run.metrics["official"]["rule"] for (run,) in scored][1] == "v0"
+    assert scored[1][0].metrics["official"]["correct"] == 2
+    assert scored[1][0].metrics["own_scores"] == {"n": 2}
+    column = result["columns"]["streets"]
+    assert (column["title"], column["published_items"]) == ("Street Sounds", 2)
+    assert title_of("streets") == "Street Sounds"
+
+
+def test_a_benchmark_without_rules_needs_no_package_to_be_scored(package: Path, make_run: Any) -> None:
+    run = make_run("run", "streets", ["A"])
+    (scored,) = score_run(run)
+    assert scored.metrics["official"]["rule"] == OWN_RULE
+    path = package / "street_benchmark.py"
+    path.write_text(f"{path.read_text()}\nfrom dataclasses import replace\nSTREETS = replace(STREETS, official=None)\n")
+    install(package)
+    score_run(run)
+    assert title_of("streets") == "Street Sounds"
 
 
 def test_an_installed_package_is_found_by_name_and_needs_no_permission(package: Path, data: Path) -> None:

@@ -57,6 +57,30 @@ def test_replies_of_a_server(real_data: Path, tmp_path: Path, capsys: pytest.Cap
     assert "pass@4" in capsys.readouterr().out
 
 
+def test_a_refused_reply_is_final_beside_others(real_data: Path, tmp_path: Path) -> None:
+    """The model refuses one of four replies: that is what it replies, and nothing is called for again."""
+    asked: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def answer(body: dict[str, Any], before: int) -> tuple[int, dict[str, Any]]:
+        with lock:
+            asked[question(body)] += 1
+            refused = asked[question(body)] == 2
+        return (
+            (200, {"choices": [{"message": {"refusal": "No."}, "finish_reason": "stop"}]}) if refused else choice("A")
+        )
+
+    run = tmp_path / "run"
+    server = ModelServer(answer)
+    with server.running() as url:
+        for _ in range(2):
+            assert evaluate(url, run, real_data / "benchmarks", *SETTINGS) == 0
+            assert set(asked.values()) == {4}
+    failures = Counter((record.id, record.failure) for record in read_all_records(run / "dailyomni"))
+    assert sorted(failures.values()) == [1, 1, 1, 3, 3, 3]
+    assert {failure for _, failure in failures} == {None, "reply_interrupted"}
+
+
 @pytest.mark.parametrize(
     ("settings", "key"),
     [

@@ -27,7 +27,6 @@ TRANSIENT = {
     "no_choices": Reply("x", fault="no_choices"),
     "html": Reply("x", fault="html"),
     "error_with_status_200": Reply(body={"error": {"message": "upstream overloaded", "code": 502}}),
-    "image_in_the_reply": Reply(message={"content": [{"type": "image_url", "image_url": {"url": "data:"}}]}),
 }
 
 

@@ -161,10 +161,9 @@ def load_benchmark_of(info: RunInfo) -> None:
     Raises:
         ValueError: it cannot be loaded: without its rule, the official score would silently become another one.
     """
-    name = info.benchmark_class or (info.benchmark if info.benchmark in plugin_names() else "")
-    if name and info.benchmark not in BENCHMARKS:
+    if info.benchmark not in BENCHMARKS and (info.benchmark_class or info.benchmark in plugin_names()):
         try:
-            find_benchmark(name)
+            find_benchmark(info.benchmark_class or info.benchmark)
         except ValueError as error:
             raise ValueError(f"the scoring rule of {info.benchmark!r} is in another package: {error}") from error
 
