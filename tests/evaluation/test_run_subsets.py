@@ -88,8 +88,9 @@ def test_the_papers_tables_8_and_9_are_its_text(real_data: Path) -> None:
 
 
 def test_score_prints_subsets_and_rewrites_nothing(
-    make_run: RunMaker, lists: Path, capsys: pytest.CaptureFixture[str]
+    make_run: RunMaker, lists: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # the whole table in one part
     run = make_run("run", "omnibench", answers({0, 1, 2, 20}))
     assert main(["score", str(run)]) == 0
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
