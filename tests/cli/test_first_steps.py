@@ -93,7 +93,8 @@ def test_the_packages_that_tell_a_wrong_interpreter_are_the_dependencies() -> No
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {re.split(r"[\[=]", entry)[0].lower() for entry in project["dependencies"]}
     importable = importlib.metadata.packages_distributions()
-    assert {name.lower() for module in REQUIRED_MODULES for name in importable[module]} >= declared
+    installed = {name.lower().replace("_", "-") for module in REQUIRED_MODULES for name in importable[module]}
+    assert installed >= {name.replace("_", "-") for name in declared}
     assert len(REQUIRED_MODULES) == len(declared)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -62,6 +63,19 @@ def test_text_that_is_no_unicode_and_line_separators_survive() -> None:
 def test_a_bad_line_is_named(line: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Record.from_json(line, "records.jsonl: line 3")
+
+
+def test_media_are_a_path_or_several() -> None:
+    (record,) = make_records("dailyomni", ["A"])
+    several = replace(record, media={"image": ("a.png", "b.png"), "audio": "c.wav"})
+    again = Record.from_json(several.to_json())
+    assert again == several
+    assert again.clip == "c.wav"
+    assert replace(record, media={"image": ("a.png", "b.png")}).clip == "a.png b.png"
+    for wrong in (5, ["a.png"], {"image": 5}, {"image": ["a.png", 5]}, {"image": [["a.png"]]}):
+        line = json.dumps({**json.loads(record.to_json()), "media": wrong})
+        with pytest.raises(ValueError, match="`media` must be an object"):
+            Record.from_json(line)
 
 
 def test_raw_drops_exactly_the_derived_part() -> None:

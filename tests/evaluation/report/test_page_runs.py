@@ -53,6 +53,16 @@ def test_speed_date_hardware_and_prompt(tmp_path: Path) -> None:
     assert details_of(tmp_path / "out")[0]["prompts"] == []
 
 
+def test_several_files_of_a_prompt_are_at_their_places(tmp_path: Path) -> None:
+    media = {"image": ("a.png", "b.png"), "audio": "c.wav"}
+    records = make_records("dailyomni", make_replies(20, 1), question="Is <image2> heard?", media=media)
+    prompt = prompt_settings(PromptTemplate(system=""), "letter")
+    run = write_run(tmp_path / "run", records, answer_format="letter", prompt=prompt)
+    write_report(run, tmp_path / "out", media=False)
+    (asked,) = details_of(tmp_path / "out")[0]["prompts"]
+    assert asked.startswith("[image] [audio]\n\nIs [image] heard?\nA. cat\n")
+
+
 def test_categories_have_names(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", make_records("dailyomni", make_replies(20, 1)))
     page = Page(write_report(run, tmp_path / "out").page)
