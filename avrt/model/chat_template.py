@@ -115,8 +115,10 @@ def _rendered(template: str, special_tokens: str, messages: str) -> str:
 def _run(template: str, special_tokens: dict[str, Any], messages: list[Any], writing: int) -> NoReturn:
     """Render in the child process, write the result and end without the parent's exit handlers."""
     try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGXCPU):
-            signal.signal(number, signal.SIG_DFL)
+        # Ctrl-C and a scheduler's signals reach every process of a job; the parent ends this one itself.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with open("/proc/self/statm", encoding="ascii") as file:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import resource
 import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -158,3 +160,25 @@ def test_a_template_that_writes_what_looks_like_a_marker() -> None:
 def test_a_template_of_another_type() -> None:
     with pytest.raises(ValueError, match="no chat template"):
         chat_text(processor([PLAIN]), question())
+
+
+def test_a_scheduler_may_signal_every_process_of_a_job() -> None:
+    """The run decides when to end: a child that the signal reached would end it without a checkpoint."""
+    loop = "{% for i in range(12000) %}{% for j in range(400) %}{% set x = i * j %}{% endfor %}{% endfor %}"
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    before, sent = set(children.read_text().split()), []
+
+    def send() -> None:
+        while not (new := set(children.read_text().split()) - before):
+            time.sleep(0.01)
+        time.sleep(0.2)  # the child has begun to render
+        for pid in new:
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+                os.kill(int(pid), number)
+                sent.append(number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    text = chat_text(processor(loop + PLAIN), question())
+    sender.join()
+    assert (text, len(sent)) == ("user:?;", 3)

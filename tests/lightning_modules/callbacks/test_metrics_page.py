@@ -12,7 +12,7 @@ from lightning_modules.callbacks import SampleTable, Throughput
 from tests.lightning_modules.callbacks.tiny_runs import TextReward, events, grpo, scalars, sft, trainer
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
-EVERYWHERE = ("In every run", "Validation")
+EVERYWHERE = ("In every run", "Damaged data", "Validation")
 MEDIA = "Text, images and audio"
 
 
