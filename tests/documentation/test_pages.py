@@ -66,7 +66,7 @@ def test_every_block_of_commands_is_marked() -> None:
     """A block without the word `bash` behind its fence would be run by nobody."""
     for page in PAGES:
         for block in blocks(page):
-            if block.language not in ("bash", "python", "yaml", "text"):
+            if block.language not in ("bash", "python", "yaml", "toml", "json", "text"):
                 raise AssertionError(
                     f"{page.relative_to(ROOT)}:{block.line}: a block of {block.language or 'no'} language"
                 )
