@@ -21,6 +21,7 @@ OFFERED = (
     "audio-flamingo-3-think",
     "Qwen/Qwen2.5-14B-Instruct",
     "google/gemma-3-12b-it",
+    "Ted412/Video-RTS",
     "Qwen/Qwen3-Omni-30B-A3B-Instruct",
 )
 """Models that the shipped configs ask their servers for."""

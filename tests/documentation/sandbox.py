@@ -96,7 +96,10 @@ class Sandbox:
         if command in ("fit", "validate", "predict"):
             return self._small_training(words)
         if command == "test":
-            return ["--config", self._write("test", self.evaluation_limits())]
+            limits = self.evaluation_limits()
+            if any(word.startswith("cli_configs/models/") for word in words):  # instead of that model's weights
+                limits["model"]["init_args"]["student"]["path"] = "Qwen/Qwen2.5-Omni-3B"
+            return ["--config", self._write("test", limits)]
         if command == "traces":
             demo = "traces_demo" in " ".join(words)
             url = self.demo_url if demo else self.url
