@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 import traceback
@@ -183,13 +184,15 @@ def _serve(connection: Connection, function: Callable[..., Any], timeout_seconds
     """The child: calls `function` with what it is sent, until the parent is gone."""
     import torch
 
+    import avrt.media.reader  # noqa: F401 - loaded before memory is limited, so that the libraries do not count
+
     # There is one process per core already.
     torch.set_num_threads(1)
     # Ctrl-C and a scheduler's signals reach every process of a job; the parent ends its children itself.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    _limit_memory(max_memory)
+    limit_memory(max_memory)
     try:
         connection.send(True)
         while True:
@@ -218,13 +221,8 @@ def _typed(error: Exception, file: Path, max_memory: int) -> MediaError:
     return MediaError(MediaReason.DECODER_CRASH, detail, file)
 
 
-def _limit_memory(more: int) -> None:
-    """Allow this process `more` bytes of address space than it has."""
-    import resource
-
-    # Loaded here, so that the libraries do not count.
-    import avrt.media.reader  # noqa: F401
-
+def limit_memory(more: int) -> None:
+    """Allow this process so many more bytes of address space than it has, or as many as an earlier limit leaves it."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = pages * resource.getpagesize() + more

@@ -21,6 +21,8 @@ from typing import Any, NoReturn
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from avrt.media.media_process import limit_memory
+
 CPU_SECONDS = 5
 """Processor time of a template; published ones take a few milliseconds."""
 WAIT_SECONDS = 120.0
@@ -121,9 +123,7 @@ def _run(template: str, special_tokens: dict[str, Any], messages: list[Any], wri
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with open("/proc/self/statm", encoding="ascii") as file:
-            used = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
+        limit_memory(MEMORY_BYTES)
         rendered: Any = render_jinja_template(
             [messages], chat_template=template, add_generation_prompt=True, **special_tokens
         )

@@ -56,7 +56,7 @@ def main() -> None:
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """A client that hangs up is no news."""
+            """A client that has closed its connection is not reported."""
 
     with Server(("127.0.0.1", port), FaultyHandler) as server:
         server.serve_forever()

@@ -177,7 +177,7 @@ def serve(files: Files) -> Iterator[Files]:
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """A client that hangs up is no news."""
+            """A client that has closed its connection is not reported."""
 
     server = Server(("127.0.0.1", 0), handler)
     files.address = f"http://127.0.0.1:{server.server_port}"
