@@ -30,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--categories", metavar="KEY,...", help="keys of questions of your own that are categories")
     parser.add_argument("--subset", metavar="FILE", help="ids, one per line: import only these questions")
     parser.add_argument(
-        "--repeat", type=int, metavar="N", help="if the file has several replies per question: import the Nth (from 1)"
+        "--repeat",
+        type=int,
+        metavar="N",
+        help="if the file has several replies per question: import only the Nth (from 1); by default all",
     )
     parser.add_argument(
         "--format",
@@ -76,17 +79,14 @@ def run(args: argparse.Namespace) -> int:
     (every,) = open_question_sets(config)  # the file may have replies to all questions
     (questions,) = open_question_sets(replace(config, subset=args.subset)) if args.subset else (every,)
     file = read_predictions(args.file, every.items)
-    if file.repeats > 1 and args.repeat is None:
-        raise ValueError(
-            f"{args.file}: has {file.repeats} replies per question; choose one with --repeat (1 to {file.repeats}), "
-            "and import each into a run of its own"
-        )
+    if args.repeat is not None:
+        file = file.only(args.repeat)
     folder = Path(args.run)
     with FolderLock(folder, "import-predictions"):
         without = import_predictions(
             folder,
             questions,
-            file.select(args.repeat or 1),
+            file,
             name=args.name or folder.resolve().name,
             model=args.model,
             answer_format=args.format,

@@ -49,15 +49,16 @@ class PredictionFile:
         """The largest number of replies to one item."""
         return max(map(len, self.replies.values()))
 
-    def select(self, repeat: int) -> dict[str, Prediction]:
-        """Reply number `repeat` (from 1) to every item that has as many.
+    def only(self, repeat: int) -> PredictionFile:
+        """Reply number `repeat` (from 1) alone, to every item that has as many.
 
         Raises:
             ValueError: no item has as many.
         """
         if not 1 <= repeat <= self.repeats:
             raise ValueError(f"--repeat: must be 1 to {self.repeats}, the file's replies per question; got {repeat}")
-        return {item: replies[repeat - 1] for item, replies in self.replies.items() if len(replies) >= repeat}
+        chosen = {item: replies[repeat - 1 : repeat] for item, replies in self.replies.items()}
+        return PredictionFile({item: replies for item, replies in chosen.items() if replies})
 
 
 def read_predictions(path: str | Path, items: Sequence[Item]) -> PredictionFile:

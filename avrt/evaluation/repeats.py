@@ -22,10 +22,22 @@ THINKING_CURVE = "thinking_curve"
 """Key of `RunInfo.decoding`: thinking budgets of which each reply has one more version, if any."""
 
 
+MAX_REPEATS = 10_000
+"""Of a run's replies per item; a run.json of others with more would only fill the memory."""
+
+
 def expected_variants(decoding: Mapping[str, Any]) -> list[Variant]:
-    """The replies that every item of a run has, by its decoding settings; `FIRST` is the first."""
-    budgets = [None, *decoding.get(THINKING_CURVE, ())]
-    return [(repeat, budget) for repeat in range(decoding.get(REPEATS, 1)) for budget in budgets]
+    """The replies that every item of a run has, by its decoding settings; `FIRST` is the first.
+
+    Raises:
+        ValueError: the settings, which a file of others may contain, are not numbers in their range.
+    """
+    repeats, curve = decoding.get(REPEATS, 1), decoding.get(THINKING_CURVE) or []
+    if not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
+        raise ValueError(f"run.json: `decoding.{REPEATS}` must be a whole number from 1 to {MAX_REPEATS:,}")
+    if not isinstance(curve, list) or not all(isinstance(budget, int) and budget >= 0 for budget in curve):
+        raise ValueError(f"run.json: `decoding.{THINKING_CURVE}` must be a list of whole numbers")
+    return [(repeat, budget) for repeat in range(repeats) for budget in (None, *curve)]
 
 
 def finished_items(records: Iterable[Record], variants: Sequence[Variant]) -> set[str]:

@@ -53,7 +53,7 @@ def new_sandbox(
         rows = json.loads((real_data / "avqa" / "train_qa.json").read_text(encoding="utf-8"))
         write_published_traces(folder / "AVRT-20K.parquet", rows)
         lay_out_benchmarks(folder, real_data)
-        write_replies(folder / "replies.jsonl", folder / "data" / "mmau" / "mmau-test-mini.json")
+        write_replies(folder)
         return Sandbox(folder, fork_server, teachers.url, strategy)
 
     return make

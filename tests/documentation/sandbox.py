@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -184,10 +185,20 @@ def lay_out_benchmarks(folder: Path, real: Path) -> None:
     lay_out_streets(folder / "data" / "streets", real / "avqa")
 
 
-def write_replies(file: Path, annotations: Path) -> None:
-    """Replies made elsewhere to the questions of MMAU's file."""
-    rows = json.loads(annotations.read_text(encoding="utf-8"))
-    lines = [json.dumps({"id": row["id"], "text": f"Answer: {row['answer']}"}) for row in rows]
+def write_replies(folder: Path) -> None:
+    """Replies made elsewhere to the questions of MMAU and DailyOmni, with the ids that docs/evaluation.md gives."""
+    mmau = json.loads((folder / "data" / "mmau" / "mmau-test-mini.json").read_text(encoding="utf-8"))
+    _write_lines(folder / "replies.jsonl", {row["id"]: row["answer"] for row in mmau})
+    answers: dict[str, str] = {}
+    numbers: Counter[str] = Counter()
+    for row in json.loads((folder / "data" / "dailyomni" / "qa.json").read_text(encoding="utf-8")):
+        answers[f"{row['video_id']}-{numbers[row['video_id']]}"] = row["Answer"]
+        numbers[row["video_id"]] += 1
+    _write_lines(folder / "ola_dailyomni.jsonl", answers)
+
+
+def _write_lines(file: Path, answers: dict[str, str]) -> None:
+    lines = [json.dumps({"id": item, "text": f"Answer: {answer}"}) for item, answer in answers.items()]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

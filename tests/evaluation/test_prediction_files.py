@@ -75,11 +75,11 @@ def test_samples_of_lmms_eval(real_data: Path, tmp_path: Path, name: str) -> Non
     items = load(real_data, name)
     rows = lmms_rows(items)
     rows[1] |= {"resps": "<think>hm</think>\nB", "filtered_resps": "B"}  # the thinking was stripped for scoring
-    replies = read_predictions(write(tmp_path / "samples.jsonl", rows), items).select(1)
-    assert {item: reply.text for item, reply in replies.items()} == {
+    replies = read_predictions(write(tmp_path / "samples.jsonl", rows), items).replies
+    assert {item: reply.text for item, (reply,) in replies.items()} == {
         item.sample.id: "<think>hm</think>\nB" if item.index == 1 else item.sample.gold for item in items
     }
-    first = replies[items[0].sample.id]
+    (first,) = replies[items[0].sample.id]
     assert (first.prompt_tokens, first.completion_tokens) == (900, 3)
 
 
@@ -90,9 +90,9 @@ def test_repeats_are_chosen_by_number(real_data: Path, tmp_path: Path) -> None:
         row |= {"resps": ["A", "B", "C"], "filtered_resps": "A"}
     file = read_predictions(write(tmp_path / "samples.jsonl", rows), items)
     assert file.repeats == 3
-    assert [{reply.text for reply in file.select(n).values()} for n in (1, 2, 3)] == [{"A"}, {"B"}, {"C"}]
+    assert [{reply.text for (reply,) in file.only(n).replies.values()} for n in (1, 2, 3)] == [{"A"}, {"B"}, {"C"}]
     with pytest.raises(ValueError, match="--repeat: must be 1 to 3"):
-        file.select(4)
+        file.only(4)
 
 
 @pytest.mark.parametrize(

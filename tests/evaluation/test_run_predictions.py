@@ -110,15 +110,32 @@ def test_our_own_samples_come_back_as_they_were(questions: QuestionSet, real_dat
     assert one == two
 
 
+def test_all_repeats_are_one_run(
+    questions: QuestionSet, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Right answers by question: 2, 1, 0 and, in the one reply that there is, 1; a reply that is missing is wrong."""
+    rows = harness_rows(questions)
+    for row, right in zip(rows, [(1, 1), (0, 1), (0, 0), (1,)] * 2, strict=True):
+        gold = row["resps"][0][0]
+        row["resps"] = [[gold if yes else chr(ord("A") + (gold == "A")) for yes in right]]
+    file = write(tmp_path / "f.jsonl", rows)
+    for _ in range(2):  # a second import of the same file changes nothing
+        assert run_import(tmp_path / "r", file, real_data / "benchmarks") == 0
+        metrics = score_run(tmp_path / "r")[0].metrics
+        assert metrics["strict"]["correct"] == 2
+        assert metrics["repeats"]["replies"] == 2
+        assert metrics["repeats"]["mean"]["accuracy"] == 4 / 8
+        assert metrics["repeats"]["pass_at"]["2"] == 3 / 4
+    rows[1]["resps"] = [["C", "C"]]
+    assert run_import(tmp_path / "r", write(file, rows[:4]), real_data / "benchmarks") == 1
+    assert "already has another reply" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda rows: rows[0].update(doc_id=99), r"`doc_id` \(99\) names an item"),
         (lambda rows: rows[0].update(doc_id=1), "`doc_id` 1 is item"),
-        (
-            lambda rows: [row.update(resps=[["A", "B"]]) for row in rows],
-            "has 2 replies per question; choose one with --repeat",
-        ),
         (lambda rows: rows[0].update(resps=[[7]]), "`resps` must have a reply as text"),
         (lambda rows: rows[0].update(resps=[]), "`resps` must have a reply as text"),
         (lambda rows: rows[4].update(resps=[["E"]]), "entry 5: an earlier entry gives another reply"),
