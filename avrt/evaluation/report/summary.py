@@ -17,6 +17,7 @@ from avrt.evaluation.number_format import ABSENT, interval, p_value, percent, si
 from avrt.evaluation.published_results import AVERAGES
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.report.about_runs import about_runs
+from avrt.evaluation.report.further import further_numbers
 from avrt.evaluation.report.plots import Point, axis, difference_scale, interval_plot, stacked_bar
 from avrt.evaluation.report.published import published_errors, published_results
 from avrt.evaluation.report.tables import (
@@ -90,7 +91,7 @@ def summary_html(runs: Runs, comparison: Mapping[str, Any]) -> str:
     parts += [_differences(comparison, change) for change in comparison["comparisons"]]
     parts += [_outcomes(runs, benchmarks), _reasons(runs)]
     parts += [_categories(runs, name) for name in benchmarks]
-    parts += [_replies(runs, benchmarks), published_results(comparison)]
+    parts += [_replies(runs, benchmarks), further_numbers(runs), published_results(comparison)]
     return "\n".join(part for part in parts if part)
 
 

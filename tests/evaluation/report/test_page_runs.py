@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from avrt.evaluation.scoring import score_run
 from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.text.prompts import PromptTemplate
 from tests.evaluation.report.page_reader import Page, details_of
-from tests.evaluation.report.report_runs import make_records, make_replies, write_run
+from tests.evaluation.report.report_runs import gold_of, make_records, make_replies, write_run
 
 
 def test_any_number_of_runs(tmp_path: Path) -> None:
@@ -70,3 +71,27 @@ def test_categories_have_names(tmp_path: Path) -> None:
     titles = [category["title"] for category in json.loads(page.scripts[0])["benchmarks"][0]["categories"]]
     assert titles == ["Question type", "Video length"]
     assert [category_name(key) for key in ("audio_class", "task type", "x")] == ["Audio class", "Task type", "X"]
+
+
+def test_repeats_budgets_and_errors_by_clip(tmp_path: Path) -> None:
+    """Four items about two clips, each with two replies: right 2, 1, 0 and 0 times; with no thinking, all wrong."""
+    right = {(0, 0), (0, 1), (1, 1)}
+    records = [
+        dataclasses.replace(record, repeat=repeat, thinking_budget=budget, completion_tokens=10)
+        for repeat in range(2)
+        for budget in (None, 0)
+        for record in make_records("dailyomni", [answer(n, (n, repeat) in right and budget is None) for n in range(4)])
+    ]
+    run = write_run(tmp_path / "run", records, items=4, decoding={"repeats": 2, "thinking_curve": [0]})
+    page = Page(write_report(run, tmp_path / "out").page)
+    assert page.row("DailyOmni", "A", "2")[3] == "37.5"  # 3 of 8 replies
+    assert page.row("DailyOmni", "A", "2")[6:9] == ["37.5", "50.0", "25.0"]  # pass@1, pass@2, the first of a tie
+    assert page.row("DailyOmni", "A", "0")[3] == "0.0"
+    assert page.row("DailyOmni", "A", "no limit")[3:] == ["37.5", "23.94", "37.50", "10.0"]
+    (line,) = [row[2] for row in page.rows if row[:2] == ["DailyOmni", "A"] and "clips" in row[2]]
+    assert line.startswith("4 items about 2 clips")
+
+
+def answer(number: int, is_right: bool) -> dict[str, object]:
+    letter = gold_of(number) if is_right else "ABCD"["ABCD".index(gold_of(number)) - 1]
+    return {"text": f"<think>I see and hear it.</think>\n<answer>{letter}</answer>"}
