@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from avrt.data.id_lists import read_ids
 from avrt.evaluation.difficulty_subsets import DIFFICULTIES
 from avrt.evaluation.scoring import BenchmarkRun, summarize
+
+log = logging.getLogger(__name__)
 
 Subsets = Mapping[str, Sequence[str]]
 """Ids of items by the subset's name."""
@@ -17,13 +20,20 @@ Subsets = Mapping[str, Sequence[str]]
 def read_subsets(paths: Iterable[str | Path]) -> dict[str, list[str]]:
     """Lists of ids, by the name of their file; a folder gives all its ``.txt`` files, the easy ones first.
 
+    An empty file of a folder is left out with a warning: a few questions may have no hard one.
+
     Raises:
-        ValueError: a folder without lists, two lists of the same name, or a wrong list (see `read_ids`).
+        ValueError: a folder without ids, two lists of the same name, or a wrong list (see `read_ids`).
         OSError: a file cannot be read.
     """
     found: dict[str, list[str]] = {}
     for path in map(Path, paths):
         files = sorted(path.glob("*.txt"), key=_place) if path.is_dir() else [path]
+        if path.is_dir():
+            empty = [file for file in files if file.stat().st_size == 0]
+            files = [file for file in files if file not in empty]
+            for file in empty:
+                log.warning("%s: lists no ids; there is no column for it", file)
         if not files:
             raise ValueError(f"--subset: {path} has no lists of ids (.txt)")
         for file in files:

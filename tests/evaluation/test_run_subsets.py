@@ -116,6 +116,18 @@ def test_an_unfinished_run_has_the_subsets_that_it_has(make_run: RunMaker, lists
         score_run(run)
 
 
+def test_an_empty_list_of_a_folder_is_left_out(
+    make_run: RunMaker, lists: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As `subsets` writes it for a benchmark without hard questions."""
+    run = make_run("run", "omnibench", answers({0, 1}))
+    (lists / "hard.txt").write_text("")
+    assert list(compare(run, run, subsets=[lists])["columns"]) == ["omnibench:easy", "omnibench:medium"]
+    assert "hard.txt: lists no ids" in caplog.text
+    with pytest.raises(ValueError, match=r"hard.txt: lists no ids"):
+        compare(run, run, subsets=[lists / "hard.txt"])
+
+
 def test_lists_that_do_not_fit_are_refused(make_run: RunMaker, lists: Path, tmp_path: Path) -> None:
     make_run("run", "mmau", answers({0}))
     run = make_run("run", "omnibench", answers({0}))
