@@ -124,7 +124,7 @@ class CurveLogger(TensorBoardLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> SummaryWriter:
-        """The writer of events; on other processes than the first, a stand-in that does nothing."""
+        """The writer of events; on other processes than the first, one that does nothing."""
         if self._experiment is None and "://" not in self.log_dir:
             self._experiment = _CurveWriter(log_dir=self.log_dir, **self._kwargs)
         return super().experiment

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from avrt.config.errors import UsageError
     from avrt.config.library_warnings import silence_libraries
     from avrt.model.export import export
-    from avrt.model.hub_upload import create_repository, upload_student
+    from avrt.model.hub_upload import check_exported, create_repository, upload_student
 
     silence_libraries()
     if not args.out and not args.push_to_hub:
@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--private: belongs to --push-to-hub")
     console = Console(stderr=True)
     if args.push_to_hub:
+        if not args.out:
+            check_exported(args.run)
         create_repository(args.push_to_hub, args.private)
     if args.out:
         checkpoint = export(args.run, args.out, args.config, args.student, args.push_to_hub)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +29,9 @@ from avrt.evaluation.statistics import (
     RESAMPLES,
     SEED,
     holm,
-    mcnemar_exact,
     paired_bootstrap,
     percentile_interval,
+    sign_flip_test,
 )
 
 Score = Literal["strict", "official", "official_answer"]
@@ -186,15 +187,21 @@ def _difference(
     before, after = outcomes(one.records, score), outcomes(two.records, score)
     a = np.array([before[item] for item in ids])
     b = np.array([after[item] for item in ids])
-    draws = paired_bootstrap(a, b, resamples=resamples, seed=seed)
+    clip_of = {record.id: record.clip for record in one.records}
+    clips = [clip_of[item] for item in ids]
+    draws = paired_bootstrap(a, b, clips, resamples=resamples, seed=seed)
     only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
+    net: Counter[str] = Counter()
+    for clip, before_it, after_it in zip(clips, a.tolist(), b.tolist(), strict=True):
+        net[clip] += after_it - before_it
     return {
         "items": len(ids),
+        "clips": len(net),
         "difference": (only_second - only_first) / len(ids),
         "interval": list(percentile_interval(draws)),
         "only_first": only_first,
         "only_second": only_second,
-        "p_value": mcnemar_exact(only_first, only_second),
+        "p_value": sign_flip_test(list(net.values())),
     }, draws
 
 

@@ -118,7 +118,7 @@ def _difference_rows(result: Mapping[str, Any], comparison: Mapping[str, Any], c
     return [
         _row(label, differences, columns, "strong"),
         _row("95 % interval", intervals, columns, "minor"),
-        _row("p (McNemar, Holm)", p_values, columns, "minor"),
+        _row("p (Holm)", p_values, columns, "minor"),
     ]
 
 

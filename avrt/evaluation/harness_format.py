@@ -18,6 +18,7 @@ from typing import Any
 
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RUN_FILE
+from avrt.evaluation.repeats import REPEATS
 from avrt.evaluation.scoring import BenchmarkRun
 from avrt.evaluation.sent_prompts import prompt_fingerprint, sent_prompt
 from avrt.files.atomic import write_atomic
@@ -33,7 +34,8 @@ def write_harness_files(runs: Sequence[BenchmarkRun], out: str | Path, date: dat
     Args:
         runs: all benchmarks of one run, scored.
         out: folder, created if absent. As in the harness, a sub-folder is named after the model.
-        date: date in the file names; by default the start of the run (its first ``run.json``).
+        date: date in the file names, UTC; by default the start of the run. Runs of earlier versions did not record it:
+            then the date of their oldest ``run.json``.
 
     Returns:
         The files written, the results first.
@@ -45,12 +47,11 @@ def write_harness_files(runs: Sequence[BenchmarkRun], out: str | Path, date: dat
     if len(models) != 1:
         raise ValueError(f"a results file is of one model, got {', '.join(models) or 'none'}")
     if date is None:
-        began = min((run.folder / RUN_FILE).stat().st_mtime for run in runs)
-        date = datetime.fromtimestamp(began, UTC).replace(tzinfo=None)
+        date = min(map(_started, runs))
     stamp = date.isoformat(timespec="microseconds").replace(":", "-")
     folder = Path(out) / _sanitized(models[0])
     folder.mkdir(parents=True, exist_ok=True)
-    samples = {task_name(run): [_sample(record, run) for record in run.records] for run in runs}
+    samples = {task_name(run): _samples(run) for run in runs}
     paths = [folder / f"results_{stamp}.json"]
     results = _results(runs, samples, date)
     write_atomic(paths[0], (json.dumps(results, indent=2, allow_nan=False) + "\n").encode())
@@ -58,6 +59,14 @@ def write_harness_files(runs: Sequence[BenchmarkRun], out: str | Path, date: dat
         paths.append(folder / f"samples_{task}_{stamp}.jsonl")
         write_atomic(paths[-1], "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows).encode())
     return paths
+
+
+def _started(run: BenchmarkRun) -> datetime:
+    try:
+        began = datetime.fromisoformat(run.info.started)
+    except ValueError:
+        began = datetime.fromtimestamp((run.folder / RUN_FILE).stat().st_mtime, UTC)
+    return began.astimezone(UTC).replace(tzinfo=None)
 
 
 def task_name(run: BenchmarkRun) -> str:
@@ -135,7 +144,7 @@ def _config(task: str, run: BenchmarkRun) -> dict[str, Any]:
         "output_type": "generate_until",
         "num_fewshot": 0,
         "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in METRICS],
-        "repeats": 1,
+        "repeats": run.info.decoding.get(REPEATS, 1),
         "should_decontaminate": False,
         "metadata": {
             "version": 1,
@@ -149,7 +158,17 @@ def _config(task: str, run: BenchmarkRun) -> dict[str, Any]:
     }
 
 
-def _sample(record: Record, run: BenchmarkRun) -> dict[str, Any]:
+def _samples(run: BenchmarkRun) -> list[dict[str, Any]]:
+    """One row per item, with all its replies; those of a curve of thinking budgets are left out."""
+    replies: dict[str, list[Record]] = {record.id: [record] for record in run.records}
+    for record in run.further:
+        if record.thinking_budget is None:
+            replies[record.id].append(record)
+    return [_sample(record, replies[record.id], run) for record in run.records]
+
+
+def _sample(record: Record, replies: Sequence[Record], run: BenchmarkRun) -> dict[str, Any]:
+    """A row; the scores are those of the first reply, as everywhere."""
     sent = sent_prompt(run.info, record)
     prompt = "" if sent is None else sent.user
     doc = {
@@ -165,8 +184,8 @@ def _sample(record: Record, run: BenchmarkRun) -> dict[str, Any]:
         "doc": doc,
         "target": record.gold,
         "arguments": {"gen_args_0": {"arg_0": prompt, "arg_1": run.info.decoding}},
-        "resps": [[record.text]],
-        "filtered_resps": [record.answer or ""],
+        "resps": [[reply.text for reply in replies]],
+        "filtered_resps": [reply.answer or "" for reply in replies],
         "filter": FILTER,
         "metrics": list(METRICS),
         "doc_hash": _hash(json.dumps(doc, indent=2)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,9 @@ CLIP_TIMEOUT_SECONDS = 600.0
 """Default of the longest time for one item's files. A clip within the limits of `avrt.media` takes minutes at most;
 with a shorter time, a busy machine would count questions as wrong that can be answered."""
 
+MIN_TIMEOUT_SECONDS = 1.0
+"""Time that is left for a file in any case; the file then fails with the reason that it took too long."""
+
 
 def read_sample(
     item: Item,
@@ -48,9 +52,9 @@ def read_sample(
     all frames are bounded, and where there are very many, each is smaller. Audio is read from the video, else from the
     audio file beside it. A video without audio gives a clip without audio.
 
-    Where an item has several files of a kind, each file is a clip of its own (`Sample.other_clips`), with these limits
-    for each: videos, then images, then audio. So is each file of a tuple of audio files: they are the question's audio,
-    and videos beside them are shown without theirs.
+    Where an item has several files of a kind, each file is a clip of its own (`Sample.other_clips`): videos, then
+    images, then audio. The limits on pixels and time are of all together. Each file of a tuple of audio files is a clip
+    of its own too: they are the question's audio, and videos beside them are shown without theirs.
 
     The files are read in a child of this thread, see `avrt.media.isolated`.
 
@@ -69,14 +73,15 @@ def read_sample(
     if sum(map(len, groups)) > MAX_FILES:
         raise MediaError(MediaReason.TOO_LARGE, f"item {item.sample.id!r} has more than {MAX_FILES} files", folder)
     clips = []
+    deadline = time.monotonic() + timeout_seconds
     for files in groups:
         clip = read_isolated(
-            timeout_seconds=timeout_seconds,
+            timeout_seconds=max(MIN_TIMEOUT_SECONDS, deadline - time.monotonic()),
             **{kind: Path(folder) / path for kind, path in files.items()},
             num_frames=num_frames,
             frames_per_second=frames_per_second,
             max_audio_seconds=max_audio_seconds,
-            max_pixels=min(max_pixels, MAX_CLIP_PIXELS // num_frames),
+            max_pixels=min(max_pixels, MAX_CLIP_PIXELS // num_frames // len(groups)),
             require_video="video" in files,
             require_audio=False,
             max_source_seconds=MAX_SOURCE_SECONDS,
@@ -113,12 +118,12 @@ def join_clips(clips: Sequence[Clip]) -> Clip:
         down, right = height - image.shape[1], width - image.shape[2]
         frames.append(F.pad(image, (right // 2, right - right // 2, down // 2, down - down // 2)))
     pause = torch.zeros(SAMPLING_RATE // 2)
-    sounds = [part for clip in clips if clip.waveform is not None for part in (clip.waveform, pause)]
+    waveforms = [part for clip in clips if clip.waveform is not None for part in (clip.waveform, pause)]
     return Clip(
         frames=torch.stack(frames) if frames else None,
         timestamps=tuple(map(float, range(len(frames)))),
         fps=1.0,
-        waveform=torch.cat(sounds[:-1]) if sounds else None,
+        waveform=torch.cat(waveforms[:-1]) if waveforms else None,
         duration=sum(clip.duration for clip in clips),
         width=width,
         height=height,

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from avrt.evaluation.benchmarks import BENCHMARKS, Item, new_record
@@ -152,12 +153,15 @@ async def _make_calls(
 ) -> None:
     Job = tuple[Question, Record | None]
     shown = {(questions.name, item.index): (questions, item) for questions, item, _ in work}
-    # The replies to one item are asked for one after another: its clip is decoded for the first of them.
+    # Replies to one item are asked for at the same time; its clip is decoded for the first of them, and the others wait
+    # (`lru_cache` alone would decode in every thread that comes before the first has finished).
     content_of = lru_cache(maxsize=PREPARED_AHEAD)(lambda place: build_request(*shown[place], config, model))
+    waiting = [Lock() for _ in range(4 * PREPARED_AHEAD)]
 
     def prepare(number: int) -> tuple[Job, Content | None]:
         questions, item, _ = work[number]
-        content = content_of((questions.name, item.index))
+        with waiting[item.index % len(waiting)]:
+            content = content_of((questions.name, item.index))
         if isinstance(content, Record):
             return (work[number], content), None
         return (work[number], None), content

@@ -71,16 +71,20 @@ def clustered_interval(
 ) -> tuple[float, float]:
     """Interval of an accuracy whose items are dependent within clusters, the limits in [0, 1].
 
-    Wilson's interval at the effective number of items p(1−p)/SE², with the clustered standard error SE. Where all items
-    are right, or all wrong, SE says nothing, and the number of clusters is taken.
+    Wilson's interval at the effective number of items p(1−p)/SE², with the clustered standard error SE. It is at most
+    the number of items: a few clusters may agree by chance. Where all items are right, or all wrong, SE says nothing,
+    and the number of clusters is taken.
     """
     x = _outcomes(outcomes).astype(float)
     error = standard_error(x, clusters)
     if error is None:
         return 0.0, 1.0
     p = float(x.mean())
-    effective = p * (1 - p) / error**2 if error > 0 else float(len(set(clusters)))
-    return wilson_of_share(p, effective, confidence)
+    if p in (0.0, 1.0):
+        return wilson_of_share(p, len(set(clusters)), confidence)
+    # Divided by the larger number: the error of clusters with equal shares is 0, or what rounding leaves.
+    by_item = math.sqrt(p * (1 - p) / x.size)
+    return wilson_of_share(p, p * (1 - p) / max(error, by_item) ** 2, confidence)
 
 
 def _cluster_sums(values: NDArray[np.float64], clusters: Sequence[Hashable] | None) -> NDArray[np.float64]:
@@ -128,17 +132,48 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     return min(1.0, (2 * tail) / (1 << n))
 
 
+def sign_flip_test(changes: Sequence[int]) -> float:
+    """Exact two-sided test of two models whose differences are dependent within clusters.
+
+    If the models were equally good, each cluster's net change would have either sign with probability 1/2. For changes
+    of −1, 0 and 1 this is `mcnemar_exact`.
+
+    Args:
+        changes: per cluster, the items that only the second model answers right minus those that only the first does.
+
+    Returns:
+        P[|Σ ±change| >= |Σ change|], computed by convolution.
+    """
+    sizes = [abs(change) for change in changes if change]
+    total = sum(sizes)
+    chances = np.zeros(2 * total + 1)  # of each sum from -total to total
+    chances[total] = 1.0
+    for size in sizes:
+        moved = np.zeros_like(chances)
+        moved[size:] += chances[: chances.size - size]
+        moved[: chances.size - size] += chances[size:]
+        chances = moved / 2
+    extreme = np.abs(np.arange(-total, total + 1)) >= abs(sum(changes))
+    return min(1.0, float(chances[extreme].sum()))
+
+
 def paired_bootstrap(
-    first: ArrayLike, second: ArrayLike, *, resamples: int = RESAMPLES, seed: int = SEED
+    first: ArrayLike,
+    second: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> NDArray[np.float64]:
     """Bootstrap distribution of the difference in accuracy, second minus first, on the same items.
 
-    Items are drawn with replacement, both models' outcomes together. Each item's difference is −1, 0 or 1, so a
-    resample is determined by its counts of the three, which are multinomial. Drawing these counts instead of single
-    items gives the same distribution.
+    Items, or clusters with all their items, are drawn with replacement, both models' outcomes together. A resample is
+    determined by how often each pair of change and number of items occurs in it, and these counts are multinomial.
+    Drawing them instead of single clusters gives the same distribution.
 
     Args:
         first, second: right or wrong per item, ``[items]`` each, in the same order.
+        clusters: each item's cluster; None where items are independent.
         resamples: number of draws.
         seed: seed of the draws; the same seed gives the same distribution.
 
@@ -151,10 +186,12 @@ def paired_bootstrap(
     a, b = _outcomes(first), _outcomes(second)
     if a.shape != b.shape or a.size == 0:
         raise ValueError(f"two models must have outcomes on the same items, got {a.size} and {b.size}")
-    n = a.size
-    gained, lost = int((b & ~a).sum()), int((a & ~b).sum())
-    counts = np.random.default_rng(seed).multinomial(n, [gained / n, lost / n, (n - gained - lost) / n], size=resamples)
-    return (counts[:, 0] - counts[:, 1]) / n
+    changes = _cluster_sums(b.astype(float) - a, clusters)
+    sizes = _cluster_sums(np.ones(a.size), clusters)
+    kinds, counts = np.unique(np.stack([changes, sizes]), axis=1, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(changes.size, counts / changes.size, size=resamples)
+    differences: NDArray[np.float64] = (drawn @ kinds[0]) / (drawn @ kinds[1])
+    return differences
 
 
 def percentile_interval(draws: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float]:

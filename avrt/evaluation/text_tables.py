@@ -35,6 +35,10 @@ class Row:
     cells: tuple[str, ...]
     style: RowStyle = "plain"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", _printable(self.label))
+        object.__setattr__(self, "cells", tuple(map(_printable, self.cells)))
+
 
 @dataclass(frozen=True)
 class TextTable:
@@ -53,6 +57,17 @@ class TextTable:
     heads: tuple[str, ...]
     groups: tuple[tuple[Row, ...], ...]
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("title", "label"):
+            object.__setattr__(self, name, _printable(getattr(self, name)))
+        for name in ("heads", "notes"):
+            object.__setattr__(self, name, tuple(map(_printable, getattr(self, name))))
+
+
+def _printable(text: str) -> str:
+    """Names come from files of others: a line break would end LaTeX's comment, and an escape reach the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def print_table(table: TextTable, console: Console) -> None:
@@ -73,11 +88,11 @@ def print_table(table: TextTable, console: Console) -> None:
         console.print(Text(note, style="dim"))
 
 
-def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
-    """Columns, by their places, in as many parts as `room` needs."""
+def _parts(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Columns, by their places, in as many parts as `width` needs."""
     parts: list[list[int]] = [[]]
     for place in range(len(widths)):
-        if parts[-1] and sum(widths[other] + GAP for other in [*parts[-1], place]) > room:
+        if parts[-1] and sum(widths[other] + GAP for other in [*parts[-1], place]) > width:
             parts.append([])
         parts[-1].append(place)
     return parts

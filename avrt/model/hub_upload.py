@@ -37,6 +37,16 @@ def create_repository(repository: str, private: bool) -> None:
         raise ValueError(_refusal(repository, error)) from error
 
 
+def check_exported(folder: str | Path) -> None:
+    """Check that `folder` has an exported student, or raise ValueError."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            f"{folder}: is not an exported student (no config.json with *.safetensors); give --out FOLDER to export it "
+            "first"
+        )
+
+
 def upload_student(folder: str | Path, repository: str, message: str) -> str:
     """Upload an exported student as one commit; files that the repository has already are not sent again.
 
@@ -55,12 +65,10 @@ def upload_student(folder: str | Path, repository: str, message: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    folder = Path(folder)
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder}: is not an exported student (no config.json with *.safetensors); export it first")
+    check_exported(folder)
     try:
         commit = HfApi().upload_folder(
-            repo_id=repository, folder_path=folder, commit_message=message, ignore_patterns=[MARKER]
+            repo_id=repository, folder_path=str(folder), commit_message=message, ignore_patterns=[MARKER]
         )
     except (HfHubHTTPError, httpx2.HTTPError) as error:
         raise ValueError(

@@ -16,6 +16,8 @@ THINK_CLOSED = "</think>"
 ASK_FOR_ANSWER = "</think>\n<answer>"
 """Text that closes the thinking, as in the target of supervised fine-tuning (`avrt.text.prompts.format_target`)."""
 
+_PARTIAL_TAGS = tuple(tag[:size] for tag in (THINK_OPEN, THINK_CLOSED) for size in range(1, len(tag)))
+
 ANSWER_TOKENS = 32
 """Fewest tokens for the answer behind the closed thinking, whatever the token limit leaves."""
 
@@ -69,8 +71,8 @@ class ThinkingBudget:
                     prefixes.append(prefix)
         if not places:
             return changed
-        room = max(ANSWER_TOKENS, self.sampling.max_completion_length - budget)
-        answers = self.engine(replace(self.sampling, max_completion_length=room)).generate(
+        tokens_left = max(ANSWER_TOKENS, self.sampling.max_completion_length - budget)
+        answers = self.engine(replace(self.sampling, max_completion_length=tokens_left)).generate(
             [continued(prompts[i], prefix.token_ids) for (i, _), prefix in zip(places, prefixes, strict=True)],
             1,
             # Another stream than that of the response, which has used the numbers of its own up to here.
@@ -93,8 +95,8 @@ class ThinkingBudget:
             return None
         if THINK_CLOSED in text:
             return None if len(tokens) > budget else response
-        while kept and any(text.endswith(THINK_CLOSED[:size]) for size in range(1, len(THINK_CLOSED))):
-            kept -= 1  # part of a closing tag
+        while kept and text.endswith(_PARTIAL_TAGS):
+            kept -= 1
             text = self.decode(tokens[:kept])
         closing = ASK_FOR_ANSWER if THINK_OPEN in text else THINK_OPEN + ASK_FOR_ANSWER
         forced = torch.tensor(self.encode(closing), dtype=torch.long)

@@ -43,11 +43,9 @@ _PREDICATE = re.compile(
 )
 _YES_OR_NO = re.compile(r"[\"'(]{0,2}(?P<word>yes|no)\s?[,.;:!–—-]\s?(?P<rest>\S.*)", re.IGNORECASE)
 _YES_OR_NO_LATER = re.compile(r"\b(?:yes|no)\b(?!\s\w)", re.IGNORECASE)
-# A whole reply that counts: "There are 3.", "There are three dogs in the clip."
+# A whole reply that counts: "There are 3." With a noun behind the number it may be of something else than the question.
 _COUNTS = re.compile(
-    r"there\s(?:is|are|was|were)\s(?:exactly\s|only\s|a\stotal\sof\s)?(?P<number>\d{1,4}|[a-z]+)"
-    r"(?:\s(?!(?:options?|choices?|answers?|ways?|reasons?|more|less|fewer|other|others|or|and|to|not|no|times)\b|possib)"
-    r"[a-z]+){0,5}\s?[.!]?",
+    r"there\s(?:is|are|was|were)\s(?:exactly\s|only\s|a\stotal\sof\s)?(?P<number>\d{1,4}|[a-z]+)\s?[.!]?",
     re.IGNORECASE,
 )
 MIN_EXPLANATION = 4

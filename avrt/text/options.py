@@ -116,7 +116,7 @@ class Options:
 
     def with_letters(self, text: str) -> str:
         """The text with letters for places (``the second option``), if no option's text could be meant by these."""
-        return places_as_letters(text, self.letters) if self._by_place else text
+        return places_as_letters(text, self.letters, self._keys) if self._by_place else text
 
     def counted(self, words: str) -> str:
         """Letters of the options that are this number, in digits or as a word."""

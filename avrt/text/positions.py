@@ -14,6 +14,15 @@ _PLACE = re.compile(
     r"|\b(?:option|choice)\s(?:(?:number|no\.)\s|#\s?)?(?P<number>\d{1,2})\b(?![.,:]?\d)",
     re.IGNORECASE,
 )
+# Words by which only some of the options are still in question: "of the remaining ones, the first option".
+_NARROWED = re.compile(
+    r"\b(?:remain\w*|either|between|eliminat\w*|exclud\w*|discard\w*|dismiss\w*|narrow\w*|rul(?:e|es|ed|ing)\sout"
+    r"|(?:is|are|was|were)\s(?:out|left)|(?:two|three|four|ones|options|choices)\sleft"
+    r"|(?:the|of)\sother|(?:first|last|other|these|those|of\sthe)\s(?:two|three|four)|of\s(?:these|those|them)"
+    r"|cross(?:ed|ing)?\sout|shortlist\w*)\b",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"(?<![\w'])(?:[B-HJ-Z](?![\w'])|[AI](?=\s*(?:[.,;:)\]/&]|(?:or|and|is|are)\b)))")
 _AMBIGUOUS = re.compile(rf"\d|\b(?:{_WORDS}|last|options?|choices?)\b", re.IGNORECASE)
 
 
@@ -22,11 +31,37 @@ def by_letter(texts: Sequence[str]) -> bool:
     return not any(_AMBIGUOUS.search(text) for text in texts)
 
 
-def places_as_letters(text: str, letters: str) -> str:
-    """The text with ``option B`` for ``the second option`` and ``option 2``; places that do not exist stay."""
+def places_as_letters(text: str, letters: str, options: Sequence[str]) -> str:
+    """The text with ``option B`` for ``the second option`` and ``option 2``; places that do not exist stay.
+
+    ``the second option`` stays too if the text narrows the list down, or names several of the options but not all: it
+    may then be the second of these.
+
+    Args:
+        options: the options' texts in lower case.
+    """
     if "option" not in text and "choice" not in text and "Option" not in text and "Choice" not in text:
         return text
-    return _PLACE.sub(lambda found: _named(found, letters), text)
+    whole: bool | None = None
+
+    def named(found: re.Match[str]) -> str:
+        nonlocal whole
+        if not found["number"]:
+            whole = _is_of_all(text, letters, options) if whole is None else whole
+            if not whole:
+                return found[0]
+        return _named(found, letters)
+
+    return _PLACE.sub(named, text)
+
+
+def _is_of_all(text: str, letters: str, options: Sequence[str]) -> bool:
+    if _NARROWED.search(text):
+        return False
+    lower = text.lower()
+    lettered = sum(letter in letters for letter in {found[0] for found in _LETTER.finditer(text)})
+    quoted = sum(option in lower for option in options)
+    return all(number < 2 or number == len(letters) for number in (lettered, quoted))
 
 
 def _named(found: re.Match[str], letters: str) -> str:

@@ -80,7 +80,7 @@ class TrackioLogger(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """Trackio's run, opened at its first use; on other processes than the first, a stand-in that does nothing."""
+        """Trackio's run, opened at its first use; on other processes than the first, one that does nothing."""
         if self._run is None:
             self._run = self._trackio().init(
                 project=self._project,

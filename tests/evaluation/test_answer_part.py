@@ -38,7 +38,7 @@ def test_the_part_of_a_reply_with_its_answer(text: str, part: str) -> None:
         ("dailyomni", reply("A"), False, True),
         ("dailyomni", reply("B"), False, False),
         ("dailyomni", "<think>A</think> Answer: A", False, True),  # its rule reads the A of "Answer"
-        ("mmar", reply("A"), False, True),  # the bare letter stands for its option's text
+        ("mmar", reply("A"), False, True),  # the bare letter counts as its option's text
         ("mmar", reply("B"), False, False),
         ("mmar", "<think>cat or dog</think><answer>cat</answer>", False, True),
         ("mmau", "<think>cat</think><answer>A. cat</answer>", True, True),

@@ -73,6 +73,22 @@ def test_results_and_samples(make_run: RunMaker, tmp_path: Path) -> None:
     assert all(len(row[key]) == 64 for row in rows for key in ("doc_hash", "prompt_hash", "target_hash"))
 
 
+def test_several_replies_and_the_date_of_the_start(make_run: RunMaker, tmp_path: Path) -> None:
+    """A resumed run rewrites run.json, whose date is then not that of the start."""
+    changes = {"decoding": {"repeats": 2}, "started": "2026-03-04T05:06:07+02:00"}
+    run = make_run("run", "mmau", [reply("A"), reply("B")], **changes)
+    (file,) = (run / "mmau").glob("records*.jsonl")
+    second = [json.loads(line) | {"repeat": 1, "text": reply("C")} for line in file.read_text().splitlines()]
+    with file.open("a") as lines:
+        lines.write("".join(json.dumps(row) + "\n" for row in second))
+    results, samples = write_harness_files(score_run(run), tmp_path / "out")
+    assert results.name == "results_2026-03-04T03-06-07.000000.json"
+    assert json.loads(results.read_text())["configs"]["avrt_mmau"]["repeats"] == 2
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [row["resps"] for row in rows] == [[[reply("A"), reply("C")]], [[reply("B"), reply("C")]]]
+    assert [row["filtered_resps"] for row in rows] == [["A", "C"], ["B", "C"]]
+
+
 def test_masks_are_tasks_of_their_own(make_run: RunMaker, tmp_path: Path) -> None:
     run = make_run("run", "omnibench", [reply("A")] * 2, modalities="A", subset="hard.txt")
     paths = write_harness_files(score_run(run), tmp_path / "out")

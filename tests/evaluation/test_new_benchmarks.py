@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from avrt.evaluation.benchmarks import BENCHMARKS, Item, present_benchmarks
+from avrt.evaluation.benchmarks import BENCHMARKS, Item, new_record, present_benchmarks
 
 NEW = ("worldsense", "omnivideobench", "jointavbench", "videomme_v2", "av_odyssey", "avhbench", "mmau_pro")
 
@@ -203,6 +203,8 @@ def test_jointavbench_has_a_clip_per_question(tmp_path: Path) -> None:
     }
     assert item.missing == ("videos/-CEDoGn0w1s_task10_0.mp4",)
     assert item.categories == {"task": "STL", "scene": "multi", "ability": "temporal"}
+    # Clips of one video are not independent.
+    assert new_record(BENCHMARKS["jointavbench"], item).clip == item.sample.source == "-CEDoGn0w1s"
 
 
 def test_videomme_v2(tmp_path: Path) -> None:

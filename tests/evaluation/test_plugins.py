@@ -21,7 +21,7 @@ from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.report.summary import title_of
 from avrt.evaluation.scoring import OWN_RULE, score_run, score_runs
 from tests.documentation.sandbox import lay_out_streets
-from tests.evaluation.test_run_server import ModelServer, choice, evaluate, parts
+from tests.evaluation.test_run_server import ModelServer, choice, evaluate, parts, question
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 PATH = "street_benchmark.STREETS"
@@ -73,9 +73,12 @@ def command(*words: str, folder: Path, **environment: str) -> subprocess.Complet
 def test_the_pages_example_runs_by_class_path_and_is_scored_again_by_its_own_rule(
     package: Path, data: Path, tmp_path: Path
 ) -> None:
-    golds = [row["answer"] for row in json.loads((data / "streets" / "test.json").read_text())]
-    replies = iter([f"{golds[0]} it is not, or", f"The answer is {golds[1]}"])
-    server = ModelServer(lambda body, before: choice(next(replies)))
+    first, second = json.loads((data / "streets" / "test.json").read_text())
+    replies = {
+        first["question"]: f"{first['answer']} it is not, or",
+        second["question"]: f"The answer is {second['answer']}",
+    }
+    server = ModelServer(lambda body, before: choice(replies[question(body)]))
     words = (f"questions.benchmarks={PATH}", "server.max_concurrency=1")
     with server.running() as url:
         assert evaluate(url, tmp_path / "run", data, *words) == 1  # not allowed

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from avrt.evaluation import server_runner
 from avrt.evaluation.records.log import read_all_records
 from tests.evaluation.test_run_server import ModelServer, choice, evaluate, question
 
@@ -55,6 +56,24 @@ def test_replies_of_a_server(real_data: Path, tmp_path: Path, capsys: pytest.Cap
     assert repeats["pass_at"] == pytest.approx({"1": 5 / 12, "2": (1 + 1 / 2) / 3, "4": solved / 3})
     assert repeats["majority"]["correct"] == 1
     assert "pass@4" in capsys.readouterr().out
+
+
+def test_a_clip_is_decoded_once_for_all_its_replies(
+    real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: Counter[str] = Counter()
+
+    def build(questions: Any, item: Any, *settings: Any) -> Any:
+        decoded[item.sample.id] += 1
+        return server_runner_build(questions, item, *settings)
+
+    server_runner_build = server_runner.build_request
+    monkeypatch.setattr(server_runner, "build_request", build)
+    server = ModelServer(lambda body, before: choice("A"))
+    with server.running() as url:
+        assert evaluate(url, tmp_path / "run", real_data / "benchmarks", *SETTINGS) == 0
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == 3
 
 
 def test_a_refused_reply_is_final_beside_others(real_data: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from avrt.evaluation.statistics import (
     paired_bootstrap,
     pass_at_k,
     percentile_interval,
+    sign_flip_test,
     standard_error,
     wilson_interval,
 )
@@ -189,6 +190,39 @@ def test_the_clustered_interval_of_independent_items_is_wilsons() -> None:
     assert (low, high) == pytest.approx(wilson_interval(643, 1142), abs=1e-4)
     assert clustered_interval([1] * 6, "aabbcc") == wilson_interval(3, 3)
     assert clustered_interval([0] * 6, "aabbcc") == wilson_interval(0, 3)
+
+
+@pytest.mark.parametrize("clips", ["aaabbbcccddd", "aaaaabbbbb"])
+def test_clusters_that_agree_have_no_interval_of_zero_width(clips: str) -> None:
+    """Each clip has the same share of right items: the error of clips is 0 but for rounding."""
+    right = [1, 0, 0] * 4 if len(clips) == 12 else [1, 1, 0, 0, 1] * 2
+    assert clustered_interval(right, clips) == pytest.approx(wilson_interval(sum(right), len(right)), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_sign_flip_test_is_the_share_of_all_sign_patterns(seed: int) -> None:
+    changes = np.random.default_rng(seed).integers(-3, 4, size=1 + seed % 9).tolist()
+    patterns = product((-1, 1), repeat=len(changes))
+    sums = [abs(sum(sign * change for sign, change in zip(signs, changes, strict=True))) for signs in patterns]
+    expected = sum(value >= abs(sum(changes)) for value in sums) / len(sums)
+    assert sign_flip_test(changes) == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_the_sign_flip_test_of_single_items_is_mcnemars(won: int, lost: int) -> None:
+    assert sign_flip_test([1] * won + [-1] * lost + [0] * 5) == pytest.approx(mcnemar_exact(lost, won), rel=1e-9)
+
+
+def test_the_bootstrap_of_clips_has_their_error() -> None:
+    """The spread of its draws is the clustered error, which for alike questions is far above that by item."""
+    generator = np.random.default_rng(3)
+    one = generator.random(300) < 0.5
+    two = one ^ (generator.random(100) < 0.2).repeat(3)
+    clips = np.arange(100).repeat(3).tolist()
+    change = two.astype(float) - one
+    spread = paired_bootstrap(one, two, clips).std()
+    assert spread == pytest.approx(standard_error(change, clips), rel=0.05)
+    assert paired_bootstrap(one, two).std() == pytest.approx(standard_error(change), rel=0.05)
 
 
 @given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))

@@ -107,6 +107,16 @@ def test_latex_is_escaped_and_balanced() -> None:
     assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {2}
 
 
+def test_names_of_others_reach_neither_latex_nor_the_terminal(make_run: RunMaker) -> None:
+    """A line break would end a comment of LaTeX, and an escape sequence would be obeyed by the terminal."""
+    run = make_run("run", "mmau", [reply("A"), reply("B")])
+    name = "x\n\\input{secret}\x1b]0;title\x07"
+    tables = comparison_tables(compare(run, make_run("other", "mmar", [reply("A")]), names=[name, "other"]))
+    for table in tables:
+        assert all(not line.lstrip().startswith("\\input") for line in as_latex(table).splitlines())
+        assert "\x1b" not in as_latex(table) + as_markdown(table) + "\n".join(printed(table, 80))
+
+
 def test_csv_has_every_number(result: dict) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(result))))
     runs = [row for row in rows if row["kind"] == "run" and row["benchmark"] in COLUMNS]

@@ -14,7 +14,7 @@ from avrt.sample import SAMPLING_RATE, Clip, Sample
 from tests.tiny_student import load_plain, load_student, make_sample, random_clip
 
 IMAGES = [random_clip("image", seed=1), random_clip("image", seed=2, height=120, width=56)]
-SOUNDS = [random_clip("audio", seed=3, audio_seconds=0.7), random_clip("audio", seed=4, audio_seconds=1.9)]
+AUDIO = [random_clip("audio", seed=3, audio_seconds=0.7), random_clip("audio", seed=4, audio_seconds=1.9)]
 VIDEOS = [random_clip("audio_video", seed=5, frames=4), random_clip("video", seed=6, frames=6, seconds=3.0)]
 
 
@@ -53,7 +53,7 @@ OPTIONS = "A. red bell\nB. blue hum"
 
 
 I1, I2 = (("image", clip) for clip in IMAGES)
-A1, A2 = (("audio", clip) for clip in SOUNDS)
+A1, A2 = (("audio", clip) for clip in AUDIO)
 V1, V2 = (("video", clip) for clip in VIDEOS)
 V1_AUDIO = ("audio", VIDEOS[0])
 
@@ -62,16 +62,16 @@ V1_AUDIO = ("audio", VIDEOS[0])
     ("question", "clips", "content"),
     [
         ("Same?", IMAGES, [I1, I2, f"Same?\n{OPTIONS}"]),
-        ("Which?", SOUNDS, [A1, A2, f"Which?\n{OPTIONS}"]),
+        ("Which?", AUDIO, [A1, A2, f"Which?\n{OPTIONS}"]),
         ("Both?", VIDEOS, [V1, V1_AUDIO, V2, f"Both?\n{OPTIONS}"]),
         (
             "Is <image2>, or <image1>, <audio2> or <audio1>?",
-            [*IMAGES, *SOUNDS],
+            [*IMAGES, *AUDIO],
             ["Is ", I2, ", or ", I1, ", ", A2, " or ", A1, f"?\n{OPTIONS}"],
         ),
         (
             "<video2> then <video1> then <image1>",
-            [*VIDEOS, IMAGES[0], SOUNDS[0]],
+            [*VIDEOS, IMAGES[0], AUDIO[0]],
             [A1, V2, " then ", V1, V1_AUDIO, " then ", I1, f"\n{OPTIONS}"],
         ),
     ],
@@ -94,7 +94,7 @@ def test_a_prompt_is_transformers_own(student: Student, question: str, clips: li
 
 def test_prompts_of_one_and_of_several_clips_share_a_batch(student: Student) -> None:
     """Each prompt gets its own features, whatever stands beside it."""
-    samples = [make_sample("audio_video", 1), sample_of("Which?", [*IMAGES, *SOUNDS]), make_sample("audio", 2)]
+    samples = [make_sample("audio_video", 1), sample_of("Which?", [*IMAGES, *AUDIO]), make_sample("audio", 2)]
     prompts = [student.encoder.encode(sample) for sample in samples]
     before = student.encoder_runs
     together = student.embed(prompts)

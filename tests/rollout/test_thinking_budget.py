@@ -115,7 +115,7 @@ WHOLE = "<think>a dog barks</think>\n<answer>B</answer>"
     ("budget", "text"),
     [
         (0, "<think></think>\n<answer>C</answer>"),
-        (3, "<th<think></think>\n<answer>C</answer>"),
+        (3, "<think></think>\n<answer>C</answer>"),  # within <think>: no broken tag stays
         (12, "<think>a dog</think>\n<answer>C</answer>"),
         (18, "<think>a dog barks</think>\n<answer>C</answer>"),
         (23, "<think>a dog barks</think>\n<answer>C</answer>"),  # within </think>: no broken tag stays

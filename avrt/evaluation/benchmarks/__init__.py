@@ -163,9 +163,14 @@ def load_benchmark_of(info: RunInfo) -> None:
     """
     if info.benchmark not in BENCHMARKS and (info.benchmark_class or info.benchmark in plugin_names()):
         try:
-            find_benchmark(info.benchmark_class or info.benchmark)
+            found = find_benchmark(info.benchmark_class or info.benchmark)
         except ValueError as error:
             raise ValueError(f"the scoring rule of {info.benchmark!r} is in another package: {error}") from error
+        if found is not None and found.name != info.benchmark:
+            raise ValueError(
+                f"the scoring rule of {info.benchmark!r} is in another package, whose {info.benchmark_class} is now "
+                f"{found.name!r}; install the version that the run was made with"
+            )
 
 
 def present_benchmarks(root: str | Path) -> list[Benchmark]:
@@ -239,9 +244,17 @@ def new_record(benchmark: Benchmark, item: Item, **reply: object) -> Record:
         "gold": item.sample.gold,
         "official_gold": item.official_gold,
         "categories": dict(item.categories),
-        "media": dict(item.media),
+        "media": dict(item.media) | _source_of(item),
     }
     return Record(**(values | reply))  # type: ignore[arg-type]
+
+
+def _source_of(item: Item) -> dict[str, str]:
+    """The clip that an item's file was cut from, where the file's name does not tell: its questions are dependent."""
+    source = item.sample.source
+    files = [Path(path) for paths in item.media.values() for path in paths_of(paths)]
+    named = any(source in (str(file), file.stem, *file.parts) for file in files)
+    return {"clip": source} if source and not named else {}
 
 
 def missing_media_record(benchmark: Benchmark, item: Item) -> Record:

@@ -92,7 +92,7 @@ def official(record: Record) -> bool | None:
 def official_letter(reply: str, options: Sequence[str]) -> str:
     """The letter that AV-Odyssey's parser reads from a reply; unlike MMMU's it does not require brackets.
 
-    Any capital A to D counts, also inside a word ("Dog" is D). Of several, the one whose ``(A)`` stands last counts, or
+    Any capital A to D counts, also inside a word ("Dog" is D). Of several, the one whose ``(A)`` comes last counts, or
     the first in the alphabet if none has brackets. In a reply of more than five words without such letters the options'
     texts are looked for, the last one in the reply counts, and a reply with none of them is A.
     """

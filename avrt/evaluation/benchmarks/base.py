@@ -279,7 +279,7 @@ def relative_path(path: Any) -> str:
 
 
 def relative_paths(paths: Any) -> list[str]:
-    """Media paths of an annotation, each checked as in `relative_path`; a single one may stand without a list.
+    """Media paths of an annotation, each checked as in `relative_path`; a single one may be given without a list.
 
     Raises:
         ValueError: there is none, or one is wrong.

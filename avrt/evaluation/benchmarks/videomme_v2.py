@@ -41,7 +41,7 @@ PREFIXES = (
 
 CATEGORIES = ("level", "group_type", "group_structure", "second_head", "third_head")
 
-# A question that breaks the chain ends the group's score; two questions that stand beside each other may be answered in
+# A question that breaks the chain ends the group's score; two questions listed together may be answered in
 # either order. By structure: the score after n links of the chain, as shares.
 _SQUARES = (0, 1 / 16, 4 / 16, 9 / 16, 1)
 _CHAINS = {

@@ -111,7 +111,7 @@ class RunInfo:
             parts = dict.fromkeys(part for part in [*old.hardware.split("; "), self.hardware] if part)
             info = dataclasses.replace(self, started=old.started, hardware="; ".join(parts))
             if old == info:
-                return  # so that the file's date remains the start of the run
+                return
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / RUN_FILE, (json.dumps(dataclasses.asdict(info), indent=2) + "\n").encode())
 

@@ -193,8 +193,8 @@ def _differences(result: Mapping[str, Any], comparison: Mapping[str, Any]) -> st
         rows.append(row)
     note = (
         "In percentage points, by the strict score, over the items that all runs have (for unfinished runs fewer than "
-        "in the table above). Interval: paired bootstrap, 95 %. p: exact McNemar test; Holm: corrected over all "
-        "comparisons on this page."
+        "in the table above). Interval: paired bootstrap over clips, 95 %. p: exact test by clip (McNemar, where each "
+        "has one question); Holm: corrected over all comparisons on this page."
     )
     if comparison["only_in_one"]:
         note += f" Only in one of the two runs, not compared: {', '.join(map(title_of, comparison['only_in_one']))}."
