@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import Response, RolloutEngine, SamplingConfig
+from avrt.sample import LETTERS
 
 THINK_OPEN = "<think>"
 THINK_CLOSED = "</think>"
@@ -98,14 +100,31 @@ class ThinkingBudget:
         while kept and text.endswith(_PARTIAL_TAGS):
             kept -= 1
             text = self.decode(tokens[:kept])
-        closing = ASK_FOR_ANSWER if THINK_OPEN in text else THINK_OPEN + ASK_FOR_ANSWER
-        forced = torch.tensor(self.encode(closing), dtype=torch.long)
+        kept, closing = self._closing(
+            tokens[:kept], ASK_FOR_ANSWER if THINK_OPEN in text else THINK_OPEN + ASK_FOR_ANSWER
+        )
+        forced = torch.tensor(closing, dtype=torch.long)
         return Response(
             torch.cat([tokens[:kept], forced]),
             # These tokens were not drawn, so they have no log-probability.
             torch.cat([response.logprobs[:kept], torch.full((len(forced),), float("nan"))]),
             finished=False,
         )
+
+    def _closing(self, tokens: Tensor, text: str) -> tuple[int, list[int]]:
+        """The number of tokens that stay, and those of `text` behind them.
+
+        They are the tokens that the student was trained on: ``>D`` may be one token, and ``.</`` another. So those that
+        depend on the letter are left to the student, and the last one before the text is divided anew with it.
+        """
+        kept = len(tokens)
+        if kept and self.encode(last := self.decode(tokens[-1:])) == tokens[-1:].tolist():
+            kept, text = kept - 1, last + text
+        return kept, _shared_beginning([self.encode(text + letter) for letter in LETTERS])
+
+
+def _shared_beginning(sequences: Sequence[Sequence[int]]) -> list[int]:
+    return [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*sequences, strict=False))]
 
 
 def continued(prompt: EmbeddedPrompt, token_ids: Tensor) -> EmbeddedPrompt:

@@ -16,7 +16,7 @@ ADVERBS = (
 )
 _NOUNS = (
     r"answers?|ans|option|choice|fit|match|guess|selection|prediction|conclusion|solution|verdict|decision"
-    r"|(?<!is\s)(?<!so\s)(?:selected|correct|chosen)(?=[\"']?[ \t]{0,3}[:=])"
+    r"|(?<!is\s)(?<!so\s)(?:selected|correct|chosen|final)(?=[\"']?[ \t]{0,3}[:=])"
     r"|one(?=\s(?:that|which)\s)|(?<=correct\s)one|(?<=right\s)one"
     r"|antwort|réponse|respuesta|opci[oó]n|resposta|opção|risposta|opzione|ответ|jawaban|odpowiedź|antwoord|cevap"
     r"|đáp\sán|คําตอบ|उत्तर|উত্তর|الإجابة|الجواب"
@@ -32,7 +32,19 @@ _SAYS_ANYWHERE = rf"(?:is|was|{_MODAL}|es|est|ist|é|è|هي)"
 
 LABEL_WORDS = (
     *("answer", "ans", "option", "choice", "fit", "match", "guess", "pick", "output", "respon", "result", "selecti"),
-    *("prediction", "conclusion", "solution", "verdict", "decision", "letter", "selected", "correct", "chosen", "one "),
+    *(
+        "prediction",
+        "conclusion",
+        "solution",
+        "verdict",
+        "decision",
+        "letter",
+        "selected",
+        "correct",
+        "chosen",
+        "final",
+        "one ",
+    ),
     *("antwo", "répon", "respuesta", "opci", "respos", "opç", "rispos", "opzione", "ответ", "jawaban", "odpowied"),
     *("cevap", "đáp", "คําตอบ", "उत्तर", "উত্তর", "الإجابة", "الجواب"),
 )

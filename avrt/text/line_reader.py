@@ -48,6 +48,10 @@ _COUNTS = re.compile(
     r"there\s(?:is|are|was|were)\s(?:exactly\s|only\s|a\stotal\sof\s)?(?P<number>\d{1,4}|[a-z]+)\s?[.!]?",
     re.IGNORECASE,
 )
+# The whole line: in running text "it is B" may be a note.
+_IT_IS = re.compile(r"[Ii]t(?:'s|\sis)\s(?:[Oo]ption\s)?[(\[]?([A-Z])[)\]]?[.!]?")
+SHORT = 24
+"""Characters; no longer line is tried for ``It's B.``"""
 MIN_EXPLANATION = 4
 """Words of a sentence after a letter; fewer may be the text of an option that is not in the list."""
 LAST_CHARS = 400
@@ -92,6 +96,8 @@ class LineReader:
         return self._lines[key]
 
     def _read_new_line(self, line: str, nothing_after: bool) -> Reading:
+        if len(line) < SHORT and (named := _IT_IS.fullmatch(line)) and not self.options.has_letters:
+            return Reading(named[1]) if named[1] in self.letters else Reading(None, Reason.NOT_AN_OPTION)
         if not self.options.may_begin(line):
             return NOTHING
         if bare := _BARE.fullmatch(line):
@@ -152,6 +158,9 @@ class LineReader:
         # "b) because it meows", but not "(a) Because ...", which counts reasons
         if pair["rest"].startswith("because ") and pair.string[:1] != "(" and not nothing_after:
             return self.closed(Reading(letter), " " + pair["rest"], verdict=False)
+        if not nothing_after and self.options.contained(pair["rest"]) == {letter}:  # "B. This is a dog."
+            explained = self.explained(pair.string)
+            return explained if explained.letter else CONFLICT
         sentence = _PREDICATE.match(pair["rest"]) or phrases.REASON_FOLLOWS.match(pair["rest"])
         return CONFLICT if own or not (nothing_after or sentence) else NOTHING
 

@@ -9,11 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.model.student import Student
 from avrt.model.token_logprobs import EmbeddedPrompt, token_logprobs
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response, RolloutEngine, SamplingConfig
 from avrt.rollout.thinking_budget import ThinkingBudget, continued
+from avrt.text.prompts import format_target
 from tests.tiny_student import mixed_samples
 
 GREEDY = SamplingConfig(max_completion_length=24, temperature=0.0)
@@ -49,19 +51,56 @@ def test_the_answer_follows_the_closed_thinking(student32: Student) -> None:
     budget = ThinkingBudget(lambda sampling: engine(student32, sampling), GREEDY, encode, student32.decode)
     groups = budget.generate(prompts, 1, [0] * len(prompts), 6)
     full = engine(student32, GREEDY).generate(prompts, 1, [0] * len(prompts))
-    closing = encode("<think></think>\n<answer>")  # the untrained student opens no thinking
     for prompt, (limited,), (whole,) in zip(prompts, groups, full, strict=True):
-        assert limited.token_ids[:6].tolist() == whole.token_ids[:6].tolist()
-        assert limited.token_ids[6 : 6 + len(closing)].tolist() == closing
-        torch.testing.assert_close(limited.logprobs[:6], whole.logprobs[:6], rtol=0, atol=1e-5)
-        assert limited.logprobs[6 : 6 + len(closing)].isnan().all()
-        answer = limited.token_ids[6 + len(closing) :]
+        # The untrained student opens no thinking. The last token of six may be divided anew with the text behind it.
+        text = student32.decode(whole.token_ids[:6]) + "<think></think>\n<answer"
+        assert student32.decode(limited.token_ids).startswith(text)
+        (forced,) = limited.logprobs.isnan().nonzero(as_tuple=True)
+        assert forced[0] in (5, 6)
+        assert forced.tolist() == list(range(forced[0], forced[-1] + 1))
+        assert limited.token_ids[: forced[0]].tolist() == whole.token_ids[: forced[0]].tolist()
+        torch.testing.assert_close(limited.logprobs[: forced[0]], whole.logprobs[: forced[0]], rtol=0, atol=1e-5)
+        answer = limited.token_ids[forced[-1] + 1 :]
         assert len(answer)
         # The answer's log-probabilities are those of the whole row, thinking and closing tag included.
         scores = token_logprobs(
             student32.language_model, [prompt], [[limited.token_ids]], banned=student32.banned_tokens
         ).logprobs[0]
         torch.testing.assert_close(limited.logprobs[-len(answer) :], scores[-len(answer) :], rtol=0, atol=1e-5)
+
+
+def test_the_student_continues_tokens_of_its_training() -> None:
+    """Where ``>D`` or ``.</`` is one token, ``<answer>`` and ``</think>`` alone end or begin in others."""
+    thinking = "A dog barks. It is loud."
+    targets = {letter: format_target(thinking, letter) for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+    tokenizer = build_tiny_tokenizer([*targets.values()] * 3, vocab_size=700)
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(tokens: torch.Tensor) -> str:
+        return tokenizer.decode(tokens.tolist())
+
+    assert encode("<answer>D</answer>") != encode("<answer>") + encode("D</answer>")
+    assert encode("loud.</think>") != encode("loud.") + encode("</think>")
+    begun: list[list[int]] = []
+
+    class Engine:
+        def generate(
+            self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
+        ) -> list[list[Response]]:
+            begun.extend(prompt.input_ids.tolist() for prompt in prompts)
+            return [[Response(torch.tensor([1]), torch.zeros(1), finished=True)] for _ in prompts]
+
+    limited = ThinkingBudget(lambda sampling: Engine(), SamplingConfig(100, 0.0), encode, decode)
+    whole = torch.tensor(encode(f"<think>{thinking} And so on, for long.</think>"))
+    for budget in range(len(encode("<think>")), len(encode(f"<think>{thinking}")) + 1):
+        begun.clear()
+        limited.closed([PROMPT], [[Response(whole, torch.zeros(len(whole)), finished=False)]], [0], budget)
+        for letter in targets:
+            expected = encode(decode(whole[:budget]) + f"</think>\n<answer>{letter}</answer>")
+            assert begun[0] == expected[: len(begun[0])], (budget, letter)
+            assert tokenizer.decode(begun[0]).endswith("<answer")
 
 
 class Scripted:
