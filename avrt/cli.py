@@ -47,9 +47,9 @@ GROUPS = {
         "evaluate-server": ("avrt.commands.evaluate_server", "evaluate any model behind an OpenAI-compatible server"),
         "import-predictions": ("avrt.commands.import_predictions", "score replies that another program made"),
         "score": ("avrt.commands.score", "recompute a run's scores from its raw replies"),
-        "compare": ("avrt.commands.compare", "print two runs as in the paper's table, with their differences"),
+        "compare": ("avrt.commands.compare", "print runs as in the paper's table, with their differences"),
         "subsets": ("avrt.commands.subsets", "split items into easy, medium and hard by two teachers' answers"),
-        "report": ("avrt.commands.report", "write an HTML page of one run, or of two side by side"),
+        "report": ("avrt.commands.report", "write an HTML page of one run, or of several side by side"),
     },
     "Demo": {
         "demo": ("avrt.commands.demo", "run the whole pipeline on a small synthetic task, on a laptop"),

@@ -78,6 +78,8 @@ def compare(
     """
     if names and len(names) != len(runs):
         raise ValueError(f"--names: give one name per run, {len(runs)}; got {len(names)}")
+    if rule is not None and score == "strict":
+        raise ValueError("--official-rule: belongs to --score official or official-answer")
     lists = read_subsets(subsets)
     scored = score_runs(runs, partial=partial or bool(lists), rule=rule)
     by_column = [by_benchmark(limit_run(run, lists, partial=partial) if lists else run) for run in scored]

@@ -160,7 +160,11 @@ def _notes(result: Mapping[str, Any]) -> list[str]:
     notes = []
     if result["comparisons"]:
         notes.append("* p < 0.05   ** p < 0.01   *** p < 0.001, corrected over all comparisons of the table")
-    notes.append(f"Published: {result['published_source']}. AV Avg. excludes AVQA.")
+    shown = {*result["columns"], *AVERAGES}
+    if any(shown & row["scores"].keys() for row in result["published"]):
+        notes.append(f"Published: {result['published_source']}.")
+    if any(row["av_average"] is not None for row in result["runs"]):
+        notes.append("AV Avg. excludes AVQA.")
     if result["score"] != "strict":
         notes.append(
             "Accuracies and differences are over all items; an item that a benchmark's rule leaves out (no answer "

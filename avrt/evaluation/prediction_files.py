@@ -81,11 +81,14 @@ def read_predictions(path: str | Path, items: Sequence[Item]) -> PredictionFile:
         where = f"{path}: entry {number}"
         for item_id, replies in _replies(row, by_id, by_place, path, where):
             if item_id not in by_id:
-                raise ValueError(f"{where}: {item_id!r} is not an item of this benchmark")
+                raise ValueError(
+                    f"{where}: {item_id!r} is not an item of this benchmark, whose ids are like {items[0].sample.id!r} "
+                    "(docs/evaluation.md, section 4)"
+                )
             if found.setdefault(item_id, replies) != replies:
                 raise ValueError(f"{where}: an earlier entry gives another reply to {item_id!r}")
     if not found:
-        raise ValueError(f"{path}: has no predictions")
+        raise ValueError(f"{path}: has no predictions; write a line per question, see docs/evaluation.md, section 4")
     return PredictionFile(found)
 
 
@@ -130,11 +133,20 @@ def _template_reply(
 def _sample_item(row: dict[str, Any], by_id: Mapping[str, Item], by_place: Mapping[int, Item], where: str) -> str:
     doc = row.get("doc")
     if isinstance(doc, dict) and str(doc.get("id")) in by_id:
-        return str(doc["id"])
+        named = by_id[str(doc["id"])].sample
+        if "question" in doc and doc["question"] != named.question:
+            raise ValueError(
+                f"{where}: `doc.id` is {named.id!r}, which has another question here; the file is of another "
+                "benchmark or version"
+            )
+        return named.id
     place = row.get("doc_id")
-    item = by_place.get(place) if isinstance(place, int) else None
+    item = by_place.get(place) if isinstance(place, int) and not isinstance(place, bool) else None
     if item is None:
-        raise ValueError(f"{where}: neither `doc.id` nor `doc_id` ({place!r}) names an item of this benchmark")
+        raise ValueError(
+            f"{where}: neither `doc.id` nor `doc_id` ({place!r}) names an item of this benchmark; `doc_id` must be the "
+            "item's number, from 0"
+        )
     sample = item.sample
     shown = json.dumps([doc, row.get("arguments"), row.get("input")], ensure_ascii=False)
     if json.dumps(sample.question.strip(), ensure_ascii=False)[1:-1] not in shown:

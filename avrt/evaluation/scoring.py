@@ -34,7 +34,7 @@ from avrt.text.prompts import AnswerFormat
 
 CONFIDENCE = 0.95
 
-OWN_RULE = "ours: no benchmark of the registry"
+OWN_RULE = "ours: questions of your own have no rule of others"
 """`official.rule` of a question set that is not one of the known benchmarks; the strict score is used for both."""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -78,7 +79,9 @@ class _Tally:
 
     def describe(self) -> str:
         """For the progress bar."""
-        return f"{self.scores.accuracy_here():.1%} right, {self.failed} without a reply"
+        right = self.scores.accuracy_here()
+        share = f"{right:.1%} right, " if math.isfinite(right) else ""  # NaN before the first reply
+        return f"{share}{self.failed} without a reply"
 
 
 def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:

@@ -143,6 +143,11 @@ def test_all_repeats_are_one_run(
         (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0"}), "needs `id` and `text`"),
         (lambda rows: rows.__setitem__(0, {"id": "d6b4OmUFt7I-0", "text": None}), "`text` of .*got null"),
         (lambda rows: rows.clear(), "no predictions"),
+        (lambda rows: rows[1].update(doc_id=True), r"`doc_id` \(True\) names an item.*must be the item's number"),
+        (
+            lambda rows: rows[0].update(doc={"id": "d6b4OmUFt7I-0", "question": "Another?"}),
+            "`doc.id` is 'd6b4OmUFt7I-0', which has another question here",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -47,7 +47,7 @@ ERROR_TITLES = {
 REASONS = {
     "ok": "right format, one option",
     "empty_think": "no reasoning, or a blank one",
-    "no_answer_tag": "no complete pair of answer tags",
+    "no_answer_tag": "no clear answer; where tags are asked for, no complete pair",
     "orphan_close": "a closing tag without its opening tag",
     "unclosed_think": "the reasoning has no closing tag",
     "duplicate_tag": "a tag more than once",
