@@ -114,7 +114,7 @@ def test_tables_have_its_title_number_older_rule_and_own_scores(package: Path, t
     second = make_run("second", "streets", ["A", "B"], benchmark_class=PATH)
     with granted(["street_benchmark"]):
         scored = score_runs([first, second], rule="streets-v0")
-        result = compare(first, second, rule="streets-v0")
+        result = compare(first, second, score="official", rule="streets-v0")
     assert [run.metrics["official"]["rule"] for (run,) in scored][1] == "v0"
     assert scored[1][0].metrics["official"]["correct"] == 2
     assert scored[1][0].metrics["own_scores"] == {"n": 2}
