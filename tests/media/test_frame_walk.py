@@ -139,7 +139,7 @@ class TestSameFrames:
         wrong = replace(whole, ticks=tuple(tick + 1 for tick in whole.ticks))
         with FrameWalk(opener, wrong) as walk, pytest.raises(UnexpectedFrameError):
             frames_shown_at(walk, whole, segment_centers(whole.duration, 8), max_pixels=10**6)
-        read, again = (reader._read_frames(path, given, 8, 10**6)[2] for given in (whole, wrong))
+        read, again = (reader._read_frames(path, given, 8, None, 10**6)[2] for given in (whole, wrong))
         assert (read == again).all()
 
 
