@@ -13,10 +13,10 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx2
@@ -135,8 +135,12 @@ class ServerClient:
         if not any(server.up for server in servers):
             self._pool.release(await self._acquire())
 
-    async def call(self, content: Content) -> Outcome:
+    async def call(self, content: Content, sampling: Mapping[str, Any] | None = None) -> Outcome:
         """Make one call, with as many attempts as needed.
+
+        Args:
+            content: the parts of the user message.
+            sampling: parameters of this call; None for the model's.
 
         Raises:
             ServerError: this call and every other would fail: the key is refused, the address or the model is wrong, or
@@ -144,7 +148,8 @@ class ServerClient:
         """
         begin = time.monotonic()
         messages = [{"role": "user", "content": content}]
-        body = json.dumps({"model": self.model.name, "messages": messages, **self.model.sampling}).encode()
+        parameters = self.model.sampling if sampling is None else sampling
+        body = json.dumps({"model": self.model.name, "messages": messages, **parameters}).encode()
         attempts, failure = 0, None
         while attempts < self.config.max_attempts:
             answer = await self._attempt(body)

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
+
+import yaml
 
 from avrt.config.dataclass_options import read_dataclass
+from avrt.config.errors import UsageError
 from avrt.config.numbers import PositiveInt
+from avrt.config.scan import scan_file
 from avrt.servers.config import ServerConfig, under_key
 from avrt.servers.presets import PRESETS
 
-Stage = Literal["vision", "audio", "merge"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
-STREAMS: Mapping[Stage, str] = {"vision": "V", "audio": "A", "merge": ""}
-"""The stream of the clip that a stage sends."""
+MERGE = "merge"
+"""The merger's stage. The stages of teachers have the teachers' names."""
 
-Variant = Literal["merged", "audio_only", "vision_only", "unfiltered", "answer_only", "format_only"]
+Inputs = Literal["frames", "audio", "both", "none"]
+STREAMS: Mapping[str, str] = {"frames": "V", "audio": "A", "both": "AV", "none": ""}
+"""The streams of the clip that a teacher is sent, by its `inputs`."""
+
+VARIANTS = ("merged", "unfiltered", "answer_only", "format_only")
+"""Kinds of target text besides ``NAME_only``, one teacher alone."""
+ALONE = "_only"
+
+Rule = Literal["all_right", "any_right", "majority", "none"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_RESERVED = frozenset({MERGE, "write", "both", "all", "several", "answer", "format"})
 
 
 @dataclass
@@ -44,6 +58,44 @@ class StageConfig(ServerConfig):
 
 
 @dataclass
+class TeacherConfig(StageConfig):
+    """The servers of one teacher, and what it is sent.
+
+    Attributes:
+        inputs: ``frames``, ``audio`` or ``both`` of the clip; ``none`` for the question alone.
+        prompt: name of a prompt of the project, see `avrt.traces.prompts.PROMPTS`; null for that of `inputs`.
+        samples: replies to each question. More than one shows how sure the teacher is; the first call is the one that
+            is made with 1, and each further one has a seed of its own.
+    """
+
+    inputs: Inputs = field(kw_only=True)
+    prompt: str | None = None
+    samples: PositiveInt = 1
+
+    @property
+    def streams(self) -> str:
+        """Streams of the clip that are sent: ``AV``, ``A``, ``V``, or nothing."""
+        return STREAMS[self.inputs]
+
+    def check(self) -> None:
+        super().check()
+        if self.inputs not in STREAMS:
+            raise ValueError(f"inputs: {self.inputs!r} is none of {', '.join(STREAMS)}")
+        preset = self.known_preset()
+        for stream, name in (("V", "images"), ("A", "audio")):
+            if preset is not None and stream in self.streams and stream not in preset.inputs:
+                able = [name for name, known in PRESETS.items() if set(self.streams) <= set(known.inputs)]
+                raise ValueError(
+                    f"preset: {self.preset!r} takes no {name}, which inputs {self.inputs!r} send; choose "
+                    f"{' or '.join(able)}"
+                )
+        if self.samples > 1 and self.resolve_model().sampling.get("temperature") == 0:
+            raise ValueError(
+                f"samples: {self.samples} replies at temperature 0 would all be the same; set sampling.temperature"
+            )
+
+
+@dataclass
 class TracesConfig:
     """A whole run.
 
@@ -51,9 +103,15 @@ class TracesConfig:
         shards: input: a folder with a manifest, a tar file, a glob pattern, or a list of these.
         ledger: folder in which every finished call is recorded; configs with the same ledger share their calls.
         output: folder of the shards to write, with ``statistics.json``; a path, or a URL such as ``s3://bucket/traces``.
-        vision, audio, merge: the three stages that call servers.
+        teachers: the teachers by name, in the order in which the merger reads their replies. The name is that of the
+            teacher's stage, and part of the key of its calls.
+        merge: the merger; null for none, where the target is one teacher's reasoning.
+        wording_file: YAML file with the wording of the merger's prompt, see ``avrt/traces/data/merger_wording.yaml``;
+            null for the project's own.
         split: make traces for this split of the input; null for all.
         variant: the kind of target text, see `avrt.traces.sample_filter`.
+        filter: how many teachers must be right: ``all_right`` (the paper's), ``any_right``, ``majority``, ``none``.
+        min_right_share: share of a teacher's samples that must be right for the teacher to count as right.
         val_share: share of clips held out as split ``val``; null keeps the samples' own splits.
         split_seed: seed of that choice.
         samples_per_shard: samples per output shard.
@@ -67,11 +125,13 @@ class TracesConfig:
     shards: str | list[str]
     ledger: str
     output: str
-    vision: StageConfig
-    audio: StageConfig
-    merge: StageConfig
+    teachers: dict[str, TeacherConfig]
+    merge: StageConfig | None = None
+    wording_file: str | None = None
     split: str | None = "train"
-    variant: Variant = "merged"
+    variant: str = "merged"
+    filter: Rule = "all_right"
+    min_right_share: float = 0.5
     val_share: float | None = 0.05
     split_seed: int = 0
     samples_per_shard: PositiveInt = 256
@@ -80,10 +140,32 @@ class TracesConfig:
     max_failed_share: float = 0.5
     allow_missing: bool = False
 
-    def stage(self, name: Stage) -> StageConfig:
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that call servers, in the order in which they run: the teachers, then the merger."""
+        return (*self.teachers, *(() if self.merge is None else (MERGE,)))
+
+    @property
+    def rule(self) -> Rule:
+        """The filter's rule: variant ``unfiltered`` has none."""
+        return "none" if self.variant == "unfiltered" else self.filter
+
+    @property
+    def alone(self) -> str | None:
+        """The teacher whose reasoning is the target, or None."""
+        name = self.variant.removesuffix(ALONE)
+        return name if name in self.teachers and name != self.variant else None
+
+    def stage(self, name: str) -> StageConfig:
         """The settings of a stage by its name."""
-        config: StageConfig = getattr(self, name)
-        return config
+        if name != MERGE:
+            return self.teachers[name]
+        assert self.merge is not None
+        return self.merge
+
+    def key(self, name: str) -> str:
+        """The key of a stage's settings, for error messages."""
+        return name if name == MERGE else f"teachers.{name}"
 
     def check(self) -> None:
         """Refuse settings that cannot work, before anything is called.
@@ -91,22 +173,41 @@ class TracesConfig:
         Raises:
             ValueError: names the key and how to fix it; never repeats a value that may be a secret.
         """
-        for name in STAGES:
-            config = self.stage(name)
-            with under_key(name):
-                config.check()
-                preset = config.known_preset()
-                if preset is not None and (stream := STREAMS[name]) not in preset.inputs:
-                    raise ValueError(
-                        f"preset: {config.preset!r} takes no {'images' if stream == 'V' else 'audio'}, which the stage "
-                        f"{name} sends; choose {' or '.join(n for n, p in PRESETS.items() if stream in p.inputs)}"
-                    )
+        self._check_names()
+        for name in self.stages:
+            with under_key(self.key(name)):
+                self.stage(name).check()
+        self._check_variant()
+        if not 0 < self.min_right_share <= 1:
+            raise ValueError(f"min_right_share: must be above 0 and at most 1, got {self.min_right_share}")
         if self.val_share is not None and not 0 <= self.val_share < 1:
             raise ValueError(f"val_share: must be 0 or more and below 1, or null; got {self.val_share}")
         if not 0 < self.max_failed_share <= 1:
             raise ValueError(f"max_failed_share: must be above 0 and at most 1, got {self.max_failed_share}")
         if self.max_teacher_chars < 200:
             raise ValueError(f"max_teacher_chars: must be 200 or more, got {self.max_teacher_chars}")
+        if self.wording_file is not None and not Path(self.wording_file).is_file():
+            raise ValueError(f"wording_file: {self.wording_file} is not a file")
+
+    def _check_names(self) -> None:
+        if not self.teachers:
+            raise ValueError("teachers: give at least one, by name")
+        for name in self.teachers:
+            if not _NAME.fullmatch(name) or name in _RESERVED:
+                raise ValueError(
+                    f"teachers: {name!r} cannot be a teacher's name; use lower-case letters, digits and underscores, "
+                    f"and none of {', '.join(sorted(_RESERVED))}"
+                )
+
+    def _check_variant(self) -> None:
+        known = [*VARIANTS, *(f"{name}{ALONE}" for name in self.teachers)]
+        if self.variant not in known:
+            raise ValueError(f"variant: must be one of {', '.join(known)}; got {self.variant!r}")
+        if self.merge is None and self.variant in ("merged", "unfiltered"):
+            raise ValueError(
+                f"variant: {self.variant!r} needs the merger's servers in `merge`; without one, choose "
+                f"{' or '.join(known[2:])}"
+            )
 
 
 def load_config(files: Sequence[str | Path], options: Sequence[str] = ()) -> TracesConfig:
@@ -120,6 +221,32 @@ def load_config(files: Sequence[str | Path], options: Sequence[str] = ()) -> Tra
         UsageError: names the key and how to fix it; see `read_dataclass`.
         ValueError: a value that cannot work; see `TracesConfig.check`.
     """
+    _refuse_old_form(files, options)
     config = read_dataclass(TracesConfig, files, options, "cli_configs/traces_avqa.yaml")
     config.check()
     return config
+
+
+_OLD_TEACHERS = {"vision": "frames", "audio": "audio"}
+"""Teachers that earlier versions had as keys of their own, and what they are sent."""
+
+
+def _refuse_old_form(files: Sequence[str | Path], options: Sequence[str]) -> None:
+    """Say how a config or option of an earlier version is written now.
+
+    Raises:
+        UsageError: a file or option has ``vision`` or ``audio`` at the top.
+    """
+    for file in files:
+        scan_file(Path(file))
+        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        if old := [name for name in _OLD_TEACHERS if name in settings]:
+            form = ", ".join(f"{name}: {{inputs: {_OLD_TEACHERS[name]}, ...}}" for name in old)
+            raise UsageError(
+                f"{file}: {old[0]}: teachers are listed by name now, with what they are sent; write "
+                f"teachers: {{{form}}}, each with the settings that it has"
+            )
+    for word in options:
+        name = word.removeprefix("--").partition("=")[0].partition(".")[0]
+        if word.startswith("--") and name in _OLD_TEACHERS:
+            raise UsageError(f"{name}: write --teachers.{word.removeprefix('--').partition('=')[0]}")
