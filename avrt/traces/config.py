@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import keyword
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from avrt.config.dataclass_options import read_dataclass
 from avrt.config.errors import UsageError
 from avrt.config.numbers import PositiveInt
-from avrt.config.scan import scan_file
+from avrt.config.scan import scan_file, scan_values
 from avrt.servers.config import ServerConfig, under_key
 from avrt.servers.presets import PRESETS
 
@@ -30,8 +31,25 @@ ALONE = "_only"
 
 Rule = Literal["all_right", "any_right", "majority", "none"]
 
+_TEACHERS = "teachers"
+_OLD_TEACHERS = {"vision": "frames", "audio": "audio"}
+"""Teachers that earlier versions had as keys of their own, and what they are sent."""
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = frozenset({MERGE, "write", "both", "all", "several", "answer", "format"})
+
+
+def check_teacher_name(name: str) -> None:
+    """Refuse a teacher's name that cannot be the name of a stage.
+
+    Raises:
+        ValueError: says which names can.
+    """
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name) or name in _RESERVED:
+        raise ValueError(
+            f"teachers: {name[:40]!r} cannot be a teacher's name; use lower-case letters, digits and underscores, and "
+            f"none of {', '.join(sorted(_RESERVED))}"
+        )
 
 
 @dataclass
@@ -193,11 +211,7 @@ class TracesConfig:
         if not self.teachers:
             raise ValueError("teachers: give at least one, by name")
         for name in self.teachers:
-            if not _NAME.fullmatch(name) or name in _RESERVED:
-                raise ValueError(
-                    f"teachers: {name!r} cannot be a teacher's name; use lower-case letters, digits and underscores, "
-                    f"and none of {', '.join(sorted(_RESERVED))}"
-                )
+            check_teacher_name(name)
 
     def _check_variant(self) -> None:
         known = [*VARIANTS, *(f"{name}{ALONE}" for name in self.teachers)]
@@ -221,21 +235,24 @@ def load_config(files: Sequence[str | Path], options: Sequence[str] = ()) -> Tra
         UsageError: names the key and how to fix it; see `read_dataclass`.
         ValueError: a value that cannot work; see `TracesConfig.check`.
     """
-    _refuse_old_form(files, options)
-    config = read_dataclass(TracesConfig, files, options, "cli_configs/traces_avqa.yaml")
+    names = dict.fromkeys(_teacher_names(files, options))
+    for name in names:
+        check_teacher_name(name)
+    # As a data class, each teacher has keys of its own: files are merged key by key, and errors have the whole key.
+    teachers = make_dataclass("Teachers", [(name, TeacherConfig) for name in names])
+    kind = make_dataclass("TracesForm", [(_TEACHERS, teachers)], bases=(TracesConfig,))
+    form: Any = read_dataclass(kind, files, options, "cli_configs/traces_avqa.yaml")
+    values = {field.name: getattr(form, field.name) for field in fields(TracesConfig)}
+    config = TracesConfig(**{**values, _TEACHERS: vars(form.teachers)})
     config.check()
     return config
 
 
-_OLD_TEACHERS = {"vision": "frames", "audio": "audio"}
-"""Teachers that earlier versions had as keys of their own, and what they are sent."""
-
-
-def _refuse_old_form(files: Sequence[str | Path], options: Sequence[str]) -> None:
-    """Say how a config or option of an earlier version is written now.
+def _teacher_names(files: Sequence[str | Path], options: Sequence[str]) -> Iterator[str]:
+    """Names of the teachers, in the order in which they are first given.
 
     Raises:
-        UsageError: a file or option has ``vision`` or ``audio`` at the top.
+        UsageError: a file or an option has the form of an earlier version, with ``vision`` and ``audio`` at the top.
     """
     for file in files:
         scan_file(Path(file))
@@ -246,7 +263,24 @@ def _refuse_old_form(files: Sequence[str | Path], options: Sequence[str]) -> Non
                 f"{file}: {old[0]}: teachers are listed by name now, with what they are sent; write "
                 f"teachers: {{{form}}}, each with the settings that it has"
             )
-    for word in options:
-        name = word.removeprefix("--").partition("=")[0].partition(".")[0]
+        yield from _keys(settings.get(_TEACHERS))
+    scan_values(options)
+    for number, word in enumerate(options):
+        option, equals, value = word.removeprefix("--").partition("=")
+        name, *rest = option.split(".")
         if word.startswith("--") and name in _OLD_TEACHERS:
-            raise UsageError(f"{name}: write --teachers.{word.removeprefix('--').partition('=')[0]}")
+            raise UsageError(f"{option}: teachers are listed by name now; write --{_TEACHERS}.{option}")
+        if word.startswith("--") and name == _TEACHERS:
+            value = value if equals else next(iter(options[number + 1 :]), "")
+            yield from rest[:1] if rest else _keys(_read(value))
+
+
+def _keys(value: Any) -> list[str]:
+    return [str(key) for key in value] if isinstance(value, dict) else []
+
+
+def _read(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None  # reported by the parser
