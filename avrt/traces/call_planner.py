@@ -10,14 +10,15 @@ from avrt.data.records import to_sample
 from avrt.data.shards import ShardSet
 from avrt.sample import Sample
 from avrt.servers.config import Model
+from avrt.servers.outcome import Status
 from avrt.traces.call_records import call_key, media_hash
 from avrt.traces.config import MERGE, TracesConfig
 from avrt.traces.filter_rules import reason_to_drop, teacher_outcome
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.merge_prompt import MergePrompt
-from avrt.traces.prompts import fill_prompt, load_prompt
+from avrt.traces.prompts import NO_WORDS, fill_prompt, teacher_prompt
 from avrt.traces.stage_content import is_frame, sent_members
-from avrt.traces.teacher_replies import NO_STREAM_REPLY, TeacherReply, read_teacher
+from avrt.traces.teacher_replies import TeacherReply, read_teacher
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,7 @@ class CallPlanner:
         self.config = config
         self.shards = shards
         self.models: dict[str, Model] = {stage: config.stage(stage).resolve_model() for stage in config.stages}
-        self.prompts = {
-            name: load_prompt(config.key(name), teacher.prompt or teacher.inputs, teacher.prompt_file)
-            for name, teacher in config.teachers.items()
-        }
+        self.prompts = {name: teacher_prompt(config.key(name), teacher) for name, teacher in config.teachers.items()}
         self._merge_prompt: MergePrompt | None = None
         if config.merge is not None:
             self._merge_prompt = MergePrompt(config)
@@ -71,17 +69,24 @@ class CallPlanner:
         """Calls of a stage about each sample."""
         return 1 if stage == MERGE else self.config.teachers[stage].samples
 
-    def teacher_call(self, name: str, index: int, repeat: int = 0) -> PlannedCall | None:
-        """A teacher's call about one sample; None if the sample lacks its stream."""
-        return self._teacher_call(name, index, repeat, self.shards.record(index))
+    def teacher_call(self, name: str, index: int, repeat: int = 0, transcript: str | None = None) -> PlannedCall | None:
+        """A teacher's call about one sample; None if the sample lacks its stream, or the transcript that it is sent."""
+        return self._teacher_call(name, index, repeat, self.shards.record(index), transcript)
 
-    def _teacher_call(self, name: str, index: int, repeat: int, record: dict[str, Any]) -> PlannedCall | None:
-        sent = sent_members(self.config.teachers[name].streams, list(record["members"]))
-        if sent is None:
+    def _teacher_call(
+        self, name: str, index: int, repeat: int, record: dict[str, Any], transcript: str | None
+    ) -> PlannedCall | None:
+        teacher = self.config.teachers[name]
+        sent = sent_members(teacher.streams, list(record["members"]))
+        if sent is None or (teacher.inputs == "transcript" and transcript is None):
             return None
         sample = to_sample(record)
-        frames = str(sum(map(is_frame, sent)))
-        prompt = fill_prompt(self.prompts[name], sample, suffix=self.models[name].suffix, frames=frames)
+        prompt = ""
+        if not teacher.is_transcriber:
+            values = {"frames": str(sum(map(is_frame, sent)))}
+            if transcript is not None:
+                values["transcript"] = transcript.strip() or NO_WORDS
+            prompt = fill_prompt(self.prompts[name], sample, suffix=self.models[name].suffix, **values)
         return self._call(name, index, repeat, sample, prompt, media_hash(record["members"], sent))
 
     def merge_call(self, index: int, sample: Sample, replies: Mapping[str, TeacherReply]) -> PlannedCall | None:
@@ -95,7 +100,7 @@ class CallPlanner:
             return None
         outcomes = {name: teacher_outcome(reply, config.min_right_share) for name, reply in replies.items()}
         complete = {name: reply for name, reply in replies.items() if reply.complete}
-        if not complete or reason_to_drop(outcomes, config.rule) is not None:
+        if not complete or reason_to_drop(outcomes, config.voters, config.rule) is not None:
             return None
         prompt = self._merge_prompt.fill(sample, complete, self.models[MERGE].suffix)
         return self._call(MERGE, index, 0, sample, prompt, "")
@@ -104,15 +109,33 @@ class CallPlanner:
         """A sample, and the recorded replies of every teacher to it, in the config's order."""
         record = self.shards.record(index)
         sample = to_sample(record)
-        replies = {name: self._teacher_reply(name, index, record, sample, ledger) for name in self.config.teachers}
+        transcriber = self.config.transcriber
+        replies: dict[str, TeacherReply] = {}
+        for name in self.config.teachers:
+            source = replies.get(transcriber) if transcriber is not None else None
+            replies[name] = self._teacher_reply(name, index, record, sample, ledger, source)
         return sample, replies
 
     def _teacher_reply(
-        self, name: str, index: int, record: dict[str, Any], sample: Sample, ledger: LedgerIndex
+        self,
+        name: str,
+        index: int,
+        record: dict[str, Any],
+        sample: Sample,
+        ledger: LedgerIndex,
+        source: TeacherReply | None,
     ) -> TeacherReply:
-        calls = [self._teacher_call(name, index, repeat, record) for repeat in range(self.repeats(name))]
+        """Read a teacher's replies; `source` is the transcriber's, which comes before its readers."""
+        teacher = self.config.teachers[name]
+        transcript = source.record.reply if source and source.complete and source.record else None
+        repeats = range(teacher.samples)
+        calls = [self._teacher_call(name, index, repeat, record, transcript) for repeat in repeats]
         keys = [call.key for call in calls if call is not None]
-        return read_teacher([ledger.get(key) for key in keys], sample) if keys else NO_STREAM_REPLY
+        if keys:
+            return read_teacher([ledger.get(key) for key in keys], sample, votes=not teacher.is_transcriber)
+        # A reader's call is still to be made if the transcriber's is.
+        waits = teacher.inputs == "transcript" and source is not None and source.missing
+        return TeacherReply(None, None, False, has_stream=waits, votes=not teacher.is_transcriber)
 
     def calls(self, stage: str, ledger: LedgerIndex) -> Iterator[PlannedCall]:
         """All calls of a stage that can be made now, in the shards' order; done or not."""
@@ -125,8 +148,17 @@ class CallPlanner:
     def call(self, stage: str, index: int, repeat: int, ledger: LedgerIndex) -> PlannedCall | None:
         """A stage's call about one sample, or None if there is none to make now."""
         if stage != MERGE:
-            return self.teacher_call(stage, index, repeat)
+            return self.teacher_call(stage, index, repeat, self._transcript(stage, index, ledger))
         return self.merge_call(index, *self.teacher_replies(index, ledger))
+
+    def _transcript(self, stage: str, index: int, ledger: LedgerIndex) -> str | None:
+        """The transcript that a teacher is sent, or None if there is none, or it is sent none."""
+        transcriber = self.config.transcriber
+        if transcriber is None or self.config.teachers[stage].inputs != "transcript":
+            return None
+        call = self.teacher_call(transcriber, index)
+        record = ledger.get(call.key) if call is not None else None
+        return record.reply if record is not None and record.status is Status.OK else None
 
     def _call(self, stage: str, index: int, repeat: int, sample: Sample, prompt: str, media: str) -> PlannedCall:
         model = self.models[stage]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
 
@@ -21,8 +21,8 @@ from avrt.servers.presets import PRESETS
 MERGE = "merge"
 """The merger's stage. The stages of teachers have the teachers' names."""
 
-Inputs = Literal["frames", "audio", "both", "none"]
-STREAMS: Mapping[str, str] = {"frames": "V", "audio": "A", "both": "AV", "none": ""}
+Inputs = Literal["frames", "audio", "both", "transcript", "none"]
+STREAMS: Mapping[str, str] = {"frames": "V", "audio": "A", "both": "AV", "transcript": "", "none": ""}
 """The streams of the clip that a teacher is sent, by its `inputs`."""
 
 VARIANTS = ("merged", "unfiltered", "answer_only", "format_only")
@@ -80,13 +80,19 @@ class TeacherConfig(StageConfig):
     """The servers of one teacher, and what it is sent.
 
     Attributes:
-        inputs: ``frames``, ``audio`` or ``both`` of the clip; ``none`` for the question alone.
+        inputs: ``frames``, ``audio`` or ``both`` of the clip; ``transcript`` for the text of the transcribing teacher,
+            which is listed before; ``none`` for the question alone.
+        transcribes: the model writes down the speech (``POST /v1/audio/transcriptions``) and answers no question, so
+            it has no vote in the filter; null for what the preset says.
         prompt: name of a prompt of the project, see `avrt.traces.prompts.PROMPTS`; null for that of `inputs`.
         samples: replies to each question. More than one shows how sure the teacher is; the first call is the one that
             is made with 1, and each further one has a seed of its own.
     """
 
+    MAY_TRANSCRIBE: ClassVar[bool] = True
+
     inputs: Inputs = field(kw_only=True)
+    transcribes: bool | None = None
     prompt: str | None = None
     samples: PositiveInt = 1
 
@@ -95,10 +101,17 @@ class TeacherConfig(StageConfig):
         """Streams of the clip that are sent: ``AV``, ``A``, ``V``, or nothing."""
         return STREAMS[self.inputs]
 
+    @property
+    def is_transcriber(self) -> bool:
+        """Whether the model writes down speech and answers no question."""
+        return super().is_transcriber if self.transcribes is None else self.transcribes
+
     def check(self) -> None:
         super().check()
         if self.inputs not in STREAMS:
             raise ValueError(f"inputs: {self.inputs!r} is none of {', '.join(STREAMS)}")
+        if self.is_transcriber:
+            self._check_transcriber()
         preset = self.known_preset()
         for stream, name in (("V", "images"), ("A", "audio")):
             if preset is not None and stream in self.streams and stream not in preset.inputs:
@@ -111,6 +124,19 @@ class TeacherConfig(StageConfig):
             raise ValueError(
                 f"samples: {self.samples} replies at temperature 0 would all be the same; set sampling.temperature"
             )
+        if self.samples > 1 and not isinstance(self.resolve_model().sampling.get("seed", 0), int):
+            raise ValueError(
+                "sampling.seed: must be a whole number where `samples` is above 1: each has one of its own"
+            )
+
+    def _check_transcriber(self) -> None:
+        needed = {"inputs": "audio", "transport": "data", "samples": 1, "prompt": None, "prompt_file": None}
+        for key, value in needed.items():
+            if getattr(self, key) != value:
+                raise ValueError(f"{key}: must be {'null' if value is None else value} for a teacher that transcribes")
+        form = self.resolve_model().sampling.get("response_format", "json")
+        if form not in ("json", "verbose_json"):
+            raise ValueError(f"sampling.response_format: must be json or verbose_json, got {form!r}")
 
 
 @dataclass
@@ -135,6 +161,8 @@ class TracesConfig:
         samples_per_shard: samples per output shard.
         tokenizer: folder of a tokenizer that counts the statistics' tokens; null counts words and punctuation.
         max_teacher_chars: longer teacher replies reach the merger without their thinking, or cut.
+        max_target_chars: longer reasoning of a teacher becomes the target (``NAME_only``) without its thinking; if it is
+            still longer, the sample is dropped.
         max_failed_share: stop a stage when more than this share of its calls fail, so that a misconfigured server is
             noticed after a hundred calls and not after fifty thousand.
         allow_missing: write shards although calls are missing; otherwise that is an error.
@@ -155,6 +183,7 @@ class TracesConfig:
     samples_per_shard: PositiveInt = 256
     tokenizer: str | None = None
     max_teacher_chars: int = 16_000
+    max_target_chars: PositiveInt = 8_000
     max_failed_share: float = 0.5
     allow_missing: bool = False
 
@@ -162,6 +191,16 @@ class TracesConfig:
     def stages(self) -> tuple[str, ...]:
         """The stages that call servers, in the order in which they run: the teachers, then the merger."""
         return (*self.teachers, *(() if self.merge is None else (MERGE,)))
+
+    @property
+    def transcriber(self) -> str | None:
+        """The teacher that transcribes, or None."""
+        return next((name for name, teacher in self.teachers.items() if teacher.is_transcriber), None)
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """The teachers that answer."""
+        return tuple(name for name, teacher in self.teachers.items() if not teacher.is_transcriber)
 
     @property
     def rule(self) -> Rule:
@@ -172,7 +211,7 @@ class TracesConfig:
     def alone(self) -> str | None:
         """The teacher whose reasoning is the target, or None."""
         name = self.variant.removesuffix(ALONE)
-        return name if name in self.teachers and name != self.variant else None
+        return name if name in self.voters and name != self.variant else None
 
     def stage(self, name: str) -> StageConfig:
         """The settings of a stage by its name."""
@@ -195,6 +234,7 @@ class TracesConfig:
         for name in self.stages:
             with under_key(self.key(name)):
                 self.stage(name).check()
+        self._check_transcripts()
         self._check_variant()
         if not 0 < self.min_right_share <= 1:
             raise ValueError(f"min_right_share: must be above 0 and at most 1, got {self.min_right_share}")
@@ -213,8 +253,25 @@ class TracesConfig:
         for name in self.teachers:
             check_teacher_name(name)
 
+    def _check_transcripts(self) -> None:
+        if not self.voters:
+            raise ValueError("teachers: all of them transcribe; give at least one that answers")
+        if len(self.teachers) - len(self.voters) > 1:
+            raise ValueError("teachers: only one of them can transcribe")
+        names = list(self.teachers)
+        readers = [name for name in names if self.teachers[name].inputs == "transcript"]
+        if readers and self.transcriber is None:
+            raise ValueError(
+                f"teachers.{readers[0]}.inputs: needs a teacher that transcribes, such as whisper-large-v3"
+            )
+        for name in readers:
+            if self.transcriber is not None and names.index(name) < names.index(self.transcriber):
+                raise ValueError(
+                    f"teachers.{name}: reads the transcript of {self.transcriber!r}; list it after that one"
+                )
+
     def _check_variant(self) -> None:
-        known = [*VARIANTS, *(f"{name}{ALONE}" for name in self.teachers)]
+        known = [*VARIANTS, *(f"{name}{ALONE}" for name in self.voters)]
         if self.variant not in known:
             raise ValueError(f"variant: must be one of {', '.join(known)}; got {self.variant!r}")
         if self.merge is None and self.variant in ("merged", "unfiltered"):

@@ -34,7 +34,7 @@ from avrt.traces.output import (
 )
 from avrt.traces.sample_filter import filter_sample
 from avrt.traces.stages import RETRY_REJECTED
-from avrt.traces.statistics import SplitStatistics, token_counter
+from avrt.traces.statistics import CertaintyStatistics, SplitStatistics, token_counter
 from avrt.traces.teacher_replies import TeacherReply
 
 log = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
     splits: dict[str, SplitStatistics] = {}
     reasons: Counter[str] = Counter()
     outcomes: dict[str, Counter[str]] = {stage: Counter() for stage in config.stages}
+    certainty: dict[str, CertaintyStatistics] = {}
     missing: Counter[str] = Counter()
     selection = _Selection(reports={stage: CallReport() for stage in config.stages})
     for index in range(len(shards)):
@@ -187,6 +188,9 @@ def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
                 selection.reports[name].add_earlier(one.record)
         if config.merge is not None:
             selection.reports[MERGE].add_earlier(merged)
+        for name, reply in replies.items():
+            if len(reply.samples) > 1 and not reply.missing:
+                certainty.setdefault(name, CertaintyStatistics()).add(reply)
         decision = filter_sample(sample, replies, merged, config)
         reasons[decision.reason] += 1
         for stage, outcome in decision.outcomes.items():
@@ -216,6 +220,7 @@ def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
         "considered": len(shards),
         "splits": {name: splits[name].summary() for name in sorted(splits)},
         "yield": dict(sorted(reasons.items())),
+        **({"certainty": {name: found.summary() for name, found in certainty.items()}} if certainty else {}),
         "outcomes": {stage: dict(sorted(counts.items())) for stage, counts in outcomes.items()},
     }
     return selection
@@ -315,7 +320,7 @@ def _teacher_texts(replies: dict[str, TeacherReply]) -> dict[str, str]:
 def _fingerprint(planner: CallPlanner, rows: list[Row]) -> str:
     """SHA-256 of everything that determines the output's bytes."""
     config = planner.config
-    rule = [config.variant, config.rule, config.min_right_share]
+    rule = [config.variant, config.rule, config.min_right_share, config.max_target_chars]
     settings = [FILTER_VERSION, *rule, config.val_share, config.split_seed, config.samples_per_shard]
     head = [planner.shards.fingerprint, settings, {stage: _model_settings(planner, stage) for stage in config.stages}]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())

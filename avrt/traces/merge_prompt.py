@@ -18,7 +18,7 @@ import yaml
 from avrt.config.scan import scan_file
 from avrt.sample import Sample
 from avrt.traces.config import MERGE, TeacherConfig, TracesConfig
-from avrt.traces.prompts import fill_prompt, placeholders, read_prompt, trace_for_merger, with_question
+from avrt.traces.prompts import NO_WORDS, fill_prompt, placeholders, read_prompt, trace_for_merger, with_question
 from avrt.traces.teacher_replies import TeacherReply
 
 WORDING_FILE = Path(__file__).parent / "data" / "merger_wording.yaml"
@@ -110,12 +110,14 @@ class MergePrompt:
         return fill_prompt(prompt, sample, suffix=suffix, **values)
 
     def _kind(self, name: str) -> str:
-        return self._teachers[name].inputs
+        return "transcription" if self._teachers[name].is_transcriber else self._teachers[name].inputs
 
     def _text(self, reply: TeacherReply) -> str:
         """A teacher's reply, and how sure it is."""
         assert reply.record is not None
         text = trace_for_merger(reply.record.reply, self._max_chars)
+        if not reply.votes:
+            return text or NO_WORDS
         letter = reply.parsed.letter if reply.parsed is not None else None
         if len(reply.samples) < 2 or letter is None:
             return text

@@ -1,8 +1,8 @@
 """The prompts of teachers, and the form in which the merger gets the teachers' replies.
 
-A prompt is a text with placeholders: ``{question}``, ``{options}`` (in the paper's printed prompts
-``{formatted_choices}``) and ``{frames}``, the number of frames. Other braces stay as they are. A prompt without
-``{question}`` gets question and options at its end. See `avrt.traces.merge_prompt` for the merger's.
+A prompt is a text with placeholders: ``{question}``, ``{options}`` (the paper's ``{formatted_choices}``), ``{frames}`` for
+the number of frames, and ``{transcript}``. Other braces stay as they are. A prompt without ``{question}`` gets question
+and options at its end. See `avrt.traces.merge_prompt` for the merger's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from avrt.sample import Sample
 from avrt.text.answers import strip_special_tokens
+from avrt.traces.config import TeacherConfig
 
 VISION_PROMPT = """\
 These are {frames} frames of one video clip, in order and evenly spaced over its length. You cannot hear its sound.
@@ -88,11 +89,44 @@ Answer: the letter of the best option in parentheses, then its text.
 Question: {question}
 {options}"""
 
+TRANSCRIPT_PROMPT = """\
+You get a transcript of the speech in one clip. You can neither see nor hear the clip. A program wrote the transcript: \
+it may mishear words, and write some where nobody speaks.
+Answer a multiple-choice question about the clip in three parts.
+
+Speech: who speaks about what, as far as the transcript shows.
+Reasoning: what follows from that for the question. Go through every option and say what in the speech speaks for it \
+or against it. If the speech does not settle the question, say so.
+Answer: the letter of the best option in parentheses, then its text.
+
+Transcript: {transcript}
+
+Question: {question}
+{options}"""
+
+SPEECH_PROMPT = """\
+You hear the sound of one clip. You cannot see its picture. Listen to the speech.
+Answer a multiple-choice question about the clip in three parts.
+
+Speech: how many people speak, in which language and tone, and the words that matter for the question. If nobody \
+speaks, say so.
+Reasoning: what follows from that for the question. Go through every option and say what in the speech speaks for it \
+or against it. If the speech does not settle the question, say so.
+Answer: the letter of the best option in parentheses, then its text.
+
+Question: {question}
+{options}"""
+
+NO_WORDS = "(no words recognized)"
+"""In place of an empty transcript."""
+
 PROMPTS: Mapping[str, str] = {
     "frames": VISION_PROMPT,
     "audio": AUDIO_PROMPT,
     "both": BOTH_PROMPT,
+    "transcript": TRANSCRIPT_PROMPT,
     "none": TEXT_PROMPT,
+    "speech": SPEECH_PROMPT,
 }
 """The project's prompts for teachers, by name. The first ones have the names of a teacher's `inputs`."""
 
@@ -102,6 +136,24 @@ PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _TRACE = re.compile(r"[a-z][a-z0-9_]*_(?:trace|reasoning)")
 _THINK_MARKER = re.compile(r"<\s*/?\s*think\s*>|◁\s*/?\s*think\s*▷", re.IGNORECASE)
 _THINK_END = re.compile(r"<\s*/\s*think\s*>|◁\s*/\s*think\s*▷", re.IGNORECASE)
+
+
+def teacher_prompt(key: str, teacher: TeacherConfig) -> str:
+    """The prompt of a teacher's settings; empty for one that transcribes.
+
+    Args:
+        key: key of the settings, for error messages.
+
+    Raises:
+        ValueError: see `load_prompt`; or the teacher is sent a transcript, for which its prompt has no place.
+    """
+    if teacher.is_transcriber:
+        return ""
+    prompt = load_prompt(key, teacher.prompt or teacher.inputs, teacher.prompt_file)
+    if (teacher.inputs == "transcript") != ("transcript" in placeholders(prompt)):
+        fix = "must contain {transcript}" if teacher.inputs == "transcript" else "remove {transcript}: it is sent none"
+        raise ValueError(f"{key}.prompt{'_file' if teacher.prompt_file else ''}: {fix}")
+    return prompt
 
 
 def load_prompt(key: str, name: str, path: str | None) -> str:
@@ -168,10 +220,14 @@ def trace_for_merger(reply: str, max_chars: int) -> str:
 
     A reply longer than `max_chars` loses its thinking; if it is still too long, its beginning.
     """
-    text = strip_special_tokens(reply)
-    whole = _THINK_MARKER.sub("", text).strip()
+    whole = _THINK_MARKER.sub("", strip_special_tokens(reply)).strip()
     if len(whole) <= max_chars:
         return whole
+    return (without_thinking(reply) or whole)[-max_chars:]
+
+
+def without_thinking(reply: str) -> str:
+    """What a reply says after its thinking; the whole reply if no thinking is marked."""
+    text = strip_special_tokens(reply)
     ends = list(_THINK_END.finditer(text))
-    final = _THINK_MARKER.sub("", text[ends[-1].end() :]).strip() if ends else whole
-    return (final or whole)[-max_chars:]
+    return _THINK_MARKER.sub("", text[ends[-1].end() :] if ends else text).strip()

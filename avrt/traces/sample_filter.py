@@ -31,6 +31,7 @@ from avrt.text.prompts import format_target
 from avrt.traces.call_records import CallRecord
 from avrt.traces.config import MERGE, TracesConfig
 from avrt.traces.filter_rules import MISSING, RIGHT, WRONG, reason_to_drop, teacher_outcome
+from avrt.traces.prompts import without_thinking
 from avrt.traces.teacher_replies import TeacherReply
 
 FILLER = (
@@ -75,7 +76,7 @@ def filter_sample(
     outcomes = dict(teachers)
     if config.merge is not None:
         outcomes[MERGE] = "not_needed"
-    if reason := reason_to_drop(teachers, config.rule):
+    if reason := reason_to_drop(teachers, config.voters, config.rule):
         return Decision(None, reason, outcomes)
     if config.alone is not None:
         trace, reason = _alone(sample, config.alone, replies[config.alone], teachers[config.alone], config)
@@ -107,6 +108,10 @@ def _alone(
     if letter is None or record is None:
         return None, f"{name}_{outcome}"
     trace = teacher_target(record.reply, letter)
+    if trace is not None and len(trace) > config.max_target_chars:
+        trace = teacher_target(without_thinking(record.reply), letter)
+        if trace is None or len(trace) > config.max_target_chars:
+            return None, f"{name}_too_long"
     return trace, "kept" if trace else f"{name}_{Reason.EMPTY_THINK.value}"
 
 

@@ -15,6 +15,7 @@ from avrt.servers.config import under_key
 from avrt.servers.content import Content, text_part
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.progress import CallProgress
+from avrt.servers.protocols import CHAT, TRANSCRIPTION
 from avrt.traces.call_planner import CallPlanner, PlannedCall
 from avrt.traces.call_records import CallRecord
 from avrt.traces.config import StageConfig, TeacherConfig
@@ -101,6 +102,7 @@ async def _make_calls(
     config = planner.config
     stage_config = config.stage(stage)
     model = planner.models[stage]
+    protocol = TRANSCRIPTION if stage_config.is_transcriber else CHAT
     with under_key(config.key(stage)):
         key = stage_config.read_api_key()
 
@@ -113,7 +115,7 @@ async def _make_calls(
     # The ledger first: a second run must be refused before it calls a server.
     async with (
         LedgerWriter(config.ledger, writer_name) as writer,
-        ServerClient(config.key(stage), stage_config, model, key) as client,
+        ServerClient(config.key(stage), stage_config, model, key, protocol=protocol) as client,
     ):
         held = _HeldRefusals(writer)
 

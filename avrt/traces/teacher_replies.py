@@ -47,6 +47,7 @@ class TeacherReply:
         right: whether the answer is the gold option.
         has_stream: whether the sample has the frames or audio that the teacher needs.
         samples: all replies, in the order of their seeds; empty without the stream.
+        votes: whether the teacher answers; false for one that transcribes.
     """
 
     record: CallRecord | None
@@ -54,6 +55,7 @@ class TeacherReply:
     right: bool
     has_stream: bool = True
     samples: tuple[SampleReply, ...] = ()
+    votes: bool = True
 
     @property
     def missing(self) -> bool:
@@ -77,16 +79,17 @@ class TeacherReply:
         return sum(sample.right for sample in self.samples) / len(self.samples) if self.samples else 0.0
 
 
-NO_STREAM_REPLY = TeacherReply(None, None, False, has_stream=False)
-
-
-def read_teacher(records: Sequence[CallRecord | None], sample: Sample) -> TeacherReply:
+def read_teacher(records: Sequence[CallRecord | None], sample: Sample, *, votes: bool = True) -> TeacherReply:
     """Parse a teacher's replies.
 
     Args:
         records: one per sample; None where the call is not made yet.
         sample: the question.
+        votes: whether the teacher answers; a transcript is not parsed.
     """
+    if not votes:
+        transcripts = tuple(SampleReply(record, None, False) for record in records)
+        return TeacherReply(transcripts[0].record, None, False, samples=transcripts, votes=False)
     replies = tuple(_read_sample(record, sample) for record in records)
     counts = _letters(replies)
     letter = max(counts, key=lambda name: counts[name]) if counts else None
