@@ -155,10 +155,10 @@ class ServerClient:
         """
         begin = time.monotonic()
         parameters = self.model.sampling if sampling is None else sampling
-        body, kind = self._protocol.encode(self.model.name, content, parameters)
+        request = self._protocol.encode(self.model.name, content, parameters)
         attempts, failure = 0, None
         while attempts < self.config.max_attempts:
-            answer = await self._attempt(body, kind)
+            answer = await self._attempt(request)
             if isinstance(answer, Outcome):
                 latency = round(time.monotonic() - begin, 4)
                 error = answer.error or (failure.error if failure else "")
@@ -181,16 +181,14 @@ class ServerClient:
             error=failure.error,
         )
 
-    async def _attempt(self, body: bytes, kind: str) -> Outcome | Failure:
+    async def _attempt(self, request: dict[str, Any]) -> Outcome | Failure:
         """Send a call once, to the next server in turn."""
         server = await self._acquire()
         sent_at = time.monotonic()
         try:
             # The client's own timeout restarts with every byte; this one limits the whole attempt.
             async with asyncio.timeout(self.config.request_timeout_seconds):
-                reply = await server.client.post(
-                    self._protocol.route, cast_to=object, content=body, options={"headers": {"content-type": kind}}
-                )
+                reply = await server.client.post(self._protocol.route, cast_to=object, **request)
             answer = redacted_json(reply, self._storable)
             outcome = self._protocol.read(answer, self.model.sampling.get("max_tokens"))
             # Once more: parts of a text may have been joined to the key.
@@ -245,12 +243,10 @@ class ServerClient:
             ServerError: the address has no chat completions, the server does not offer the model, or it refuses the
                 key.
         """
-        body, kind = self._protocol.probe(self.model.name)
+        request = self._protocol.probe(self.model.name)
         try:
             async with asyncio.timeout(self.config.request_timeout_seconds):
-                await server.client.post(
-                    self._protocol.route, cast_to=object, content=body, options={"headers": {"content-type": kind}}
-                )
+                await server.client.post(self._protocol.route, cast_to=object, **request)
         except REPLY_ERRORS as error:
             failure = self._failure(error)
             if failure.kind is Kind.FATAL:

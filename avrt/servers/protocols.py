@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 import wave
@@ -27,11 +26,11 @@ class CallProtocol(Protocol):
     route: str
     title: str
 
-    def encode(self, model: str, content: Content, parameters: Mapping[str, Any]) -> tuple[bytes, str]:
-        """A request's body and its content type."""
+    def encode(self, model: str, content: Content, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """A request, as arguments of the client's ``post``."""
         ...
 
-    def probe(self, model: str) -> tuple[bytes, str]:
+    def probe(self, model: str) -> dict[str, Any]:
         """A small request, which shows that the route and the model are there."""
         ...
 
@@ -46,11 +45,14 @@ class ChatProtocol:
     route = "/chat/completions"
     title = "chat completions"
 
-    def encode(self, model: str, content: Content, parameters: Mapping[str, Any]) -> tuple[bytes, str]:
+    def encode(self, model: str, content: Content, parameters: Mapping[str, Any]) -> dict[str, Any]:
         messages = [{"role": "user", "content": content}]
-        return json.dumps({"model": model, "messages": messages, **parameters}).encode(), "application/json"
+        return {
+            "content": json.dumps({"model": model, "messages": messages, **parameters}).encode(),
+            "options": {"headers": {"content-type": "application/json"}},
+        }
 
-    def probe(self, model: str) -> tuple[bytes, str]:
+    def probe(self, model: str) -> dict[str, Any]:
         return self.encode(model, [text_part("Hello")], {"max_tokens": 1})
 
     def read(self, reply: object, max_tokens: int | None) -> Outcome:
@@ -63,21 +65,15 @@ class TranscriptionProtocol:
     route = "/audio/transcriptions"
     title = "audio transcriptions"
 
-    def encode(self, model: str, content: Content, parameters: Mapping[str, Any]) -> tuple[bytes, str]:
+    def encode(self, model: str, content: Content, parameters: Mapping[str, Any]) -> dict[str, Any]:
         wav = base64.b64decode(next(part["input_audio"]["data"] for part in content if part["type"] == "input_audio"))
-        # No hash of the file is inside the file.
-        boundary = hashlib.sha256(wav).hexdigest()
-        lines = bytearray()
-        for name, value in {"model": model, **parameters}.items():
-            for item in value if isinstance(value, list) else [value]:
-                text = item if isinstance(item, str) else json.dumps(item)
-                head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
-                lines += head.encode() + text.encode() + b"\r\n"
-        file = 'Content-Disposition: form-data; name="file"; filename="audio.wav"\r\nContent-Type: audio/wav'
-        lines += f"--{boundary}\r\n{file}\r\n\r\n".encode() + wav + f"\r\n--{boundary}--\r\n".encode()
-        return bytes(lines), f"multipart/form-data; boundary={boundary}"
+        return {
+            "body": {"model": model, **parameters},
+            "files": {"file": ("audio.wav", wav, "audio/wav")},
+            "options": {"headers": {"content-type": "multipart/form-data"}},
+        }
 
-    def probe(self, model: str) -> tuple[bytes, str]:
+    def probe(self, model: str) -> dict[str, Any]:
         buffer = io.BytesIO()
         with wave.open(buffer, "wb") as file:
             file.setnchannels(1)

@@ -161,8 +161,8 @@ class TracesConfig:
         samples_per_shard: samples per output shard.
         tokenizer: folder of a tokenizer that counts the statistics' tokens; null counts words and punctuation.
         max_teacher_chars: longer teacher replies reach the merger without their thinking, or cut.
-        max_target_chars: longer reasoning of a teacher becomes the target (``NAME_only``) without its thinking; if it is
-            still longer, the sample is dropped.
+        max_target_chars: a longer target of one teacher alone (``NAME_only``) loses the thinking; if it is then still
+            longer, the sample is dropped.
         max_failed_share: stop a stage when more than this share of its calls fail, so that a misconfigured server is
             noticed after a hundred calls and not after fifty thousand.
         allow_missing: write shards although calls are missing; otherwise that is an error.
@@ -266,9 +266,7 @@ class TracesConfig:
             )
         for name in readers:
             if self.transcriber is not None and names.index(name) < names.index(self.transcriber):
-                raise ValueError(
-                    f"teachers.{name}: reads the transcript of {self.transcriber!r}; list it after that one"
-                )
+                raise ValueError(f"teachers.{name}: list it after {self.transcriber!r}, whose transcript it reads")
 
     def _check_variant(self) -> None:
         known = [*VARIANTS, *(f"{name}{ALONE}" for name in self.voters)]

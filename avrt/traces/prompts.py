@@ -1,8 +1,8 @@
 """The prompts of teachers, and the form in which the merger gets the teachers' replies.
 
-A prompt is a text with placeholders: ``{question}``, ``{options}`` (the paper's ``{formatted_choices}``), ``{frames}`` for
-the number of frames, and ``{transcript}``. Other braces stay as they are. A prompt without ``{question}`` gets question
-and options at its end. See `avrt.traces.merge_prompt` for the merger's.
+A prompt is a text with placeholders: ``{question}``, ``{options}`` (the paper's ``{formatted_choices}``), ``{frames}``
+for the number of frames, and ``{transcript}``. Other braces stay as they are. A prompt without ``{question}`` gets
+question and options at its end. See `avrt.traces.merge_prompt` for the merger's.
 """
 
 from __future__ import annotations
