@@ -36,7 +36,8 @@ SAMPLE = Sample("s", "What {options} is it? {frames}", ("a {question}", "b"), 0)
 def test_every_config_loads(path: Path) -> None:
     config = load_config([path])
     for stage in config.stages:
-        assert config.stage(stage).resolve_model().sampling["max_tokens"] >= 1024
+        if stage != config.transcriber:
+            assert config.stage(stage).resolve_model().sampling["max_tokens"] >= 1024
 
 
 def test_the_two_mergers_share_their_teachers() -> None:
@@ -205,7 +206,7 @@ def test_every_preset_sends_a_token_limit_and_has_its_servers_command_in_the_doc
     pages = [(CONFIGS.parent / "docs" / name).read_text() for name in ("traces.md", "evaluation.md")]
     docs = "\n".join(pages).replace(" \\\n    ", " ")
     for name, preset in PRESETS.items():
-        assert preset.sampling["max_tokens"] >= 1024, name
+        assert preset.transcribes or preset.sampling["max_tokens"] >= 1024, name
         assert f"\n{preset.serve}\n" in docs, name
 
 
