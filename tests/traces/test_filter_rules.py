@@ -42,6 +42,7 @@ def replies(letters: str) -> TeacherReply:
         ("right wrong wrong", {"all_right": "several_wrong", "any_right": None, "majority": "no_majority"}),
         ("wrong wrong wrong", {"all_right": "all_wrong", "any_right": "none_right", "none": None}),
         ("right no_stream right", {"all_right": "audio_no_stream", "majority": None, "none": "audio_no_stream"}),
+        ("right no_stream no_stream", {"all_right": "audio_no_stream", "majority": None}),
         # One of two that have their stream is no majority.
         ("right no_stream wrong", {"majority": "no_majority", "any_right": None}),
         ("wrong length right", {"all_right": "audio_length", "any_right": None, "none": "audio_length"}),
