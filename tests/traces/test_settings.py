@@ -68,7 +68,10 @@ def test_a_setting_on_the_command_line_wins() -> None:
         ("samples_per_shard=0", "samples_per_shard: "),
         ("teachers.vision.preset=foo", "teachers.vision.preset: 'foo' is none of"),
         ("teachers.vision.preset=gemma-3-12b-it", "teachers.vision.preset: 'gemma-3-12b-it' takes no images"),
-        ("teachers.audio.preset=kimi-vl-a3b-thinking-2506", "takes no audio, .* audio-flamingo-3-think or qwen3-omni"),
+        (
+            "teachers.audio.preset=kimi-vl-a3b-thinking-2506",
+            "takes no audio, .* audio-flamingo-3-think or .*qwen3-omni",
+        ),
         ("teachers.audio.sampling={max_tokens: null}", "teachers.audio.sampling.max_tokens: must be a whole number"),
         ("merge.base_urls=[]", "merge.base_urls: give at least one"),
         ("merge.base_urls=[ftp://h/v1]", r"merge.base_urls\[0\]: must look like"),
