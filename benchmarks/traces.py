@@ -17,6 +17,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from avrt.data.shards import ShardSet
 from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
 from avrt.traces.call_planner import CallPlanner
-from avrt.traces.config import StageConfig, TracesConfig
+from avrt.traces.config import StageConfig, TeacherConfig, TracesConfig
 from avrt.traces.stages import run_stage
 
 REPLY = json.dumps(
@@ -108,14 +109,28 @@ def measure(shards: Path, stage: str, calls: int, latency: float, concurrency: i
     server.start()
     try:
         address = f"http://127.0.0.1:{receiver.recv()}/v1"
-        config = StageConfig(
-            [address], model="bench", sampling={"max_tokens": 16}, max_concurrency=concurrency, max_attempts=1
+        server: dict[str, Any] = {
+            "base_urls": [address],
+            "model": "bench",
+            "sampling": {"max_tokens": 16},
+            "max_concurrency": concurrency,
+            "max_attempts": 1,
+        }
+        teachers = {
+            "vision": TeacherConfig(**server, inputs="frames"),
+            "audio": TeacherConfig(**server, inputs="audio"),
+        }
+        settings = TracesConfig(
+            str(shards),
+            str(folder / "ledger"),
+            str(folder / "out"),
+            teachers,
+            StageConfig(**server),
+            variant="unfiltered",
         )
-        settings = TracesConfig(str(shards), str(folder / "ledger"), str(folder / "out"), config, config, config)
-        settings.variant = "unfiltered"
         planner = CallPlanner(settings, ShardSet(shards))
         begin = time.monotonic()
-        counts = run_stage(stage, planner).made  # type: ignore[arg-type]
+        counts = run_stage(stage, planner).made
         seconds = time.monotonic() - begin
     finally:
         server.terminate()

@@ -1,11 +1,12 @@
 """Make reasoning traces with single-modality teachers.
 
-A vision teacher and an audio teacher reason about every clip, a merger composes one trace from both, and the samples
+Teachers that each get a part of a clip reason about it, a merger composes one trace from their replies, and the samples
 that pass the filter are written as shards for fine-tuning. After an interruption, the same command continues.
 Every key of the config is an option too.
 
     python -m avrt traces --config cli_configs/traces_avqa.yaml
-    python -m avrt traces --config cli_configs/traces_avqa.yaml --stage vision --vision.max_concurrency 8
+    python -m avrt traces --config cli_configs/traces_avqa.yaml --stage vision \\
+        --teachers.vision.max_concurrency 8
     python -m avrt traces --config cli_configs/traces_avqa.yaml --stage write --variant audio_only \\
         --output shards/avrt20k_audio_only
 """
@@ -16,15 +17,18 @@ import argparse
 
 TAKES_SETTINGS = True
 
-STEPS = ("vision", "audio", "merge", "write")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument(
         "--config", action="append", metavar="FILE", help="the run's settings; a second file overrides the first"
     )
-    parser.add_argument("--stage", choices=STEPS, action="append", help="run this step only (may be repeated)")
+    parser.add_argument(
+        "--stage",
+        action="append",
+        metavar="NAME",
+        help="run this step only: a teacher's name, merge or write (may be repeated)",
+    )
     parser.add_argument("--retry-rejected", action="store_true", help="repeat calls that a server refused for good")
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that divide each stage with Ray Data"
@@ -40,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config or [], args.settings)
     build_demo_paths(config)
-    steps = tuple(step for step in STEPS if not args.stage or step in args.stage)
-    statistics = run_traces(config, steps=steps, retry_rejected=args.retry_rejected, workers=args.workers)
+    statistics = run_traces(config, steps=args.stage, retry_rejected=args.retry_rejected, workers=args.workers)
     if statistics is not None:
         print_statistics(statistics)
         print_folders(config, statistics)

@@ -13,7 +13,6 @@ from pathlib import Path
 from avrt.demo.servers import DEFAULT_PORT, HOST, server_url
 from avrt.demo.stages import config_file, shown_path
 from avrt.interrupts import interrupts_held_back
-from avrt.traces.config import STAGES
 
 START_SECONDS = 60.0
 """Time for the server to answer; it takes about one second on an idle machine."""
@@ -36,7 +35,7 @@ def traces_command(shards: Path, ledger: Path, output: Path, *, port: int = DEFA
     for key, path in (("shards", shards), ("ledger", ledger), ("output", output)):
         words += [f"--{key}", shown_path(path)]
     if port != DEFAULT_PORT:
-        for stage in STAGES:
+        for stage in ("teachers.vision", "teachers.audio", "merge"):
             words += [f"--{stage}.base_urls", f'["{server_url(port)}"]']
     return words
 

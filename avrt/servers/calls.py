@@ -20,6 +20,7 @@ async def make_calls(
     prepare: Callable[[int], tuple[Job, Content | None]],
     finish: Callable[[Job, Outcome | None], Awaitable[None]],
     *,
+    send: Callable[[Job, Content], Awaitable[Outcome]] | None = None,
     ahead: int,
     threads: int,
     batch: int,
@@ -31,6 +32,7 @@ async def make_calls(
         missing: numbers of the calls; read in a thread of its own.
         prepare: the job of a number and the message to send, or None where there is nothing to send; called in threads.
         finish: records the outcome of a job (None where nothing was sent); the next call starts when it returns.
+        send: sends the message of a job; None for `ServerClient.call` with the model's own parameters.
         ahead, threads, batch: see `open_backlog`.
 
     Raises:
@@ -40,7 +42,9 @@ async def make_calls(
 
     async def work(backlog: Backlog[tuple[Job, Content | None]]) -> None:
         async for job, content in backlog:
-            outcome = None if content is None else await client.call(content)
+            outcome = None
+            if content is not None:
+                outcome = await (client.call(content) if send is None else send(job, content))
             await finish(job, outcome)
 
     try:

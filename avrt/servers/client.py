@@ -8,27 +8,26 @@ message with eight images through the client's parameter types costs more than e
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx2
 import openai
 
 from avrt.servers.config import Model, ServerConfig
-from avrt.servers.content import Content, text_part
+from avrt.servers.content import Content
 from avrt.servers.failures import BadReplyError, Failure, Kind, ReportedError, classify
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.pool import NotAnsweringError, Server, ServerPool
+from avrt.servers.protocols import CHAT, CallProtocol
 from avrt.servers.redaction import redacted_json, redactor
-from avrt.servers.replies import read_reply
 from avrt.servers.transport import AiohttpTransport
 
 log = logging.getLogger(__name__)
@@ -68,14 +67,22 @@ class ServerClient:
         model: the model to call.
         key: API key, or None.
         rng: source of the jitter of pauses.
+        protocol: the request that is made.
     """
 
     def __init__(
-        self, name: str, config: ServerConfig, model: Model, key: str | None, rng: random.Random | None = None
+        self,
+        name: str,
+        config: ServerConfig,
+        model: Model,
+        key: str | None,
+        rng: random.Random | None = None,
+        protocol: CallProtocol = CHAT,
     ) -> None:
         self.name = name
         self.config = config
         self.model = model
+        self._protocol = protocol
         self._redact: Callable[[str], str] = redactor([key])
         self._key = key
         self._rng = rng or random.Random()
@@ -135,19 +142,23 @@ class ServerClient:
         if not any(server.up for server in servers):
             self._pool.release(await self._acquire())
 
-    async def call(self, content: Content) -> Outcome:
+    async def call(self, content: Content, sampling: Mapping[str, Any] | None = None) -> Outcome:
         """Make one call, with as many attempts as needed.
+
+        Args:
+            content: the parts of the user message.
+            sampling: parameters of this call; None for the model's.
 
         Raises:
             ServerError: this call and every other would fail: the key is refused, the address or the model is wrong, or
                 no server answers any more.
         """
         begin = time.monotonic()
-        messages = [{"role": "user", "content": content}]
-        body = json.dumps({"model": self.model.name, "messages": messages, **self.model.sampling}).encode()
+        parameters = self.model.sampling if sampling is None else sampling
+        request = self._protocol.encode(self.model.name, content, parameters)
         attempts, failure = 0, None
         while attempts < self.config.max_attempts:
-            answer = await self._attempt(body)
+            answer = await self._attempt(request)
             if isinstance(answer, Outcome):
                 latency = round(time.monotonic() - begin, 4)
                 error = answer.error or (failure.error if failure else "")
@@ -170,20 +181,16 @@ class ServerClient:
             error=failure.error,
         )
 
-    async def _attempt(self, body: bytes) -> Outcome | Failure:
+    async def _attempt(self, request: dict[str, Any]) -> Outcome | Failure:
         """Send a call once, to the next server in turn."""
         server = await self._acquire()
         sent_at = time.monotonic()
         try:
             # The client's own timeout restarts with every byte; this one limits the whole attempt.
             async with asyncio.timeout(self.config.request_timeout_seconds):
-                reply = await server.client.post(
-                    "/chat/completions",
-                    cast_to=object,
-                    content=body,
-                    options={"headers": {"content-type": "application/json"}},
-                )
-            outcome = read_reply(redacted_json(reply, self._storable), self.model.sampling.get("max_tokens"))
+                reply = await server.client.post(self._protocol.route, cast_to=object, **request)
+            answer = redacted_json(reply, self._storable)
+            outcome = self._protocol.read(answer, self.model.sampling.get("max_tokens"))
             # Once more: parts of a text may have been joined to the key.
             outcome = replace(
                 outcome,
@@ -230,20 +237,16 @@ class ServerClient:
         return replace(failure, kind=Kind.PERMANENT if known else Kind.TRANSIENT)
 
     async def _probe_route(self, server: Server) -> bool:
-        """Request one token; returns False if the server does not answer now, so that nothing is known.
+        """Send a small request; returns False if the server does not answer now, so that nothing is known.
 
         Raises:
             ServerError: the address has no chat completions, the server does not offer the model, or it refuses the
                 key.
         """
-        message = {"role": "user", "content": [text_part("Hello")]}
+        request = self._protocol.probe(self.model.name)
         try:
             async with asyncio.timeout(self.config.request_timeout_seconds):
-                await server.client.post(
-                    "/chat/completions",
-                    cast_to=object,
-                    body={"model": self.model.name, "messages": [message], "max_tokens": 1},
-                )
+                await server.client.post(self._protocol.route, cast_to=object, **request)
         except REPLY_ERRORS as error:
             failure = self._failure(error)
             if failure.kind is Kind.FATAL:
@@ -289,7 +292,7 @@ class ServerClient:
                 f"{self.name}.model: server {server.number} does not offer {self.model.name!r} ({reason}); set "
                 f"{self.name}.model, or start the server with that --served-model-name"
             )
-        problem = f"{self.name}.base_urls[{server.number}]: no chat completions at this address ({reason})"
+        problem = f"{self.name}.base_urls[{server.number}]: no {self._protocol.title} at this address ({reason})"
         if not urlsplit(self.config.base_urls[server.number]).path.rstrip("/").endswith("/v1"):
             return f"{problem}; it must end in /v1, as http://host:8000/v1"
         return f"{problem}; check it, and that the server offers this model"

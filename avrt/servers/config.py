@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from avrt.config.numbers import PositiveFloat, PositiveInt
@@ -58,6 +58,8 @@ class ServerConfig:
         server_wait_seconds: how long to wait while no address answers, before the run stops.
     """
 
+    MAY_TRANSCRIBE: ClassVar[bool] = False
+
     base_urls: list[str]
     preset: str | None = None
     model: str | None = None
@@ -93,6 +95,8 @@ class ServerConfig:
         if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             raise ValueError("api_key_env: must be the name of an environment variable, not a key")
         self._check_no_key()
+        if self.is_transcriber and not self.MAY_TRANSCRIBE:
+            raise ValueError(f"preset: {self.preset!r} writes down speech and answers no question; choose another")
         self.resolve_model()
 
     def _check_no_key(self) -> None:
@@ -128,8 +132,14 @@ class ServerConfig:
             raise ValueError(
                 f"model: give the name under which the servers offer the model, or a preset ({', '.join(PRESETS)})"
             )
-        sampling = checked_sampling({**preset.sampling, **self.sampling})
+        sampling = checked_sampling({**preset.sampling, **self.sampling}, token_limit=not self.is_transcriber)
         return Model(name, self.revision, sampling, preset.suffix, preset.serve)
+
+    @property
+    def is_transcriber(self) -> bool:
+        """Whether the model writes down speech and answers no question."""
+        preset = self.known_preset()
+        return preset is not None and preset.transcribes
 
     def known_preset(self) -> Preset | None:
         """The preset that these settings name, or None.
@@ -186,22 +196,25 @@ def _secret_in(value: Any, name: str) -> str:
     return ""
 
 
-def checked_sampling(sampling: Mapping[str, Any]) -> dict[str, Any]:
+def checked_sampling(sampling: Mapping[str, Any], *, token_limit: bool = True) -> dict[str, Any]:
     """The parameters of a call, sorted, without those that are None.
+
+    Args:
+        token_limit: whether there must be a ``max_tokens``.
 
     Raises:
         ValueError: no token limit, or a parameter that a call cannot have.
     """
     chosen = {key: value for key, value in sorted(sampling.items()) if value is not None}
     limit = chosen.get("max_tokens")
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+    if token_limit and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ValueError(
             f"sampling.max_tokens: must be a whole number above 0, got {limit!r}; servers' own defaults may cut "
             "replies after 16 tokens"
         )
     if chosen.get("n", 1) != 1 or chosen.get("stream"):
         raise ValueError("sampling: `n` must be 1 and `stream` false, because a call has one reply that is read whole")
-    if reserved := sorted({"model", "messages"} & set(chosen)):
+    if reserved := sorted({"model", "messages", "file"} & set(chosen)):
         raise ValueError(f"sampling: must not contain {', '.join(reserved)}")
     return chosen
 

@@ -19,9 +19,10 @@ class Preset:
     Attributes:
         model: name under which the server offers it.
         inputs: streams that it accepts besides text: ``AV``, ``A``, ``V``, or nothing.
-        sampling: parameters of every call. ``max_tokens`` is always sent: servers' own defaults may be as low as 16.
+        sampling: parameters of every call. ``max_tokens`` is sent with every question: servers' own defaults may be 16.
         suffix: sentence that must end the prompt, or nothing.
         serve: command that starts a server for it; `docs/traces.md` explains its options.
+        transcribes: it writes down speech and answers no question; only a teacher of a trace run can be that.
     """
 
     model: str
@@ -29,6 +30,7 @@ class Preset:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     suffix: str = ""
     serve: str = ""
+    transcribes: bool = False
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -51,6 +53,23 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             serve=(
                 "vllm serve audio-flamingo-3-think-merged --served-model-name audio-flamingo-3-think "
                 "--max-model-len 8192 --max-num-seqs 64 --limit-mm-per-prompt '{\"audio\": 1}' --generation-config vllm"
+            ),
+        ),
+        "whisper-large-v3": Preset(
+            model="openai/whisper-large-v3",
+            inputs="A",
+            sampling={"temperature": 0.0, "response_format": "json"},
+            serve="vllm serve openai/whisper-large-v3 --revision COMMIT --max-num-seqs 64 --generation-config vllm",
+            transcribes=True,
+        ),
+        "voxtral-mini-3b-2507": Preset(
+            model="mistralai/Voxtral-Mini-3B-2507",
+            inputs="A",
+            sampling={"temperature": 0.2, "top_p": 0.95, "max_tokens": 2048},
+            serve=(
+                "vllm serve mistralai/Voxtral-Mini-3B-2507 --revision COMMIT --tokenizer-mode mistral "
+                "--config-format mistral --load-format mistral --max-model-len 16384 --max-num-seqs 64 "
+                "--limit-mm-per-prompt '{\"audio\": 1}' --generation-config vllm"
             ),
         ),
         "qwen2.5-14b-instruct": Preset(

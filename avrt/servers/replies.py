@@ -35,13 +35,13 @@ def read_reply(reply: object, max_tokens: int | None = None) -> Outcome:
     """
     if not isinstance(reply, dict):
         raise BadReplyError(f"not a chat completion but {_shown(reply)}")
-    _raise_reported(reply)
+    raise_reported(reply)
     choices = reply.get("choices")
     if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], dict):
         count = f"{len(choices)} choices" if isinstance(choices, list) else "no list of choices"
         raise BadReplyError(f"not a chat completion with one choice: it has {count}")
     choice = choices[0]
-    _raise_reported(choice)
+    raise_reported(choice)
     word, message = choice.get("finish_reason"), choice.get("message")
     if isinstance(word, str) and word.lower() in PASSING_REASONS:
         raise BadReplyError(f"the server ended the reply (finish_reason {word!r})")
@@ -140,7 +140,7 @@ def _read_usage(counts: object) -> dict[str, int]:
     }
 
 
-def _raise_reported(body: Mapping[str, Any]) -> None:
+def raise_reported(body: Mapping[str, Any]) -> None:
     """Raise the error that a body with status 200 reports."""
     error = body.get("error")
     if not error and body.get("object") == "error":

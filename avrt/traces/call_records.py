@@ -113,7 +113,7 @@ def call_key(
     The server's address, the time and the way in which the reply is parsed are not part of it.
 
     Args:
-        stage: ``vision``, ``audio`` or ``merge``.
+        stage: the teacher's name, or ``merge``.
         sample_id: the question.
         media: `media_hash` of the members that are sent.
         prompt: all text of the call, filled in.

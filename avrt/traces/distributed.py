@@ -15,7 +15,7 @@ from typing import Any
 from avrt.data.shards import ShardSet
 from avrt.servers.call_report import CallReport
 from avrt.traces.call_planner import CallPlanner, PlannedCall
-from avrt.traces.config import STAGES, Stage, StageConfig, TracesConfig
+from avrt.traces.config import StageConfig, TeacherConfig, TracesConfig
 from avrt.traces.stages import run_stage
 
 
@@ -42,7 +42,7 @@ def ray_session() -> Iterator[None]:
 
 
 def run_stage_distributed(
-    stage: Stage, config: TracesConfig, workers: int, *, retry_rejected: bool = False
+    stage: str, config: TracesConfig, workers: int, *, retry_rejected: bool = False
 ) -> CallReport:
     """Run one stage with `workers` Ray tasks, inside a `ray_session`.
 
@@ -78,8 +78,9 @@ def run_stage_distributed(
 
 def _run_share(settings: dict[str, Any], share: dict[str, Any]) -> dict[str, Any]:
     """One worker's part of a stage; runs in a Ray task."""
-    stages: dict[str, Any] = {name: StageConfig(**settings[name]) for name in STAGES}
-    config = TracesConfig(**{**settings, **stages})
+    teachers = {name: TeacherConfig(**teacher) for name, teacher in settings["teachers"].items()}
+    merge = None if settings["merge"] is None else StageConfig(**settings["merge"])
+    config = TracesConfig(**{**settings, "teachers": teachers, "merge": merge})
     stage, number, workers = share["stage"], int(share["worker"]), int(share["workers"])
 
     def is_mine(call: PlannedCall) -> bool:

@@ -20,8 +20,9 @@ from avrt.files.atomic import write_atomic
 from avrt.servers.call_report import CallReport
 from avrt.storage.uploads import OutputFolder, output_folder
 from avrt.text.answers import answer_body
-from avrt.traces.call_planner import TEACHERS, CallPlanner, TeacherReply
-from avrt.traces.config import STAGES, Stage, TracesConfig
+from avrt.traces.call_planner import CallPlanner
+from avrt.traces.config import MERGE, TracesConfig
+from avrt.traces.filter_rules import MISSING
 from avrt.traces.ledger import LedgerError, LedgerIndex
 from avrt.traces.output import (
     SETTINGS_KEY,
@@ -31,13 +32,14 @@ from avrt.traces.output import (
     remove_outdated,
     shard_name,
 )
-from avrt.traces.sample_filter import MISSING, filter_sample
+from avrt.traces.sample_filter import filter_sample
 from avrt.traces.stages import RETRY_REJECTED
-from avrt.traces.statistics import SplitStatistics, token_counter
+from avrt.traces.statistics import CertaintyStatistics, SplitStatistics, token_counter
+from avrt.traces.teacher_replies import TeacherReply
 
 log = logging.getLogger(__name__)
 
-FILTER_VERSION = 2
+FILTER_VERSION = 3
 """Increased whenever a change here or in the answer parser keeps other samples; written to the manifest."""
 
 
@@ -66,10 +68,10 @@ class _Selection:
     rows: list[Row] = field(default_factory=list)
     statistics: dict[str, Any] = field(default_factory=dict)
     dropped: dict[str, Counter[str]] = field(default_factory=dict)
-    reports: dict[Stage, CallReport] = field(default_factory=dict)
+    reports: dict[str, CallReport] = field(default_factory=dict)
 
 
-def finalize(planner: CallPlanner, explain: Collection[Stage] = ()) -> dict[str, Any]:
+def finalize(planner: CallPlanner, explain: Collection[str] = ()) -> dict[str, Any]:
     """Filter, and write shards, manifests and ``statistics.json`` to the config's `output`, see `avrt.traces.output`.
 
     Samples are sorted by id, media bytes are copied unchanged from the input shards, and nothing that differs between
@@ -114,9 +116,11 @@ def _manifest_settings(planner: CallPlanner, fingerprint: str) -> dict[str, Any]
             "fingerprint": fingerprint,
             "filter_version": FILTER_VERSION,
             "variant": config.variant,
+            "filter": config.rule,
+            "min_right_share": config.min_right_share,
             "val_share": config.val_share,
             "split_seed": config.split_seed,
-            "models": {stage: _model_settings(planner, stage) for stage in STAGES},
+            "models": {stage: _model_settings(planner, stage) for stage in config.stages},
         },
         "input": planner.shards.fingerprint,
     }
@@ -170,17 +174,24 @@ def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
     count_tokens, unit = token_counter(config.tokenizer)
     splits: dict[str, SplitStatistics] = {}
     reasons: Counter[str] = Counter()
-    outcomes: dict[Stage, Counter[str]] = {stage: Counter() for stage in STAGES}
-    missing: Counter[Stage] = Counter()
-    selection = _Selection(reports={stage: CallReport() for stage in STAGES})
+    outcomes: dict[str, Counter[str]] = {stage: Counter() for stage in config.stages}
+    certainty: dict[str, CertaintyStatistics] = {}
+    missing: Counter[str] = Counter()
+    selection = _Selection(reports={stage: CallReport() for stage in config.stages})
     for index in range(len(shards)):
         record = shards.record(index)
         sample, replies = planner.teacher_replies(index, ledger)
         merge = planner.merge_call(index, sample, replies)
         merged = ledger.get(merge.key) if merge else None
-        for stage, call in (*((stage, replies[stage].record) for stage in TEACHERS), ("merge", merged)):
-            selection.reports[stage].add_earlier(call)
-        decision = filter_sample(sample, replies, merged, config.variant)
+        for name, reply in replies.items():
+            for one in reply.samples:
+                selection.reports[name].add_earlier(one.record)
+        if config.merge is not None:
+            selection.reports[MERGE].add_earlier(merged)
+        for name, reply in replies.items():
+            if len(reply.samples) > 1 and not reply.missing:
+                certainty.setdefault(name, CertaintyStatistics()).add(reply)
+        decision = filter_sample(sample, replies, merged, config)
         reasons[decision.reason] += 1
         for stage, outcome in decision.outcomes.items():
             outcomes[stage][outcome] += 1
@@ -209,13 +220,14 @@ def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
         "considered": len(shards),
         "splits": {name: splits[name].summary() for name in sorted(splits)},
         "yield": dict(sorted(reasons.items())),
+        **({"certainty": {name: found.summary() for name, found in certainty.items()}} if certainty else {}),
         "outcomes": {stage: dict(sorted(counts.items())) for stage, counts in outcomes.items()},
     }
     return selection
 
 
-def _check_missing(config: TracesConfig, missing: Counter[Stage], reports: dict[Stage, CallReport]) -> None:
-    missing_calls = [f"{missing[stage]} of stage {stage}" for stage in STAGES if missing[stage]]
+def _check_missing(config: TracesConfig, missing: Counter[str], reports: dict[str, CallReport]) -> None:
+    missing_calls = [f"{missing[stage]} of stage {stage}" for stage in config.stages if missing[stage]]
     if missing_calls and not config.allow_missing:
         raise LedgerError(
             f"{config.ledger}: calls are missing ({', '.join(missing_calls)}); run the stages again, or set "
@@ -244,7 +256,7 @@ def _counts(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common(5))
 
 
-def _explained(reports: dict[Stage, CallReport]) -> str:
+def _explained(reports: dict[str, CallReport]) -> str:
     """Why calls failed, by stage, for the end of a message."""
     parts = [f"{stage}: {reasons}" for stage, report in reports.items() if (reasons := report.explain(RETRY_REJECTED))]
     return "".join(f"; {part}" for part in parts)
@@ -300,24 +312,24 @@ def _write_shards(
     return tuple(summaries)
 
 
-def _teacher_texts(replies: dict[Stage, TeacherReply]) -> dict[str, str]:
-    """Each teacher's whole reply as received, by stage name."""
-    records = {stage: replies[stage].record for stage in TEACHERS}
-    return {str(stage): record.reply for stage, record in records.items() if record is not None}
+def _teacher_texts(replies: dict[str, TeacherReply]) -> dict[str, str]:
+    """The whole reply that represents each teacher, as received, by name."""
+    return {name: reply.record.reply for name, reply in replies.items() if reply.record is not None}
 
 
 def _fingerprint(planner: CallPlanner, rows: list[Row]) -> str:
     """SHA-256 of everything that determines the output's bytes."""
     config = planner.config
-    settings = [FILTER_VERSION, config.variant, config.val_share, config.split_seed, config.samples_per_shard]
-    head = [planner.shards.fingerprint, settings, {stage: _model_settings(planner, stage) for stage in STAGES}]
+    rule = [config.variant, config.rule, config.min_right_share, config.max_target_chars]
+    settings = [FILTER_VERSION, *rule, config.val_share, config.split_seed, config.samples_per_shard]
+    head = [planner.shards.fingerprint, settings, {stage: _model_settings(planner, stage) for stage in config.stages}]
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for row in rows:
         digest.update(json.dumps([row.sample_id, row.split, row.trace, row.texts_sha256], ensure_ascii=False).encode())
     return digest.hexdigest()
 
 
-def _model_settings(planner: CallPlanner, stage: Stage) -> dict[str, Any]:
+def _model_settings(planner: CallPlanner, stage: str) -> dict[str, Any]:
     model = planner.models[stage]
     prompt = hashlib.sha256(planner.prompts[stage].encode()).hexdigest()
     return {"model": model.name, "revision": model.revision, "sampling": dict(model.sampling), "prompt_sha256": prompt}

@@ -1,4 +1,4 @@
-"""A whole trace run: vision teacher, audio teacher, merge, then filter and write."""
+"""A whole trace run: every teacher, the merger, then filter and write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from avrt.servers.config import under_key
 from avrt.servers.outcome import Status
 from avrt.storage.uploads import output_folder
 from avrt.traces.call_planner import CallPlanner
-from avrt.traces.config import STAGES, Stage, TracesConfig
+from avrt.traces.config import TracesConfig
 from avrt.traces.finalize import finalize
 from avrt.traces.output import check_output
 from avrt.traces.stages import RETRY_REJECTED, run_stage
@@ -23,18 +23,17 @@ from avrt.traces.stages import RETRY_REJECTED, run_stage
 log = logging.getLogger(__name__)
 
 WRITE = "write"
-STEPS: tuple[str, ...] = (*STAGES, WRITE)
-"""The three stages that call servers, then filter and write."""
+"""The step after the stages that call servers: filter and write."""
 
 
 def run_traces(
-    config: TracesConfig, *, steps: Sequence[str] = STEPS, retry_rejected: bool = False, workers: int = 1
+    config: TracesConfig, *, steps: Sequence[str] | None = None, retry_rejected: bool = False, workers: int = 1
 ) -> dict[str, Any] | None:
     """Run some or all steps. Calls that the ledger has already are skipped.
 
     Args:
         config: the run's settings.
-        steps: which of `STEPS`; they run in that order.
+        steps: stages of the config, and ``write``; they run in the config's order. None for all.
         retry_rejected: repeat calls that a server refused permanently.
         workers: processes that share each stage through Ray Data; 1 does not need Ray.
 
@@ -47,13 +46,15 @@ def run_traces(
         OSError: the disk is full or failing.
     """
     config.check()
-    if unknown := sorted(set(steps) - set(STEPS)):
-        raise ValueError(f"steps: {', '.join(unknown)} is none of {', '.join(STEPS)}")
+    known = (*config.stages, WRITE)
+    steps = known if steps is None else steps
+    if unknown := sorted(set(steps) - set(known)):
+        raise ValueError(f"stage: {', '.join(unknown)} is none of {', '.join(known)}")
     if workers < 1:
         raise ValueError(f"workers: must be 1 or more, got {workers}")
-    calling = [stage for stage in STAGES if stage in steps]
+    calling = [stage for stage in config.stages if stage in steps]
     for stage in calling:
-        with under_key(stage):
+        with under_key(config.key(stage)):
             config.stage(stage).read_api_key()
     out = output_folder(config.output)
     if WRITE in steps:
@@ -75,11 +76,11 @@ def run_traces(
         for stage in calling:
             _run_one(stage, planner, retry_rejected, workers)
         if WRITE in steps:
-            statistics = finalize(planner, explain=[stage for stage in STAGES if stage not in calling])
+            statistics = finalize(planner, explain=[stage for stage in config.stages if stage not in calling])
     return statistics
 
 
-def _run_one(stage: Stage, planner: CallPlanner, retry_rejected: bool, workers: int) -> None:
+def _run_one(stage: str, planner: CallPlanner, retry_rejected: bool, workers: int) -> None:
     report = _calls(stage, planner, retry_rejected, workers)
     counts, reasons = report.counts, report.explain(RETRY_REJECTED)
     if counts.total() and not counts[Status.OK]:
@@ -88,7 +89,7 @@ def _run_one(stage: Stage, planner: CallPlanner, retry_rejected: bool, workers: 
         log.warning("%s: %s", stage, reasons)
 
 
-def _calls(stage: Stage, planner: CallPlanner, retry_rejected: bool, workers: int) -> CallReport:
+def _calls(stage: str, planner: CallPlanner, retry_rejected: bool, workers: int) -> CallReport:
     if workers == 1:
         return run_stage(stage, planner, retry_rejected=retry_rejected)
     from avrt.traces.distributed import run_stage_distributed

@@ -1,9 +1,8 @@
-"""The prompts of teachers and merger, and the form in which the merger gets the teachers' replies.
+"""The prompts of teachers, and the form in which the merger gets the teachers' replies.
 
-A prompt is a text with placeholders: ``{question}`` and ``{options}``, and for the merger ``{vision_trace}`` and
-``{audio_trace}``. The names of the paper's printed prompts mean the same: ``{formatted_choices}``,
-``{vision_reasoning}``, ``{audio_reasoning}``. Other braces stay as they are. A teacher's prompt without ``{question}``
-gets question and options at its end.
+A prompt is a text with placeholders: ``{question}``, ``{options}`` (the paper's ``{formatted_choices}``), ``{frames}``
+for the number of frames, and ``{transcript}``. Other braces stay as they are. A prompt without ``{question}`` gets
+question and options at its end. See `avrt.traces.merge_prompt` for the merger's.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from avrt.sample import Sample
 from avrt.text.answers import strip_special_tokens
-from avrt.traces.config import Stage
+from avrt.traces.config import TeacherConfig
 
 VISION_PROMPT = """\
 These are {frames} frames of one video clip, in order and evenly spaced over its length. You cannot hear its sound.
@@ -68,65 +67,132 @@ Answer: (B) A sewing machine
 Question: {question}
 {options}"""
 
-MERGE_PROMPT = """\
-Two assistants have looked into one clip for the same multiple-choice question. One heard its sound and saw nothing; \
-the other saw its frames and heard nothing. Either may be mistaken.
+BOTH_PROMPT = """\
+These are {frames} frames of one video clip, in order and evenly spaced over its length, and the clip's sound.
+Answer a multiple-choice question about the clip in three parts.
+
+Description: what the frames show and what can be heard, and how both change over the clip.
+Reasoning: what follows from that for the question. Go through every option and say what in the frames and in the \
+sound speaks for it or against it.
+Answer: the letter of the best option in parentheses, then its text.
 
 Question: {question}
-{options}
+{options}"""
 
-From the sound:
-{audio_trace}
+TEXT_PROMPT = """\
+You can neither see nor hear the clip that a multiple-choice question is about. Answer from general knowledge, in two \
+parts.
 
-From the frames:
-{vision_trace}
+Reasoning: what is known about the things in the question. Go through every option and say how likely it is.
+Answer: the letter of the best option in parentheses, then its text.
 
-Write one chain of reasoning that uses both, as if you had heard and seen the clip yourself:
-- Put it between <think> and </think>. Say what is heard and what is seen, how the two support or correct each other, \
-and why this leads to one option.
-- Do not mention the assistants, and add nothing that neither of them reports.
-- Keep it to about 100 to 150 words.
-- After it write only the letter of the right option between <answer> and </answer>.
-Write nothing before, between or after the two parts."""
+Question: {question}
+{options}"""
 
-DEFAULT_PROMPTS: Mapping[Stage, str] = {"vision": VISION_PROMPT, "audio": AUDIO_PROMPT, "merge": MERGE_PROMPT}
+TRANSCRIPT_PROMPT = """\
+You get a transcript of the speech in one clip. You can neither see nor hear the clip. A program wrote the transcript: \
+it may mishear words, and write some where nobody speaks.
+Answer a multiple-choice question about the clip in three parts.
 
-_ALIASES = {
-    "formatted_choices": "options",
-    "choices": "options",
-    "vision_reasoning": "vision_trace",
-    "audio_reasoning": "audio_trace",
+Speech: who speaks about what, as far as the transcript shows.
+Reasoning: what follows from that for the question. Go through every option and say what in the speech speaks for it \
+or against it. If the speech does not settle the question, say so.
+Answer: the letter of the best option in parentheses, then its text.
+
+Transcript: {transcript}
+
+Question: {question}
+{options}"""
+
+SPEECH_PROMPT = """\
+You hear the sound of one clip. You cannot see its picture. Listen to the speech.
+Answer a multiple-choice question about the clip in three parts.
+
+Speech: how many people speak, in which language and tone, and the words that matter for the question. If nobody \
+speaks, say so.
+Reasoning: what follows from that for the question. Go through every option and say what in the speech speaks for it \
+or against it. If the speech does not settle the question, say so.
+Answer: the letter of the best option in parentheses, then its text.
+
+Question: {question}
+{options}"""
+
+NO_WORDS = "(no words recognized)"
+"""In place of an empty transcript."""
+
+PROMPTS: Mapping[str, str] = {
+    "frames": VISION_PROMPT,
+    "audio": AUDIO_PROMPT,
+    "both": BOTH_PROMPT,
+    "transcript": TRANSCRIPT_PROMPT,
+    "none": TEXT_PROMPT,
+    "speech": SPEECH_PROMPT,
 }
-_PLACEHOLDER = re.compile(
-    r"\{(question|options|formatted_choices|choices|frames|vision_trace|vision_reasoning|audio_trace|audio_reasoning)\}"
-)
+"""The project's prompts for teachers, by name. The first ones have the names of a teacher's `inputs`."""
+
+_ALIASES = {"formatted_choices": "options", "choices": "options"}
+PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+"""A placeholder; a name that has no value stays as it is."""
+_TRACE = re.compile(r"[a-z][a-z0-9_]*_(?:trace|reasoning)")
 _THINK_MARKER = re.compile(r"<\s*/?\s*think\s*>|◁\s*/?\s*think\s*▷", re.IGNORECASE)
 _THINK_END = re.compile(r"<\s*/\s*think\s*>|◁\s*/\s*think\s*▷", re.IGNORECASE)
 
 
-def load_prompt(stage: Stage, path: str | None) -> str:
-    """The stage's prompt: a file's text, or the project's own.
+def teacher_prompt(key: str, teacher: TeacherConfig) -> str:
+    """The prompt of a teacher's settings; empty for one that transcribes.
+
+    Args:
+        key: key of the settings, for error messages.
 
     Raises:
-        ValueError: a merger's prompt lacks a placeholder, so that it would never see the traces, or a teacher's prompt
-            has one for a trace.
+        ValueError: see `load_prompt`; or the teacher is sent a transcript, for which its prompt has no place.
     """
-    prompt = DEFAULT_PROMPTS[stage] if path is None else Path(path).read_text(encoding="utf-8").strip()
-    used = {_ALIASES.get(name, name) for name in _PLACEHOLDER.findall(prompt)}
-    if stage == "merge":
-        missing = {"question", "vision_trace", "audio_trace"} - used
-        if missing:
-            names = ", ".join(f"{{{name}}}" for name in sorted(missing))
-            raise ValueError(f"merge.prompt_file: {path}: must contain {names}")
-    elif used & {"vision_trace", "audio_trace"}:
-        raise ValueError(
-            f"{stage}.prompt_file: {path}: remove the placeholders of traces: a teacher must not see another's"
-        )
-    if "question" not in used:
-        prompt += "\n{question}\n{options}"
-    elif "options" not in used:
-        prompt = prompt.replace("{question}", "{question}\n{options}", 1)
+    if teacher.is_transcriber:
+        return ""
+    prompt = load_prompt(key, teacher.prompt or teacher.inputs, teacher.prompt_file)
+    if (teacher.inputs == "transcript") != ("transcript" in placeholders(prompt)):
+        fix = "must contain {transcript}" if teacher.inputs == "transcript" else "remove {transcript}: it is sent none"
+        raise ValueError(f"{key}.prompt{'_file' if teacher.prompt_file else ''}: {fix}")
     return prompt
+
+
+def load_prompt(key: str, name: str, path: str | None) -> str:
+    """A teacher's prompt: a file's text, or one of the project's own.
+
+    Args:
+        key: key of the teacher's settings, for error messages.
+        name: one of `PROMPTS`, for where no file is given.
+        path: the file.
+
+    Raises:
+        ValueError: there is no prompt of that name, or the file has a placeholder for another teacher's trace.
+    """
+    if path is None and name not in PROMPTS:
+        raise ValueError(f"{key}.prompt: {name!r} is none of {', '.join(PROMPTS)}")
+    prompt = PROMPTS[name] if path is None else read_prompt(path)
+    if any(map(_TRACE.fullmatch, placeholders(prompt))):
+        raise ValueError(
+            f"{key}.prompt_file: {path}: remove the placeholders of traces: a teacher must not see another's"
+        )
+    return with_question(prompt)
+
+
+def read_prompt(path: str) -> str:
+    """The text of a prompt's file."""
+    return Path(path).read_text(encoding="utf-8").strip()
+
+
+def placeholders(prompt: str) -> set[str]:
+    """Names of a prompt's placeholders, each by its first name."""
+    return {_ALIASES.get(name, name) for name in PLACEHOLDER.findall(prompt)}
+
+
+def with_question(prompt: str) -> str:
+    """A prompt with question and options; they come last if it has no place for them."""
+    used = placeholders(prompt)
+    if "question" not in used:
+        return prompt + "\n{question}\n{options}"
+    return prompt if "options" in used else prompt.replace("{question}", "{question}\n{options}", 1)
 
 
 def fill_prompt(prompt: str, sample: Sample, *, suffix: str = "", **values: str) -> str:
@@ -135,7 +201,7 @@ def fill_prompt(prompt: str, sample: Sample, *, suffix: str = "", **values: str)
     Args:
         prompt: as `load_prompt` gives it.
         suffix: sentence that ends it.
-        values: texts for ``frames``, ``vision_trace`` and ``audio_trace``.
+        values: texts by placeholder, such as ``frames`` or ``audio_trace``.
     """
     options = "\n".join(f"({letter}) {text}" for letter, text in zip(sample.letters, sample.options, strict=True))
     known = {"question": sample.question, "options": options, **values}
@@ -145,7 +211,7 @@ def fill_prompt(prompt: str, sample: Sample, *, suffix: str = "", **values: str)
         name = _ALIASES.get(match[1], match[1])
         return known.get(name, match[0])
 
-    text = _PLACEHOLDER.sub(value, prompt)
+    text = PLACEHOLDER.sub(value, prompt)
     return f"{text}\n{suffix}" if suffix else text
 
 
@@ -154,10 +220,14 @@ def trace_for_merger(reply: str, max_chars: int) -> str:
 
     A reply longer than `max_chars` loses its thinking; if it is still too long, its beginning.
     """
-    text = strip_special_tokens(reply)
-    whole = _THINK_MARKER.sub("", text).strip()
+    whole = _THINK_MARKER.sub("", strip_special_tokens(reply)).strip()
     if len(whole) <= max_chars:
         return whole
+    return (without_thinking(reply) or whole)[-max_chars:]
+
+
+def without_thinking(reply: str) -> str:
+    """What a reply says after its thinking; the whole reply if no thinking is marked."""
+    text = strip_special_tokens(reply)
     ends = list(_THINK_END.finditer(text))
-    final = _THINK_MARKER.sub("", text[ends[-1].end() :]).strip() if ends else whole
-    return (final or whole)[-max_chars:]
+    return _THINK_MARKER.sub("", text[ends[-1].end() :] if ends else text).strip()

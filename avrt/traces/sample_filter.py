@@ -1,17 +1,19 @@
 """The filter: a question and its recorded replies give the target text of fine-tuning, or a reason to drop the sample.
 
-================ ====================================== =====================================================
-variant          samples                                target
-================ ====================================== =====================================================
-``merged``       both teachers right, merge             the merger's reply
+================ ============================================ ================================================
+variant          samples                                      target
+================ ============================================ ================================================
+``merged``       teachers right by the rule, merge            the merger's reply
                  well-formatted and correct
-``audio_only``   both teachers right                    the audio teacher's reasoning, its answer
-``vision_only``  both teachers right                    the vision teacher's reasoning, its answer
-``unfiltered``   merge well-formatted, right or wrong   the merger's reply, with its own answer
-``answer_only``  as ``merged``                          the bare letter
-``format_only``  as ``merged``                          tags around filler without content, and the letter
-================ ====================================== =====================================================
+``NAME_only``    teachers right by the rule, and the teacher  that teacher's reasoning, its answer
+                 NAME too
+``unfiltered``   every teacher complete, merge                the merger's reply, with its own answer
+                 well-formatted, right or wrong
+``answer_only``  as ``merged``                                the bare letter
+``format_only``  as ``merged``                                tags around filler without content, and the letter
+================ ============================================ ================================================
 
+`avrt.traces.filter_rules` has the rules. Without a merger, ``answer_only`` and ``format_only`` need the teachers alone.
 For another merger, use a second config with another ``merge`` and ``output`` and the same ledger. No variant calls a
 teacher again.
 """
@@ -19,21 +21,18 @@ teacher again.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from avrt.sample import Sample
 from avrt.servers.outcome import Status
 from avrt.text.answers import Reason, parse, strip_special_tokens
 from avrt.text.prompts import format_target
-from avrt.traces.call_planner import TEACHERS, TeacherReply
 from avrt.traces.call_records import CallRecord
-from avrt.traces.config import Stage, Variant
-
-NO_STREAM = "no_stream"
-"""A sample without the frames or audio that a teacher needs."""
-
-MISSING = "missing"
-"""No finished call in the ledger."""
+from avrt.traces.config import MERGE, TracesConfig
+from avrt.traces.filter_rules import MISSING, RIGHT, WRONG, reason_to_drop, teacher_outcome
+from avrt.traces.prompts import without_thinking
+from avrt.traces.teacher_replies import TeacherReply
 
 FILLER = (
     "Let me look at this question step by step. First I consider what the question asks. Then I go through the "
@@ -59,44 +58,61 @@ class Decision:
 
     trace: str | None
     reason: str
-    outcomes: dict[Stage, str]
+    outcomes: dict[str, str]
 
 
 def filter_sample(
-    sample: Sample, replies: dict[Stage, TeacherReply], merged: CallRecord | None, variant: Variant
+    sample: Sample, replies: Mapping[str, TeacherReply], merged: CallRecord | None, config: TracesConfig
 ) -> Decision:
     """Decide on one sample.
 
     Args:
         sample: the question.
-        replies: both teachers' replies.
+        replies: the replies of every teacher.
         merged: the merger's record, or None.
-        variant: kind of target text.
+        config: variant, filter rule, and whether there is a merger.
     """
-    outcomes = {stage: _teacher_outcome(replies[stage]) for stage in TEACHERS}
-    outcomes["merge"] = "not_needed"
-    right = {stage: outcomes[stage] == "right" for stage in TEACHERS}
-    whole = all(replies[s].record is not None and replies[s].parsed is not None for s in TEACHERS)
-    if variant == "unfiltered":
-        if not whole:
-            return Decision(None, _first_failure(outcomes), outcomes)
-    elif not all(right.values()):
-        return Decision(None, _filter_reason(outcomes, right), outcomes)
-    if variant in ("audio_only", "vision_only"):
-        stage: Stage = "audio" if variant == "audio_only" else "vision"
-        record = replies[stage].record
-        assert record is not None
-        trace = teacher_target(record.reply, sample.gold)
-        return Decision(trace, "kept" if trace else f"{stage}_{Reason.EMPTY_THINK.value}", outcomes)
-
-    trace, outcomes["merge"] = _merged_trace(sample, merged)
-    if trace is None or (variant != "unfiltered" and outcomes["merge"] == "wrong"):
-        return Decision(None, f"merge_{outcomes['merge']}", outcomes)
-    if variant == "answer_only":
+    teachers = {name: teacher_outcome(reply, config.min_right_share) for name, reply in replies.items()}
+    outcomes = dict(teachers)
+    if config.merge is not None:
+        outcomes[MERGE] = "not_needed"
+    if reason := reason_to_drop(teachers, config.voters, config.rule):
+        return Decision(None, reason, outcomes)
+    if config.alone is not None:
+        trace, reason = _alone(sample, config.alone, replies[config.alone], teachers[config.alone], config)
+        return Decision(trace, reason, outcomes)
+    trace = sample.gold
+    if config.merge is not None:
+        merge_trace, outcomes[MERGE] = _merged_trace(sample, merged)
+        if merge_trace is None or (config.variant != "unfiltered" and outcomes[MERGE] == WRONG):
+            return Decision(None, f"{MERGE}_{outcomes[MERGE]}", outcomes)
+        trace = merge_trace
+    if config.variant == "answer_only":
         trace = sample.gold
-    elif variant == "format_only":
+    elif config.variant == "format_only":
         trace = format_target(FILLER, sample.gold)
     return Decision(trace, "kept", outcomes)
+
+
+def _alone(
+    sample: Sample, name: str, reply: TeacherReply, outcome: str, config: TracesConfig
+) -> tuple[str | None, str]:
+    """The target of one teacher alone, and the reason: its right reply, or any with an answer if there is no rule."""
+    if config.rule != "none" and outcome != RIGHT:
+        return None, f"{name}_{outcome}"
+    record, letter = reply.record, None if reply.parsed is None else reply.parsed.letter
+    if outcome == RIGHT:
+        # The most common answer may be a wrong one if `min_right_share` is low.
+        record = reply.record if reply.right else next(one.record for one in reply.samples if one.right)
+        letter = sample.gold
+    if letter is None or record is None:
+        return None, f"{name}_{outcome}"
+    trace = teacher_target(record.reply, letter)
+    if trace is not None and len(trace) > config.max_target_chars:
+        trace = teacher_target(without_thinking(record.reply), letter)
+        if trace is None or len(trace) > config.max_target_chars:
+            return None, f"{name}_too_long"
+    return trace, "kept" if trace else f"{name}_{Reason.EMPTY_THINK.value}"
 
 
 def teacher_target(reply: str, letter: str) -> str | None:
@@ -107,18 +123,6 @@ def teacher_target(reply: str, letter: str) -> str | None:
     text = _THINK_TAGS.sub("\n", _ANSWER_PART.sub("", strip_special_tokens(reply)))
     think = re.sub(r"\n{3,}", "\n\n", text).strip()
     return format_target(think, letter) if think else None
-
-
-def _teacher_outcome(reply: TeacherReply) -> str:
-    if not reply.has_stream:
-        return NO_STREAM
-    if reply.record is None or reply.record.status is Status.GAVE_UP:
-        return MISSING
-    if reply.parsed is None:
-        return reply.record.status.value
-    if reply.right:
-        return "right"
-    return "wrong" if reply.parsed.letter is not None else reply.parsed.reason.value
 
 
 def _merged_trace(sample: Sample, record: CallRecord | None) -> tuple[str | None, str]:
@@ -135,19 +139,3 @@ def _merged_trace(sample: Sample, record: CallRecord | None) -> tuple[str | None
     assert parsed.think is not None
     # Formatted again, so that all targets have the same white space around their tags.
     return format_target(parsed.think, parsed.letter), "right" if sample.is_right(parsed.letter) else "wrong"
-
-
-def _filter_reason(outcomes: dict[Stage, str], right: dict[Stage, bool]) -> str:
-    """Why the filter drops a sample: the teacher without an answer, or the teachers that were wrong."""
-    for stage in TEACHERS:
-        if not right[stage] and outcomes[stage] != "wrong":
-            return f"{stage}_{outcomes[stage]}"
-    wrong = [stage for stage in TEACHERS if not right[stage]]
-    return "both_wrong" if len(wrong) == 2 else f"{wrong[0]}_wrong"
-
-
-def _first_failure(outcomes: dict[Stage, str]) -> str:
-    for stage in TEACHERS:
-        if outcomes[stage] in (NO_STREAM, MISSING) or outcomes[stage] in {status.value for status in Status}:
-            return f"{stage}_{outcomes[stage]}"
-    raise AssertionError("no stage failed")

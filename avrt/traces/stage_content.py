@@ -10,44 +10,43 @@ import soundfile
 from avrt.data.records import AUDIO_MEMBER, EncodedClip
 from avrt.files.atomic import atomic_file
 from avrt.servers.content import Content, audio_part, file_part, image_part, text_part
-from avrt.traces.config import Stage
 
 _MIME = {"jpg": "image/jpeg", "png": "image/png"}
 
 
-def sent_members(stage: Stage, names: list[str]) -> list[str]:
-    """The media members of a sample that a stage sends, in order: frames for the vision teacher, audio for the audio
-    teacher.
+def is_frame(name: str) -> bool:
+    """Whether a media member is a frame."""
+    return name.startswith("frame")
+
+
+def sent_members(streams: str, names: list[str]) -> list[str] | None:
+    """The media members of a sample that are sent, in order; None if it lacks one of the streams.
 
     Args:
+        streams: ``AV``, ``A``, ``V``, or nothing.
         names: all media members of the sample.
     """
-    if stage == "vision":
-        return sorted(name for name in names if name.startswith("frame"))
-    if stage == "audio":
-        return [AUDIO_MEMBER] if AUDIO_MEMBER in names else []
-    return []
+    frames = sorted(filter(is_frame, names)) if "V" in streams else []
+    audio = [AUDIO_MEMBER] if "A" in streams and AUDIO_MEMBER in names else []
+    return None if ("V" in streams) > bool(frames) or ("A" in streams) > bool(audio) else [*frames, *audio]
 
 
-def build_content(stage: Stage, clip: EncodedClip | None, prompt: str) -> Content:
+def build_content(streams: str, clip: EncodedClip, prompt: str) -> Content:
     """The content of the one user message, media inside it.
 
     Frames are sent as they are in the shard. Audio is sent as 16-bit WAV, which every server reads, with the same
     samples as the shard's FLAC.
     """
     parts: Content = []
-    if clip is not None:
-        for name in sent_members(stage, list(clip.members)):
-            data = clip.members[name]
-            is_audio = name == AUDIO_MEMBER
-            parts.append(
-                audio_part(flac_to_wav(data)) if is_audio else image_part(data, _MIME[name.rpartition(".")[2]])
-            )
+    for name in sent_members(streams, list(clip.members)) or ():
+        data = clip.members[name]
+        is_audio = name == AUDIO_MEMBER
+        parts.append(audio_part(flac_to_wav(data)) if is_audio else image_part(data, _MIME[name.rpartition(".")[2]]))
     return [*parts, text_part(prompt)]
 
 
 def build_file_content(
-    stage: Stage, clip: EncodedClip | None, prompt: str, folder: Path, sample_id: str, digest: str
+    streams: str, clip: EncodedClip, prompt: str, folder: Path, sample_id: str, digest: str
 ) -> Content:
     """The same with ``file://`` addresses of copies in `folder`, for vLLM servers that share the disk.
 
@@ -57,15 +56,14 @@ def build_file_content(
         digest: hash of the media; part of the copies' names, so that an old copy is never used for a changed clip.
     """
     parts: Content = []
-    if clip is not None:
-        for name in sent_members(stage, list(clip.members)):
-            is_audio = name == AUDIO_MEMBER
-            path = folder.resolve() / f"{sample_id}.{digest[:12]}.{'wav' if is_audio else name}"
-            if not path.exists():
-                folder.mkdir(parents=True, exist_ok=True)
-                with atomic_file(path) as file:
-                    file.write(flac_to_wav(clip.members[name]) if is_audio else clip.members[name])
-            parts.append(file_part("audio_url" if is_audio else "image_url", path.as_uri()))
+    for name in sent_members(streams, list(clip.members)) or ():
+        is_audio = name == AUDIO_MEMBER
+        path = folder.resolve() / f"{sample_id}.{digest[:12]}.{'wav' if is_audio else name}"
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as file:
+                file.write(flac_to_wav(clip.members[name]) if is_audio else clip.members[name])
+        parts.append(file_part("audio_url" if is_audio else "image_url", path.as_uri()))
     return [*parts, text_part(prompt)]
 
 

@@ -12,12 +12,13 @@ from avrt.servers.call_report import CallReport, check_failed_share
 from avrt.servers.calls import make_calls
 from avrt.servers.client import ServerClient
 from avrt.servers.config import under_key
-from avrt.servers.content import Content
+from avrt.servers.content import Content, text_part
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.progress import CallProgress
+from avrt.servers.protocols import CHAT, TRANSCRIPTION
 from avrt.traces.call_planner import CallPlanner, PlannedCall
 from avrt.traces.call_records import CallRecord
-from avrt.traces.config import Stage, StageConfig
+from avrt.traces.config import StageConfig, TeacherConfig
 from avrt.traces.ledger import LedgerIndex, LedgerWriter
 from avrt.traces.stage_content import build_content, build_file_content
 
@@ -31,7 +32,7 @@ PREPARED_IN_A_ROW = 4
 
 
 def run_stage(
-    stage: Stage,
+    stage: str,
     planner: CallPlanner,
     *,
     retry_rejected: bool = False,
@@ -41,7 +42,7 @@ def run_stage(
     """Make all calls of one stage that the ledger does not have yet.
 
     Args:
-        stage: ``vision``, ``audio`` or ``merge``.
+        stage: a teacher's name, or ``merge``.
         planner: config and shards.
         retry_rejected: also repeat calls that a server refused permanently, say after raising its context length.
         writer_name: the ledger file to append to.
@@ -56,6 +57,7 @@ def run_stage(
         OSError: the disk is full or failing.
     """
     ledger = LedgerIndex(planner.config.ledger)
+    repeats = planner.repeats(stage)
     # Two reports, since one thread finds finished calls while another makes calls.
     report, earlier = CallReport(), CallReport()
 
@@ -72,7 +74,7 @@ def run_stage(
                     done = status is not None and status.is_final and not again
                     progress.add_to_total(done=done)
                     if not done:
-                        yield call.index
+                        yield call.index * repeats + call.repeat
                     elif status is Status.OK:
                         earlier.earlier[Status.OK] += 1
                     else:
@@ -88,7 +90,7 @@ def run_stage(
 
 
 async def _make_calls(
-    stage: Stage,
+    stage: str,
     planner: CallPlanner,
     ledger: LedgerIndex,
     missing: Iterator[int],
@@ -100,19 +102,20 @@ async def _make_calls(
     config = planner.config
     stage_config = config.stage(stage)
     model = planner.models[stage]
-    with under_key(stage):
+    protocol = TRANSCRIPTION if stage_config.is_transcriber else CHAT
+    with under_key(config.key(stage)):
         key = stage_config.read_api_key()
 
-    def prepare(index: int) -> tuple[PlannedCall, Content]:
+    def prepare(number: int) -> tuple[PlannedCall, Content]:
         """Plan a call again when its turn comes: fifty thousand prompts need not be in memory."""
-        call = planner.call(stage, index, ledger)
+        call = planner.call(stage, *divmod(number, planner.repeats(stage)), ledger)
         assert call is not None
-        return call, _content(stage, stage_config, planner, call)
+        return call, _content(stage_config, planner, call)
 
     # The ledger first: a second run must be refused before it calls a server.
     async with (
         LedgerWriter(config.ledger, writer_name) as writer,
-        ServerClient(stage, stage_config, model, key) as client,
+        ServerClient(config.key(stage), stage_config, model, key, protocol=protocol) as client,
     ):
         held = _HeldRefusals(writer)
 
@@ -141,6 +144,7 @@ async def _make_calls(
                 missing,
                 prepare,
                 finish,
+                send=lambda call, content: client.call(content, call.sampling),
                 ahead=PREPARED_AHEAD,
                 threads=PREPARING_THREADS,
                 batch=PREPARED_IN_A_ROW,
@@ -178,11 +182,13 @@ class _HeldRefusals:
             await self._writer.append(record if final else replace(record, status=Status.GAVE_UP))
 
 
-def _content(stage: Stage, config: StageConfig, planner: CallPlanner, call: PlannedCall) -> Content:
+def _content(config: StageConfig, planner: CallPlanner, call: PlannedCall) -> Content:
     if not call.media:
-        return build_content(stage, None, call.prompt)
+        return [text_part(call.prompt)]
+    assert isinstance(config, TeacherConfig)
     clip = planner.shards.media(call.index)
     if config.transport == "file":
         assert config.media_dir is not None
-        return build_file_content(stage, clip, call.prompt, Path(config.media_dir), call.sample.id, call.media)
-    return build_content(stage, clip, call.prompt)
+        folder = Path(config.media_dir)
+        return build_file_content(config.streams, clip, call.prompt, folder, call.sample.id, call.media)
+    return build_content(config.streams, clip, call.prompt)

@@ -16,6 +16,7 @@ from rich.table import Table
 from avrt.storage.locations import join, shown
 from avrt.text.answers import answer_body, first_think, is_formatted
 from avrt.traces.config import TracesConfig
+from avrt.traces.teacher_replies import TeacherReply
 
 SPLITS = ("train", "val")
 
@@ -113,6 +114,42 @@ class SplitStatistics:
         }
 
 
+@dataclass
+class CertaintyStatistics:
+    """How sure a teacher with several samples is, and how right; questions are added one by one.
+
+    Attributes:
+        agreements: the share of equal answers of each question.
+        right_shares: the share of right answers of each question.
+        questions: questions by share of equal answers.
+        right: those whose most common answer is right, likewise.
+    """
+
+    agreements: list[float] = field(default_factory=list)
+    right_shares: list[float] = field(default_factory=list)
+    questions: Counter[float] = field(default_factory=Counter)
+    right: Counter[float] = field(default_factory=Counter)
+
+    def add(self, reply: TeacherReply) -> None:
+        """Count the replies to one question."""
+        self.agreements.append(reply.agreement)
+        self.right_shares.append(reply.right_share)
+        share = round(reply.agreement, 4)
+        self.questions[share] += 1
+        self.right[share] += reply.right
+
+    def summary(self) -> dict[str, Any]:
+        """JSON values: means with standard deviations, and accuracy in percent by the share of equal answers."""
+        return {
+            "agreement": mean_and_deviation(self.agreements),
+            "right_share": mean_and_deviation(self.right_shares),
+            "by_agreement": {
+                f"{share:g}": {"questions": count, "right": _percent(self.right[share], count)}
+                for share, count in sorted(self.questions.items(), reverse=True)
+            },
+        }
+
+
 def mean_and_deviation(values: Sequence[float]) -> list[float] | None:
     """Mean and sample standard deviation (0 for one value), or None for none."""
     if not values:
@@ -201,6 +238,8 @@ def print_statistics(statistics: dict[str, Any], console: Console | None = None,
             detail.add_row(name, shares, *(published for _ in paper))
         console.print(detail)
     console.print(_yield_table(statistics))
+    if certainty := statistics.get("certainty"):
+        console.print(_certainty_table(certainty))
 
 
 def print_folders(config: TracesConfig, statistics: dict[str, Any], console: Console | None = None) -> None:
@@ -238,6 +277,16 @@ def _yield_table(statistics: dict[str, Any]) -> Table:
         table.add_section()
         for outcome, count in sorted(outcomes.items(), key=lambda item: (-item[1], item[0])):
             table.add_row(f"{stage}: {outcome}", f"{count:,}", f"{_percent(count, total):.1f}%")
+    return table
+
+
+def _certainty_table(certainty: dict[str, Any]) -> Table:
+    """Whether the teachers are right where their samples agree."""
+    table = Table("Teacher", "Equal answers", "Questions", "Most common answer right")
+    for name, found in certainty.items():
+        table.add_section()
+        for share, counts in found["by_agreement"].items():
+            table.add_row(name, f"{float(share):.0%}", f"{counts['questions']:,}", f"{counts['right']:.1f}%")
     return table
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from avrt.data.shards import ShardSet
-from avrt.traces.call_planner import TEACHERS, CallPlanner
+from avrt.traces.call_planner import CallPlanner
 from avrt.traces.config import TracesConfig
+from avrt.traces.filter_rules import RIGHT, teacher_outcome
 from avrt.traces.ledger import LedgerIndex
 
 
@@ -14,17 +15,22 @@ def read_ledger_outcomes(config: TracesConfig) -> tuple[dict[str, bool], dict[st
     A teacher whose stream the sample lacks, or whose call was refused or cut, is wrong.
 
     Raises:
-        ValueError: calls are missing; the trace run is not finished.
+        ValueError: the run has no teachers ``vision`` and ``audio``, or calls are missing; the run is not finished.
     """
+    names = ("vision", "audio")
+    if not set(names) <= set(config.teachers):
+        raise ValueError(
+            f"teachers: subsets need the teachers vision and audio; there are {', '.join(config.teachers)}"
+        )
     planner = CallPlanner(config, ShardSet(config.shards, split=config.split))
     ledger = LedgerIndex(config.ledger)
-    outcomes: dict[str, dict[str, bool]] = {stage: {} for stage in TEACHERS}
+    outcomes: dict[str, dict[str, bool]] = {name: {} for name in names}
     missing = 0
     for index in range(len(planner.shards)):
         sample, replies = planner.teacher_replies(index, ledger)
-        for stage, reply in replies.items():
-            missing += reply.has_stream and reply.record is None
-            outcomes[stage][sample.id] = reply.right
+        for name in names:
+            missing += sum(one.record is None for one in replies[name].samples)
+            outcomes[name][sample.id] = teacher_outcome(replies[name], config.min_right_share) == RIGHT
     if missing:
         raise ValueError(
             f"{config.ledger}: {missing} calls of the teachers are missing; run `avrt traces` with --stage vision and "

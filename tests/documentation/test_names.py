@@ -110,7 +110,7 @@ def settings() -> frozenset[str]:
     from avrt.config.class_paths import ALLOWED_PREFIXES, enforce
     from avrt.evaluation.server_config import ServerRunConfig
     from avrt.servers.presets import PRESETS
-    from avrt.traces.config import TracesConfig
+    from avrt.traces.config import TeacherConfig, TracesConfig
     from lightning_modules.cli import read_settings
     from lightning_modules.strategy import AVRTDeepSpeedStrategy
 
@@ -125,7 +125,10 @@ def settings() -> frozenset[str]:
         found |= set(names_in(read_settings(command, words)))
     found |= {f"trainer.strategy.{name}" for name in inspect.signature(AVRTDeepSpeedStrategy).parameters}
     found |= set(fields_of(TracesConfig)) | set(fields_of(ServerRunConfig))
-    found |= {f"vision.sampling.{name}" for preset in PRESETS.values() for name in preset.sampling}
+    found |= {
+        f"teachers.{teacher}.{name}" for teacher in ("vision", "audio", "speech") for name in fields_of(TeacherConfig)
+    }
+    found |= {f"teachers.vision.sampling.{name}" for preset in PRESETS.values() for name in preset.sampling}
     return frozenset(found | {name.replace(".init_args", "") for name in found})
 
 

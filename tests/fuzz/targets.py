@@ -258,7 +258,7 @@ class ConfigParser(Target):
             leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner)
         )
         keys = st.sampled_from(
-            ["shards", "vision", "server", "questions", "merge", "output", "sampling", "model", "<<"]
+            ["shards", "teachers", "server", "questions", "merge", "output", "sampling", "model", "<<"]
         )
         texts = st.dictionaries(keys, values, max_size=5).map(lambda value: repr(value).encode("utf-8", "replace"))
         return st.one_of(damaged(files), damaged(files), texts, st.binary())
@@ -266,7 +266,7 @@ class ConfigParser(Target):
     def read(self, data: bytes) -> str:
         path = self.folder / "run.yaml"
         path.write_bytes(data)
-        kinds: dict[bytes, type] = {b"vision:": TracesConfig, b"server:": ServerRunConfig}
+        kinds: dict[bytes, type] = {b"teachers:": TracesConfig, b"server:": ServerRunConfig}
         kind = next((kind for key, kind in kinds.items() if key in data), None)
         if kind is None:  # of a training run, or of nothing
             scan_file(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import socket
 import struct
@@ -10,6 +11,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from email.parser import BytesParser
+from email.policy import HTTP
 from typing import Any
 
 
@@ -34,6 +37,17 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     message: dict[str, Any] = field(default_factory=dict)
     body: Any = None
+
+
+def read_form(kind: str, data: bytes) -> dict[str, Any]:
+    """The fields of a form with a file, read by Python's own parser of such messages."""
+    message = BytesParser(policy=HTTP).parsebytes(f"content-type: {kind}\r\n\r\n".encode() + data)
+    form: dict[str, Any] = {}
+    for part in message.iter_parts():  # type: ignore[attr-defined]
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        form[name] = content if part.get_filename() else content.decode()
+    return form
 
 
 class ScriptedServer:
@@ -126,8 +140,12 @@ class ScriptedServer:
             listing = [{"id": name, "object": "model", "created": 0, "owned_by": "t"} for name in self.models]
             await self._send(writer, 200, json.dumps({"object": "list", "data": listing}).encode(), {})
             return True
-        body = json.loads(data)
-        text = body["messages"][-1]["content"][-1]["text"]
+        if head.split(" ")[1].endswith("/audio/transcriptions"):
+            body = read_form(fields["content-type"], data)
+            text = f"transcription of {hashlib.sha256(body['file']).hexdigest()}"
+        else:
+            body = json.loads(data)
+            text = body["messages"][-1]["content"][-1]["text"]
         times = self.seen[text]
         self.seen[text] += 1
         self.bodies.append(body)

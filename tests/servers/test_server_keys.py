@@ -78,7 +78,7 @@ def test_ordinary_parameters_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     config(sampling=LIMIT | ordinary, model="EMPTY", api_key_env="TEST_KEY").check()
     for preset in PRESETS.values():
-        config(sampling=dict(preset.sampling)).check()
+        config(sampling=LIMIT | dict(preset.sampling)).check()
 
 
 @pytest.mark.parametrize("value", ["käy-0123456789", "two words", "tab\tinside"])

@@ -113,7 +113,8 @@ class TraceRun:
             "output": str(self.output / "out"),
             "val_share": 0.25,
             "samples_per_shard": 64,
-            **{name: dict(stage) for name in STAGES},
+            "teachers": {"vision": {**stage, "inputs": "frames"}, "audio": {**stage, "inputs": "audio"}},
+            "merge": dict(stage),
         }
 
     @property

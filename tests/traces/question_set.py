@@ -7,6 +7,7 @@ Question i is about clip ``i // 2``; its gold option is ``i % 4``. The vision te
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 
 from avrt.data.writer import ShardWriter
 from avrt.sample import Clip, Sample
-from avrt.traces.config import StageConfig, TracesConfig
+from avrt.traces.config import MERGE, StageConfig, TeacherConfig, TracesConfig
 from tests.servers.scripted_server import Reply
 
 OPTIONS = ("red fox", "grey owl", "brown bear", "white hare")
@@ -90,25 +91,37 @@ def answer(body: dict[str, Any], text: str, times: int) -> Reply:
 def make_config(shards: Path, root: Path, url: str, **changes: Any) -> TracesConfig:
     """Settings for a quick run against one address."""
 
-    def stage() -> StageConfig:
-        return StageConfig(
-            [url],
-            model="m",
-            revision="r1",
-            sampling={"max_tokens": 64, "temperature": 0.0, "top_k": 5},
-            max_concurrency=4,
-            request_timeout_seconds=20,
-            backoff_seconds=0.01,
-            server_wait_seconds=20,
-        )
-
     settings: dict[str, Any] = {"val_share": 0.25, **changes}
+    server = server_settings(url)
+    teachers = {"vision": TeacherConfig(**server, inputs="frames"), "audio": TeacherConfig(**server, inputs="audio")}
     return TracesConfig(
         str(shards),
         str(root / "ledger"),
         str(root / "out"),
-        vision=settings.pop("vision", stage()),
-        audio=settings.pop("audio", stage()),
-        merge=settings.pop("merge", stage()),
+        teachers=settings.pop("teachers", teachers),
+        merge=settings.pop("merge", StageConfig(**server)),
         **settings,
     )
+
+
+def server_settings(url: str) -> dict[str, Any]:
+    """Settings of a stage for a quick run against one address."""
+    return {
+        "base_urls": [url],
+        "model": "m",
+        "revision": "r1",
+        "sampling": {"max_tokens": 64, "temperature": 0.0, "top_k": 5},
+        "max_concurrency": 4,
+        "request_timeout_seconds": 20,
+        "backoff_seconds": 0.01,
+        "server_wait_seconds": 20,
+    }
+
+
+def change_stage(config: TracesConfig, name: str, **changes: Any) -> TracesConfig:
+    """The config with some settings of one stage changed."""
+    changed = replace(config.stage(name), **changes)
+    if name == MERGE:
+        return replace(config, merge=changed)
+    assert isinstance(changed, TeacherConfig)
+    return replace(config, teachers={**config.teachers, name: changed})

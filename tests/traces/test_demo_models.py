@@ -34,7 +34,7 @@ from avrt.demo.servers import (
 from avrt.demo.trace_run import demo_server, free_port, traces_command
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
-from avrt.traces.config import STAGES, load_config
+from avrt.traces.config import load_config
 from avrt.traces.stage_content import build_content
 
 
@@ -71,11 +71,13 @@ def contents(demo_shards: Path) -> dict[str, list[list[dict[str, Any]]]]:
     from avrt.traces.prompts import fill_prompt, load_prompt
 
     shards = ShardSet(demo_shards)
+    streams = {"vision": "V", "audio": "A"}
+    names = {"vision": "frames", "audio": "audio"}
     built: dict[str, list[list[dict[str, Any]]]] = {"vision": [], "audio": []}
     for index in range(8):
         for stage in ("vision", "audio"):
-            prompt = fill_prompt(load_prompt(stage, None), shards.metadata(index), frames="8")  # type: ignore[arg-type]
-            built[stage].append(build_content(stage, shards.media(index), prompt))  # type: ignore[arg-type]
+            prompt = fill_prompt(load_prompt(stage, names[stage], None), shards.metadata(index), frames="8")
+            built[stage].append(build_content(streams[stage], shards.media(index), prompt))
     return built
 
 
@@ -172,6 +174,6 @@ def test_the_demos_trace_command_is_the_public_one() -> None:
     assert words[1:3] == ["--config", str(Path(words[2]))]
     config = load_config([words[2]], words[3:])
     assert (config.shards, config.ledger, config.output) == ("a/shards", "a/ledger", "a/traces")
-    assert {config.stage(stage).base_urls[0] for stage in STAGES} == {"http://127.0.0.1:1234/v1"}
+    assert {config.stage(stage).base_urls[0] for stage in config.stages} == {"http://127.0.0.1:1234/v1"}
     preset = load_config([words[2]])
-    assert {preset.stage(stage).base_urls[0] for stage in STAGES} == {server_url(DEFAULT_PORT)}
+    assert {preset.stage(stage).base_urls[0] for stage in preset.stages} == {server_url(DEFAULT_PORT)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,13 @@ from avrt.data.shards import ShardSet
 from avrt.servers.outcome import Status
 from avrt.traces.call_planner import CallPlanner
 from avrt.traces.call_records import CallRecord
-from avrt.traces.config import Stage, StageConfig, TracesConfig
+from avrt.traces.config import TracesConfig
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.pipeline import run_traces
 from avrt.traces.sample_filter import filter_sample
 from tests.servers.scripted_server import ScriptedServer
 from tests.traces import model_servers
-from tests.traces.question_set import answer, kept, make_config, write_shards
+from tests.traces.question_set import answer, change_stage, kept, make_config, write_shards
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
@@ -34,10 +33,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("questions") / "shards", COUNT)
 
 
-def stage_config(url: str, folder: Path, max_tokens: int) -> StageConfig:
-    return StageConfig(
-        [url],
+def change_server(config: TracesConfig, name: str, url: str, folder: Path, max_tokens: int) -> TracesConfig:
+    return change_stage(
+        config,
+        name,
+        base_urls=[url],
         model=str(folder),
+        revision="",
         sampling={"max_tokens": max_tokens, "temperature": 0.0},
         max_concurrency=2,
         request_timeout_seconds=300,
@@ -45,7 +47,7 @@ def stage_config(url: str, folder: Path, max_tokens: int) -> StageConfig:
     )
 
 
-def records(config: TracesConfig, stage: Stage) -> Iterator[tuple[int, CallRecord]]:
+def records(config: TracesConfig, stage: str) -> Iterator[tuple[int, CallRecord]]:
     planner = CallPlanner(config, ShardSet(config.shards))
     ledger = LedgerIndex(config.ledger)
     for call in planner.calls(stage, ledger):
@@ -58,7 +60,7 @@ def test_a_real_language_model_merges(shards: Path, tmp_path: Path) -> None:
     folder = model_servers.save_language_model(tmp_path / "smollm2")
     with model_servers.serve(folder) as url, ScriptedServer(answer) as teachers:
         config = make_config(shards, tmp_path, teachers.url, variant="unfiltered", allow_missing=True)
-        config = replace(config, merge=stage_config(url, folder, max_tokens=96))
+        config = change_server(config, "merge", url, folder, max_tokens=96)
         run_traces(config, steps=["vision", "audio", "merge"])
     found = list(records(config, "merge"))
     assert len(found) == COUNT
@@ -71,7 +73,7 @@ def test_a_real_language_model_merges(shards: Path, tmp_path: Path) -> None:
     for index, record in found:
         sample, replies = planner.teacher_replies(index, LedgerIndex(config.ledger))
         # Which of these replies make traces is the filter's business; each must be accounted for.
-        decision = filter_sample(sample, replies, record, "unfiltered")
+        decision = filter_sample(sample, replies, record, config)
         assert (decision.trace is None) == (decision.reason != "kept")
         print(decision.reason)
 
@@ -81,7 +83,7 @@ def test_frames_reach_a_real_vision_language_model(shards: Path, tmp_path: Path)
     folder = model_servers.save_vision_model(tmp_path / "vision")
     with model_servers.serve(folder) as url:
         config = make_config(shards, tmp_path, url)
-        config = replace(config, vision=stage_config(url, folder, max_tokens=4))
+        config = change_server(config, "vision", url, folder, max_tokens=4)
         run_traces(config, steps=["vision"])
     processor = AutoProcessor.from_pretrained(folder)
     source, planner = ShardSet(shards), CallPlanner(config, ShardSet(shards))
@@ -103,7 +105,7 @@ def test_audio_reaches_a_real_audio_language_model(shards: Path, tmp_path: Path)
     folder = model_servers.save_audio_model(tmp_path / "audio")
     with model_servers.serve(folder) as url:
         config = make_config(shards, tmp_path, url)
-        config = replace(config, audio=stage_config(url, folder, max_tokens=4))
+        config = change_server(config, "audio", url, folder, max_tokens=4)
         run_traces(config, steps=["audio"])
     processor = AutoProcessor.from_pretrained(folder)
     source, planner = ShardSet(shards), CallPlanner(config, ShardSet(shards))

@@ -27,7 +27,15 @@ from avrt.traces.call_records import decode_record
 from avrt.traces.ledger import LedgerError, LedgerIndex
 from avrt.traces.pipeline import run_traces
 from tests.servers.scripted_server import Reply, ScriptedServer
-from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
+from tests.traces.question_set import (
+    answer,
+    audio_right,
+    change_stage,
+    kept,
+    make_config,
+    merge_formatted,
+    vision_right,
+)
 
 COUNT = 40
 
@@ -276,7 +284,7 @@ def test_a_changed_prompt_or_model_is_another_call(
     from avrt.traces.call_planner import CallPlanner
 
     def keys(**changes: Any) -> set[str]:
-        changed = replace(config, vision=replace(config.vision, **changes))
+        changed = change_stage(config, "vision", **changes)
         planner = CallPlanner(changed, ShardSet(question_shards))
         return {call.key for call in planner.calls("vision", LedgerIndex(tmp_path))}
 
@@ -293,7 +301,7 @@ def test_a_changed_prompt_or_model_is_another_call(
 def test_file_transport_sends_addresses_of_copies(question_shards: Path, tmp_path: Path) -> None:
     with ScriptedServer(answer) as server:
         config = make_config(question_shards, tmp_path, server.url)
-        for stage in (config.vision, config.audio):
+        for stage in config.teachers.values():
             stage.transport, stage.media_dir = "file", str(tmp_path / "media")
         run_traces(config)
     source = ShardSet(question_shards)

@@ -14,12 +14,12 @@ from avrt.data.shards import ShardSet
 from avrt.sample import Sample
 from avrt.servers.outcome import Status
 from avrt.text.answers import first_think, is_formatted
-from avrt.traces.call_planner import read_teacher
 from avrt.traces.call_records import CallRecord
 from avrt.traces.config import StageConfig
 from avrt.traces.pipeline import run_traces
 from avrt.traces.prompts import trace_for_merger
 from avrt.traces.sample_filter import FILLER, teacher_target
+from avrt.traces.teacher_replies import read_teacher
 from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
 
@@ -122,7 +122,7 @@ def test_real_audio_flamingo_outputs_are_read(real_data: Path) -> None:
             text.strip(" ,.\n") for text in re.findall(r"\([A-D]\) (.+?)(?=\s*\([A-D]\)|\. Please|$)", question, re.S)
         )
         sample = Sample("s", question, options, "ABCD".index(letter))
-        assert read_teacher(teacher_record(line["text"]), sample).right, line["text"]
+        assert read_teacher([teacher_record(line["text"])], sample).right, line["text"]
         target = teacher_target(line["text"], letter)
         assert target is not None
         assert is_formatted(target)
@@ -146,7 +146,7 @@ def test_real_kimi_outputs_lose_their_markers_and_keep_their_words(real_data: Pa
 def test_a_reply_that_was_cut_inside_its_closing_marker_has_no_answer() -> None:
     sample = Sample("s", "q", ("cat", "dog"), 0)
     for text in ("◁think▷It could be (A) cat.◁/", "◁think▷Answer: (A) cat"):
-        assert not read_teacher(teacher_record(text), sample).right
+        assert not read_teacher([teacher_record(text)], sample).right
     cut = CallRecord(
         key="k",
         stage="vision",
@@ -155,7 +155,7 @@ def test_a_reply_that_was_cut_inside_its_closing_marker_has_no_answer() -> None:
         text="◁think▷x◁/think▷Answer: (A) cat",
         finish_reason="length",
     )
-    assert read_teacher(cut, sample).parsed is None
+    assert read_teacher([cut], sample).parsed is None
 
 
 def test_a_teacher_that_only_answers_gives_no_trace() -> None:

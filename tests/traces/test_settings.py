@@ -14,14 +14,19 @@ import pytest
 from avrt.config.errors import UsageError
 from avrt.sample import Sample
 from avrt.servers.config import ServerConfig
+from avrt.servers.outcome import Status
 from avrt.servers.presets import PRESETS
-from avrt.traces.config import STAGES, load_config
+from avrt.traces.call_records import CallRecord
+from avrt.traces.config import load_config
 from avrt.traces.finalize import split_of
-from avrt.traces.prompts import DEFAULT_PROMPTS, fill_prompt, load_prompt
+from avrt.traces.merge_prompt import MergePrompt
+from avrt.traces.prompts import PROMPTS, fill_prompt, load_prompt
 from avrt.traces.statistics import mean_and_deviation, token_counter
+from avrt.traces.teacher_replies import read_teacher
 from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer
 
+TEACHERS = {"vision": "frames", "audio": "audio"}
 CONFIGS = Path(__file__).resolve().parents[2] / "cli_configs"
 AVQA = CONFIGS / "traces_avqa.yaml"
 SAMPLE = Sample("s", "What {options} is it? {frames}", ("a {question}", "b"), 0)
@@ -30,8 +35,9 @@ SAMPLE = Sample("s", "What {options} is it? {frames}", ("a {question}", "b"), 0)
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("traces_*.yaml")), ids=lambda path: path.name)
 def test_every_config_loads(path: Path) -> None:
     config = load_config([path])
-    for stage in STAGES:
-        assert config.stage(stage).resolve_model().sampling["max_tokens"] >= 1024
+    for stage in config.stages:
+        if stage != config.transcriber:
+            assert config.stage(stage).resolve_model().sampling["max_tokens"] >= 1024
 
 
 def test_the_two_mergers_share_their_teachers() -> None:
@@ -39,33 +45,38 @@ def test_the_two_mergers_share_their_teachers() -> None:
     assert first.ledger == second.ledger
     assert first.output != second.output
     for stage in ("vision", "audio"):
-        assert first.stage(stage).resolve_model() == second.stage(stage).resolve_model()  # type: ignore[arg-type]
+        assert first.stage(stage).resolve_model() == second.stage(stage).resolve_model()
+    assert second.merge is not None
     assert second.merge.resolve_model().name == "google/gemma-3-12b-it"
 
 
 def test_a_setting_on_the_command_line_wins() -> None:
     config = load_config(
-        [AVQA], ["--variant=audio_only", "--merge.max_concurrency=8", "--vision.sampling={temperature: null}"]
+        [AVQA], ["--variant=audio_only", "--merge.max_concurrency=8", "--teachers.vision.sampling={temperature: null}"]
     )
+    assert config.merge is not None
     assert (config.variant, config.merge.max_concurrency) == ("audio_only", 8)
-    assert "temperature" not in config.vision.resolve_model().sampling
+    assert "temperature" not in config.teachers["vision"].resolve_model().sampling
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("variant=foo", "variant: must be one of"),
-        ("vision.max_concurrency=0", "vision.max_concurrency: "),
-        ("audio.backoff_seconds=0", "audio.backoff_seconds: "),
+        ("teachers.vision.max_concurrency=0", "teachers.vision.max_concurrency: "),
+        ("teachers.audio.backoff_seconds=0", "teachers.audio.backoff_seconds: "),
         ("samples_per_shard=0", "samples_per_shard: "),
-        ("vision.preset=foo", "vision.preset: 'foo' is none of"),
-        ("vision.preset=gemma-3-12b-it", "vision.preset: 'gemma-3-12b-it' takes no images"),
-        ("audio.preset=kimi-vl-a3b-thinking-2506", "takes no audio, .* audio-flamingo-3-think or qwen3-omni"),
-        ("audio.sampling={max_tokens: null}", "audio.sampling.max_tokens: must be a whole number"),
+        ("teachers.vision.preset=foo", "teachers.vision.preset: 'foo' is none of"),
+        ("teachers.vision.preset=gemma-3-12b-it", "teachers.vision.preset: 'gemma-3-12b-it' takes no images"),
+        (
+            "teachers.audio.preset=kimi-vl-a3b-thinking-2506",
+            "takes no audio, .* audio-flamingo-3-think or .*qwen3-omni",
+        ),
+        ("teachers.audio.sampling={max_tokens: null}", "teachers.audio.sampling.max_tokens: must be a whole number"),
         ("merge.base_urls=[]", "merge.base_urls: give at least one"),
         ("merge.base_urls=[ftp://h/v1]", r"merge.base_urls\[0\]: must look like"),
         ("merge.prompt_file=/no/such/file", "merge.prompt_file: /no/such/file"),
-        ("vision.transport=file", "vision.media_dir: give a folder"),
+        ("teachers.vision.transport=file", "teachers.vision.media_dir: give a folder"),
         ("val_share=1", "val_share: must be 0 or more and below 1"),
         ("nonsense=1", "nonsense: unknown key"),
     ],
@@ -87,9 +98,9 @@ def test_a_wrong_setting_names_its_key(setting: str, message: str) -> None:
 def test_a_key_in_a_config_is_refused_and_not_repeated(tmp_path: Path, line: str) -> None:
     text = AVQA.read_text()
     if "base_urls" in line:
-        text = text.replace("  base_urls:\n    - http://localhost:8001/v1", line)
+        text = text.replace("    base_urls:\n      - http://localhost:8001/v1", f"  {line}")
     else:
-        text = text.replace("vision:\n", f"vision:\n{line}\n")
+        text = text.replace("  vision:\n", f"  vision:\n  {line}\n")
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(ValueError) as caught:
@@ -102,9 +113,9 @@ def test_an_unset_key_variable_is_named(question_shards: Path, tmp_path: Path, m
     from tests.traces.question_set import make_config
 
     config = make_config(question_shards, tmp_path, "http://127.0.0.1:1/v1")
-    config.audio.api_key_env = "NO_SUCH_VARIABLE_SET"
+    config.teachers["audio"].api_key_env = "NO_SUCH_VARIABLE_SET"
     with pytest.raises(
-        ValueError, match=r"audio\.api_key_env: the environment variable NO_SUCH_VARIABLE_SET is not set"
+        ValueError, match=r"teachers\.audio\.api_key_env: the environment variable NO_SUCH_VARIABLE_SET is not set"
     ):
         run_traces(config)
 
@@ -131,7 +142,8 @@ def test_the_key_is_sent_and_written_nowhere(question_shards: Path, tmp_path: Pa
         )
         config.write_text(
             f"shards: {question_shards}\nledger: {tmp_path / 'ledger'}\noutput: {tmp_path / 'out'}\n"
-            + "".join(f"{name}: {stage}\n" for name in STAGES)
+            + f"merge: {stage}\nteachers:\n"
+            + "".join(f"  {name}: {stage[:-1]}, inputs: {inputs}}}\n" for name, inputs in TEACHERS.items())
         )
         done = subprocess.run(
             [sys.executable, "-m", "avrt", "traces", "--config", str(config)],
@@ -150,6 +162,10 @@ def test_the_key_is_sent_and_written_nowhere(question_shards: Path, tmp_path: Pa
     assert secret not in done.stdout + done.stderr
 
 
+def reply(name: str, text: str) -> CallRecord:
+    return CallRecord(key="k", stage=name, sample="s", status=Status.OK, text=text, finish_reason="stop")
+
+
 def test_placeholders_inside_questions_and_traces_stay_text() -> None:
     prompt = "Q {question}\n{options}\nA {audio_trace} V {vision_trace} <{x}>"
     text = fill_prompt(prompt, SAMPLE, audio_trace="{vision_trace}", vision_trace="{question}")
@@ -159,42 +175,41 @@ def test_placeholders_inside_questions_and_traces_stay_text() -> None:
 def test_a_prompt_like_the_papers_works_from_a_file(tmp_path: Path) -> None:
     teacher = tmp_path / "teacher.txt"
     teacher.write_text("Describe the frames, reason, answer. Here is the input question:\n")
-    prompt = load_prompt("vision", str(teacher))
+    prompt = load_prompt("vision", "frames", str(teacher))
     assert fill_prompt(prompt, SAMPLE).endswith(
         "input question:\nWhat {options} is it? {frames}\n(A) a {question}\n(B) b"
     )
     merger = tmp_path / "merger.txt"
     merger.write_text("Question: {question}{formatted_choices} Audio: {audio_reasoning} Visual: {vision_reasoning}")
-    filled = fill_prompt(load_prompt("merge", str(merger)), SAMPLE, audio_trace="hum", vision_trace="red")
-    assert "Audio: hum Visual: red" in filled
+    config = load_config([AVQA], [f"--merge.prompt_file={merger}"])
+    replies = {name: read_teacher([reply(name, text)], SAMPLE) for name, text in (("vision", "red"), ("audio", "hum"))}
+    assert "Audio: hum Visual: red" in MergePrompt(config).fill(SAMPLE, replies, "")
     blind = tmp_path / "blind.txt"
     blind.write_text("Question: {question}")
     with pytest.raises(ValueError, match=r"must contain \{audio_trace\}, \{vision_trace\}"):
-        load_prompt("merge", str(blind))
+        MergePrompt(load_config([AVQA], [f"--merge.prompt_file={blind}"]))
     with pytest.raises(ValueError, match=r"audio\.prompt_file: .*merger\.txt"):
-        load_prompt("audio", str(merger))
+        load_prompt("teachers.audio", "audio", str(merger))
 
 
 def test_own_prompts_ask_for_description_reasoning_and_answer() -> None:
-    for stage in ("vision", "audio"):
-        prompt = DEFAULT_PROMPTS[stage]  # type: ignore[index]
-        assert "Description:" in prompt
-        assert "Reasoning:" in prompt
-        assert prompt.endswith("Question: {question}\n{options}")
-    assert "gold" not in DEFAULT_PROMPTS["merge"]
+    for name in TEACHERS.values():
+        assert "Description:" in PROMPTS[name]
+        assert "Reasoning:" in PROMPTS[name]
+        assert PROMPTS[name].endswith("Question: {question}\n{options}")
 
 
 def test_audio_flamingos_sentence_ends_its_prompt() -> None:
     suffix = PRESETS["audio-flamingo-3-think"].suffix
     assert suffix == "Please think and reason about the input audio before you respond."
-    assert fill_prompt(load_prompt("audio", None), SAMPLE, suffix=suffix).endswith(f"(B) b\n{suffix}")
+    assert fill_prompt(load_prompt("audio", "audio", None), SAMPLE, suffix=suffix).endswith(f"(B) b\n{suffix}")
 
 
 def test_every_preset_sends_a_token_limit_and_has_its_servers_command_in_the_docs() -> None:
     pages = [(CONFIGS.parent / "docs" / name).read_text() for name in ("traces.md", "evaluation.md")]
     docs = "\n".join(pages).replace(" \\\n    ", " ")
     for name, preset in PRESETS.items():
-        assert preset.sampling["max_tokens"] >= 1024, name
+        assert preset.transcribes or preset.sampling["max_tokens"] >= 1024, name
         assert f"\n{preset.serve}\n" in docs, name
 
 

@@ -17,7 +17,7 @@ from avrt.sample import LETTERS
 from avrt.servers.outcome import Status
 from avrt.traces.call_planner import CallPlanner
 from avrt.traces.call_records import CallRecord
-from avrt.traces.config import StageConfig, TracesConfig, load_config
+from avrt.traces.config import TeacherConfig, TracesConfig, load_config
 from avrt.traces.ledger import LedgerWriter
 from avrt.traces.teacher_outcomes import read_ledger_outcomes
 from tests.traces.question_set import write_shards
@@ -28,8 +28,11 @@ URL = "http://localhost:1/v1"
 
 
 def traces_config(folder: Path) -> TracesConfig:
-    stage = StageConfig(base_urls=[URL], model="m", sampling={"max_tokens": 16})
-    return TracesConfig(str(folder / "shards"), str(folder / "ledger"), "out", stage, stage, stage, split=None)
+    teachers = {
+        name: TeacherConfig([URL], model="m", sampling={"max_tokens": 16}, inputs=inputs)  # type: ignore[arg-type]
+        for name, inputs in (("vision", "frames"), ("audio", "audio"))
+    }
+    return TracesConfig(str(folder / "shards"), str(folder / "ledger"), "out", teachers, teachers["audio"], split=None)
 
 
 def record_answers(config: TracesConfig, questions: int) -> None:
@@ -40,7 +43,7 @@ def record_answers(config: TracesConfig, questions: int) -> None:
         async with LedgerWriter(config.ledger, "calls") as writer:
             for index in range(questions):
                 for stage, every in (("vision", 2), ("audio", 3)):
-                    call = planner.teacher_call(stage, index)  # type: ignore[arg-type]
+                    call = planner.teacher_call(stage, index)
                     assert call is not None
                     gold = LETTERS.index(call.sample.gold)
                     letter = call.sample.letters[gold if index % every == 0 else gold - 1]
@@ -49,7 +52,7 @@ def record_answers(config: TracesConfig, questions: int) -> None:
                     await writer.append(
                         CallRecord(
                             key=call.key,
-                            stage=stage,  # type: ignore[arg-type]
+                            stage=stage,
                             sample=call.sample.id,
                             status=Status.LENGTH if cut else Status.OK,
                             text=f"I looked and listened.\nAnswer: ({letter})",
@@ -69,9 +72,10 @@ def test_from_the_ledger_of_a_trace_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert vision == {item: index % 2 == 0 for index, item in enumerate(ids)}
     assert audio == {item: index % 3 == 0 and index != 6 for index, item in enumerate(ids)}
     stage = {"base_urls": [URL], "model": "m", "sampling": {"max_tokens": 16}}
+    teachers = {"vision": {**stage, "inputs": "frames"}, "audio": {**stage, "inputs": "audio"}}
     settings = {"shards": config.shards, "ledger": config.ledger, "output": "out", "split": None}
     file = tmp_path / "traces.yaml"
-    file.write_text(json.dumps({**settings, "vision": stage, "audio": stage, "merge": stage}))
+    file.write_text(json.dumps({**settings, "teachers": teachers, "merge": stage}))
     assert main(["subsets", "--traces", str(file), "--out", str(tmp_path / "lists")]) == 0
     lists = {name: [ids.index(i) for i in read_ids(tmp_path / "lists" / f"{name}.txt")] for name in ("easy", "medium")}
     assert lists == {"easy": [0], "medium": [2, 3, 4, 6]}

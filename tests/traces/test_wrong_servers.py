@@ -17,7 +17,7 @@ from avrt.traces.config import TracesConfig
 from avrt.traces.ledger import LedgerIndex, LedgerWriter
 from avrt.traces.pipeline import run_traces
 from tests.servers.scripted_server import Reply, ScriptedServer
-from tests.traces.question_set import answer, make_config
+from tests.traces.question_set import answer, change_stage, make_config
 
 COUNT = 40
 
@@ -29,8 +29,9 @@ def records(root: Path) -> list[CallRecord]:
 
 def at(config: TracesConfig, url: str) -> TracesConfig:
     """The same run with other servers."""
-    stages = {name: replace(getattr(config, name), base_urls=[url]) for name in ("vision", "audio", "merge")}
-    return replace(config, **stages)  # type: ignore[arg-type]
+    for name in config.stages:
+        config = change_stage(config, name, base_urls=[url])
+    return config
 
 
 def test_a_base_url_without_v1_stops_immediately_and_records_nothing(question_shards: Path, tmp_path: Path) -> None:
@@ -147,7 +148,7 @@ def test_refusals_that_an_earlier_run_recorded_are_explained(question_shards: Pa
 def test_a_stage_without_a_success_fails(reply: Reply, said: str, question_shards: Path, tmp_path: Path) -> None:
     with ScriptedServer(lambda *_: reply) as server:
         config = make_config(question_shards, tmp_path, server.url)
-        config.vision.max_attempts = 1
+        config.teachers["vision"].max_attempts = 1
         with pytest.raises(ServerError) as caught:
             run_traces(config)
     assert said in str(caught.value)
