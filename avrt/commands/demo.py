@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only serve the two teachers and the merger, for cli_configs/traces_demo.yaml, until interrupted",
     )
+    parser.add_argument(
+        "--student", metavar="DIR", help="also serve this exported student, as avrt-student (with --serve)"
+    )
     parser.add_argument("--port", type=int, metavar="N", help="port of --serve (default: 8790)")
 
 
@@ -41,8 +44,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.port is not None and not args.serve:
         raise ValueError("--port: needs --serve")
+    if args.student is not None and not args.serve:
+        raise ValueError("--student: needs --serve")
     if args.serve:
-        return _serve(args.port)
+        return _serve(args.port, args.student)
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {args.seed}")
     out = Path(args.out)
@@ -76,20 +81,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(port: int | None) -> int:
+def _serve(port: int | None, student: str | None) -> int:
     from rich.console import Console
 
-    from avrt.demo.servers import DEFAULT_PORT, MODELS, serve_demo_models
+    from avrt.demo.servers import DEFAULT_PORT, MODELS, STUDENT_MODEL, serve_demo_models
 
     def announce(url: str) -> None:
-        line = f"serving {', '.join(MODELS)} at {url}; stop with Ctrl-C"
+        line = f"serving {', '.join(names)} at {url}; stop with Ctrl-C"
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
 
     port = DEFAULT_PORT if port is None else port
     if not 0 <= port < 2**16:
         raise ValueError(f"--port must be 0 (any free one) to 65535, got {port}")
+    names: tuple[str, ...] = MODELS
+    served = None
+    if student is not None:
+        from avrt.config.library_warnings import silence_libraries
+        from avrt.demo.served_student import ServedStudent
+
+        silence_libraries()
+        names = (*MODELS, STUDENT_MODEL)
+        try:
+            served = ServedStudent(student)
+        except ValueError as error:
+            raise ValueError(f"--student: {error}") from error
     try:
-        serve_demo_models(port, announce)
+        serve_demo_models(port, announce, served)
     except KeyboardInterrupt:
         pass  # the expected end
     except OSError as error:

@@ -1,6 +1,7 @@
 """A local HTTP server with the demo's models, in the protocol of real model servers.
 
-``demo-vision`` takes only frames, ``demo-audio`` only audio, ``demo-merger`` only text, ``demo-judge`` any of them.
+``demo-vision`` takes only frames, ``demo-audio`` only audio, ``demo-merger`` only text, ``demo-judge`` any of them. A
+student that was trained on the demo can be served beside them, see `avrt.demo.served_student`.
 None of them gets a file name, an annotation or the right answer.
 
 Each question offers two colors crossed with two pitches, so a teacher can only narrow it down to two options. It then
@@ -10,28 +11,29 @@ the questions, with all letters equally often. The merger reads both description
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import soundfile
-from PIL import Image, UnidentifiedImageError
 
 from avrt.demo.judge import judge
+from avrt.demo.message_media import BadRequestError, decode_audio, decode_image, message_parts
 from avrt.demo.questions import write_trace
 from avrt.demo.teachers import AudioTeacher, VisionTeacher
+
+if TYPE_CHECKING:
+    from avrt.demo.served_student import ServedStudent  # imports torch and transformers
 
 VISION_MODEL = "demo-vision"
 AUDIO_MODEL = "demo-audio"
 MERGE_MODEL = "demo-merger"
 JUDGE_MODEL = "demo-judge"
+STUDENT_MODEL = "avrt-student"
+"""The served student's name, that of the preset."""
 MODELS = (VISION_MODEL, AUDIO_MODEL, MERGE_MODEL, JUDGE_MODEL)
 
 HOST = "127.0.0.1"
@@ -42,10 +44,6 @@ _OPTION = re.compile(r"^\(([A-Z])\) (.+)$", re.MULTILINE)
 _COLOR = re.compile(r"The picture is (\w+)\.")
 _PITCH = re.compile(r"The sound is (\w+)\.")
 _MAX_BODY = 64 * 2**20
-
-
-class BadRequestError(ValueError):
-    """A request that a model cannot answer: the wrong kind of media, or none."""
 
 
 class DemoModels:
@@ -63,7 +61,7 @@ class DemoModels:
         Raises:
             BadRequestError: media of a kind that `model` does not take, damaged media, or none at all.
         """
-        parts = [part for message in messages for part in _parts(message)]
+        parts = [part for message in messages for part in message_parts(message)]
         text = "\n".join(part["text"] for part in parts if part.get("type") == "text")
         images = [part for part in parts if part.get("type") == "image_url"]
         audio = [part for part in parts if part.get("type") == "input_audio"]
@@ -94,10 +92,12 @@ class DemoModels:
             raise BadRequestError(str(error)) from error
 
     def _color(self, images: list[dict[str, Any]]) -> str | None:
-        return self._once(images, lambda: self._vision.describe(np.stack([*map(_decode_image, images)])))
+        return self._once(images, lambda: self._vision.describe(np.stack([*map(decode_image, images)])))
 
     def _pitch(self, audio: list[dict[str, Any]]) -> str | None:
-        return self._once(audio, lambda: self._audio.describe(*_decode_audio(audio)))
+        if len(audio) > 1:
+            raise BadRequestError(f"expected one audio part, not {len(audio)}")
+        return self._once(audio, lambda: self._audio.describe(*decode_audio(audio[0])))
 
     def _once(self, parts: list[dict[str, Any]], measure: Callable[[], str | None]) -> str | None:
         """Measure some media; equal media are measured once."""
@@ -136,52 +136,20 @@ def _merge(text: str, options: dict[str, str]) -> str:
     return f"No option has {color} and {pitch}."
 
 
-def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
-    content = message.get("content")
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    if not isinstance(content, list):
-        raise BadRequestError("a message without content")
-    return content
-
-
-def _decode_image(part: dict[str, Any]) -> np.ndarray:
-    """uint8 ``[3, height, width]`` of an ``image_url`` part with a data URL."""
-    head, comma, body = part["image_url"]["url"].partition(",")
-    if not comma or not head.startswith("data:image/"):
-        raise BadRequestError("images must be data URLs")
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(body, validate=True)), formats=("JPEG", "PNG")) as image:
-            return np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
-    except (binascii.Error, UnidentifiedImageError, OSError) as error:
-        raise BadRequestError(f"an image cannot be decoded: {error}") from error
-
-
-def _decode_audio(parts: list[dict[str, Any]]) -> tuple[np.ndarray, int]:
-    """Mono samples in -1 to 1, and their rate, of one ``input_audio`` part."""
-    if len(parts) != 1:
-        raise BadRequestError(f"expected one audio part, not {len(parts)}")
-    try:
-        data = base64.b64decode(parts[0]["input_audio"]["data"], validate=True)
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except (binascii.Error, soundfile.LibsndfileError) as error:
-        raise BadRequestError(f"the audio cannot be decoded: {error}") from error
-    return samples.mean(axis=1), rate
-
-
 class _Handler(BaseHTTPRequestHandler):
     """``GET /v1/models`` and ``POST /v1/chat/completions``, on connections that stay open."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     models = DemoModels()
+    student: ServedStudent | None = None
 
     def do_GET(self) -> None:
         """List the models."""
         if self.path != "/v1/models":
             self._send(404, _error("no such path"))
             return
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "demo"} for name in MODELS]
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "demo"} for name in self._names()]
         self._send(200, {"object": "list", "data": data})
 
     def do_POST(self) -> None:
@@ -198,20 +166,20 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = json.loads(data)
             model = body["model"]
-            if model not in MODELS:
+            if model not in self._names():
                 self._send(404, _error(f"the model {model!r} does not exist"))
                 return
-            text = self.models.reply(model, body["messages"])
+            if model == STUDENT_MODEL and self.student is not None:
+                reply = self.student.reply(body)
+                text, finish, sizes = reply.text, reply.finish_reason, (reply.prompt_tokens, reply.completion_tokens)
+            else:
+                text, finish = self.models.reply(model, body["messages"]), "stop"
+                sizes = len(data.split()), len(text.split())
         except (BadRequestError, json.JSONDecodeError, KeyError, TypeError) as error:
             self._send(400, _error(str(error)))
             return
-        prompt_words, reply_words = len(data.split()), len(text.split())
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-        usage = {
-            "prompt_tokens": prompt_words,
-            "completion_tokens": reply_words,
-            "total_tokens": prompt_words + reply_words,
-        }
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
+        usage = {"prompt_tokens": sizes[0], "completion_tokens": sizes[1], "total_tokens": sum(sizes)}
         self._send(
             200,
             {
@@ -223,6 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
                 "usage": usage,
             },
         )
+
+    def _names(self) -> tuple[str, ...]:
+        return MODELS if self.student is None else (*MODELS, STUDENT_MODEL)
 
     def _send(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
@@ -241,19 +212,25 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
 
 
-def serve_demo_models(port: int, ready: Callable[[str], None]) -> None:
+def serve_demo_models(port: int, ready: Callable[[str], None], student: ServedStudent | None = None) -> None:
     """Serve the models on the local machine until the process is interrupted.
 
     Args:
         port: 0 takes a free one.
         ready: called with the address for `base_urls` once the server accepts calls.
+        student: served too, as `STUDENT_MODEL`.
 
     Raises:
         OSError: the port is taken.
     """
-    with _Server((HOST, port), _Handler) as server:
+    with make_server(port, student) as server:
         ready(server_url(server.server_address[1]))
         server.serve_forever()
+
+
+def make_server(port: int, student: ServedStudent | None = None) -> ThreadingHTTPServer:
+    """A server that listens but does not answer yet; arguments and errors are those of `serve_demo_models`."""
+    return _Server((HOST, port), type("_StudentHandler", (_Handler,), {"student": student}))
 
 
 def server_url(port: int) -> str:

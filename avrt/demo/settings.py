@@ -11,6 +11,7 @@ from avrt.demo.stages import config_file
 
 SOURCES = (
     "demo/clips.py",
+    "demo/message_media.py",
     "demo/questions.py",
     "demo/reading.py",
     "demo/servers.py",

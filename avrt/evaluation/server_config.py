@@ -75,6 +75,11 @@ def load_server_config(files: Sequence[str | Path], options: Sequence[str] = ())
     with under_key(SERVER):
         config.server.check()
         preset = config.server.known_preset()
+    if preset is not None and preset.is_student:
+        raise ValueError(
+            f"{SERVER}.preset: {config.server.preset!r} needs the prompt of its training, which this command does not "
+            "send; evaluate an exported student with `avrt test`"
+        )
     if preset is not None and not preset.inputs:
         raise ValueError(
             f"{SERVER}.preset: {config.server.preset!r} takes text only, so it cannot be asked about clips"

@@ -114,13 +114,28 @@ class PromptEncoder:
         clips = sample.clips
         if not clips:
             raise ValueError(f"sample {sample.id!r} has no clip; was its shard read with media?")
-        self._refuse_special_tokens(sample, sample.question, *sample.options)
         first, *others = map(clip_modalities, clips)
         messages = build_messages(
             sample, modalities=first, others=others, answer_format=self.answer_format, template=self.template
         )
         if len(clips) > 1:
             clips = self._in_order(sample)
+        return replace(self.encode_chat(sample, messages, clips), target=target)
+
+    @float32_default()
+    @torch.autocast("cpu", enabled=False)
+    def encode_chat(self, sample: Sample, messages: list[dict[str, Any]], clips: Sequence[Clip]) -> Prompt:
+        """The prompt of chat messages that are written already, such as those of a request to a server.
+
+        Args:
+            sample: what the messages are about; its own clip is not read.
+            messages: in the form of transformers' chat templates.
+            clips: the media of the messages, in their order.
+
+        Raises:
+            ValueError: the sample's text spells a special token, or its prompt is longer than `max_prompt_tokens`.
+        """
+        self._refuse_special_tokens(sample, sample.question, *sample.options)
         inputs = self.processor(
             text=chat_text(self.processor, messages), return_tensors="pt", **self._media_arguments(clips)
         )
@@ -134,8 +149,7 @@ class PromptEncoder:
         return Prompt(
             sample,
             input_ids,
-            **media[0],
-            target=target,
+            **(media[0] if media else {}),
             others=tuple(Prompt(sample, input_ids[:0], **part) for part in media[1:]),
         )
 

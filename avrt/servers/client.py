@@ -142,12 +142,13 @@ class ServerClient:
         if not any(server.up for server in servers):
             self._pool.release(await self._acquire())
 
-    async def call(self, content: Content, sampling: Mapping[str, Any] | None = None) -> Outcome:
+    async def call(self, content: Content, sampling: Mapping[str, Any] | None = None, system: str = "") -> Outcome:
         """Make one call, with as many attempts as needed.
 
         Args:
             content: the parts of the user message.
             sampling: parameters of this call; None for the model's.
+            system: system message; empty for none.
 
         Raises:
             ServerError: this call and every other would fail: the key is refused, the address or the model is wrong, or
@@ -155,7 +156,7 @@ class ServerClient:
         """
         begin = time.monotonic()
         parameters = self.model.sampling if sampling is None else sampling
-        request = self._protocol.encode(self.model.name, content, parameters)
+        request = self._protocol.encode(self.model.name, content, parameters, system)
         attempts, failure = 0, None
         while attempts < self.config.max_attempts:
             answer = await self._attempt(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 Content = list[dict[str, Any]]
@@ -12,6 +13,15 @@ Content = list[dict[str, Any]]
 def image_part(data: bytes, mime: str = "image/jpeg") -> dict[str, Any]:
     """An encoded image inside the message."""
     return {"type": "image_url", "image_url": {"url": f"data:{mime};base64,{_base64(data)}"}}
+
+
+def frames_part(images: Sequence[bytes]) -> dict[str, Any]:
+    """Encoded images as the frames of one video, in vLLM's form.
+
+    The form has no place for the frames' rate: it is sent beside the messages, in ``mm_processor_kwargs.fps``.
+    """
+    frames = ",".join(map(_base64, images))
+    return {"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}}
 
 
 def audio_part(wav: bytes) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Preset:
         suffix: sentence that must end the prompt, or nothing.
         serve: command that starts a server for it; `docs/traces.md` explains its options.
         transcribes: it writes down speech and answers no question; only a teacher of a trace run can be that.
+        is_student: it is a student of this project: as a teacher it gets its prompt in the form of its training.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Preset:
     suffix: str = ""
     serve: str = ""
     transcribes: bool = False
+    is_student: bool = False
 
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -104,6 +106,31 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 "vllm serve Qwen/Qwen3-Omni-30B-A3B-Instruct --revision COMMIT --max-model-len 32768 "
                 '--limit-mm-per-prompt \'{"image": 8, "audio": 1}\' --generation-config vllm'
             ),
+        ),
+        # The sampling of its README's examples; its generation config is the authority, says the README.
+        "qwen3-omni-30b-a3b-thinking": Preset(
+            model="Qwen/Qwen3-Omni-30B-A3B-Thinking",
+            inputs="AV",
+            sampling={"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 16384},
+            serve=(
+                "vllm serve Qwen/Qwen3-Omni-30B-A3B-Thinking --revision COMMIT --max-model-len 32768 "
+                '--limit-mm-per-prompt \'{"image": 8, "audio": 1}\' --generation-config vllm'
+            ),
+        ),
+        # Frames are enlarged and reduced to the bounds of sft_3b.yaml and sft_7b.yaml.
+        "avrt-student": Preset(
+            model="avrt-student",
+            inputs="AV",
+            sampling={
+                "temperature": 1.0,
+                "max_tokens": 1024,
+                "mm_processor_kwargs": {"size": {"shortest_edge": 100352, "longest_edge": 602112}},
+            },
+            serve=(
+                "vllm serve exports/grpo_7b --served-model-name avrt-student --max-model-len 16384 "
+                '--limit-mm-per-prompt \'{"video": 1, "audio": 1}\' --generation-config vllm'
+            ),
+            is_student=True,
         ),
     }
 )

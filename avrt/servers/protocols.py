@@ -26,8 +26,8 @@ class CallProtocol(Protocol):
     route: str
     title: str
 
-    def encode(self, model: str, content: Content, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """A request, as arguments of the client's ``post``."""
+    def encode(self, model: str, content: Content, parameters: Mapping[str, Any], system: str = "") -> dict[str, Any]:
+        """A request, as arguments of the client's ``post``; `system` is the system message of a chat."""
         ...
 
     def probe(self, model: str) -> dict[str, Any]:
@@ -40,13 +40,14 @@ class CallProtocol(Protocol):
 
 
 class ChatProtocol:
-    """``POST /chat/completions`` with one user message."""
+    """``POST /chat/completions`` with one user message, and a system message if there is one."""
 
     route = "/chat/completions"
     title = "chat completions"
 
-    def encode(self, model: str, content: Content, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        messages = [{"role": "user", "content": content}]
+    def encode(self, model: str, content: Content, parameters: Mapping[str, Any], system: str = "") -> dict[str, Any]:
+        messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": content})
         return {
             "content": json.dumps({"model": model, "messages": messages, **parameters}).encode(),
             "options": {"headers": {"content-type": "application/json"}},
@@ -65,7 +66,7 @@ class TranscriptionProtocol:
     route = "/audio/transcriptions"
     title = "audio transcriptions"
 
-    def encode(self, model: str, content: Content, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    def encode(self, model: str, content: Content, parameters: Mapping[str, Any], system: str = "") -> dict[str, Any]:
         wav = base64.b64decode(next(part["input_audio"]["data"] for part in content if part["type"] == "input_audio"))
         return {
             "body": {"model": model, **parameters},

@@ -11,6 +11,7 @@ from avrt.data.shards import ShardSet
 from avrt.sample import Sample
 from avrt.servers.config import Model
 from avrt.servers.outcome import Status
+from avrt.text.prompts import question_text
 from avrt.traces.call_records import call_key, media_hash
 from avrt.traces.config import MERGE, TracesConfig
 from avrt.traces.filter_rules import reason_to_drop, teacher_outcome
@@ -18,6 +19,7 @@ from avrt.traces.ledger import LedgerIndex
 from avrt.traces.merge_prompt import MergePrompt
 from avrt.traces.prompts import NO_WORDS, fill_prompt, teacher_prompt
 from avrt.traces.stage_content import is_frame, sent_members
+from avrt.traces.student_prompt import frame_rate, with_frame_rate
 from avrt.traces.teacher_replies import TeacherReply, read_teacher
 
 
@@ -30,9 +32,10 @@ class PlannedCall:
         index: the sample's index in the shards.
         repeat: number of the call among those about the same sample; 0 for the first.
         sample: the question, without media.
-        prompt: all text of the call.
+        prompt: text of the user message.
         media: hash of the media that are sent; empty for text only.
         sampling: every parameter that is sent.
+        system: the system message; empty for none.
     """
 
     key: str
@@ -42,6 +45,7 @@ class PlannedCall:
     prompt: str
     media: str
     sampling: Mapping[str, Any]
+    system: str = ""
 
 
 class CallPlanner:
@@ -81,13 +85,17 @@ class CallPlanner:
         if sent is None or (teacher.inputs == "transcript" and transcript is None):
             return None
         sample = to_sample(record)
+        media = media_hash(record["members"], sent)
+        if (template := teacher.student_template) is not None:
+            text, rate = question_text(sample, template=template), frame_rate(record["clip"], teacher.streams)
+            return self._call(name, index, repeat, sample, text, media, template.system, rate)
         prompt = ""
         if not teacher.is_transcriber:
             values = {"frames": str(sum(map(is_frame, sent)))}
             if transcript is not None:
                 values["transcript"] = transcript.strip() or NO_WORDS
             prompt = fill_prompt(self.prompts[name], sample, suffix=self.models[name].suffix, **values)
-        return self._call(name, index, repeat, sample, prompt, media_hash(record["members"], sent))
+        return self._call(name, index, repeat, sample, prompt, media)
 
     def merge_call(self, index: int, sample: Sample, replies: Mapping[str, TeacherReply]) -> PlannedCall | None:
         """The merger's call about one sample.
@@ -160,19 +168,29 @@ class CallPlanner:
         record = ledger.get(call.key) if call is not None else None
         return record.reply if record is not None and record.status is Status.OK else None
 
-    def _call(self, stage: str, index: int, repeat: int, sample: Sample, prompt: str, media: str) -> PlannedCall:
+    def _call(
+        self,
+        stage: str,
+        index: int,
+        repeat: int,
+        sample: Sample,
+        prompt: str,
+        media: str,
+        system: str = "",
+        rate: float | None = None,
+    ) -> PlannedCall:
         model = self.models[stage]
-        sampling = repeat_sampling(model.sampling, repeat)
+        sampling = with_frame_rate(repeat_sampling(model.sampling, repeat), rate)
         key = call_key(
             stage=stage,
             sample_id=sample.id,
             media=media,
-            prompt=prompt,
+            prompt=f"{system}\n{prompt}" if system else prompt,
             model=model.name,
             revision=model.revision,
             sampling=sampling,
         )
-        return PlannedCall(key, index, repeat, sample, prompt, media, sampling)
+        return PlannedCall(key, index, repeat, sample, prompt, media, sampling, system)
 
 
 def repeat_sampling(sampling: Mapping[str, Any], repeat: int) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from avrt.config.numbers import PositiveInt
 from avrt.config.scan import scan_file, scan_values
 from avrt.servers.config import ServerConfig, under_key
 from avrt.servers.presets import PRESETS
+from avrt.text.prompts import PromptTemplate
 
 MERGE = "merge"
 """The merger's stage. The stages of teachers have the teachers' names."""
@@ -87,6 +88,9 @@ class TeacherConfig(StageConfig):
         prompt: name of a prompt of the project, see `avrt.traces.prompts.PROMPTS`; null for that of `inputs`.
         samples: replies to each question. More than one shows how sure the teacher is; the first call is the one that
             is made with 1, and each further one has a seed of its own.
+        template: wording in which a student of this project was trained: the teacher gets its prompt in that form, with
+            the system message, and the frames as one video. Null for other models; for preset ``avrt-student`` it is
+            the wording of the SFT and GRPO presets.
     """
 
     MAY_TRANSCRIBE: ClassVar[bool] = True
@@ -95,6 +99,13 @@ class TeacherConfig(StageConfig):
     transcribes: bool | None = None
     prompt: str | None = None
     samples: PositiveInt = 1
+    template: PromptTemplate | None = None
+
+    @property
+    def student_template(self) -> PromptTemplate | None:
+        """The wording of a student's prompts; None if the teacher is another model."""
+        preset = self.known_preset()
+        return PromptTemplate() if self.template is None and preset is not None and preset.is_student else self.template
 
     @property
     def streams(self) -> str:
@@ -120,6 +131,8 @@ class TeacherConfig(StageConfig):
                     f"preset: {self.preset!r} takes no {name}, which inputs {self.inputs!r} send; choose "
                     f"{' or '.join(able)}"
                 )
+        if self.student_template is not None:
+            self._check_student()
         if self.samples > 1 and self.resolve_model().sampling.get("temperature") == 0:
             raise ValueError(
                 f"samples: {self.samples} replies at temperature 0 would all be the same; set sampling.temperature"
@@ -137,6 +150,16 @@ class TeacherConfig(StageConfig):
         form = self.resolve_model().sampling.get("response_format", "json")
         if form not in ("json", "verbose_json"):
             raise ValueError(f"sampling.response_format: must be json or verbose_json, got {form!r}")
+
+    def _check_student(self) -> None:
+        if self.prompt is not None or self.prompt_file is not None:
+            raise ValueError(
+                "template: a student's prompt has the wording of its training; remove prompt and prompt_file"
+            )
+        if self.transport == "file" and "V" in self.streams:
+            raise ValueError(
+                "transport: 'file' cannot send frames as one video, as a student needs them; set it to 'data'"
+            )
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pathlib import Path
 from avrt.sample import Sample
 from avrt.text.answers import strip_special_tokens
 from avrt.traces.config import TeacherConfig
+from avrt.traces.student_prompt import prompt_pattern
 
 VISION_PROMPT = """\
 These are {frames} frames of one video clip, in order and evenly spaced over its length. You cannot hear its sound.
@@ -149,6 +150,8 @@ def teacher_prompt(key: str, teacher: TeacherConfig) -> str:
     """
     if teacher.is_transcriber:
         return ""
+    if (template := teacher.student_template) is not None:
+        return prompt_pattern(template)
     prompt = load_prompt(key, teacher.prompt or teacher.inputs, teacher.prompt_file)
     if (teacher.inputs == "transcript") != ("transcript" in placeholders(prompt)):
         fix = "must contain {transcript}" if teacher.inputs == "transcript" else "remove {transcript}: it is sent none"

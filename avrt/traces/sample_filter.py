@@ -30,16 +30,11 @@ from avrt.text.answers import Reason, parse, strip_special_tokens
 from avrt.text.prompts import format_target
 from avrt.traces.call_records import CallRecord
 from avrt.traces.config import MERGE, TracesConfig
+from avrt.traces.filler import filler
 from avrt.traces.filter_rules import MISSING, RIGHT, WRONG, reason_to_drop, teacher_outcome
+from avrt.traces.merger_reply import merger_text
 from avrt.traces.prompts import without_thinking
 from avrt.traces.teacher_replies import TeacherReply
-
-FILLER = (
-    "Let me look at this question step by step. First I consider what the question asks. Then I go through the "
-    "options one after the other and compare them. Taking everything into account, one option fits best, and I choose "
-    "it as my answer."
-)
-"""Thinking without content, for ``format_only``."""
 
 _THINK_TAGS = re.compile(r"<\s*/?\s*(?:think|answer)\s*>|◁\s*/?\s*think\s*▷", re.IGNORECASE)
 _ANSWER_PART = re.compile(r"(?:^|\n)\W*answer\W*(?::|\n)[^\n]*\s*$|<\s*answer\s*>.*", re.IGNORECASE | re.DOTALL)
@@ -90,7 +85,7 @@ def filter_sample(
     if config.variant == "answer_only":
         trace = sample.gold
     elif config.variant == "format_only":
-        trace = format_target(FILLER, sample.gold)
+        trace = format_target(filler(sample.id), sample.gold)
     return Decision(trace, "kept", outcomes)
 
 
@@ -131,9 +126,7 @@ def _merged_trace(sample: Sample, record: CallRecord | None) -> tuple[str | None
         return None, MISSING
     if record.status is not Status.OK:
         return None, record.status.value
-    # Thinking that the server separated is put back in front only if the reply itself has no thinking.
-    text = record.text if "<think>" in record.text else record.reply
-    parsed = parse(text, sample, "paper", record.finish_reason)
+    parsed = parse(merger_text(record), sample, "paper", record.finish_reason)
     if parsed.letter is None or parsed.reason is not Reason.OK:
         return None, parsed.reason.value
     assert parsed.think is not None

@@ -9,7 +9,7 @@ import soundfile
 
 from avrt.data.records import AUDIO_MEMBER, EncodedClip
 from avrt.files.atomic import atomic_file
-from avrt.servers.content import Content, audio_part, file_part, image_part, text_part
+from avrt.servers.content import Content, audio_part, file_part, frames_part, image_part, text_part
 
 _MIME = {"jpg": "image/jpeg", "png": "image/png"}
 
@@ -31,14 +31,24 @@ def sent_members(streams: str, names: list[str]) -> list[str] | None:
     return None if ("V" in streams) > bool(frames) or ("A" in streams) > bool(audio) else [*frames, *audio]
 
 
-def build_content(streams: str, clip: EncodedClip, prompt: str) -> Content:
+def build_content(streams: str, clip: EncodedClip, prompt: str, as_video: bool = False) -> Content:
     """The content of the one user message, media inside it.
 
     Frames are sent as they are in the shard. Audio is sent as 16-bit WAV, which every server reads, with the same
     samples as the shard's FLAC.
+
+    Args:
+        streams: ``AV``, ``A``, ``V``, or nothing.
+        clip: as stored in the shard.
+        prompt: the text, which comes last.
+        as_video: send the frames as one video, as students are trained; an image stays an image.
     """
     parts: Content = []
-    for name in sent_members(streams, list(clip.members)) or ():
+    sent = sent_members(streams, list(clip.members)) or []
+    if as_video and not clip.info["is_image"] and (frames := [name for name in sent if is_frame(name)]):
+        parts.append(frames_part([clip.members[name] for name in frames]))
+        sent = sent[len(frames) :]
+    for name in sent:
         data = clip.members[name]
         is_audio = name == AUDIO_MEMBER
         parts.append(audio_part(flac_to_wav(data)) if is_audio else image_part(data, _MIME[name.rpartition(".")[2]]))

@@ -144,7 +144,7 @@ async def _make_calls(
                 missing,
                 prepare,
                 finish,
-                send=lambda call, content: client.call(content, call.sampling),
+                send=lambda call, content: client.call(content, call.sampling, call.system),
                 ahead=PREPARED_AHEAD,
                 threads=PREPARING_THREADS,
                 batch=PREPARED_IN_A_ROW,
@@ -191,4 +191,4 @@ def _content(config: StageConfig, planner: CallPlanner, call: PlannedCall) -> Co
         assert config.media_dir is not None
         folder = Path(config.media_dir)
         return build_file_content(config.streams, clip, call.prompt, folder, call.sample.id, call.media)
-    return build_content(config.streams, clip, call.prompt)
+    return build_content(config.streams, clip, call.prompt, as_video=config.student_template is not None)

@@ -23,6 +23,8 @@ OFFERED = (
     "google/gemma-3-12b-it",
     "Ted412/Video-RTS",
     "Qwen/Qwen3-Omni-30B-A3B-Instruct",
+    "Qwen/Qwen3-Omni-30B-A3B-Thinking",
+    "avrt-student",
 )
 """Models that the shipped configs ask their servers for."""
 

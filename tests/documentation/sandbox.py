@@ -104,7 +104,9 @@ class Sandbox:
         if command == "traces":
             demo = "traces_demo" in " ".join(words)
             url = self.demo_url if demo else self.url
-            stages = [f"--{stage}.base_urls=[{url}]" for stage in ("vision", "audio", "merge")]
+            config = yaml.safe_load((self.folder / words[words.index("--config") + 1]).read_text(encoding="utf-8"))
+            keys = [*(f"teachers.{name}" for name in config["teachers"]), *(["merge"] if config["merge"] else [])]
+            stages = [f"--{key}.base_urls=[{url}]" for key in keys]
             return [*stages, "--shards=shards/demo" if demo else "--val_share=0.3"]
         if command == "pack" and "AVRT-20K.parquet" in words:
             return ["--val-share", "0.3"]
@@ -123,6 +125,11 @@ class Sandbox:
                 files.append("cli_configs/overlays/laptop.yaml")
             else:
                 limits["trainer"] |= {"accelerator": "cpu", "devices": 1}
+        # What the command itself says is kept.
+        if "--model.student.path" in words:
+            limits["model"]["init_args"]["student"].pop("path", None)
+        if "--data.train" in words:
+            limits["data"]["init_args"].pop("train", None)
         files.append(self._write(preset, limits))
         return [word for file in files for word in ("--config", file)]
 

@@ -1,8 +1,9 @@
 """A server that acts as vision teacher, audio teacher and merger on questions that it has read beforehand.
 
 The replies have the forms of the real models': Kimi-VL's thinking marks with a heading and a list of all options, Audio
-Flamingo's free reasoning, and the tags that the merger is asked for. The vision teacher is wrong about every fifth
-question and the audio teacher about every seventh. Any other question is answered with option B.
+Flamingo's free reasoning, and the tags that the merger is asked for. A model that gets both streams replies in tags.
+The vision teacher is wrong about every fifth question and the audio teacher about every seventh. Any other question is
+answered with option B.
 """
 
 from __future__ import annotations
@@ -55,9 +56,12 @@ class Teachers:
     def __call__(self, body: dict[str, Any], text: str, times: int) -> Reply:
         question = next((q for q in self.questions if q.text in text and all(o in text for o in q.options)), None)
         kinds = [part["type"] for part in body["messages"][-1]["content"]]
-        vision, audio = "image_url" in kinds, "input_audio" in kinds
-        if question is None or (vision and audio):
+        vision, audio = "image_url" in kinds or "video_url" in kinds, "input_audio" in kinds
+        if question is None:
             return Reply("Answer: B")
+        if vision and audio:  # a native reasoner, or a student
+            letter = "ABCDEFGH"[question.vision_choice()]
+            return Reply(f"<think>I see and hear it.</think>\n<answer>{letter}</answer>")
         if vision:
             choice = question.vision_choice()
             steps = "\n".join(f"({'ABCDEFGH'[i]}) {option}: looked at." for i, option in enumerate(question.options))

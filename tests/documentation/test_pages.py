@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.answering_student import save_answering_student
 from tests.documentation.own_data import object_storage
 from tests.documentation.pages import PAGES, ROOT, Command, blocks, commands, shown_files
 from tests.documentation.sandbox import Sandbox
@@ -34,8 +35,16 @@ DOCS = [page for page in PAGES if page.parent.name == "docs" and any(command.avr
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
 def test_a_page_in_its_own_order(
-    page: Path, packed: Path, student_folder: Path, new_sandbox: Callable[..., Sandbox], tmp_path: Path
+    page: Path,
+    packed: Path,
+    student_folder: Path,
+    new_sandbox: Callable[..., Sandbox],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
+    if any({"--serve", "--student"} <= {*command.words} for command in commands(page)):
+        # It has to answer right sometimes, or there would be no traces to train on.
+        student_folder = save_answering_student(student_folder, tmp_path_factory.mktemp("answering") / "student")
     sandbox = new_sandbox(tmp_path, student=student_folder)
     for name in ("shards", "ledgers", "mine", "v2d"):
         shutil.copytree(packed / name, tmp_path / name, symlinks=True)

@@ -16,9 +16,10 @@ from avrt.servers.outcome import Status
 from avrt.text.answers import first_think, is_formatted
 from avrt.traces.call_records import CallRecord
 from avrt.traces.config import StageConfig
+from avrt.traces.filler import filler
 from avrt.traces.pipeline import run_traces
 from avrt.traces.prompts import trace_for_merger
-from avrt.traces.sample_filter import FILLER, teacher_target
+from avrt.traces.sample_filter import teacher_target
 from avrt.traces.teacher_replies import read_teacher
 from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.traces.question_set import answer, audio_right, kept, make_config, merge_formatted, vision_right
@@ -57,7 +58,7 @@ def test_all_variants_come_from_one_ledger_without_another_teacher_call(question
     for index in merged:
         letter = "ABCD"[index % 4]
         assert traces["answer_only"][index] == letter
-        assert traces["format_only"][index] == f"<think>{FILLER}</think>\n<answer>{letter}</answer>"
+        assert traces["format_only"][index] == f"<think>{filler(f'q{index:03d}')}</think>\n<answer>{letter}</answer>"
 
 
 def test_another_merger_shares_the_teachers(question_shards: Path, tmp_path: Path) -> None:

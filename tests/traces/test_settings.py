@@ -36,8 +36,9 @@ SAMPLE = Sample("s", "What {options} is it? {frames}", ("a {question}", "b"), 0)
 def test_every_config_loads(path: Path) -> None:
     config = load_config([path])
     for stage in config.stages:
+        enough = 40 if path.name == "traces_demo_student.yaml" else 1024  # the tiny student's replies have 25 tokens
         if stage != config.transcriber:
-            assert config.stage(stage).resolve_model().sampling["max_tokens"] >= 1024
+            assert config.stage(stage).resolve_model().sampling["max_tokens"] >= enough
 
 
 def test_the_two_mergers_share_their_teachers() -> None:
