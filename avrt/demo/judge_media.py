@@ -42,7 +42,7 @@ def without_videos(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _decode(data: bytes) -> tuple[list[bytes], bytes]:
     """The frames of a video as PNG, and its audio as mono WAV; empty without audio."""
-    with av.open(io.BytesIO(data), format="mp4") as container:
+    with av.open(io.BytesIO(data), "r", format="mp4") as container:
         frames = []
         for frame in container.decode(video=0):
             buffer = io.BytesIO()

@@ -1,7 +1,7 @@
 """The demo's judge of traces: compares what a trace claims with what it measures in the clip.
 
-It gets what any judge of `avrt.judging` gets: a prompt with one or two traces, and with the teachers' replies when it is
-asked for sources. It reads colors and pitches that a sentence claims; of other claims it knows nothing.
+It gets what any judge of `avrt.judging` gets: a prompt with one or two traces, and with the teachers' replies when the
+prompt asks for sources. It reads colors and pitches that a sentence claims; of other claims it knows nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _BLOCK = re.compile(r"^<(\w+)>\n((?:>.*\n)+)</\1>$", re.MULTILINE)
 _ANSWER = re.compile(r"‹answer›.*", re.DOTALL)
 _CLAUSE_END = re.compile(r"[.!?;\n]+|, (?:and|but) ")
 _WORD = re.compile(r"[a-z]+")
-_NO_CLAIM = re.compile(r"\b(?:not|no|never|without|nor|neither)\b|^\W*option\b", re.IGNORECASE)
-"""Clauses that deny something, or that repeat an option."""
+_NO_CLAIM = re.compile(r"\b(?:not|no|never|without|nor|neither|options?|answer)\b", re.IGNORECASE)
+"""Clauses that deny something, or that repeat an option's text."""
 
 _QUALITY = (HALLUCINATING, MISSING_INFO, ACCURATE)
 """Verdicts, the worst first."""

@@ -27,7 +27,7 @@ from avrt.judging.verdicts import (
     read_verdicts,
     write_verdicts,
 )
-from avrt.servers.call_report import CallReport
+from avrt.servers.call_report import CallReport, ErrorCounts
 from avrt.servers.client import ServerError
 from avrt.servers.config import under_key
 from avrt.servers.outcome import Status
@@ -93,24 +93,29 @@ def _ask(mode: Mode, planner: JudgePlanner, retry_rejected: bool) -> None:
         if all(ledger.status(key) is not None for _, key in planner.planned(mode, ledger)):
             break
     report = CallReport()
-    bad_json = 0
+    errors, bad_json = ErrorCounts(), 0
     for number in range(len(planner.questions[mode])):
         answer = planner.answer(mode, number, ledger)
         if answer is not None and answer.record is not None:
             report.add_earlier(answer.record)
-            bad_json += answer.record.status is Status.OK and answer.verdict is None
+            if answer.record.status is Status.OK and answer.verdict is None:
+                errors.add(answer.error)
+                bad_json += 1
     reasons = report.explain(RETRY_REJECTED)
     if report.counts.total() and not report.counts[Status.OK]:
-        hint = ""
-        if planner.config.judge.json_schema and report.counts[Status.REJECTED]:
-            hint = " (if the server takes no JSON schema, set judge.json_schema to false)"
+        refused = any(f"HTTP {status}" in reasons for status in (400, 422))
+        hint = " (if the server takes no JSON schema, set judge.json_schema to false)"
+        hint = hint if refused and planner.config.judge.json_schema else ""
         raise ServerError(f"{mode}: none of {report.counts.total()} calls succeeded: {reasons}{hint}")
     if reasons:
         log.warning("%s: %s", mode, reasons)
+    # Sources are asked about few traces, and those may be the ones that a judge cannot attribute.
+    if bad_json and bad_json == report.counts[Status.OK] and mode != "source":
+        raise ServerError(f"{mode}: none of {bad_json} replies is a valid verdict: {errors}")
     if bad_json:
         log.warning(
-            "%s: %d of %d judgments have no valid verdict after %d replies",
-            *(mode, bad_json, report.counts.total(), planner.config.judge.max_replies),
+            "%s: %d of %d judgments have no valid verdict after %d replies (%s)",
+            *(mode, bad_json, report.counts.total(), planner.config.judge.max_replies, errors),
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avrt.evaluation.statistics import clustered_interval, mcnemar_exact, wilson_interval
-from avrt.judging.schema import NONE
+from avrt.judging.schema import BOTH, MERGER, NONE, SEVERAL
 from avrt.judging.verdicts import ACCURATE, HALLUCINATING, MISSING_INFO, OK, VerdictRecord
 
 ROWS = {"accurate": ACCURATE, "hallucinating": HALLUCINATING, "missing_info": MISSING_INFO}
@@ -45,7 +45,7 @@ def score_verdicts(records: Sequence[VerdictRecord], names: Sequence[str]) -> di
         "source": {
             name: _source(found, individual[name]["judged"], individual[name]["rows"]["hallucinating"]["count"])
             for name, found in sources.items()
-            if found
+            if found and individual[name]["judged"]
         },
         "head_to_head": _head_to_head(pairs, names[0], names[1]) if pairs else None,
     }
@@ -75,7 +75,11 @@ def _source(records: Sequence[VerdictRecord], judged: int, flagged: int) -> dict
         for key in (verdicts[0] if verdicts else ())
         if key.endswith("_accurate") or key == "merger_faithful"
     }
-    rows = {source: _share(count, judged) for source, count in traces.most_common()}
+    teachers = [key.removesuffix("_accurate").upper() for key in flags if key.endswith("_accurate")]
+    several = [BOTH if len(teachers) == 2 else SEVERAL] if len(teachers) > 1 else []
+    # All that the judge could choose, also what it never chose; `NONE` only where it did.
+    sources = dict.fromkeys([*several, *teachers, MERGER, *traces]) if verdicts else {}
+    rows = {source: _share(traces[source], judged) for source in sources}
     if rest := flagged - len(verdicts):
         rows[NOT_ATTRIBUTED] = _share(rest, judged)
     return {

@@ -59,11 +59,10 @@ def _quality_table(scores: Mapping[str, Any]) -> TextTable:
         rows.append(row(LABELS[key], key, [scores["individual"][name]["rows"][key] for name in names]))
         if key == "hallucinating":
             found = {name: scores["source"].get(name, {}).get("rows", {}) for name in names}
-            sources = dict.fromkeys([*paper["individual"][0]["sources"], *(s for rows in found.values() for s in rows)])
+            printed = paper["individual"][0]["sources"] if any(found.values()) else {}
             rows += [
-                row(_source_label(s), s, [found[name].get(s) for name in names], "minor", "sources")
-                for s in sources
-                if any(s in rows for rows in found.values())
+                row(_source_label(source), source, [found[name].get(source) for name in names], "minor", "sources")
+                for source in dict.fromkeys([*printed, *(source for rows in found.values() for source in rows)])
             ]
     grounded = [row(LABELS[k], k, [scores["individual"][name]["rows"][k] for name in names]) for k in GROUNDED]
     notes = [f"paper: {paper['source']}. {paper['note']}"]
