@@ -18,7 +18,7 @@ from avrt.judging.verdicts import ACCURATE, HALLUCINATING, MISSING_INFO
 
 _BLOCK = re.compile(r"^<(\w+)>\n((?:>.*\n)+)</\1>$", re.MULTILINE)
 _ANSWER = re.compile(r"‹answer›.*", re.DOTALL)
-_CLAUSE_END = re.compile(r"[.!?;\n]+|, (?:and|but) ")
+_CLAUSE_END = re.compile(r"[.,!?;\n]+")
 _WORD = re.compile(r"[a-z]+")
 _NO_CLAIM = re.compile(r"\b(?:not|no|never|without|nor|neither|options?|answer)\b", re.IGNORECASE)
 """Clauses that deny something, or that repeat an option's text."""

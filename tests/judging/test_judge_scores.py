@@ -85,6 +85,7 @@ def test_sources_are_shares_of_all_judged_traces() -> None:
     records.append(record("source", 3, None))
     found = score_verdicts(records, ["x"])["source"]["x"]
     assert {source: row["share"] for source, row in found["rows"].items()} == {
+        "AUDIO_TEACHER": 0.0,
         "BOTH_TEACHERS": 0.1,
         "MERGER": 0.1,
         "NONE": 0.1,
