@@ -72,7 +72,7 @@ def run_judge(
     with ExitStack() as stack:
         stack.enter_context(FolderLock(config.ledger, "judge"))
         if WRITE in steps:
-            stack.enter_context(FolderLock(config.output, "judge", name=f".output{LOCK_NAME}"))
+            stack.enter_context(_output_lock(config.output))
         planner = JudgePlanner(config, open_sets(config))
         for mode in planner.modes:
             if mode in steps:
@@ -157,7 +157,13 @@ def score_again(folder: str) -> dict[str, Any]:
         raise ValueError(f"{error.filename}: there is no such file; give the output folder of a judge's run") from error
     except (KeyError, TypeError) as error:
         raise ValueError(f"{output / SCORES_FILE}: is not a file of `avrt judge`: lacks {error}") from error
-    return write_scores(output, records, names, about)
+    with _output_lock(output):
+        return write_scores(output, records, names, about)
+
+
+def _output_lock(output: str | Path) -> FolderLock:
+    # Its own name, since the output may be the ledger's folder.
+    return FolderLock(output, "judge", name=f".output{LOCK_NAME}")
 
 
 def write_scores(

@@ -105,6 +105,8 @@ class Sandbox:
             url = self.demo_url if demo else self.url
             stages = [f"--{stage}.base_urls=[{url}]" for stage in ("vision", "audio", "merge")]
             return [*stages, "--shards=shards/demo" if demo else "--val_share=0.3"]
+        if command == "judge" and "--score" not in words:
+            return [f"--judge.base_urls=[{self.demo_url if 'judge_demo' in ' '.join(words) else self.url}]"]
         if command == "pack" and "AVRT-20K.parquet" in words:
             return ["--val-share", "0.3"]
         if command == "plan" and "--samples" not in words:

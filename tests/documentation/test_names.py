@@ -109,6 +109,7 @@ def settings() -> frozenset[str]:
     """Full names of all settings, written with ``init_args`` and without it."""
     from avrt.config.class_paths import ALLOWED_PREFIXES, enforce
     from avrt.evaluation.server_config import ServerRunConfig
+    from avrt.judging.config import JudgeConfig
     from avrt.servers.presets import PRESETS
     from avrt.traces.config import TracesConfig
     from lightning_modules.cli import read_settings
@@ -124,7 +125,7 @@ def settings() -> frozenset[str]:
         words = [word for file in files for word in ("--config", str(ROOT / "cli_configs" / file))]
         found |= set(names_in(read_settings(command, words)))
     found |= {f"trainer.strategy.{name}" for name in inspect.signature(AVRTDeepSpeedStrategy).parameters}
-    found |= set(fields_of(TracesConfig)) | set(fields_of(ServerRunConfig))
+    found |= set(fields_of(TracesConfig)) | set(fields_of(ServerRunConfig)) | set(fields_of(JudgeConfig))
     found |= {f"vision.sampling.{name}" for preset in PRESETS.values() for name in preset.sampling}
     return frozenset(found | {name.replace(".init_args", "") for name in found})
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from avrt.cli import main
+from avrt.files.folder_lock import FolderInUseError, FolderLock
 from avrt.judging.config import JudgeConfig
 from avrt.judging.run import run_judge
 from avrt.judging.verdicts import VerdictRecord, read_verdicts
@@ -302,3 +303,11 @@ def test_wrong_settings_are_named(options: list[str], message: str, capsys: pyte
     words = ["judge", "--config", "cli_configs/judge.yaml", *options]
     assert main(words) in (1, 2)
     assert message in capsys.readouterr().err
+
+
+def test_a_second_run_is_refused_before_it_calls_the_judge(first: str, tmp_path: Path) -> None:
+    with ScriptedServer(answer) as server:
+        config = make_config(tmp_path, server.url, {"AVRT": first})
+        with FolderLock(config.ledger, "judge"), pytest.raises(FolderInUseError):
+            run_judge(config)
+        assert server.bodies == []
