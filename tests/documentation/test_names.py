@@ -116,7 +116,7 @@ def settings() -> frozenset[str]:
     from lightning_modules.strategy import AVRTDeepSpeedStrategy
 
     enforce(ALLOWED_PREFIXES)
-    found: set[str] = set()
+    found: set[str] = set(fields_of(JudgeConfig))
     for command, files in (
         ("fit", ("sft_7b.yaml",)),
         ("fit", ("grpo_7b.yaml", "overlays/lora.yaml")),
@@ -125,7 +125,7 @@ def settings() -> frozenset[str]:
         words = [word for file in files for word in ("--config", str(ROOT / "cli_configs" / file))]
         found |= set(names_in(read_settings(command, words)))
     found |= {f"trainer.strategy.{name}" for name in inspect.signature(AVRTDeepSpeedStrategy).parameters}
-    found |= set(fields_of(TracesConfig)) | set(fields_of(ServerRunConfig)) | set(fields_of(JudgeConfig))
+    found |= set(fields_of(TracesConfig)) | set(fields_of(ServerRunConfig))
     found |= {f"vision.sampling.{name}" for preset in PRESETS.values() for name in preset.sampling}
     return frozenset(found | {name.replace(".init_args", "") for name in found})
 
