@@ -101,25 +101,24 @@ def test_sources_are_shares_of_all_judged_traces() -> None:
 
 
 def test_head_to_head_by_hand() -> None:
-    """x wins both orders of 0, y of 1; A wins both of 2, B of 3; 4 is a win and a tie for x; 5 is a tie."""
-    pairs = [("A", "B"), ("B", "A"), ("A", "A"), ("B", "B"), ("A", "Tie"), ("Tie", "Tie")]
+    """x wins both orders of 0 and 6, y of 1; A wins both of 2, B of 3; 4 is a win and a tie for x; 5 is a tie."""
+    pairs = [("A", "B"), ("B", "A"), ("A", "A"), ("B", "B"), ("A", "Tie"), ("Tie", "Tie"), ("A", "B")]
     records = [r for sample, (one, two) in enumerate(pairs) for r in compared(sample, one, two)]
-    records += compared(6, "A", "A")[:1]  # without the other order it says nothing
+    records += compared(7, "A", "A")[:1]  # without the other order it says nothing
     found = score_verdicts(records, ["x", "y"])["head_to_head"]
-    assert (found["samples"], found["incomplete"]) == (6, 1)
-    assert {name: row["count"] for name, row in found["wins"].items()} == {"x": 5, "y": 4, "tie": 3}
-    assert {row["total"] for row in found["wins"].values()} == {12}
-    assert {name: row["count"] for name, row in found["both_orders"].items()} == {
-        "x": 1,
-        "y": 1,
-        "tie": 1,
-        "depends_on_order": 3,
-    }
-    assert {name: row["count"] for name, row in found["by_order"]["x_first"].items()} == {"x": 3, "y": 2, "tie": 1}
-    assert {name: row["count"] for name, row in found["by_order"]["y_first"].items()} == {"x": 2, "y": 2, "tie": 2}
+    assert (found["samples"], found["incomplete"]) == (7, 1)
+    assert counts(found["wins"]) == {"x": 7, "y": 4, "tie": 3}
+    assert {row["total"] for row in found["wins"].values()} == {14}
+    assert counts(found["both_orders"]) == {"x": 2, "y": 1, "tie": 1, "depends_on_order": 3}
+    assert counts(found["by_order"]["x_first"]) == {"x": 4, "y": 2, "tie": 1}
+    assert counts(found["by_order"]["y_first"]) == {"x": 3, "y": 2, "tie": 2}
     bias = found["position_bias"]
-    assert (bias["first_wins"]["count"], bias["first_wins"]["total"]) == (5, 9)
+    assert (bias["first_wins"]["count"], bias["first_wins"]["total"]) == (6, 11)
     assert (bias["first_in_both"], bias["second_in_both"], bias["p_value"]) == (1, 1, 1.0)
+
+
+def counts(shares: dict[str, Any]) -> dict[str, int]:
+    return {name: share["count"] for name, share in shares.items()}
 
 
 def test_a_judge_that_takes_the_first_one_has_no_winner_and_a_clear_bias() -> None:
