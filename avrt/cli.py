@@ -42,6 +42,7 @@ GROUPS = {
         "pack": ("avrt.commands.pack", "turn clips and annotations into shards"),
         "inspect": ("avrt.commands.inspect", "summarize shards, or write one sample's media as files"),
         "traces": ("avrt.commands.traces", "make reasoning traces with single-modality teachers"),
+        "judge": ("avrt.commands.judge", "have a model that sees and hears the clips judge traces"),
     },
     "Evaluation": {
         "evaluate-server": ("avrt.commands.evaluate_server", "evaluate any model behind an OpenAI-compatible server"),

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from avrt.demo.judge import judge
+from avrt.demo.judge_media import without_videos
 from avrt.demo.message_media import BadRequestError, decode_audio, decode_image, message_parts
 from avrt.demo.questions import write_trace
 from avrt.demo.teachers import AudioTeacher, VisionTeacher
+from avrt.demo.trace_judge import is_trace_prompt, judge_traces
 
 if TYPE_CHECKING:
     from avrt.demo.served_student import ServedStudent  # imports torch and transformers
@@ -62,6 +64,11 @@ class DemoModels:
             BadRequestError: media of a kind that `model` does not take, damaged media, or none at all.
         """
         parts = [part for message in messages for part in message_parts(message)]
+        if model == JUDGE_MODEL:
+            try:
+                parts = without_videos(parts)
+            except ValueError as error:
+                raise BadRequestError(str(error)) from error
         text = "\n".join(part["text"] for part in parts if part.get("type") == "text")
         images = [part for part in parts if part.get("type") == "image_url"]
         audio = [part for part in parts if part.get("type") == "input_audio"]
@@ -86,8 +93,11 @@ class DemoModels:
     def _judge(
         self, text: str, options: dict[str, str], images: list[dict[str, Any]], audio: list[dict[str, Any]]
     ) -> str:
+        color, pitch = self._color(images) if images else None, self._pitch(audio) if audio else None
+        if is_trace_prompt(text):
+            return judge_traces(text, color, pitch)
         try:
-            return judge(text, options, self._color(images) if images else None, self._pitch(audio) if audio else None)
+            return judge(text, options, color, pitch)
         except ValueError as error:
             raise BadRequestError(str(error)) from error
 

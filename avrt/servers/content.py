@@ -29,6 +29,11 @@ def audio_part(wav: bytes) -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"data": _base64(wav), "format": "wav"}}
 
 
+def video_part(data: bytes, mime: str = "video/mp4") -> dict[str, Any]:
+    """A video file inside the message, in the form of vLLM and others."""
+    return {"type": "video_url", "video_url": {"url": f"data:{mime};base64,{_base64(data)}"}}
+
+
 def file_part(kind: str, url: str) -> dict[str, Any]:
     """An image (``image_url``) or audio (``audio_url``) by its address."""
     return {"type": kind, kind: {"url": url}}

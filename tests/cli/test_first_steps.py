@@ -68,6 +68,7 @@ TOUCHES_DEPENDENCIES = {
     "pack": ["--annotations", "a", "--videos", "b", "--out", "c"],
     "inspect": ["shards"],
     "traces": ["--config", "cli_configs/traces_demo.yaml"],
+    "judge": ["--config", "cli_configs/judge.yaml"],
     "evaluate-server": ["--config", "cli_configs/eval_server.yaml"],
     "import-predictions": ["run", "--file", "f", "--benchmark", "mmau", "--model", "m"],
     "score": ["run"],

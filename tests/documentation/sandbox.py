@@ -108,6 +108,8 @@ class Sandbox:
             keys = [*(f"teachers.{name}" for name in config["teachers"]), *(["merge"] if config["merge"] else [])]
             stages = [f"--{key}.base_urls=[{url}]" for key in keys]
             return [*stages, "--shards=shards/demo" if demo else "--val_share=0.3"]
+        if command == "judge" and "--score" not in words:
+            return [f"--judge.base_urls=[{self.demo_url if 'judge_demo' in ' '.join(words) else self.url}]"]
         if command == "pack" and "AVRT-20K.parquet" in words:
             return ["--val-share", "0.3"]
         if command == "plan" and "--samples" not in words:

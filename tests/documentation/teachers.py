@@ -1,4 +1,4 @@
-"""A server that acts as vision teacher, audio teacher and merger on questions that it has read beforehand.
+"""A server that acts as teachers, merger and judge of traces on questions that it has read beforehand.
 
 The replies have the forms of the real models': Kimi-VL's thinking marks with a heading and a list of all options, Audio
 Flamingo's free reasoning, and the tags that the merger is asked for. A model that gets both streams replies in tags.
@@ -14,6 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.servers.scripted_server import Reply
+
+VERDICT = {
+    "verdict": "ACCURATE",
+    "audio_grounded": True,
+    "visual_grounded": True,
+    "hallucinated_claims": [],
+    "confidence": 1.0,
+    "explanation": "Everything is in the clip.",
+}
+"""The judge's reply to every trace."""
 
 VISION_EVERY, AUDIO_EVERY = 5, 7
 """One in so many questions is answered wrong."""
@@ -57,6 +67,8 @@ class Teachers:
         question = next((q for q in self.questions if q.text in text and all(o in text for o in q.options)), None)
         kinds = [part["type"] for part in body["messages"][-1]["content"]]
         vision, audio = "image_url" in kinds or "video_url" in kinds, "input_audio" in kinds
+        if "</trace>" in text:
+            return Reply(json.dumps(VERDICT))
         if question is None:
             return Reply("Answer: B")
         if vision and audio:  # a native reasoner, or a student

@@ -109,13 +109,14 @@ def settings() -> frozenset[str]:
     """Full names of all settings, written with ``init_args`` and without it."""
     from avrt.config.class_paths import ALLOWED_PREFIXES, enforce
     from avrt.evaluation.server_config import ServerRunConfig
+    from avrt.judging.config import JudgeConfig
     from avrt.servers.presets import PRESETS
     from avrt.traces.config import TeacherConfig, TracesConfig
     from lightning_modules.cli import read_settings
     from lightning_modules.strategy import AVRTDeepSpeedStrategy
 
     enforce(ALLOWED_PREFIXES)
-    found: set[str] = set()
+    found: set[str] = set(fields_of(JudgeConfig))
     for command, files in (
         ("fit", ("sft_7b.yaml",)),
         ("fit", ("grpo_7b.yaml", "overlays/lora.yaml")),

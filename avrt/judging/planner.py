@@ -1,0 +1,249 @@
+"""The questions to the judge, the call of each, and the verdict in its recorded replies."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from avrt.judging.config import JudgeConfig
+from avrt.judging.media import JudgeMedia
+from avrt.judging.prompts import fill_prompt, load_prompt, question_parts
+from avrt.judging.schema import BadVerdictError, Schema, schema_of, source_meanings
+from avrt.judging.trace_sets import JudgedTrace, TraceSets
+from avrt.judging.verdicts import BAD_JSON, HALLUCINATING, MISSING, MODES, OK, Mode, VerdictRecord
+from avrt.servers.config import Model
+from avrt.servers.content import Content, text_part
+from avrt.servers.outcome import Status
+from avrt.text.rubrics import fenced
+from avrt.traces.call_records import CallRecord, call_key
+from avrt.traces.ledger import LedgerIndex
+from avrt.traces.recorded_calls import CallGroup, PreparedCall
+
+FORMAT = "response_format"
+"""The parameter of a call that holds the JSON schema."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question to the judge: about a set's trace, or about the traces of two sets."""
+
+    sample_id: str
+    set: str
+    against: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedCall:
+    """One call.
+
+    Attributes:
+        key: see `avrt.traces.call_records.call_key`.
+        prompt: all text of the call.
+        media: identifies the media that are sent; empty for text only.
+    """
+
+    key: str
+    prompt: str
+    media: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the ledger has for one question.
+
+    Attributes:
+        call: the call that decides: the first one without a valid verdict that may still get one, or the last one.
+        record: its record, or None.
+        verdict: the checked verdict, or None.
+        bad_replies: replies that are not valid verdicts.
+        error: why there is no verdict.
+    """
+
+    call: PlannedCall
+    record: CallRecord | None
+    verdict: dict[str, Any] | None
+    bad_replies: int
+    error: str
+
+
+class JudgePlanner:
+    """Plans calls from the sets, the config and the replies in the ledger.
+
+    Args:
+        config: checked settings.
+        sets: opened sets.
+
+    Raises:
+        ValueError: a mode is wanted that the sets do not allow, or a prompt cannot be used.
+    """
+
+    def __init__(self, config: JudgeConfig, sets: TraceSets) -> None:
+        self.config = config
+        self.sets = sets
+        self.modes = _modes(config, sets)
+        self.teachers = sorted({name for found in sets.teachers.values() for name in found})
+        self.questions = {mode: self._questions(mode) for mode in MODES if mode in self.modes or mode == "individual"}
+        self._individual = {question: number for number, question in enumerate(self.questions["individual"])}
+        self.schemas: dict[str, Schema] = {mode: schema_of(mode, self.teachers) for mode in self.modes}
+        self.models: dict[str, Model] = {mode: self._model(mode) for mode in self.modes}
+        self._prompts = {mode: load_prompt(mode, getattr(config.prompt_files, mode)) for mode in self.modes}
+        self._media = JudgeMedia(config.judge)
+
+    def _questions(self, mode: Mode) -> list[Question]:
+        ids, names = self.sets.sample_ids, self.sets.names
+        if mode == "head_to_head":
+            first, second = names
+            orders = ((first, second), (second, first))
+            return [Question(sample_id, *order) for sample_id in ids for order in orders]
+        asked = names if mode == "individual" else [name for name in names if self.sets.teachers[name]]
+        return [Question(sample_id, name) for sample_id in ids for name in asked]
+
+    def _model(self, mode: Mode) -> Model:
+        model = self.config.judge.resolve_model()
+        if not self.config.judge.json_schema or FORMAT in model.sampling:
+            return model
+        schema = {"name": mode, "strict": True, "schema": self.schemas[mode].json_schema()}
+        form = {"type": "json_schema", "json_schema": schema}
+        return replace(model, sampling={**model.sampling, FORMAT: form})
+
+    def group(self, mode: Mode) -> CallGroup:
+        """The calls of a mode as the ledger knows them."""
+        config = self.config
+        return CallGroup(mode, "judge", config.judge, self.models[mode], config.ledger, config.max_failed_share)
+
+    def planned(self, mode: Mode, ledger: LedgerIndex) -> Iterator[tuple[int, str]]:
+        """Number and key of the deciding call of every question of a mode that can be asked now; done or not."""
+        for number in range(len(self.questions[mode])):
+            answer = self.answer(mode, number, ledger)
+            if answer is not None:
+                yield number, answer.call.key
+
+    def prepare(self, mode: Mode, number: int, ledger: LedgerIndex) -> PreparedCall:
+        """The deciding call of a question with its media."""
+        answer = self.answer(mode, number, ledger)
+        assert answer is not None
+        question, call = self.questions[mode][number], answer.call
+        parts: Content = []
+        if call.media:
+            trace = self.sets.trace(question.set, question.sample_id)
+            parts = self._media.content(self.sets.media(question.set, trace.index), trace.sample.source)
+        return PreparedCall(call.key, question.sample_id, [*parts, text_part(call.prompt)])
+
+    def answer(self, mode: Mode, number: int, ledger: LedgerIndex) -> Answer | None:
+        """What the ledger has for a question; None for a source question about a trace without false claims."""
+        question = self.questions[mode][number]
+        explanation = ""
+        if mode == "source":
+            flagged = self.answer("individual", self._individual[question], ledger)
+            if flagged is None or flagged.verdict is None or flagged.verdict["verdict"] != HALLUCINATING:
+                return None
+            claims = "".join(f"\n- {claim}" for claim in flagged.verdict["hallucinated_claims"])
+            explanation = flagged.verdict["explanation"] + claims
+        trace = self.sets.trace(question.set, question.sample_id)
+        prompt = self._prompt(mode, question, trace, explanation)
+        error = ""
+        limit = self.config.judge.max_replies
+        for attempt in range(limit):
+            call = self._call(mode, trace, _repeated(prompt, attempt, error))
+            record = ledger.get(call.key)
+            if record is None or record.status is not Status.OK:
+                return Answer(call, record, None, attempt, error if record is None else record.error)
+            try:
+                return Answer(call, record, self.schemas[mode].read(record.text), attempt, "")
+            except BadVerdictError as bad:
+                error = str(bad)
+        return Answer(call, record, None, limit, error)
+
+    def records(self, ledger: LedgerIndex) -> Iterator[VerdictRecord]:
+        """The lines of ``verdicts.jsonl``."""
+        for mode in self.modes:
+            for number, question in enumerate(self.questions[mode]):
+                answer = self.answer(mode, number, ledger)
+                if answer is not None:
+                    yield self._record(mode, question, answer)
+
+    def _record(self, mode: Mode, question: Question, answer: Answer) -> VerdictRecord:
+        trace = self.sets.trace(question.set, question.sample_id)
+        other = self.sets.trace(question.against, question.sample_id).trace if question.against else None
+        status = MISSING if answer.record is None else answer.record.status.value
+        if status == OK and answer.verdict is None:
+            status = BAD_JSON
+        return VerdictRecord(
+            mode=mode,
+            sample=question.sample_id,
+            source=trace.sample.source,
+            set=question.set,
+            against=question.against,
+            trace_sha256=_sha256(trace.trace),
+            against_sha256="" if other is None else _sha256(other),
+            streams=self._media.streams(trace.members),
+            status=status,
+            bad_replies=answer.bad_replies,
+            error=answer.error,
+            key=answer.call.key,
+            verdict=answer.verdict,
+        )
+
+    def _call(self, mode: Mode, trace: JudgedTrace, prompt: str) -> PlannedCall:
+        model = self.models[mode]
+        media = self._media.digest(trace.members, trace.sample.source)
+        key = call_key(
+            stage=mode,
+            sample_id=trace.sample.id,
+            media=media,
+            prompt=prompt,
+            model=model.name,
+            revision=model.revision,
+            sampling=model.sampling,
+        )
+        return PlannedCall(key, prompt, media)
+
+    def _prompt(self, mode: Mode, question: Question, trace: JudgedTrace, explanation: str) -> str:
+        parts = {**question_parts(trace.sample), "media": self._media.describe(trace.members)}
+        if mode == "head_to_head":
+            other = self.sets.trace(question.against, question.sample_id)
+            parts |= {"trace_a": fenced("trace_a", trace.trace), "trace_b": fenced("trace_b", other.trace)}
+        else:
+            parts["trace"] = fenced("trace", trace.trace)
+        if mode == "source":
+            replies = {
+                f"{name}_trace": fenced(f"{name}_teacher", trace.sample.teacher_traces.get(name, "(no reply)"))
+                for name in self.teachers
+            }
+            meanings = source_meanings(self.teachers)
+            parts |= replies | {
+                "teachers": ", ".join(f"the {name} teacher" for name in self.teachers),
+                "teacher_traces": "\n\n".join(replies.values()),
+                "explanation": fenced("explanation", explanation),
+                "sources": "\n".join(f"- {source}: {meaning}" for source, meaning in meanings.items()),
+            }
+        return self.models[mode].complete(fill_prompt(mode, self._prompts[mode], parts, self.schemas[mode]))
+
+
+def _repeated(prompt: str, attempt: int, error: str) -> str:
+    """The prompt of the call after `attempt` bad replies: at its end, what was wrong with the last one.
+
+    The number is part of it, so that the calls differ: a server that samples greedily would repeat its reply.
+    """
+    if attempt == 0:
+        return prompt
+    return f"{prompt}\n\nReply number {attempt} could not be read: {error}. Reply with a valid JSON object."
+
+
+def _modes(config: JudgeConfig, sets: TraceSets) -> tuple[Mode, ...]:
+    """The modes of a run, in order.
+
+    Raises:
+        ValueError: ``source`` is wanted, and no set has teachers' traces.
+    """
+    has_teachers = any(sets.teachers.values())
+    allowed = {"individual": True, "head_to_head": len(sets.names) == 2, "source": has_teachers}
+    if config.modes is not None and "source" in config.modes and not has_teachers:
+        raise ValueError("modes: source needs teachers' traces, and no set of `sets` has them; remove it")
+    return tuple(mode for mode in MODES if allowed[mode] and (config.modes is None or mode in config.modes))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
