@@ -32,8 +32,8 @@ from avrt.traces.output import (
     remove_outdated,
     shard_name,
 )
+from avrt.traces.recorded_calls import RETRY_REJECTED
 from avrt.traces.sample_filter import filter_sample
-from avrt.traces.stages import RETRY_REJECTED
 from avrt.traces.statistics import CertaintyStatistics, SplitStatistics, token_counter
 from avrt.traces.teacher_replies import TeacherReply
 

@@ -18,7 +18,8 @@ from avrt.traces.call_planner import CallPlanner
 from avrt.traces.config import TracesConfig
 from avrt.traces.finalize import finalize
 from avrt.traces.output import check_output
-from avrt.traces.stages import RETRY_REJECTED, run_stage
+from avrt.traces.recorded_calls import RETRY_REJECTED
+from avrt.traces.stages import run_stage
 
 log = logging.getLogger(__name__)
 

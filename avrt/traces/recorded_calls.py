@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from avrt.servers.call_report import CallReport, check_failed_share
 from avrt.servers.calls import make_calls
@@ -14,6 +15,7 @@ from avrt.servers.config import Model, ServerConfig, under_key
 from avrt.servers.content import Content
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.progress import CallProgress
+from avrt.servers.protocols import CHAT, CallProtocol
 from avrt.traces.call_records import CallRecord
 from avrt.traces.ledger import LedgerIndex, LedgerWriter
 
@@ -34,11 +36,15 @@ class PreparedCall:
         key: see `avrt.traces.call_records.call_key`.
         sample_id: the question, for readers of the ledger.
         content: the message.
+        sampling: parameters of this call; None for the model's.
+        system: a system message before it; empty for none.
     """
 
     key: str
     sample_id: str
     content: Content
+    sampling: Mapping[str, Any] | None = None
+    system: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class CallGroup:
         config, model: the servers.
         ledger: folder of the ledger.
         max_failed_share: stop when more than this share of the calls fail.
+        protocol: how the servers are asked.
     """
 
     stage: str
@@ -59,6 +66,7 @@ class CallGroup:
     model: Model
     ledger: str
     max_failed_share: float
+    protocol: CallProtocol = CHAT
 
 
 def make_missing_calls(
@@ -139,7 +147,7 @@ class _Job:
         # The ledger first: a second run must be refused before it calls a server.
         async with (
             LedgerWriter(group.ledger, self.writer_name) as writer,
-            ServerClient(group.settings, group.config, group.model, key) as client,
+            ServerClient(group.settings, group.config, group.model, key, protocol=group.protocol) as client,
         ):
             held = HeldRefusals(writer)
 
@@ -153,6 +161,7 @@ class _Job:
                     missing,
                     prepare,
                     finish,
+                    send=lambda call, content: client.call(content, call.sampling, call.system),
                     ahead=PREPARED_AHEAD,
                     threads=PREPARING_THREADS,
                     batch=PREPARED_IN_A_ROW,
