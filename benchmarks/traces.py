@@ -109,7 +109,7 @@ def measure(shards: Path, stage: str, calls: int, latency: float, concurrency: i
     server.start()
     try:
         address = f"http://127.0.0.1:{receiver.recv()}/v1"
-        server: dict[str, Any] = {
+        common: dict[str, Any] = {
             "base_urls": [address],
             "model": "bench",
             "sampling": {"max_tokens": 16},
@@ -117,15 +117,15 @@ def measure(shards: Path, stage: str, calls: int, latency: float, concurrency: i
             "max_attempts": 1,
         }
         teachers = {
-            "vision": TeacherConfig(**server, inputs="frames"),
-            "audio": TeacherConfig(**server, inputs="audio"),
+            "vision": TeacherConfig(**common, inputs="frames"),
+            "audio": TeacherConfig(**common, inputs="audio"),
         }
         settings = TracesConfig(
             str(shards),
             str(folder / "ledger"),
             str(folder / "out"),
             teachers,
-            StageConfig(**server),
+            StageConfig(**common),
             variant="unfiltered",
         )
         planner = CallPlanner(settings, ShardSet(shards))
