@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 from avrt.data.faults import ShardError
 from avrt.data.records import RecordError
+from avrt.data.shards import ShardSet
 from avrt.pages.clip_files import (
     JPEG_QUALITY,
     THUMBNAIL_PIXELS,
@@ -89,18 +91,17 @@ def write_trace_report(
         raise ValueError(f"ledger: {config.ledger} has no finished call; run `avrt traces` with this config first")
     found = survey(run, options.per_reason, options.seed, lambda done, total: report("samples", done, total))
     shown = [run.decide(index) for indices in found.chosen.values() for index in indices]
-    clips = _export_clips(run, shown, out, lambda done, total: report("clips", done, total)) if options.media else {}
+    records = {one.sample.id: run.shards.record(one.index) for one in shown}
+    keys = {name: _clip_key(record) for name, record in records.items()}
+    clips: dict[str, ShownClip] = {}
     if options.media:
+        places = {keys[one.sample.id]: (one.index, records[one.sample.id]) for one in shown}
+        clips = _export_clips(run.shards, places, out, lambda done, total: report("clips", done, total))
         remove_other_clips(out, clips)
-    details = (details_of(run, one, clips.get(_clip_key(one)), verdicts) for one in shown)
+    details = (details_of(run, one, clips.get(keys[one.sample.id]), verdicts) for one in shown)
     page = write_page(out, _content(run, found, shown, annotations, verdicts), details)
-    problems: dict[str, str] = {}
-    named: set[str] = set()
-    for one in shown:
-        key = _clip_key(one)
-        if key in clips and key not in named and (problem := clips[key].problem):
-            problems[one.sample.id] = problem
-        named.add(key)
+    first = {key: name for name, key in reversed(keys.items())}
+    problems = {first[key]: clip.problem for key, clip in clips.items() if clip.problem}
     return Report(page, len(shown), len(clips), problems)
 
 
@@ -111,7 +112,7 @@ def _content(
     annotations: Distribution | None,
     verdicts: Verdicts | None,
 ) -> PageContent:
-    name = run.config.output
+    name = "/".join(PurePath(run.config.output).parts[-2:])  # the page may be shared, a home folder's name not
     return PageContent(
         kind="traces",
         title=name,
@@ -126,32 +127,30 @@ def _content(
     )
 
 
-def _clip_key(one: Decided) -> str:
+def _clip_key(record: dict[str, Any]) -> str:
     """The name of the clip's folder: the same for samples with the same media."""
-    members = {name: list(entry) for name, entry in one.record["members"].items()}
-    return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(record["members"], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _export_clips(
-    run: TraceRun, shown: Sequence[Decided], out: Path, on_clip: Callable[[int, int], None]
+    shards: ShardSet, places: dict[str, tuple[int, dict[str, Any]]], out: Path, on_clip: Callable[[int, int], None]
 ) -> dict[str, ShownClip]:
-    clips = {_clip_key(one): one for one in shown}
+    """Write the clips; `places` has a sample's index and JSON member for each."""
     written = {}
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        results = pool.map(lambda entry: _export_clip(run, entry[1], clip_folder(out, entry[0])), clips.items())
-        for done, (key, clip) in enumerate(zip(clips, results, strict=True), start=1):
+        results = pool.map(lambda key: _export_clip(shards, *places[key], clip_folder(out, key)), places)
+        for done, (key, clip) in enumerate(zip(places, results, strict=True), start=1):
             written[key] = clip
-            on_clip(done, len(clips))
+            on_clip(done, len(places))
     return written
 
 
-def _export_clip(run: TraceRun, one: Decided, folder: Path) -> ShownClip:
-    members = one.record["members"]
-    if not members:
+def _export_clip(shards: ShardSet, index: int, record: dict[str, Any], folder: Path) -> ShownClip:
+    if not record["members"]:
         return ShownClip(problem="the sample has no media")
     made_from = {
-        "members": {name: list(entry) for name, entry in members.items()},
-        "clip": one.record["clip"],
+        "members": record["members"],
+        "clip": record["clip"],
         "thumbnail_pixels": THUMBNAIL_PIXELS,
         "jpeg_quality": JPEG_QUALITY,
     }
@@ -159,6 +158,6 @@ def _export_clip(run: TraceRun, one: Decided, folder: Path) -> ShownClip:
     if known is not None:
         return known
     try:
-        return write_clip(folder, thumbnails(run.shards.media(one.index)), made_from)
+        return write_clip(folder, thumbnails(shards.media(index)), made_from)
     except (ShardError, RecordError) as error:
         return ShownClip(problem=f"{error.reason}: {error.detail}")

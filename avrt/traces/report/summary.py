@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from avrt.pages.plots import SERIES, bars
+from avrt.pages.plots import SERIES, axis, bars
 from avrt.pages.tables import escape, number_cell, number_heads, plot_head, section, table, text_heads
 from avrt.traces.report.items import OUTCOME_MEANINGS, meaning_of
 from avrt.traces.report.survey import Distribution, Survey, TraceRun
@@ -76,7 +76,7 @@ def _yield(run: TraceRun, survey: Survey) -> str:
                 number_cell(items_link(f"{len(survey.chosen[reason]):,}", reason=reason)),
             ]
         )
-    heads = text_heads("Reason", "Meaning") + number_heads("Samples", "%") + plot_head() + number_heads("Shown")
+    heads = text_heads("Reason", "Meaning") + number_heads("Samples", "%") + plot_head(axis()) + number_heads("Shown")
     note = "Shown: samples on this page, chosen at random from each reason."
     return section("yield", "Kept and rejected samples", table(heads, rows), note)
 
@@ -99,7 +99,7 @@ def _outcomes(survey: Survey) -> str:
                 ]
             )
         groups.append(rows)
-    heads = text_heads("Stage", "Outcome", "Meaning") + number_heads("Samples", "%") + plot_head()
+    heads = text_heads("Stage", "Outcome", "Meaning") + number_heads("Samples", "%") + plot_head(axis())
     return section("outcomes", "Outcomes of each stage", table(heads, *groups))
 
 
@@ -153,7 +153,7 @@ def _distribution(key: str, survey: Survey, annotations: Distribution | None) ->
         f'<span class="key"><span class="swatch series-{color}"></span>{escape(name)}</span>'
         for color, (name, _) in zip(colors, columns, strict=True)
     )
-    heads = text_heads(FIGURE[key]) + plot_head() + number_heads(*(name for name, _ in columns), "Kept of input")
+    heads = text_heads(FIGURE[key]) + plot_head(axis()) + number_heads(*(name for name, _ in columns), "Kept of input")
     return section(key, f"{FIGURE[key]} (%)", f"<p>{swatches}</p>" + table(heads, rows), _note(annotations, key))
 
 
@@ -217,6 +217,6 @@ def _judged(verdicts: Verdicts) -> str:
                     f'<td class="plot">{bars([("a", count / total)], label)}</td>',
                 ]
             )
-    heads = text_heads("Set", "Verdict") + number_heads("Traces", "%") + plot_head()
+    heads = text_heads("Set", "Verdict") + number_heads("Traces", "%") + plot_head(axis())
     note = "All traces that the judge read. `avrt judge` prints the rows of Table 0.A.1 with intervals."
     return section("verdicts", "Verdicts of the judge", table(heads, rows), note)

@@ -33,7 +33,6 @@ class Decided:
 
     Attributes:
         index: its index in the shards.
-        record: its JSON member.
         sample: the question.
         split: the split that it is written to, or would be.
         replies: the teachers' replies by name.
@@ -45,7 +44,6 @@ class Decided:
     """
 
     index: int
-    record: dict[str, Any]
     sample: Sample
     split: str
     replies: dict[str, TeacherReply]
@@ -87,8 +85,7 @@ class TraceRun:
             split = split_of(sample.source or sample.id, self.config.split_seed, self.config.val_share)
         by_name = {str(name): reply for name, reply in replies.items()}
         outcomes = {str(stage): outcome for stage, outcome in decision.outcomes.items()}
-        record = self.shards.record(index)
-        return Decided(index, record, sample, split, by_name, merge, merged, decision.trace, decision.reason, outcomes)
+        return Decided(index, sample, split, by_name, merge, merged, decision.trace, decision.reason, outcomes)
 
 
 @dataclass
@@ -168,7 +165,7 @@ def survey(run: TraceRun, per_reason: int, seed: int, on_sample: Callable[[int, 
             kept.add(decided.sample)
             letter = answer_body(decided.trace) or decided.trace
             statistics = splits.setdefault(decided.split, SplitStatistics())
-            statistics.add(decided.record, decided.trace, letter, count_tokens)
+            statistics.add(run.shards.record(index), decided.trace, letter, count_tokens)
         heap = chosen.setdefault(decided.reason, [])
         heapq.heappush(heap, (-_place(seed, decided.sample.id), -index))
         if len(heap) > per_reason:
