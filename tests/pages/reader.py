@@ -45,4 +45,4 @@ def listed(browser: Browser) -> int:
 
 def open_item(browser: Browser, path: str) -> None:
     browser.click(f'#rows a[data-item="{path}"]')
-    browser.wait(f"document.querySelector('#item code')?.textContent === {json.dumps(path.split('/')[1])}")
+    browser.wait(f"document.querySelector('#item code')?.textContent === {json.dumps(path.split('/')[-1])}")
