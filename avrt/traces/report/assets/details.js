@@ -15,8 +15,8 @@ function drawDetails(item, details) {
       make("span", { class: `chip verdict-${kindOf(item)}` }, item.reason.meaning || item.reason.name),
       ...facts.map(([name, value]) => drawChip(name, value))),
     ...drawClip(details.clip),
-    make("div", { class: "replies" }, ...teachers.map((call, number) => drawCall(call, number))),
-    ...(merge ? [make("div", { class: "replies" }, drawCall(merge, teachers.length))] : []),
+    make("div", { class: "replies" }, ...teachers.map((call, number) => drawCall(item, call, number))),
+    ...(merge ? [make("div", { class: "replies" }, drawCall(item, merge, teachers.length))] : []),
     drawTarget(details),
     ...drawVerdicts(details),
   ];
@@ -24,12 +24,21 @@ function drawDetails(item, details) {
 
 const colorOf = (number) => `series-${"abcdef"[number % 6]}`;
 
-function drawCall(call, number) {
+/** How many of a teacher's several samples agree, and how many are right; empty for one sample. */
+function drawCertainty(item, { replies }) {
+  if (replies.length < 2) return "";
+  const letters = replies.map((reply) => reply?.letter ?? null).filter((letter) => letter !== null);
+  const most = Math.max(0, ...letters.map((letter) => letters.filter((other) => other === letter).length));
+  const right = letters.filter((letter) => letter === item.gold).length;
+  return `${most} of ${replies.length} agree, ${right} right`;
+}
+
+function drawCall(item, call, number) {
   const outcome = call.meaning ? `${call.outcome}: ${call.meaning}` : call.outcome;
   const kind = call.outcome === "right" ? "kept" : ["missing", "no_stream", "not_needed"].includes(call.outcome) ? "missing" : "rejected";
   return make("section", {},
     make("h3", {}, make("span", { class: `badge ${colorOf(number)}` }, call.stage), call.model),
-    drawFacts([["Outcome", outcome]], { Outcome: `verdict-${kind}` }),
+    drawFacts([["Outcome", outcome], ["Samples", drawCertainty(item, call)]], { Outcome: `verdict-${kind}` }),
     drawFolded("Prompt", call.prompt),
     ...call.replies.flatMap((reply, place) =>
       drawReply(reply, call.stage, call.replies.length > 1 ? `Sample ${place + 1} of ${call.replies.length}` : "")));
