@@ -50,7 +50,7 @@ GROUPS = {
         "score": ("avrt.commands.score", "recompute a run's scores from its raw replies"),
         "compare": ("avrt.commands.compare", "print runs as in the paper's table, with their differences"),
         "subsets": ("avrt.commands.subsets", "split items into easy, medium and hard by two teachers' answers"),
-        "report": ("avrt.commands.report", "write an HTML page of one run, or of several side by side"),
+        "report": ("avrt.commands.report", "write an HTML page of evaluation runs, or of a trace run"),
     },
     "Demo": {
         "demo": ("avrt.commands.demo", "run the whole pipeline on a small synthetic task, on a laptop"),

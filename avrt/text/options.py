@@ -31,6 +31,23 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
 
 
+REASON_MEANINGS: dict[str, str] = {
+    "ok": "right format, one option",
+    "empty_think": "no reasoning, or a blank one",
+    "no_answer_tag": "no clear answer; where tags are asked for, no complete pair",
+    "orphan_close": "a closing tag without its opening tag",
+    "unclosed_think": "the reasoning has no closing tag",
+    "duplicate_tag": "a tag more than once",
+    "trailing_text": "text outside the tags",
+    "empty_answer": "a blank answer",
+    "multi_letter": "several letters",
+    "not_an_option": "not an option's letter",
+    "letter_text_conflict": "a letter with another option's text",
+    "truncated": "cut by the token limit before the answer",
+}
+"""Each `Reason` in words, for pages."""
+
+
 class Reading(NamedTuple):
     """The reading of a segment of text: a letter, or the reason why there is none."""
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,6 +21,7 @@ from avrt.storage.uploads import OutputFolder, output_folder
 from avrt.text.answers import answer_body
 from avrt.traces.call_planner import CallPlanner
 from avrt.traces.config import MERGE, TracesConfig
+from avrt.traces.decisions import decide
 from avrt.traces.filter_rules import MISSING
 from avrt.traces.ledger import LedgerError, LedgerIndex
 from avrt.traces.output import (
@@ -33,7 +33,7 @@ from avrt.traces.output import (
     shard_name,
 )
 from avrt.traces.recorded_calls import RETRY_REJECTED
-from avrt.traces.sample_filter import filter_sample
+from avrt.traces.splits import explain_empty_split
 from avrt.traces.statistics import CertaintyStatistics, SplitStatistics, token_counter
 from avrt.traces.teacher_replies import TeacherReply
 
@@ -126,48 +126,6 @@ def _manifest_settings(planner: CallPlanner, fingerprint: str) -> dict[str, Any]
     }
 
 
-def split_of(source: str, seed: int, val_share: float) -> str:
-    """``train`` or ``val``, the same for all questions about a clip, on every machine."""
-    return "val" if _position(source, seed) < val_share * _POSITIONS else "train"
-
-
-_POSITIONS = 2**64
-
-
-def _position(source: str, seed: int) -> int:
-    """A clip's position in the order in which clips become ``val``, from 0 to `_POSITIONS` - 1."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{source}".encode()).digest()[:8], "big")
-
-
-class _SplitSettings(Protocol):
-    @property
-    def val_share(self) -> float | None: ...
-
-    @property
-    def split_seed(self) -> int: ...
-
-
-def explain_empty_split(split: str, sources: Sequence[str], settings: _SplitSettings) -> str:
-    """Why ``train`` or ``val`` has no sample, and which `val_share` gives it one.
-
-    Args:
-        sources: the clip of every sample.
-        settings: the settings by which `split_of` divided them.
-    """
-    positions = sorted({_position(source, settings.split_seed) for source in sources})
-    if len(positions) == 1:
-        fix = "set it to 0 for no split val"
-    elif split == "val":
-        share = math.ceil(1000 * positions[0] / _POSITIONS + 1e-9) / 1000
-        fix = f"set it to {share:g} or more, or to 0 for no split val"
-    else:
-        fix = f"set it to {math.floor(1000 * positions[-1] / _POSITIONS) / 1000:g} or less"
-    return (
-        f"val_share: {settings.val_share:g} leaves split {split!r} empty: {len(sources)} samples about "
-        f"{len(positions)} clips are kept, all of the other split; {fix}"
-    )
-
-
 def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
     """Run the filter over all samples."""
     config, shards = planner.config, planner.shards
@@ -179,34 +137,29 @@ def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
     missing: Counter[str] = Counter()
     selection = _Selection(reports={stage: CallReport() for stage in config.stages})
     for index in range(len(shards)):
-        record = shards.record(index)
-        sample, replies = planner.teacher_replies(index, ledger)
-        merge = planner.merge_call(index, sample, replies)
-        merged = ledger.get(merge.key) if merge else None
-        for name, reply in replies.items():
+        decided = decide(planner, ledger, index)
+        for name, reply in decided.replies.items():
             for one in reply.samples:
                 selection.reports[name].add_earlier(one.record)
         if config.merge is not None:
-            selection.reports[MERGE].add_earlier(merged)
-        for name, reply in replies.items():
+            selection.reports[MERGE].add_earlier(decided.merged)
+        for name, reply in decided.replies.items():
             if len(reply.samples) > 1 and not reply.missing:
                 certainty.setdefault(name, CertaintyStatistics()).add(reply)
-        decision = filter_sample(sample, replies, merged, config)
-        reasons[decision.reason] += 1
-        for stage, outcome in decision.outcomes.items():
+        reasons[decided.reason] += 1
+        for stage, outcome in decided.outcomes.items():
             outcomes[stage][outcome] += 1
             missing[stage] += outcome == MISSING
-        split = sample.split
-        if config.val_share is not None:
-            split = split_of(sample.source or sample.id, config.split_seed, config.val_share)
+        split, trace = decided.split, decided.trace
         dropped = selection.dropped.setdefault(split, Counter())
-        if decision.trace is None:
-            dropped[decision.reason] += 1
+        if trace is None:
+            dropped[decided.reason] += 1
             continue
-        letter = answer_body(decision.trace) or decision.trace
-        splits.setdefault(split, SplitStatistics()).add(record, decision.trace, letter, count_tokens)
-        texts = json.dumps(_teacher_texts(replies), sort_keys=True)
-        selection.rows.append(Row(index, sample.id, split, decision.trace, hashlib.sha256(texts.encode()).hexdigest()))
+        letter = answer_body(trace) or trace
+        splits.setdefault(split, SplitStatistics()).add(shards.record(index), trace, letter, count_tokens)
+        texts = json.dumps(_teacher_texts(decided.replies), sort_keys=True)
+        digest = hashlib.sha256(texts.encode()).hexdigest()
+        selection.rows.append(Row(index, decided.sample.id, split, trace, digest))
     _check_missing(config, missing, selection.reports)
     if not selection.rows:
         raise ValueError(

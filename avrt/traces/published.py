@@ -22,8 +22,8 @@ from avrt.sample import LeftOut, Sample
 from avrt.storage.locations import join
 from avrt.storage.uploads import output_folder
 from avrt.text.targets import TargetError, checked_target
-from avrt.traces.finalize import explain_empty_split, split_of
 from avrt.traces.output import STATISTICS_NAME
+from avrt.traces.splits import explain_empty_split, split_of
 from avrt.traces.statistics import PAPER, SplitStatistics, token_counter
 
 

@@ -216,10 +216,10 @@ def print_statistics(statistics: dict[str, Any], console: Console | None = None,
     rows: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("Total Samples", lambda split: f"{split['samples']:,}"),
         ("Reasoning Format Compliance", lambda split: f"{split['format_compliance']:.1f}%"),
-        (f"Thinking Section Length ({statistics['unit']})", lambda split: _plus_minus(split["think_tokens"])),
-        (f"Answer Section Length ({statistics['unit']})", lambda split: _plus_minus(split["answer_tokens"])),
-        ("Video and Audio Duration (sec)", lambda split: _plus_minus(split["duration_seconds"])),
-        ("Primary Resolution", lambda split: _largest(split["resolutions"])),
+        (f"Thinking Section Length ({statistics['unit']})", lambda split: plus_minus(split["think_tokens"])),
+        (f"Answer Section Length ({statistics['unit']})", lambda split: plus_minus(split["answer_tokens"])),
+        ("Video and Audio Duration (sec)", lambda split: plus_minus(split["duration_seconds"])),
+        ("Primary Resolution", lambda split: largest(split["resolutions"])),
     ]
     for title, cell in rows:
         table.add_row(title, _both(splits, cell), *(_both(PAPER, cell) for _ in paper))
@@ -303,14 +303,16 @@ def _names(splits: dict[str, dict[str, Any]], key: str) -> list[str]:
     return sorted(total) if key == "answer_letters" else sorted(total, key=lambda name: (-total[name], name))
 
 
-def _largest(shares: dict[str, float]) -> str:
+def largest(shares: dict[str, float]) -> str:
+    """The most frequent resolution, with its share."""
     if not shares:
         return "-"
     name = max(sorted(shares), key=lambda key: shares[key])
     return f"{name.replace('x', '×')} ({shares[name]:.0f}%)"
 
 
-def _plus_minus(pair: list[float] | None) -> str:
+def plus_minus(pair: list[float] | None) -> str:
+    """Mean and standard deviation, as the paper prints them."""
     return "-" if pair is None else f"{pair[0]:.1f} ± {pair[1]:.1f}"
 
 

@@ -15,8 +15,8 @@ from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.sample import Sample
 from avrt.text.answers import is_formatted
-from avrt.traces.finalize import split_of
 from avrt.traces.published import filter_reasoning
+from avrt.traces.splits import split_of
 from avrt.traces.statistics import print_statistics
 from tests.media_files import as_int16, numbered_frame, tone, write_video
 

@@ -18,9 +18,9 @@ from avrt.servers.outcome import Status
 from avrt.servers.presets import PRESETS
 from avrt.traces.call_records import CallRecord
 from avrt.traces.config import load_config
-from avrt.traces.finalize import split_of
 from avrt.traces.merge_prompt import MergePrompt
 from avrt.traces.prompts import PROMPTS, fill_prompt, load_prompt
+from avrt.traces.splits import split_of
 from avrt.traces.statistics import mean_and_deviation, token_counter
 from avrt.traces.teacher_replies import read_teacher
 from tests.servers.scripted_server import Reply, ScriptedServer

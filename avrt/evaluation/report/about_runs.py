@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from avrt.evaluation.number_format import ABSENT
-from avrt.evaluation.report.tables import badge, escape, section, table, text_heads
+from avrt.evaluation.report.run_labels import badge
 from avrt.evaluation.run_media import seconds_per_reply, tokens_per_second
 from avrt.evaluation.scoring import BenchmarkRun
+from avrt.pages.tables import escape, section, table, text_heads
 
 NOTE = (
     "Seconds per reply: the mean time of a call, or of a batch divided by its questions; tokens per second: generated "

@@ -9,16 +9,9 @@ from avrt.evaluation.benchmarks import BENCHMARKS
 from avrt.evaluation.further_tables import clustered_line, own_score_lines
 from avrt.evaluation.number_format import ABSENT, interval, percent
 from avrt.evaluation.repeats import REPEATS, THINKING_CURVE
-from avrt.evaluation.report.tables import (
-    badge,
-    escape,
-    number_cell,
-    number_heads,
-    section,
-    table,
-    text_heads,
-)
+from avrt.evaluation.report.run_labels import badge
 from avrt.evaluation.scoring import BenchmarkRun
+from avrt.pages.tables import escape, number_cell, number_heads, section, table, text_heads
 
 
 def further_numbers(runs: Sequence[Mapping[str, BenchmarkRun]]) -> str:

@@ -1,75 +1,37 @@
-"""Frames and audio of an evaluation's clips as small files beside the report's page.
-
-A clip ``K`` becomes ``media/K/frame00.jpg`` ..., ``media/K/audio.flac`` and ``media/K/clip.json``, which is written
-last: with it the clip is complete, and a second report in the same folder does not write it again.
-"""
+"""Frames and audio of an evaluation's clips as small files beside the report's page, see `avrt.pages.clip_files`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import torch
-
 from avrt.data.faults import ShardError
-from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip, encode_clip
+from avrt.data.records import EncodedClip, encode_clip
 from avrt.data.shards import ShardSet
 from avrt.evaluation.benchmarks import BENCHMARKS, Item, paths_of
 from avrt.evaluation.item_clips import KINDS, MAX_FRAMES, MAX_SOURCE_SECONDS, join_clips, read_sample
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.files.atomic import write_atomic
-from avrt.files.json_text import decode_json
 from avrt.media.errors import MediaError, MediaReason
-from avrt.media.video import fit
-from avrt.sample import LETTERS, SAMPLING_RATE, Sample
+from avrt.pages.clip_files import (
+    JPEG_QUALITY,
+    THUMBNAIL_PIXELS,
+    ShownClip,
+    clip_folder,
+    read_clip,
+    thumbnails,
+    write_clip,
+)
+from avrt.sample import LETTERS, Sample
 from avrt.storage.locations import is_remote, parent_and_name
 
-MEDIA_FOLDER = "media"
-CLIP_FILE = "clip.json"
-THUMBNAIL_PIXELS = 384 * 216
-JPEG_QUALITY = 80
 _HIGHEST = {"num_frames": MAX_FRAMES, "frames_per_second": 1000, "max_audio_seconds": MAX_SOURCE_SECONDS}
-_KEY = re.compile(r"[0-9a-f]{16}")
-
-
-@dataclass(frozen=True)
-class ShownClip:
-    """The media of one clip on the page; paths are relative to the page.
-
-    Attributes:
-        frames: thumbnails in order of time.
-        times: time of each frame in seconds.
-        audio: audio file, or None.
-        audio_seconds: length of the audio, at most what the model got.
-        seconds: length of the source.
-        width, height: display size of the source in pixels, 0 without frames.
-        is_image: the one frame is an image.
-        problem: why the clip cannot be shown, else None.
-    """
-
-    frames: tuple[str, ...] = ()
-    times: tuple[float, ...] = ()
-    audio: str | None = None
-    audio_seconds: float = 0.0
-    seconds: float = 0.0
-    width: int = 0
-    height: int = 0
-    is_image: bool = False
-    problem: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values, without empty ones."""
-        return {name: value for name, value in asdict(self).items() if value}
 
 
 def clip_key(record: Record) -> str:
@@ -126,7 +88,7 @@ class ClipExporter:
         """Write one clip's files, unless they exist already."""
         if not record.media:
             return ShownClip(problem="the record names no media")
-        folder = self.out / MEDIA_FOLDER / clip_key(record)
+        folder = clip_folder(self.out, clip_key(record))
         try:
             settings = _settings(info)
             root, sources = self._find(info, record)
@@ -140,7 +102,7 @@ class ClipExporter:
             "jpeg_quality": JPEG_QUALITY,
             **settings,
         }
-        known = _read_made(folder, made_from)
+        known = read_clip(folder, made_from)
         if known is not None:
             return known
         try:
@@ -149,18 +111,7 @@ class ClipExporter:
             return ShownClip(problem=f"{error.reason}: {error.detail}")
         except (OSError, ValueError) as error:  # of a remote shard
             return ShownClip(problem=str(error))
-        folder.mkdir(parents=True, exist_ok=True)
-        shown = _write_members(folder, encoded)
-        description = {"made_from": made_from, "shown": asdict(shown)}
-        write_atomic(folder / CLIP_FILE, (json.dumps(description, indent=1) + "\n").encode())
-        return shown
-
-    def remove_others(self, keys: Iterable[str]) -> None:
-        """Remove clips of an earlier report in the same folder that this one does not have."""
-        kept = set(keys)
-        for folder in (self.out / MEDIA_FOLDER).glob("*"):
-            if folder.name not in kept and _KEY.fullmatch(folder.name) and (folder / CLIP_FILE).is_file():
-                shutil.rmtree(folder)
+        return write_clip(folder, encoded, made_from)
 
     def _find(self, info: RunInfo, record: Record) -> tuple[Path, dict[str, Path | str]]:
         """The folder that a record's media paths are relative to, and its files by kind; the URL of a remote shard.
@@ -217,15 +168,7 @@ class ClipExporter:
         key = record.media.get("key", record.id)
         if key not in places:
             raise MediaError(MediaReason.MISSING_FILE, f"the shard has no sample {key!r}", location)
-        stored = shards.media(places[key])
-        clip = decode_clip(stored)
-        if clip.frames is None:
-            return stored
-        _, _, height, width = clip.frames.shape
-        thumbnails = torch.stack([fit(frame, width, height, THUMBNAIL_PIXELS) for frame in clip.frames])
-        small = encode_clip(replace(clip, frames=thumbnails, waveform=None), jpeg_quality=JPEG_QUALITY)
-        audio = {name: data for name, data in stored.members.items() if name == AUDIO_MEMBER}
-        return EncodedClip(small.members | audio, stored.info)
+        return thumbnails(shards.media(places[key]))
 
 
 def _version(source: Path | str) -> int | str:
@@ -246,43 +189,3 @@ def _settings(info: RunInfo) -> dict[str, Any]:
             limit = _HIGHEST[name]
             raise ValueError(f"the run's {name} is {value!r:.40}, which is not a number above 0 and up to {limit:g}")
     return given
-
-
-def _write_members(folder: Path, encoded: EncodedClip) -> ShownClip:
-    """Write the members of a clip."""
-    names = sorted(encoded.members)
-    for name in names:
-        write_atomic(folder / _file_name(name), encoded.members[name])
-    info = encoded.info
-    place = f"{MEDIA_FOLDER}/{folder.name}"
-    return ShownClip(
-        frames=tuple(f"{place}/{name}" for name in names if name.startswith("frame")),
-        times=tuple(round(time, 3) for time in info["timestamps"]),
-        audio=f"{place}/{_file_name(AUDIO_MEMBER)}" if AUDIO_MEMBER in names else None,
-        audio_seconds=round(info["num_audio_samples"] / SAMPLING_RATE, 3),
-        seconds=round(info["duration"], 3),
-        width=info["width"],
-        height=info["height"],
-        is_image=info["is_image"],
-    )
-
-
-def _file_name(member: str) -> str:
-    return "audio.flac" if member == AUDIO_MEMBER else member
-
-
-def _read_made(folder: Path, made_from: dict[str, Any]) -> ShownClip | None:
-    """The clip as an earlier report wrote it from the same sources with the same settings, or None."""
-    try:
-        description = decode_json((folder / CLIP_FILE).read_text(encoding="utf-8"))
-        if description["made_from"] != made_from:
-            return None
-        values = description["shown"]
-        if set(values) != {field.name for field in fields(ShownClip)}:
-            return None  # by another version of this program
-        shown = ShownClip(**values | {"frames": tuple(values["frames"]), "times": tuple(values["times"])})
-    except (OSError, ValueError, KeyError, TypeError):
-        # Missing, or of something else: it is written again.
-        return None
-    files = [*shown.frames, *([shown.audio] if shown.audio else [])]
-    return shown if all((folder.parents[1] / name).is_file() for name in files) else None

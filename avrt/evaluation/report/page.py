@@ -1,70 +1,35 @@
 """The report: a page about one run, or several side by side, with tables, plots, and every item with its media.
 
-The page opens from the disk, without a server or a network::
-
-    DIR/index.html             the page: tables, script, style, and an index of the items
-    DIR/data/items-0000.js     options, replies and media of items 0 to 199, loaded when one of them is opened; ...
-    DIR/media/<clip>/          thumbnails and audio, see `avrt.evaluation.report.media`
-
-A page opened from the disk may load scripts but not read files, so the data are scripts. Replies are untrusted text:
-they reach the page as JSON, never as HTML, and the page's content security policy allows only its own script.
-
-The same runs give the same bytes.
+`avrt.pages.page_files` describes its files. The same runs give the same bytes.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from avrt.evaluation.category_names import category_name
 from avrt.evaluation.comparison import by_benchmark, compare_scored
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.report.media import ClipExporter, ShownClip, clip_key
+from avrt.evaluation.report.media import ClipExporter, clip_key
+from avrt.evaluation.report.run_labels import badge, run_letter, series_of
 from avrt.evaluation.report.summary import ERROR_TITLES, REASONS, Runs, summary_html, title_of
-from avrt.evaluation.report.tables import badge, run_letter, series_of
 from avrt.evaluation.scoring import score_runs
 from avrt.evaluation.sent_prompts import shown_prompt
-from avrt.files.atomic import write_atomic
+from avrt.pages.clip_files import NO_MEDIA, ShownClip, remove_other_clips
+from avrt.pages.page_files import PageContent, Report, check_out, write_page
 
-PAGE_FILE = "index.html"
-DATA_FOLDER = "data"
-CHUNK_ITEMS = 200
-"""Items per data file: small enough to load at once, large enough that 30,000 items do not become too many files."""
-
-SCRIPT_PARTS = ("elements", "data", "filters", "list", "item", "main")
-"""Files of the page's script; `main` uses the others."""
-
-GENERATOR = "avrt report"
-"""Marks a page of this project, which may be overwritten."""
-
-NO_MEDIA = ShownClip(problem="this page was created without media")
-
-
-@dataclass(frozen=True)
-class Report:
-    """A report that was written.
-
-    Attributes:
-        page: the file to open.
-        items: items on it.
-        clips: clips of these items.
-        problems: why a clip cannot be shown, by its first item (``benchmark/id``).
-    """
-
-    page: Path
-    items: int
-    clips: int
-    problems: dict[str, str]
+LEGEND = """\
+<span class="key"><b class="mark-none">✓</b> right</span>
+<span class="key"><b class="mark-logic">✗</b> logic error</span>
+<span class="key"><b class="mark-instruction_format">!</b> format error</span>
+<span class="key"><b class="mark-no_reply">∅</b> no reply</span>
+<span id="flips"><span class="key"><i class="won"></i>won by B</span>
+<span class="key"><i class="lost"></i>lost by B</span></span>"""
 
 
 @dataclass(frozen=True)
@@ -107,13 +72,12 @@ def write_report(
         ValueError: no run, an unfinished one, runs on different questions, or `out` contains another page.
     """
     out = Path(out)
-    _check_out(out)
+    check_out(out)
     runs = [by_benchmark(scored) for scored in score_runs((run, *others), partial=partial, rule=rule)]
     comparison = compare_scored(runs, partial=partial)
     rows = list(_rows(runs))
     clips = _export_clips(rows, out, data, on_clip) if media else {}
-    _write_chunks(out / DATA_FOLDER, rows, clips)
-    write_atomic(out / PAGE_FILE, _page(runs, rows, comparison).encode("utf-8", "xmlcharrefreplace"))
+    page = write_page(out, _content(runs, rows, comparison), (_details(row, clips) for row in rows))
     problems: dict[str, str] = {}
     named: set[str] = set()
     for row in rows:
@@ -122,21 +86,7 @@ def write_report(
         if key in clips and key not in named and (problem := clips[key].problem):
             problems[f"{row.benchmark}/{record.id}"] = problem
         named.add(key)
-    return Report(out / PAGE_FILE, len(rows), len(clips), problems)
-
-
-def embed_json(value: Any) -> str:
-    """JSON for a script element or file: ASCII, and without the characters that could end the element."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _check_out(out: Path) -> None:
-    page = out / PAGE_FILE
-    if page.is_file() and f'content="{GENERATOR}"' not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
-        raise ValueError(f"{page}: is not a report of this project and would be overwritten; choose another --out")
+    return Report(page, len(rows), len(clips), problems)
 
 
 def _rows(runs: Runs) -> Iterator[_Row]:
@@ -164,21 +114,8 @@ def _export_clips(
             on_clip(done, total)
 
     clips = exporter.export(items, on_clip=count)
-    exporter.remove_others(clips)
+    remove_other_clips(out, clips)
     return clips
-
-
-def _write_chunks(folder: Path, rows: Sequence[_Row], clips: Mapping[str, ShownClip]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    written = set()
-    for number, start in enumerate(range(0, len(rows), CHUNK_ITEMS)):
-        details = [_details(row, clips) for row in rows[start : start + CHUNK_ITEMS]]
-        path = folder / f"items-{number:04d}.js"
-        write_atomic(path, f"avrtReport.receive({number},{embed_json(details)});\n".encode("ascii"))
-        written.add(path)
-    for path in folder.glob("items-*.js"):
-        if path not in written:
-            path.unlink()
 
 
 def _details(row: _Row, clips: Mapping[str, ShownClip]) -> dict[str, Any]:
@@ -261,48 +198,23 @@ def _index(runs: Runs, rows: Sequence[_Row]) -> dict[str, Any]:
         ],
         "reasons": [{"name": name, "meaning": REASONS.get(name, "")} for name in reasons],
         "errors": [{"name": name, "title": title} for name, title in ERROR_TITLES.items()],
-        "chunk": CHUNK_ITEMS,
         "items": items,
     }
 
 
-def _page(runs: Runs, rows: Sequence[_Row], comparison: Mapping[str, Any]) -> str:
+def _content(runs: Runs, rows: Sequence[_Row], comparison: Mapping[str, Any]) -> PageContent:
     names = [next(iter(run.values())).info.run for run in runs]
-    style, script = _asset("report.css"), _script()
-    return Template(_asset("report.html")).substitute(
-        generator=GENERATOR,
-        title=escape(", ".join(names)),
+    return PageContent(
+        kind="evaluation",
+        title=", ".join(names),
         heading=" ".join(f"{badge(number)}{escape(name)}" for number, name in enumerate(names))
         if len(names) > 1
         else escape(names[0]),
-        policy=_policy(style, script),
-        style=style,
-        script=script,
         summary=summary_html(runs, comparison),
-        index=embed_json(_index(runs, rows)),
+        legend=LEGEND,
+        search=("question or id", "options and replies"),
+        index=_index(runs, rows),
+        package="avrt.evaluation.report",
+        scripts=("data", "filters", "rows", "details"),
+        style="report.css",
     )
-
-
-def _policy(style: str, script: str) -> str:
-    """The content security policy: this page's own script and style, and files beside it; nothing from a network.
-
-    ``'self'`` applies to a page on a server; opened from the disk, the files beside it have the scheme ``file:``.
-    """
-    return (
-        f"default-src 'none'; script-src '{_hash(script)}' 'self' file:; style-src '{_hash(style)}'; "
-        "img-src 'self' file:; media-src 'self' file:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _script() -> str:
-    """All parts of the page's script, in one scope."""
-    parts = "\n".join(_asset(f"{name}.js") for name in SCRIPT_PARTS)
-    return f'"use strict";\nconst avrtReport = (() => {{\n{parts}\nreturn {{ receive }};\n}})();\n'
-
-
-def _asset(name: str) -> str:
-    return (files("avrt.evaluation.report") / "assets" / name).read_text(encoding="utf-8")

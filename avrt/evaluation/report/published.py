@@ -7,7 +7,7 @@ from typing import Any
 
 from avrt.evaluation.number_format import percent
 from avrt.evaluation.published_results import ANALYZED, AVERAGES, published_analysis
-from avrt.evaluation.report.tables import escape, number_cell, number_heads, section, table, text_heads
+from avrt.pages.tables import escape, number_cell, number_heads, section, table, text_heads
 
 
 def published_results(comparison: Mapping[str, Any]) -> str:

@@ -18,23 +18,13 @@ from avrt.evaluation.published_results import AVERAGES
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.report.about_runs import about_runs
 from avrt.evaluation.report.further import further_numbers
-from avrt.evaluation.report.plots import Point, axis, difference_scale, interval_plot, stacked_bar
 from avrt.evaluation.report.published import published_errors, published_results
-from avrt.evaluation.report.tables import (
-    accuracy,
-    badge,
-    escape,
-    number_cell,
-    number_heads,
-    plot_head,
-    run_letter,
-    section,
-    series_of,
-    table,
-    text_heads,
-)
+from avrt.evaluation.report.run_labels import accuracy, badge, run_letter, series_of
 from avrt.evaluation.run_media import audio_of, frames_of
 from avrt.evaluation.scoring import BenchmarkRun
+from avrt.pages.plots import Point, axis, difference_scale, interval_plot, stacked_bar
+from avrt.pages.tables import escape, number_cell, number_heads, plot_head, section, table, text_heads
+from avrt.text.options import REASON_MEANINGS
 
 ERROR_TITLES = {
     "none": "right",
@@ -45,18 +35,7 @@ ERROR_TITLES = {
 """`Record.error_type` in words, in the order of the tables."""
 
 REASONS = {
-    "ok": "right format, one option",
-    "empty_think": "no reasoning, or a blank one",
-    "no_answer_tag": "no clear answer; where tags are asked for, no complete pair",
-    "orphan_close": "a closing tag without its opening tag",
-    "unclosed_think": "the reasoning has no closing tag",
-    "duplicate_tag": "a tag more than once",
-    "trailing_text": "text outside the tags",
-    "empty_answer": "a blank answer",
-    "multi_letter": "several letters",
-    "not_an_option": "not an option's letter",
-    "letter_text_conflict": "a letter with another option's text",
-    "truncated": "cut by the token limit before the answer",
+    **REASON_MEANINGS,
     "missing_media": "no call: the clip is missing",
     "unreadable_media": "no call: the clip cannot be read",
     "server_error": "no reply: the server failed",

@@ -1,25 +1,15 @@
-"""The browser, and the pages that it opens."""
+"""The pages that the browser opens."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
 from avrt.evaluation.report.page import write_report
 from avrt.evaluation.scoring import score_run
-from tests.evaluation.report.chromium import Browser, find_chromium
-from tests.evaluation.report.report_pages import HOSTILE, Pages
+from tests.evaluation.report.report_pages import Pages
 from tests.evaluation.report.report_runs import make_records, make_replies, write_clip, write_run
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("no Chromium: install it (Debian: apt install chromium) or name it in AVRT_CHROMIUM")
-    with Browser(program, tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
+from tests.pages.browser_fixtures import browser, clean_page  # noqa: F401
+from tests.pages.reader import HOSTILE
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +37,3 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     two = write_report(root / "a", root / "two", root / "b", data=data).page
     (a, music), (b, _) = ([entry.records for entry in score_run(root / name)] for name in "ab")
     return Pages(one, two, a, b, music)
-
-
-@pytest.fixture
-def clean_page(browser: Browser) -> Iterator[None]:
-    """Every test begins with a common window, and ends without an error in the page or a request beyond its folder."""
-    browser.log.clear()
-    browser.requests.clear()
-    browser.emulate()
-    yield
-    assert browser.log == []
-    assert browser.run("window.hacked") is None
-    assert browser.requests
-    # The browser's own player has icons, which are part of it.
-    assert [url for url in browser.requests if not url.startswith(("file:", "data:image/svg+xml"))] == []

@@ -10,19 +10,10 @@ import pytest
 from avrt.evaluation.category_names import category_name
 from avrt.evaluation.report.page import write_report
 from avrt.evaluation.scoring import score_run
-from tests.evaluation.report.chromium import Browser
-from tests.evaluation.report.report_pages import (
-    ITEMS,
-    Pages,
-    choose,
-    flips,
-    listed,
-    open_item,
-    settle,
-    show,
-    texts,
-)
+from tests.evaluation.report.report_pages import ITEMS, Pages, flips
 from tests.evaluation.report.report_runs import make_records, make_replies, write_run
+from tests.pages.chromium import Browser
+from tests.pages.reader import choose, listed, open_item, settle, show, texts
 
 pytestmark = pytest.mark.usefixtures("clean_page")
 

@@ -7,17 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.evaluation.report.chromium import Browser
-from tests.evaluation.report.report_pages import (
-    HOSTILE,
-    ITEMS,
-    Pages,
-    choose,
-    listed,
-    settle,
-    show,
-    texts,
-)
+from tests.evaluation.report.report_pages import ITEMS, Pages
+from tests.pages.chromium import Browser
+from tests.pages.reader import HOSTILE, choose, listed, settle, show, texts
 
 pytestmark = pytest.mark.usefixtures("clean_page")
 

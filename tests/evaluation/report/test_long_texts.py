@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from avrt.evaluation.report.page import write_report
-from tests.evaluation.report.chromium import Browser
-from tests.evaluation.report.report_pages import settle, show, texts
 from tests.evaluation.report.report_runs import make_records, make_replies, write_run
+from tests.pages.chromium import Browser
+from tests.pages.reader import settle, show, texts
 
 LENGTH = 100_000
 SECONDS = 2.0

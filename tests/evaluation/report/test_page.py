@@ -19,14 +19,15 @@ from avrt.commands import report as command
 from avrt.data.records import encode_clip
 from avrt.data.writer import ShardWriter
 from avrt.evaluation.report.media import ClipExporter, clip_key
-from avrt.evaluation.report.page import CHUNK_ITEMS, embed_json, write_report
+from avrt.evaluation.report.page import write_report
 from avrt.evaluation.report.summary import chance_level
 from avrt.evaluation.scoring import score_run
 from avrt.media.reader import read_clip
+from avrt.pages.page_files import CHUNK_ITEMS, embed_json
 from avrt.sample import Sample
-from tests.evaluation.report.page_reader import Page, details_of
 from tests.evaluation.report.report_runs import make_records, make_replies, write_clip, write_run
 from tests.media_files import number_of
+from tests.pages.page_reader import Page, details_of
 from tests.storage.http_server import Files, serve
 
 PAYLOAD = "</script><img src=x onerror=alert(1)><svg onload=alert(2)>\"'&\ud800"

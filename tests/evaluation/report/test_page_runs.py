@@ -11,8 +11,8 @@ from avrt.evaluation.report.page import write_report
 from avrt.evaluation.scoring import score_run
 from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.text.prompts import PromptTemplate
-from tests.evaluation.report.page_reader import Page, details_of
 from tests.evaluation.report.report_runs import gold_of, make_records, make_replies, write_run
+from tests.pages.page_reader import Page, details_of
 
 
 def test_any_number_of_runs(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-// Filters: which items are listed, the form that sets them, and the address that contains them.
+// Filters: which items are listed, and the fields that set them.
 
 const RESULTS = [["none", "right"], ["wrong", "wrong, for any reason"], ["logic", "logic error"],
   ["instruction_format", "format error"], ["no_reply", "no reply"], ["rules", "strict and official differ"]];
@@ -53,37 +53,30 @@ function tests(filters) {
         return number !== undefined && item.categories[category] === number;
       });
     } else if (name === "q") {
-      const text = value.toLowerCase();
-      const everywhere = filters.has("replies");
-      found.push((item) => (everywhere ? item.text : `${item.id}\n${item.question}`.toLowerCase()).includes(text));
+      found.push(searchTest(filters));
     }
   }
   return found;
 }
 
-function select(name, title, choices) {
-  const options = choices.map(([value, text]) => make("option", { value }, short(text)));
-  return make("label", {}, `${short(title)} `, make("select", { name }, make("option", { value: "" }, "any"), ...options));
-}
-
 function buildFilters() {
-  form.elements.benchmark.append(
-    make("option", { value: "" }, "all"),
-    ...index.benchmarks.map(({ name, title }) => make("option", { value: name }, title)),
+  choices.append(
+    make("label", {}, "Benchmark ", make("select", { name: "benchmark" }, make("option", { value: "" }, "all"),
+      ...index.benchmarks.map(({ name, title }) => make("option", { value: name }, title)))),
+    make("span", { id: "categories" }),
   );
   const reasons = index.reasons.map(({ name }) => [name, name]).sort();
-  const outcomes = document.getElementById("outcomes");
   for (const number of index.runs.keys()) {
     const suffix = suffixOf(number);
     const of = several ? ` of ${runName(number)}` : "";
-    outcomes.append(
+    choices.append(
       select(`result${suffix}`, `Result${of}`, RESULTS),
       select(`reason${suffix}`, `Reason${of}`, reasons),
     );
   }
   for (const number of [...index.runs.keys()].slice(1)) {
-    const choices = [...Object.entries(flips(number)), ...CHANGES];
-    outcomes.append(select(changeName(number), two ? "Change" : `Change from A to ${runName(number)}`, choices));
+    const changes = [...Object.entries(flips(number)), ...CHANGES];
+    choices.append(select(changeName(number), two ? "Change" : `Change from A to ${runName(number)}`, changes));
   }
   const letters = several ? index.runs.map((_, number) => runName(number)) : [];
   document.getElementById("heads").replaceChildren(
@@ -94,7 +87,8 @@ function buildFilters() {
 }
 
 /** The categories of the chosen benchmark; those of all benchmarks would fill the page. */
-function buildCategories(name) {
+function updateFilters(filters) {
+  const name = filters.get("benchmark");
   const holder = document.getElementById("categories");
   const chosen = index.benchmarks.length === 1 ? index.benchmarks[0] : index.benchmarks.find((b) => b.name === name);
   if (holder.dataset.of === (chosen?.name ?? "")) return;
@@ -102,29 +96,3 @@ function buildCategories(name) {
   holder.replaceChildren(...(chosen?.categories ?? []).map((category) =>
     select(`c.${category.name}`, category.title, category.values.toSorted().map((value) => [value, value]))));
 }
-
-function address(filters, item) {
-  const all = new URLSearchParams(filters);
-  if (item) all.set("item", item.path);
-  const text = String(all);
-  return text ? `#items?${text}` : "#items";
-}
-
-function readForm() {
-  const filters = new URLSearchParams();
-  for (const [name, value] of new FormData(form)) {
-    if (value) filters.append(name, value);
-  }
-  return filters;
-}
-
-function fillForm(filters) {
-  buildCategories(filters.get("benchmark"));
-  for (const field of form.elements) {
-    if (field.type === "checkbox") field.checked = filters.has(field.name);
-    // An unchanged search field is not written: the cursor would jump.
-    else if (field.name && field.value !== (filters.get(field.name) ?? "")) field.value = filters.get(field.name) ?? "";
-  }
-}
-
-const go = (filters, item) => location.replace(address(filters, item));

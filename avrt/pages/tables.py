@@ -1,4 +1,4 @@
-"""Tables of the report as HTML text.
+"""Tables of a page as HTML text.
 
 Titles, notes and heads are plain text and are escaped here; cells are HTML.
 """
@@ -6,12 +6,7 @@ Titles, notes and heads are plain text and are escaped here; cells are HTML.
 from __future__ import annotations
 
 import html
-import string
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from avrt.evaluation.number_format import interval, percent
-from avrt.evaluation.report.plots import SERIES
+from collections.abc import Sequence
 
 MAX_TEXT = 1_000
 """Characters of one text in a table; a browser needs half a minute for a line of a hundred thousand."""
@@ -57,24 +52,3 @@ def plot_head(drawing: str = "") -> list[str]:
 def number_cell(content: str) -> str:
     """A cell of a column of numbers."""
     return f'<td class="number">{content}</td>'
-
-
-def run_letter(number: int) -> str:
-    """The letter of run 0, 1, ...: A to Z, then AA, AB, ..."""
-    first, last = divmod(number, 26)
-    return (run_letter(first - 1) if first else "") + string.ascii_uppercase[last]
-
-
-def series_of(number: int) -> str:
-    """The color of a run, one of `SERIES`."""
-    return SERIES[number % len(SERIES)]
-
-
-def badge(number: int) -> str:
-    """The letter of a run, in its color."""
-    return f'<span class="badge series-{series_of(number)}">{run_letter(number)}</span>'
-
-
-def accuracy(score: Mapping[str, Any]) -> str:
-    """A score in words."""
-    return f"{percent(score['accuracy'])} percent, interval {interval(score['interval'])}, of {score['items']} items"

@@ -83,6 +83,24 @@ def stacked_bar(parts: Sequence[tuple[str, int]], label: str) -> str:
     return _svg("".join(drawn), WIDTH, 18, label)
 
 
+def bars(shares: Sequence[tuple[str, float]], label: str) -> str:
+    """Shares of the whole as bars, one below the other, on the scale of `interval_plot`.
+
+    Args:
+        shares: one of `SERIES`, which the style sheet colors, and a share from 0 to 1; from top to bottom.
+        label: the plot in words, for screen readers.
+    """
+    thickness = 10 if len(shares) == 1 else 5
+    height = (thickness + 1) * len(shares) + 5
+    drawn = [
+        f'<rect class="series-{series}" x="{MARGIN}" y="{3 + row * (thickness + 1)}" '
+        f'width="{max(0.5, _SPAN * share):.2f}" height="{thickness}"/>'
+        for row, (series, share) in enumerate(shares)
+        if share > 0
+    ]
+    return _svg(_grid(height, None) + "".join(drawn), WIDTH, height, label)
+
+
 def _grid(height: int, scale: float | None) -> str:
     return "".join(
         f'<line class="{"zero" if scale and value == 0 else "grid"}" '

@@ -2,6 +2,10 @@
 //
 // The address after # is the whole state (#items?benchmark=mmau&result=wrong&item=mmau/3f), so every view can be linked
 // to; route() draws the view of the address.
+//
+// A page's own parts define: items (each with number, id, question, gold, path) and byPath; textsOf(details) for the
+// search; buildFilters(), updateFilters(filters) and tests(filters); drawStatus() and drawRow(item, filters) for the
+// list; titleOf(item) and drawDetails(item, details) for the open item.
 
 const PAGE_ITEMS = 100;
 
@@ -9,6 +13,7 @@ const form = document.getElementById("filters");
 const rows = document.getElementById("rows");
 const article = document.getElementById("item");
 const statusLine = document.getElementById("status");
+const choices = document.getElementById("choices");
 
 let filtered = items; // the items that pass the filters, in order
 let drawn = null; // the filters of `filtered`, as text
@@ -97,8 +102,9 @@ function onKey(event) {
 buildFilters();
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("input", () => {
-  buildCategories(form.elements.benchmark.value);
-  go(readForm(), current);
+  const filters = readForm();
+  updateFilters(filters);
+  go(filters, current);
 });
 form.addEventListener("reset", (event) => {
   event.preventDefault();
