@@ -104,6 +104,10 @@ def resolves(path: str) -> bool:
     return False
 
 
+TEACHERS = ("vision", "audio", "speech", "student")
+"""Names of teachers in the shipped configs."""
+
+
 @cache
 def settings() -> frozenset[str]:
     """Full names of all settings, written with ``init_args`` and without it."""
@@ -126,9 +130,7 @@ def settings() -> frozenset[str]:
         found |= set(names_in(read_settings(command, words)))
     found |= {f"trainer.strategy.{name}" for name in inspect.signature(AVRTDeepSpeedStrategy).parameters}
     found |= set(fields_of(TracesConfig)) | set(fields_of(ServerRunConfig))
-    found |= {
-        f"teachers.{teacher}.{name}" for teacher in ("vision", "audio", "speech") for name in fields_of(TeacherConfig)
-    }
+    found |= {f"teachers.{teacher}.{name}" for teacher in TEACHERS for name in fields_of(TeacherConfig)}
     found |= {f"teachers.vision.sampling.{name}" for preset in PRESETS.values() for name in preset.sampling}
     return frozenset(found | {name.replace(".init_args", "") for name in found})
 
