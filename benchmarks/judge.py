@@ -25,7 +25,7 @@ from avrt.demo.servers import JUDGE_MODEL, server_url
 from avrt.demo.trace_run import demo_server, free_port, traces_command
 from avrt.evaluation.statistics import wilson_interval
 from avrt.judging.schema import BOTH, MERGER, NONE, source_of_teacher
-from avrt.judging.verdicts import HALLUCINATING, VERDICTS_FILE, read_verdicts
+from avrt.traces.verdicts import HALLUCINATING, VERDICTS_FILE, read_verdicts
 
 LABELS = {
     "none": NONE,

@@ -103,7 +103,8 @@ class ServedStudent:
                     job.reply.set_result(self._read(job.prompt, response))
         finally:
             for job in (job for jobs in groups.values() for job in jobs):
-                job.reply.cancel()  # does nothing to those that are answered
+                if not job.reply.done():
+                    job.reply.set_exception(RuntimeError("the student failed on this request or one beside it"))
 
     def _read(self, prompt: Prompt, response: Response) -> StudentReply:
         text, finish = self.student.decode(response.token_ids), "stop" if response.finished else "length"

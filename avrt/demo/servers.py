@@ -188,6 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
         except (BadRequestError, json.JSONDecodeError, KeyError, TypeError) as error:
             self._send(400, _error(str(error)))
             return
+        except RuntimeError as error:
+            self._send(500, _error(str(error)))
+            return
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
         usage = {"prompt_tokens": sizes[0], "completion_tokens": sizes[1], "total_tokens": sum(sizes)}
         self._send(

@@ -14,7 +14,7 @@ from typing import Any
 
 from avrt.demo.clips import COLORS, PITCHES
 from avrt.judging.schema import BOTH, MERGER, NONE, SEVERAL
-from avrt.judging.verdicts import ACCURATE, HALLUCINATING, MISSING_INFO
+from avrt.traces.verdicts import ACCURATE, HALLUCINATING, MISSING_INFO
 
 _BLOCK = re.compile(r"^<(\w+)>\n((?:>.*\n)+)</\1>$", re.MULTILINE)
 _ANSWER = re.compile(r"‹answer›.*", re.DOTALL)

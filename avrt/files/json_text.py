@@ -38,3 +38,11 @@ def _is_deep(value: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def whole_text(text: str) -> str:
+    """Text that UTF-8 can represent: a lone half of a surrogate pair, which JSON can contain, becomes U+FFFD.
+
+    Not a question mark: that would turn an answer into a question.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,4 +1,4 @@
 """Quality of traces by a judge: a model that sees and hears the clip reads a trace and says which claims are false.
 
-`python -m avrt judge` asks, `avrt.judging.verdicts` describes the records that it writes.
+`python -m avrt judge` asks, `avrt.traces.verdicts` describes the records that it writes.
 """

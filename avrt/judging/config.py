@@ -9,19 +9,19 @@ from typing import Literal
 
 from avrt.config.dataclass_options import read_dataclass
 from avrt.config.numbers import PositiveInt
-from avrt.judging.verdicts import MODES, Mode
 from avrt.servers.config import ServerConfig, under_key
+from avrt.traces.verdicts import MODES, TIE, Mode
 
 Media = Literal["frames_and_audio", "video", "video_and_audio", "frames", "audio", "none"]
 STREAMS: dict[Media, str] = {
     "frames_and_audio": "AV",
-    "video": "AV",
+    "video": "V",
     "video_and_audio": "AV",
     "frames": "V",
     "audio": "A",
     "none": "",
 }
-"""Streams that each form of media sends."""
+"""Streams that a judge gets in each form of media; with `JudgeServerConfig.hears_video`, ``video`` has both."""
 
 
 @dataclass
@@ -30,8 +30,10 @@ class JudgeServerConfig(ServerConfig):
 
     Attributes:
         media: how the judge gets the clip: ``frames_and_audio``: frames as images, and the audio; ``video``: one mp4
-            file with its sound as ``video_url``; ``video_and_audio``: that, and the audio once more, as in the paper;
+            file as ``video_url``; ``video_and_audio``: that, and the audio as a file of its own, as in the paper;
             ``frames``, ``audio``: one stream; ``none``: text only.
+        hears_video: the server also gives the model the audio of a video file, as Gemini's does. vLLM and SGLang drop
+            it without a word, and a judge that hears nothing would still say whether a trace is grounded in the audio.
         videos: folder of the original clips, which ``video`` then sends unchanged; null makes the mp4 file from the
             frames and the audio of the shards.
         json_schema: send the form of the reply as ``response_format``, for servers that take it. Replies are checked
@@ -40,14 +42,20 @@ class JudgeServerConfig(ServerConfig):
     """
 
     media: Media = "frames_and_audio"
+    hears_video: bool = False
     videos: str | None = None
     json_schema: bool = True
     max_replies: PositiveInt = 3
 
+    @property
+    def streams(self) -> str:
+        """The streams that the judge gets of a clip with both: ``AV``, ``A``, ``V`` or nothing."""
+        return "AV" if self.media == "video" and self.hears_video else STREAMS[self.media]
+
     def check(self) -> None:
         super().check()
         preset = self.known_preset()
-        if preset is not None and set(STREAMS[self.media]) - set(preset.inputs):
+        if preset is not None and set(self.streams) - set(preset.inputs):
             raise ValueError(f"media: preset {self.preset!r} does not take all of {self.media!r}")
         if self.videos is not None and not self.media.startswith("video"):
             raise ValueError(f"videos: is for media 'video' and 'video_and_audio', not {self.media!r}")
@@ -110,7 +118,7 @@ class JudgeConfig:
         """
         if not 1 <= len(self.sets) <= 2:
             raise ValueError(f"sets: give one or two sets of traces as name: shards, got {len(self.sets)}")
-        if empty := [name for name in self.sets if not name.strip()]:
+        if empty := [name for name in self.sets if not name.strip() or name == TIE]:
             raise ValueError(f"sets: {empty[0]!r} is not a name")
         if self.modes is not None and len(set(self.modes)) < len(self.modes):
             raise ValueError("modes: lists a mode twice")

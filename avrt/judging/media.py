@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,14 +12,13 @@ import av
 import numpy as np
 
 from avrt.data.records import AUDIO_MEMBER, EncodedClip, decode_clip
-from avrt.judging.config import STREAMS, JudgeServerConfig
+from avrt.judging.config import JudgeServerConfig
 from avrt.media.clip_files import ClipFolder
 from avrt.sample import SAMPLING_RATE, Clip
 from avrt.servers.content import Content, audio_part, image_part, video_part
 from avrt.traces.call_records import media_hash
-from avrt.traces.stage_content import flac_to_wav
+from avrt.traces.stage_content import IMAGE_TYPES, flac_to_wav
 
-IMAGE_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 VIDEO_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".webm": "video/webm"}
 """Files that servers take as a video."""
 
@@ -35,13 +35,15 @@ class JudgeMedia:
 
     def __init__(self, config: JudgeServerConfig) -> None:
         self._form = config.media
+        self._streams = config.streams
+        self._hears_video = config.hears_video
         self._folder = None if config.videos is None else ClipFolder(config.videos)
         self._digests: dict[str, str] = {}
 
     def streams(self, members: dict[str, tuple[int, int]]) -> str:
         """The streams that the judge gets of a clip: ``AV``, ``A``, ``V`` or nothing."""
         has = {"A": AUDIO_MEMBER in members, "V": any(name != AUDIO_MEMBER for name in members)}
-        return "".join(stream for stream in STREAMS[self._form] if has[stream])
+        return "".join(stream for stream in self._streams if has[stream])
 
     def describe(self, members: dict[str, tuple[int, int]]) -> str:
         """The media in words, for the prompt."""
@@ -50,13 +52,15 @@ class JudgeMedia:
         if self._form == "none" or not streams:
             return "no media, so judge by the texts alone"
         if self._form.startswith("video") and "V" in streams:
-            sound = "with its sound" if "A" in streams else "without sound"
-            more = " and its sound once more as an audio file" if self._form == "video_and_audio" else ""
-            return f"the clip as a video {sound}{more if 'A' in streams else ''}"
+            if "A" not in streams:
+                return "the clip as a video, but not its audio"
+            if self._form == "video":
+                return "the clip as a video with its audio"
+            return f"the clip as a video, and its audio {'once more ' * self._hears_video}as an audio file"
         images = f"{frames} frames of the clip, in order and evenly spaced over its length"
         if streams == "AV":
-            return f"{images}, and its sound"
-        return f"{images}, but not its sound" if streams == "V" else "the sound of the clip, but no images"
+            return f"{images}, and its audio"
+        return f"{images}, but not its audio" if streams == "V" else "the audio of the clip, but no images"
 
     def digest(self, members: dict[str, tuple[int, int]], source: str) -> str:
         """Identifies what is sent, for the key of a call; empty for nothing.
@@ -88,7 +92,8 @@ class JudgeMedia:
             path = self._folder.path(source)
             parts.append(video_part(path.read_bytes(), VIDEO_TYPES.get(path.suffix.lower(), "video/mp4")))
         elif as_video and "V" in streams:
-            parts.append(video_part(encode_video(decode_clip(clip))))
+            shown = decode_clip(clip)
+            parts.append(video_part(encode_video(shown if "A" in streams else replace(shown, waveform=None))))
         elif "V" in streams:
             names = sorted(name for name in clip.members if name != AUDIO_MEMBER)
             parts += [image_part(clip.members[name], IMAGE_TYPES[name.rpartition(".")[2]]) for name in names]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 from avrt.judging.config import JudgeConfig
 from avrt.judging.media import JudgeMedia
 from avrt.judging.prompts import fill_prompt, load_prompt, question_parts
-from avrt.judging.schema import BadVerdictError, Schema, schema_of, source_meanings
+from avrt.judging.schema import BadVerdictError, schema_of, source_meanings
 from avrt.judging.trace_sets import JudgedTrace, TraceSets
-from avrt.judging.verdicts import BAD_JSON, HALLUCINATING, MISSING, MODES, OK, Mode, VerdictRecord
 from avrt.servers.config import Model
 from avrt.servers.content import Content, text_part
 from avrt.servers.outcome import Status
@@ -20,6 +18,17 @@ from avrt.text.rubrics import fenced
 from avrt.traces.call_records import CallRecord, call_key
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.recorded_calls import CallGroup, PreparedCall
+from avrt.traces.verdicts import (
+    BAD_JSON,
+    HALLUCINATING,
+    INDIVIDUAL,
+    MISSING,
+    MODES,
+    OK,
+    Mode,
+    VerdictRecord,
+    digest_of,
+)
 
 FORMAT = "response_format"
 """The parameter of a call that holds the JSON schema."""
@@ -83,11 +92,13 @@ class JudgePlanner:
         self.config = config
         self.sets = sets
         self.modes = _modes(config, sets)
-        self.teachers = sorted({name for found in sets.teachers.values() for name in found})
         self.questions = {mode: self._questions(mode) for mode in MODES if mode in self.modes or mode == "individual"}
         self._individual = {question: number for number, question in enumerate(self.questions["individual"])}
-        self.schemas: dict[str, Schema] = {mode: schema_of(mode, self.teachers) for mode in self.modes}
-        self.models: dict[str, Model] = {mode: self._model(mode) for mode in self.modes}
+        # By set, since each has teachers of its own.
+        self.schemas = {
+            (mode, name): schema_of(mode, sets.teachers[name]) for mode in self.modes for name in sets.names
+        }
+        self.models: dict[tuple[Mode, str], Model] = {place: self._model(*place) for place in self.schemas}
         self._prompts = {mode: load_prompt(mode, getattr(config.prompt_files, mode)) for mode in self.modes}
         self._media = JudgeMedia(config.judge)
 
@@ -97,21 +108,23 @@ class JudgePlanner:
             first, second = names
             orders = ((first, second), (second, first))
             return [Question(sample_id, *order) for sample_id in ids for order in orders]
-        asked = names if mode == "individual" else [name for name in names if self.sets.teachers[name]]
+        asked = names if mode == INDIVIDUAL else _with_sources(self.sets)
         return [Question(sample_id, name) for sample_id in ids for name in asked]
 
-    def _model(self, mode: Mode) -> Model:
+    def _model(self, mode: Mode, name: str) -> Model:
+        """The judge with the parameters of a mode's calls about a set."""
         model = self.config.judge.resolve_model()
         if not self.config.judge.json_schema or FORMAT in model.sampling:
             return model
-        schema = {"name": mode, "strict": True, "schema": self.schemas[mode].json_schema()}
+        schema = {"name": mode, "strict": True, "schema": self.schemas[mode, name].json_schema()}
         form = {"type": "json_schema", "json_schema": schema}
         return replace(model, sampling={**model.sampling, FORMAT: form})
 
     def group(self, mode: Mode) -> CallGroup:
         """The calls of a mode as the ledger knows them."""
         config = self.config
-        return CallGroup(mode, "judge", config.judge, self.models[mode], config.ledger, config.max_failed_share)
+        model = config.judge.resolve_model()
+        return CallGroup(mode, "judge", config.judge, model, config.ledger, config.max_failed_share)
 
     def planned(self, mode: Mode, ledger: LedgerIndex) -> Iterator[tuple[int, str]]:
         """Number and key of the deciding call of every question of a mode that can be asked now; done or not."""
@@ -129,7 +142,8 @@ class JudgePlanner:
         if call.media:
             trace = self.sets.trace(question.set, question.sample_id)
             parts = self._media.content(self.sets.media(question.set, trace.index), trace.sample.source)
-        return PreparedCall(call.key, question.sample_id, [*parts, text_part(call.prompt)])
+        sampling = self.models[mode, question.set].sampling
+        return PreparedCall(call.key, question.sample_id, [*parts, text_part(call.prompt)], sampling)
 
     def answer(self, mode: Mode, number: int, ledger: LedgerIndex) -> Answer | None:
         """What the ledger has for a question; None for a source question about a trace without false claims."""
@@ -146,12 +160,12 @@ class JudgePlanner:
         error = ""
         limit = self.config.judge.max_replies
         for attempt in range(limit):
-            call = self._call(mode, trace, _repeated(prompt, attempt, error))
+            call = self._call(mode, question, trace, _repeated(prompt, attempt, error))
             record = ledger.get(call.key)
             if record is None or record.status is not Status.OK:
                 return Answer(call, record, None, attempt, error if record is None else record.error)
             try:
-                return Answer(call, record, self.schemas[mode].read(record.text), attempt, "")
+                return Answer(call, record, self.schemas[mode, question.set].read(record.text), attempt, "")
             except BadVerdictError as bad:
                 error = str(bad)
         return Answer(call, record, None, limit, error)
@@ -176,8 +190,8 @@ class JudgePlanner:
             source=trace.sample.source,
             set=question.set,
             against=question.against,
-            trace_sha256=_sha256(trace.trace),
-            against_sha256="" if other is None else _sha256(other),
+            trace_sha256=digest_of(trace.trace),
+            against_sha256="" if other is None else digest_of(other),
             streams=self._media.streams(trace.members),
             status=status,
             bad_replies=answer.bad_replies,
@@ -186,8 +200,8 @@ class JudgePlanner:
             verdict=answer.verdict,
         )
 
-    def _call(self, mode: Mode, trace: JudgedTrace, prompt: str) -> PlannedCall:
-        model = self.models[mode]
+    def _call(self, mode: Mode, question: Question, trace: JudgedTrace, prompt: str) -> PlannedCall:
+        model = self.models[mode, question.set]
         media = self._media.digest(trace.members, trace.sample.source)
         key = call_key(
             stage=mode,
@@ -208,18 +222,20 @@ class JudgePlanner:
         else:
             parts["trace"] = fenced("trace", trace.trace)
         if mode == "source":
+            teachers = self.sets.teachers[question.set]
             replies = {
                 f"{name}_trace": fenced(f"{name}_teacher", trace.sample.teacher_traces.get(name, "(no reply)"))
-                for name in self.teachers
+                for name in teachers
             }
-            meanings = source_meanings(self.teachers)
+            meanings = source_meanings(teachers)
             parts |= replies | {
-                "teachers": ", ".join(f"the {name} teacher" for name in self.teachers),
+                "teachers": ", ".join(f"the {name} teacher" for name in teachers),
                 "teacher_traces": "\n\n".join(replies.values()),
                 "explanation": fenced("explanation", explanation),
                 "sources": "\n".join(f"- {source}: {meaning}" for source, meaning in meanings.items()),
             }
-        return self.models[mode].complete(fill_prompt(mode, self._prompts[mode], parts, self.schemas[mode]))
+        place = mode, question.set
+        return self.models[place].complete(fill_prompt(mode, self._prompts[mode], parts, self.schemas[place]))
 
 
 def _repeated(prompt: str, attempt: int, error: str) -> str:
@@ -236,14 +252,17 @@ def _modes(config: JudgeConfig, sets: TraceSets) -> tuple[Mode, ...]:
     """The modes of a run, in order.
 
     Raises:
-        ValueError: ``source`` is wanted, and no set has teachers' traces.
+        ValueError: ``source`` is wanted, and no set has the traces of several teachers.
     """
-    has_teachers = any(sets.teachers.values())
-    allowed = {"individual": True, "head_to_head": len(sets.names) == 2, "source": has_teachers}
-    if config.modes is not None and "source" in config.modes and not has_teachers:
-        raise ValueError("modes: source needs teachers' traces, and no set of `sets` has them; remove it")
+    has_sources = bool(_with_sources(sets))
+    allowed = {"individual": True, "head_to_head": len(sets.names) == 2, "source": has_sources}
+    if config.modes is not None and "source" in config.modes and not has_sources:
+        raise ValueError(
+            "modes: source needs the traces of two teachers or more, and no set of `sets` has them; remove it"
+        )
     return tuple(mode for mode in MODES if allowed[mode] and (config.modes is None or mode in config.modes))
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _with_sources(sets: TraceSets) -> list[str]:
+    """The sets whose traces were merged: with one teacher there is only one source."""
+    return [name for name in sets.names if len(sets.teachers[name]) > 1]

@@ -30,8 +30,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from avrt.judging.schema import Schema
-from avrt.judging.verdicts import Mode
 from avrt.sample import Sample
+from avrt.traces.verdicts import Mode
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w-]*)\}")
 
@@ -79,9 +79,12 @@ def fill_prompt(mode: Mode, prompt: str, parts: Mapping[str, str], schema: Schem
         schema: form of the reply.
     """
     used = set(_PLACEHOLDER.findall(prompt))
-    if any(f"{{{name}}}" in prompt for name in parts if name.endswith("_trace")):
-        used.add("teacher_traces")  # the prompt places each teacher's reply itself
-    missing = [f"{heading}:\n{{{name}}}" for name, heading in HEADINGS[mode].items() if name not in used]
+    replies = [name for name in parts if mode == "source" and name.endswith("_trace")]
+    headings = dict(HEADINGS[mode])
+    if used.intersection(replies):  # the prompt places teachers' replies one by one
+        del headings["teacher_traces"]
+        headings |= {name: f"Reply of the {name.removesuffix('_trace')} teacher" for name in replies}
+    missing = [f"{heading}:\n{{{name}}}" for name, heading in headings.items() if name not in used]
     # In one pass, so that a placeholder inside a question or a trace stays text.
     text = _PLACEHOLDER.sub(lambda match: parts.get(match[1], match[0]), "\n\n".join([prompt, *missing]))
     return f"{text}\n\n{QUOTED}\n\n{schema.describe()}"

@@ -17,7 +17,13 @@ from avrt.judging.config import JudgeConfig
 from avrt.judging.planner import JudgePlanner
 from avrt.judging.scores import score_verdicts
 from avrt.judging.trace_sets import open_sets
-from avrt.judging.verdicts import (
+from avrt.servers.call_report import CallReport, ErrorCounts
+from avrt.servers.client import ServerError
+from avrt.servers.config import under_key
+from avrt.servers.outcome import Status
+from avrt.traces.ledger import LedgerError, LedgerIndex
+from avrt.traces.recorded_calls import RETRY_REJECTED, make_missing_calls
+from avrt.traces.verdicts import (
     MISSING,
     MODES,
     SCORES_FILE,
@@ -27,12 +33,6 @@ from avrt.judging.verdicts import (
     read_verdicts,
     write_verdicts,
 )
-from avrt.servers.call_report import CallReport, ErrorCounts
-from avrt.servers.client import ServerError
-from avrt.servers.config import under_key
-from avrt.servers.outcome import Status
-from avrt.traces.ledger import LedgerError, LedgerIndex
-from avrt.traces.recorded_calls import RETRY_REJECTED, make_missing_calls
 
 log = logging.getLogger(__name__)
 

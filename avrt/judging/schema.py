@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from avrt.judging.verdicts import VERDICTS, Mode
-from avrt.text.answers import strip_special_tokens
+from avrt.files.json_text import whole_text
+from avrt.traces.prompts import without_thinking
+from avrt.traces.verdicts import VERDICTS, Mode
 
 SHOWN = 80
 """Characters of a wrong value that an error shows."""
@@ -18,7 +19,6 @@ SHOWN = 80
 MERGER, NONE, BOTH, SEVERAL = "MERGER", "NONE", "BOTH_TEACHERS", "SEVERAL_TEACHERS"
 
 _BRACE = re.compile(r"^[ \t]*(\{)", re.MULTILINE)
-_THINK_END = re.compile(r"<\s*/\s*think\s*>|◁\s*/\s*think\s*▷", re.IGNORECASE)
 
 
 class BadVerdictError(ValueError):
@@ -96,9 +96,10 @@ class Field:
                 is_number = isinstance(value, int | float) and not isinstance(value, bool)
                 return float(value) if is_number and 0 <= value <= 1 else None
             case "text":
-                return value if isinstance(value, str) else None
+                return whole_text(value) if isinstance(value, str) else None
             case "texts":
-                return value if isinstance(value, list) and all(isinstance(item, str) for item in value) else None
+                listed = value if isinstance(value, list) else [None]
+                return [whole_text(item) for item in listed] if all(isinstance(item, str) for item in listed) else None
 
     def _choice(self, value: Any) -> str | None:
         """A choice, in any case, with spaces or hyphens for underscores."""
@@ -132,7 +133,7 @@ class Schema:
         Raises:
             BadVerdictError: there is no JSON object, or a field is missing or has a value that is not allowed.
         """
-        text = strip_special_tokens(_THINK_END.split(reply)[-1])
+        text = without_thinking(reply)
         found = list(_objects(text))
         if not found:
             raise BadVerdictError("the reply has no complete JSON object")

@@ -11,7 +11,7 @@ from typing import Any
 
 from avrt.evaluation.statistics import clustered_interval, mcnemar_exact, wilson_interval
 from avrt.judging.schema import BOTH, MERGER, NONE, SEVERAL
-from avrt.judging.verdicts import ACCURATE, HALLUCINATING, MISSING_INFO, OK, VerdictRecord
+from avrt.traces.verdicts import ACCURATE, HALLUCINATING, MISSING_INFO, OK, TIE, VerdictRecord
 
 ROWS = {"accurate": ACCURATE, "hallucinating": HALLUCINATING, "missing_info": MISSING_INFO}
 """Row of the table to verdict."""
@@ -21,8 +21,6 @@ GROUNDED = {"audio_grounded": "A", "visual_grounded": "V"}
 
 NOT_ATTRIBUTED = "not_attributed"
 """Row of the traces with false claims for which no source is known."""
-
-TIE = "tie"
 
 
 def score_verdicts(records: Sequence[VerdictRecord], names: Sequence[str]) -> dict[str, Any]:

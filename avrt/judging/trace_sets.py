@@ -9,7 +9,11 @@ from dataclasses import dataclass, field
 from avrt.data.records import EncodedClip, to_sample
 from avrt.data.shards import ShardSet
 from avrt.judging.config import JudgeConfig
+from avrt.media.clip_files import ClipFolder
+from avrt.media.errors import MediaError
 from avrt.sample import Sample
+from avrt.servers.config import under_key
+from avrt.traces.config import check_teacher_name
 
 
 @dataclass(frozen=True)
@@ -84,16 +88,20 @@ def open_sets(config: JudgeConfig) -> TraceSets:
         if alone := len(places) - len(common):
             sets.left_out[f"only_in_{name}"] = alone
     teachers: dict[str, set[str]] = {name: set() for name in names}
+    videos = None if config.judge.videos is None else ClipFolder(config.judge.videos)
     for sample_id in sorted(common, key=lambda key: hashlib.sha256(f"{config.seed}:{key}".encode()).digest()):
         if config.max_samples is not None and len(sets.sample_ids) == config.max_samples:
             sets.left_out["beyond_max_samples"] += 1
             continue
         samples = {name: shards[name].metadata(sets._places[name][sample_id]) for name in names}
-        if reason := _reason_against(list(samples.values())):
+        if reason := _reason_against(list(samples.values()), videos):
             sets.left_out[reason] += 1
             continue
         sets.sample_ids.append(sample_id)
         for name, sample in samples.items():
+            for teacher in sample.teacher_traces:
+                with under_key(f"sets.{name}"):
+                    check_teacher_name(teacher)  # it becomes part of the prompt
             teachers[name].update(sample.teacher_traces)
     if not sets.sample_ids:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sets.left_out.most_common()) or "no sample"
@@ -103,9 +111,16 @@ def open_sets(config: JudgeConfig) -> TraceSets:
     return sets
 
 
-def _reason_against(samples: list[Sample]) -> str:
+def _reason_against(samples: list[Sample], videos: ClipFolder | None) -> str:
     """Why a sample is not judged; empty if it is."""
     if any(sample.trace is None for sample in samples):
         return "no_trace"
     questions = {(sample.question, sample.options, sample.answer) for sample in samples}
-    return "different_question" if len(questions) > 1 else ""
+    if len(questions) > 1:
+        return "different_question"
+    try:
+        if videos is not None:
+            videos.path(samples[0].source)
+    except MediaError:
+        return "no_video"
+    return ""

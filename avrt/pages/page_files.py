@@ -88,15 +88,22 @@ class PageContent:
     style: str | None = None
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, kind: str) -> None:
     """Refuse a folder with a page of something else.
+
+    Args:
+        kind: `PageContent.kind` of the page that is to be written.
 
     Raises:
         ValueError: writing would overwrite it.
     """
     page = out / PAGE_FILE
-    if page.is_file() and f'content="{GENERATOR}"' not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
-        raise ValueError(f"{page}: is not a report of this project and would be overwritten; choose another --out")
+    if page.is_file() and f'content="{_generator(kind)}"' not in page.read_text("utf-8", errors="replace")[:2000]:
+        raise ValueError(f"{page}: is not a report on {kind} and would be overwritten; choose another --out")
+
+
+def _generator(kind: str) -> str:
+    return f"{GENERATOR} ({kind})"
 
 
 def write_page(out: Path, content: PageContent, details: Iterable[Any]) -> Path:
@@ -138,7 +145,7 @@ def _html(content: PageContent) -> str:
     script = _script(content)
     place, beyond = content.search
     return Template(_asset("avrt.pages", "page.html")).substitute(
-        generator=GENERATOR,
+        generator=escape(_generator(content.kind)),
         kind=escape(content.kind),
         title=escape(content.title),
         heading=content.heading,

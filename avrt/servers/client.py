@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 
+from avrt.files.json_text import whole_text
 from avrt.servers.config import Model, ServerConfig
 from avrt.servers.content import Content
 from avrt.servers.failures import BadReplyError, Failure, Kind, ReportedError, classify
@@ -327,9 +328,5 @@ class ServerClient:
         return self._storable(str(text))[:MAX_ERROR_LENGTH]
 
     def _storable(self, text: str) -> str:
-        """Text that is free of the key and that UTF-8 can represent.
-
-        A lone half of a surrogate pair, which JSON can contain, becomes U+FFFD. Not a question mark: that would turn an
-        answer into a question.
-        """
-        return self._redact(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+        """Text that is free of the key and that UTF-8 can represent."""
+        return self._redact(whole_text(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,7 @@ class CallPlanner:
         config = self.config
         if self._merge_prompt is None or any(reply.missing for reply in replies.values()):
             return None
-        outcomes = {name: teacher_outcome(reply, config.min_right_share) for name, reply in replies.items()}
+        outcomes = {name: teacher_outcome(reply, config) for name, reply in replies.items()}
         complete = {name: reply for name, reply in replies.items() if reply.complete}
         if not complete or reason_to_drop(outcomes, config.voters, config.rule) is not None:
             return None
@@ -185,7 +186,8 @@ class CallPlanner:
             stage=stage,
             sample_id=sample.id,
             media=media,
-            prompt=f"{system}\n{prompt}" if system else prompt,
+            # As JSON, so that the two texts cannot be exchanged for others with the same joint text.
+            prompt=json.dumps([system, prompt]) if system else prompt,
             model=model.name,
             revision=model.revision,
             sampling=sampling,

@@ -341,6 +341,8 @@ def _teacher_names(files: Sequence[str | Path], options: Sequence[str]) -> Itera
                 f"{file}: {old[0]}: teachers are listed by name now, with what they are sent; write "
                 f"teachers: {{{form}}}, each with the settings that it has"
             )
+        if _TEACHERS in settings and not isinstance(settings[_TEACHERS], dict):
+            raise UsageError(f"{file}: {_TEACHERS}: must list teachers by name, as name: {{inputs: ..., ...}}")
         yield from _keys(settings.get(_TEACHERS))
     scan_values(options)
     for number, word in enumerate(options):

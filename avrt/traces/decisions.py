@@ -1,4 +1,4 @@
-"""What a trace run makes of one sample: its recorded replies, the filter's decision, and the split."""
+"""One sample of a trace run: its recorded replies, the filter's decision, and the split."""
 
 from __future__ import annotations
 

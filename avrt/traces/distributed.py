@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 from avrt.data.shards import ShardSet
 from avrt.servers.call_report import CallReport
 from avrt.traces.call_planner import CallPlanner, PlannedCall
-from avrt.traces.config import StageConfig, TeacherConfig, TracesConfig
+from avrt.traces.config import TracesConfig
 from avrt.traces.stages import run_stage
 
 
@@ -57,10 +56,9 @@ def run_stage_distributed(
         {"worker": number, "workers": workers, "stage": stage, "retry_rejected": retry_rejected}
         for number in range(workers)
     ]
-    settings = asdict(config)
 
     def run_share(share: dict[str, Any]) -> dict[str, Any]:
-        return _run_share(settings, share)
+        return _run_share(config, share)
 
     # One block per share, so that each is a separate task and a lost machine costs only its share. The tasks wait for
     # servers nearly all the time, so they do not need a core each.
@@ -76,11 +74,8 @@ def run_stage_distributed(
     return total
 
 
-def _run_share(settings: dict[str, Any], share: dict[str, Any]) -> dict[str, Any]:
+def _run_share(config: TracesConfig, share: dict[str, Any]) -> dict[str, Any]:
     """One worker's part of a stage; runs in a Ray task."""
-    teachers = {name: TeacherConfig(**teacher) for name, teacher in settings["teachers"].items()}
-    merge = None if settings["merge"] is None else StageConfig(**settings["merge"])
-    config = TracesConfig(**{**settings, "teachers": teachers, "merge": merge})
     stage, number, workers = share["stage"], int(share["worker"]), int(share["workers"])
 
     def is_mine(call: PlannedCall) -> bool:

@@ -9,8 +9,9 @@ rule           keeps a sample if
 ``none``       every teacher has a complete reply, right or wrong
 ============== ==========================================================================================
 
-A teacher is right if the share of its samples that are right is `min_right_share` or more; with one sample, if that is
-right.
+A teacher is right if its most common answer is, and the share of its samples that are right is `min_right_share` or
+more; with one sample, if that is right. Where one teacher alone is the target (`TracesConfig.alone`), the share is
+enough: the first right sample is taken. The merger would read the most common answer, which may be a wrong one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from avrt.servers.outcome import Status
-from avrt.traces.config import Rule
+from avrt.traces.config import Rule, TracesConfig
 from avrt.traces.teacher_replies import TeacherReply
 
 RIGHT, WRONG = "right", "wrong"
@@ -36,7 +37,7 @@ _UNFINISHED = frozenset({NO_STREAM, MISSING, *(status.value for status in Status
 """Outcomes of a teacher without a complete reply."""
 
 
-def teacher_outcome(reply: TeacherReply, min_right_share: float) -> str:
+def teacher_outcome(reply: TeacherReply, config: TracesConfig) -> str:
     """How a teacher did: ``right``, ``wrong``, why it has no answer, or how its call ended."""
     if not reply.has_stream:
         return NO_STREAM
@@ -44,7 +45,7 @@ def teacher_outcome(reply: TeacherReply, min_right_share: float) -> str:
         return MISSING
     if not reply.votes:
         return TRANSCRIBED if reply.complete else reply.record.status.value
-    if reply.right_share >= min_right_share:
+    if reply.right_share >= config.min_right_share and (reply.right or config.alone is not None):
         return RIGHT
     if reply.parsed is None:
         return reply.record.status.value

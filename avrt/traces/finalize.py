@@ -39,6 +39,10 @@ from avrt.traces.teacher_replies import TeacherReply
 
 log = logging.getLogger(__name__)
 
+CERTAINTY_KEY = "teacher_certainty"
+"""Key of `Sample.extra`: by teacher with several replies, their number, the share with the most common answer, and the
+share that is right."""
+
 FILTER_VERSION = 3
 """Increased whenever a change here or in the answer parser keeps other samples; written to the manifest."""
 
@@ -157,7 +161,7 @@ def _select(planner: CallPlanner, ledger: LedgerIndex) -> _Selection:
             continue
         letter = answer_body(trace) or trace
         splits.setdefault(split, SplitStatistics()).add(shards.record(index), trace, letter, count_tokens)
-        texts = json.dumps(_teacher_texts(decided.replies), sort_keys=True)
+        texts = json.dumps([_teacher_texts(decided.replies), _certainty(decided.replies)], sort_keys=True)
         digest = hashlib.sha256(texts.encode()).hexdigest()
         selection.rows.append(Row(index, decided.sample.id, split, trace, digest))
     _check_missing(config, missing, selection.reports)
@@ -255,7 +259,13 @@ def _write_shards(
             for row in rows[begin : begin + size]:
                 sample, replies = planner.teacher_replies(row.index, ledger)
                 shard.write(
-                    replace(sample, split=split, trace=row.trace, teacher_traces=_teacher_texts(replies)),
+                    replace(
+                        sample,
+                        split=split,
+                        trace=row.trace,
+                        teacher_traces=_teacher_texts(replies),
+                        extra=sample.extra | _certainty(replies),
+                    ),
                     planner.shards.media(row.index),
                 )
                 on_sample()
@@ -268,6 +278,16 @@ def _write_shards(
 def _teacher_texts(replies: dict[str, TeacherReply]) -> dict[str, str]:
     """The whole reply that represents each teacher, as received, by name."""
     return {name: reply.record.reply for name, reply in replies.items() if reply.record is not None}
+
+
+def _certainty(replies: dict[str, TeacherReply]) -> dict[str, Any]:
+    """How sure and how right each teacher with several replies is, for `Sample.extra`; empty without one."""
+    found = {
+        name: {"samples": len(reply.samples), "agreement": reply.agreement, "right_share": reply.right_share}
+        for name, reply in replies.items()
+        if len(reply.samples) > 1
+    }
+    return {CERTAINTY_KEY: found} if found else {}
 
 
 def _fingerprint(planner: CallPlanner, rows: list[Row]) -> str:

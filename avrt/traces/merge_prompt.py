@@ -155,6 +155,10 @@ class _Wording:
     has_own_prompt: bool
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
 def _read_wording(path: str | None) -> _Wording:
     """The project's wording, with the keys of a file instead of its own.
 
@@ -169,12 +173,14 @@ def _read_wording(path: str | None) -> _Wording:
     for key, value in own.items():
         if key not in content or not isinstance(value, type(content[key])):
             raise ValueError(f"wording_file: {path}: {key}: expects the keys and kinds of {WORDING_FILE.name}")
+        if isinstance(value, dict) and not (set(value) <= set(content[key]) and all(map(_is_text, value.values()))):
+            raise ValueError(f"wording_file: {path}: {key}: expects texts for {', '.join(content[key])}")
         content[key] = {**content[key], **value} if isinstance(value, dict) else value
     try:
         certainty = [(float(line["at_least"]), str(line["text"])) for line in content["certainty"]]
         for _, text in certainty:
             text.format(samples=5, count=4, percent=80, letter="A")
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(
             f"wording_file: {path}: certainty: each line needs at_least and text, with {{samples}}, {{count}}, "
             f"{{percent}} and {{letter}} only ({error})"

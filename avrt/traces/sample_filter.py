@@ -67,7 +67,7 @@ def filter_sample(
         merged: the merger's record, or None.
         config: variant, filter rule, and whether there is a merger.
     """
-    teachers = {name: teacher_outcome(reply, config.min_right_share) for name, reply in replies.items()}
+    teachers = {name: teacher_outcome(reply, config) for name, reply in replies.items()}
     outcomes = dict(teachers)
     if config.merge is not None:
         outcomes[MERGE] = "not_needed"

@@ -11,7 +11,7 @@ from avrt.data.records import AUDIO_MEMBER, EncodedClip
 from avrt.files.atomic import atomic_file
 from avrt.servers.content import Content, audio_part, file_part, frames_part, image_part, text_part
 
-_MIME = {"jpg": "image/jpeg", "png": "image/png"}
+IMAGE_TYPES = {"jpg": "image/jpeg", "png": "image/png"}
 
 
 def is_frame(name: str) -> bool:
@@ -51,7 +51,9 @@ def build_content(streams: str, clip: EncodedClip, prompt: str, as_video: bool =
     for name in sent:
         data = clip.members[name]
         is_audio = name == AUDIO_MEMBER
-        parts.append(audio_part(flac_to_wav(data)) if is_audio else image_part(data, _MIME[name.rpartition(".")[2]]))
+        parts.append(
+            audio_part(flac_to_wav(data)) if is_audio else image_part(data, IMAGE_TYPES[name.rpartition(".")[2]])
+        )
     return [*parts, text_part(prompt)]
 
 

@@ -30,7 +30,7 @@ def read_ledger_outcomes(config: TracesConfig) -> tuple[dict[str, bool], dict[st
         sample, replies = planner.teacher_replies(index, ledger)
         for name in names:
             missing += sum(one.record is None for one in replies[name].samples)
-            outcomes[name][sample.id] = teacher_outcome(replies[name], config.min_right_share) == RIGHT
+            outcomes[name][sample.id] = teacher_outcome(replies[name], config) == RIGHT
     if missing:
         raise ValueError(
             f"{config.ledger}: {missing} calls of the teachers are missing; run `avrt traces` with --stage vision and "

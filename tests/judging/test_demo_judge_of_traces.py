@@ -13,7 +13,7 @@ from avrt.data.shards import ShardSet
 from avrt.demo.servers import JUDGE_MODEL, server_url
 from avrt.demo.trace_judge import judge_traces
 from avrt.demo.trace_run import demo_server, free_port
-from avrt.judging.verdicts import VERDICTS_FILE, VerdictRecord, read_verdicts
+from avrt.traces.verdicts import VERDICTS_FILE, VerdictRecord, read_verdicts
 from benchmarks.judge import LABELS, attributed, measure, write_traces
 
 CLIPS = 16
@@ -56,12 +56,16 @@ def test_false_claims_of_every_source_are_found(
         assert row["recall"] == row["precision"] == 1.0, source
 
 
+HEARS = ("--judge.hears_video=true",)
+"""The demo's judge reads the audio of a video file."""
+
+
 @pytest.mark.parametrize("media", ["video", "video_and_audio"])
 def test_a_video_file_shows_the_judge_the_same(
     media: str, traces: tuple[Path, dict[str, str], Path], port: int, tmp_path: Path
 ) -> None:
     judged, sources, _ = traces
-    records = judged_by_demo(judged, tmp_path / "out", port, f"--judge.media={media}", "--max_samples=20")
+    records = judged_by_demo(judged, tmp_path / "out", port, f"--judge.media={media}", *HEARS, "--max_samples=20")
     found = attributed(tmp_path / "out" / VERDICTS_FILE)
     assert len(found) == 20
     assert found == {sample: LABELS[sources[sample]] for sample in found}
@@ -73,7 +77,7 @@ def test_the_original_clip_is_sent_where_its_folder_is_named(
 ) -> None:
     judged, sources, folder = traces
     videos = next(path for path in (folder / "clips").rglob("*.mp4")).parent
-    options = (f"--judge.videos={videos}", "--judge.media=video", "--max_samples=10")
+    options = (f"--judge.videos={videos}", "--judge.media=video", *HEARS, "--max_samples=10")
     judged_by_demo(judged, tmp_path / "out", port, *options)
     found = attributed(tmp_path / "out" / VERDICTS_FILE)
     assert found == {sample: LABELS[sources[sample]] for sample in found}

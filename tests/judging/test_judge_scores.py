@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from avrt.judging.scores import score_verdicts
 from avrt.judging.tables import print_judgments, published_quality
-from avrt.judging.verdicts import VerdictRecord
+from avrt.traces.verdicts import VerdictRecord
 
 WINNER = {"A": "ACCURATE", "B": "HALLUCINATING", "Tie": "ACCURATE"}
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from avrt.servers.client import ServerError
+from avrt.text.prompts import PromptTemplate
+from avrt.traces.config import TeacherConfig
+from avrt.traces.distributed import _run_share
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.pipeline import run_traces
 from tests.servers.scripted_server import ScriptedServer
@@ -30,8 +35,25 @@ def test_several_workers_do_everything_once(question_shards: Path, tmp_path: Pat
         run_traces(config, workers=2)
         run_traces(config)
         assert dict(server.seen) == alone
-    for path in (tmp_path / "one" / "out").iterdir():
-        assert path.read_bytes() == (tmp_path / "three" / "out" / path.name).read_bytes(), path.name
+    one, three = (tmp_path / name / "out" for name in ("one", "three"))
+    for path in one.rglob("*"):
+        if path.is_file() and not path.name.startswith("."):
+            assert path.read_bytes() == (three / path.relative_to(one)).read_bytes(), path.name
+
+
+def test_a_worker_plans_the_calls_of_a_student(question_shards: Path, tmp_path: Path) -> None:
+    """Its template is a setting of its own, which reaches the worker as it is."""
+    config = make_config(question_shards, tmp_path, "http://127.0.0.1:1/v1")
+    student = TeacherConfig(
+        ["http://127.0.0.1:1/v1"],
+        inputs="both",
+        preset="avrt-student",
+        template=PromptTemplate(system="Look."),
+        server_wait_seconds=0,
+    )
+    config = replace(config, teachers={"student": student}, merge=None, variant="student_only")
+    with pytest.raises(ServerError):  # nobody listens, but the calls were planned
+        _run_share(config, {"worker": 0, "workers": 1, "stage": "student", "retry_rejected": False})
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")

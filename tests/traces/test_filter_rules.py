@@ -81,18 +81,25 @@ def test_a_transcriber_has_no_vote_but_must_reply_where_all_must(
         ("A", 0.5, "wrong", 1.0, 0.0),
         ("BBAB", 0.75, "right", 0.75, 0.75),
         ("BBAB", 1.0, "wrong", 0.75, 0.75),
-        ("AABB", 0.5, "right", 0.5, 0.5),
+        ("AABB", 0.5, "wrong", 0.5, 0.5),  # the merger would read a wrong reply
+        ("BBAA", 0.5, "right", 0.5, 0.5),
         ("B-0A", 0.5, "wrong", 0.25, 0.25),
         ("----", 0.5, "length", 0.0, 0.0),
-        ("BB?B", 0.5, "missing", 0.75, 0.75),
     ],
 )
 def test_a_teacher_with_samples_is_right_by_share(
-    letters: str, share: float, outcome: str, agreement: float, right_share: float
+    letters: str, share: float, outcome: str, agreement: float, right_share: float, config: TracesConfig
 ) -> None:
     reply = replies(letters)
-    assert teacher_outcome(reply, share) == outcome
+    config = replace(config, min_right_share=share)
+    assert teacher_outcome(reply, config) == outcome
+    # A teacher whose own reply is the target can give its right one.
+    assert (teacher_outcome(reply, replace(config, variant="vision_only")) == "right") == (right_share >= share)
     assert (reply.agreement, reply.right_share) == (agreement, right_share)
+
+
+def test_a_teacher_with_a_call_to_be_made_is_missing(config: TracesConfig) -> None:
+    assert teacher_outcome(replies("BB?B"), config) == "missing"
 
 
 def test_the_first_reply_with_the_most_common_answer_represents_a_teacher() -> None:

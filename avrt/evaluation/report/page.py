@@ -23,6 +23,7 @@ from avrt.evaluation.sent_prompts import shown_prompt
 from avrt.pages.clip_files import NO_MEDIA, ShownClip, remove_other_clips
 from avrt.pages.page_files import PageContent, Report, check_out, write_page
 
+KIND = "evaluation"
 LEGEND = """\
 <span class="key"><b class="mark-none">✓</b> right</span>
 <span class="key"><b class="mark-logic">✗</b> logic error</span>
@@ -72,7 +73,7 @@ def write_report(
         ValueError: no run, an unfinished one, runs on different questions, or `out` contains another page.
     """
     out = Path(out)
-    check_out(out)
+    check_out(out, KIND)
     runs = [by_benchmark(scored) for scored in score_runs((run, *others), partial=partial, rule=rule)]
     comparison = compare_scored(runs, partial=partial)
     rows = list(_rows(runs))
@@ -205,7 +206,7 @@ def _index(runs: Runs, rows: Sequence[_Row]) -> dict[str, Any]:
 def _content(runs: Runs, rows: Sequence[_Row], comparison: Mapping[str, Any]) -> PageContent:
     names = [next(iter(run.values())).info.run for run in runs]
     return PageContent(
-        kind="evaluation",
+        kind=KIND,
         title=", ".join(names),
         heading=" ".join(f"{badge(number)}{escape(name)}" for number, name in enumerate(names))
         if len(names) > 1

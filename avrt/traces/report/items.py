@@ -14,8 +14,9 @@ from avrt.traces.call_records import CallRecord
 from avrt.traces.config import MERGE
 from avrt.traces.decisions import Decided
 from avrt.traces.report.survey import KEPT, TraceRun
-from avrt.traces.report.verdicts import INDIVIDUAL, Verdicts, shown_verdict, word_of
+from avrt.traces.report.verdicts import Verdicts, shown_verdict, word_of
 from avrt.traces.teacher_replies import TeacherReply
+from avrt.traces.verdicts import INDIVIDUAL
 
 OUTCOME_MEANINGS = {
     **{name: meaning for name, meaning in REASON_MEANINGS.items() if name != "ok"},
@@ -175,4 +176,4 @@ def _parsed_letter(record: CallRecord, sample: Sample) -> str | None:
 def _judged(one: Decided, verdicts: Verdicts | None) -> str:
     """The individual verdict on the kept trace, empty if there is none."""
     rows = verdicts.of(one.sample.id, one.trace) if verdicts else []
-    return next((word_of(row) for row in rows if row["mode"] == INDIVIDUAL), "")
+    return next((word_of(row) for row in rows if row.mode == INDIVIDUAL), "")

@@ -36,6 +36,7 @@ from avrt.traces.report.summary import summary_html
 from avrt.traces.report.survey import Distribution, Survey, TraceRun, distribution_of, survey
 from avrt.traces.report.verdicts import Verdicts, read_verdicts
 
+KIND = "traces"
 LEGEND = """\
 <span class="key"><b class="mark-kept">✓</b> kept</span>
 <span class="key"><b class="mark-rejected">✗</b> rejected</span>
@@ -84,7 +85,7 @@ def write_trace_report(
     """
     out, options = Path(out), options or PageOptions()
     report = on_progress or (lambda what, done, total: None)
-    check_out(out)
+    check_out(out, KIND)
     annotations = distribution_of(options.annotations) if options.annotations else None
     verdicts = None if options.judgments is None else read_verdicts(options.judgments)
     run = TraceRun(config)
@@ -115,7 +116,7 @@ def _content(
 ) -> PageContent:
     name = "/".join(PurePath(run.config.output).parts[-2:])  # the page may be shared, a home folder's name not
     return PageContent(
-        kind="traces",
+        kind=KIND,
         title=name,
         heading=f"Traces: {escape(name)}",
         summary=summary_html(run, found, annotations, verdicts),

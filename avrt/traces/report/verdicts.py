@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avrt.files.json_rows import read_json_rows
-
-VERDICTS_FILE = "verdicts.jsonl"
-INDIVIDUAL, HEAD_TO_HEAD, SOURCE = "individual", "head_to_head", "source"
-_USED = {"mode": str, "sample": str, "set": str, "against": str, "trace_sha256": str, "status": str, "error": str}
+from avrt.traces.verdicts import INDIVIDUAL, VERDICTS_FILE, VerdictRecord, digest_of
+from avrt.traces.verdicts import read_verdicts as read_records
 
 
 @dataclass(frozen=True)
@@ -24,14 +20,12 @@ class Verdicts:
         counts: individual verdicts by set: each word, or the status of a judgment without a verdict.
     """
 
-    by_trace: dict[tuple[str, str], list[dict[str, Any]]]
+    by_trace: dict[tuple[str, str], list[VerdictRecord]]
     counts: dict[str, Counter[str]]
 
-    def of(self, sample_id: str, trace: str | None) -> list[dict[str, Any]]:
+    def of(self, sample_id: str, trace: str | None) -> list[VerdictRecord]:
         """The judgments of a trace; none if the judge read another text."""
-        if trace is None:
-            return []
-        return self.by_trace.get((sample_id, hashlib.sha256(trace.encode()).hexdigest()), [])
+        return [] if trace is None else self.by_trace.get((sample_id, digest_of(trace)), [])
 
 
 def read_verdicts(place: str | Path) -> Verdicts:
@@ -43,40 +37,39 @@ def read_verdicts(place: str | Path) -> Verdicts:
     path = Path(place) / VERDICTS_FILE if Path(place).is_dir() else Path(place)
     if not path.is_file():
         raise ValueError(f"judgments: {path} is not a file; give the output folder of `avrt judge`")
-    by_trace: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    by_trace: dict[tuple[str, str], list[VerdictRecord]] = defaultdict(list)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    for number, row in enumerate(read_json_rows(path), start=1):
-        verdict = row.get("verdict")
-        if not all(isinstance(row.get(key), kind) for key, kind in _USED.items()) or (row["status"] == "ok") != (
-            isinstance(verdict, dict)
-        ):
-            raise ValueError(f"{path}: entry {number} is not a judgment of `avrt judge`; run it again")
-        by_trace[row["sample"], row["trace_sha256"]].append(row)
-        if row["mode"] == INDIVIDUAL:
-            counts[row["set"]][word_of(row)] += 1
+    for record in read_records(path):
+        by_trace[record.sample, record.trace_sha256].append(record)
+        if record.mode == INDIVIDUAL:
+            counts[record.set][word_of(record)] += 1
     return Verdicts(dict(by_trace), dict(counts))
 
 
-def word_of(row: dict[str, Any]) -> str:
+def word_of(record: VerdictRecord) -> str:
     """An individual judgment in one word: its verdict, or why there is none."""
-    return str(row["verdict"].get("verdict", "")) if row["verdict"] else str(row["status"])
+    return str(record.verdict.get("verdict", "")) if record.verdict else record.status
 
 
-def shown_verdict(row: dict[str, Any]) -> dict[str, Any]:
+def shown_verdict(record: VerdictRecord) -> dict[str, Any]:
     """A judgment as the page shows it: JSON values, each fact as name and text."""
-    verdict = row["verdict"] or {}
-    claims = [str(claim) for claim in verdict.get("hallucinated_claims") or []]
-    sources = [str(source) for source in verdict.get("source_per_claim") or []]
+    verdict = record.verdict or {}
+    claims = _texts(verdict.get("hallucinated_claims"))
+    sources = _texts(verdict.get("source_per_claim"))
     left_out = ("hallucinated_claims", "source_per_claim", "explanation")
     return {
-        "mode": row["mode"],
-        "set": row["set"],
-        "against": row["against"],
-        "problem": "" if verdict else f"{row['status']}: {row['error']}".rstrip(": "),
+        "mode": record.mode,
+        "set": record.set,
+        "against": record.against,
+        "problem": "" if verdict else f"{record.status}: {record.error}".rstrip(": "),
         "facts": [[name, _text(value)] for name, value in verdict.items() if name not in left_out],
         "claims": [[claim, sources[n] if n < len(sources) else ""] for n, claim in enumerate(claims)],
         "explanation": str(verdict.get("explanation", "")),
     }
+
+
+def _texts(value: object) -> list[str]:
+    return [str(entry) for entry in value] if isinstance(value, list) else []
 
 
 def _text(value: object) -> str:

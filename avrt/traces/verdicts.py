@@ -38,6 +38,7 @@ The keys of ``verdict`` by mode (names and words as in the paper's prompts):
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -55,6 +56,11 @@ SCORES_FILE = "judgments.json"
 
 ACCURATE, MISSING_INFO, HALLUCINATING = "ACCURATE", "MISSING_INFO", "HALLUCINATING"
 VERDICTS = (ACCURATE, MISSING_INFO, HALLUCINATING)
+
+INDIVIDUAL, HEAD_TO_HEAD, SOURCE = MODES
+
+TIE = "tie"
+"""In scores, in the place of a set's name."""
 
 OK, BAD_JSON, MISSING = "ok", "bad_json", "missing"
 """Values of `VerdictRecord.status` besides those of the ledger."""
@@ -79,6 +85,11 @@ class VerdictRecord:
     verdict: dict[str, Any] | None
 
 
+def digest_of(trace: str) -> str:
+    """The SHA-256 by which a record names the text that was judged."""
+    return hashlib.sha256(trace.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def write_verdicts(path: Path, records: Iterable[VerdictRecord]) -> None:
     """Write ``verdicts.jsonl``; the order of `records` does not matter."""
     ordered = sorted(records, key=lambda r: (MODES.index(r.mode), r.sample, r.set, r.against))
@@ -95,7 +106,13 @@ def read_verdicts(path: Path) -> list[VerdictRecord]:
     names = {field.name for field in fields(VerdictRecord)}
     records = []
     for number, row in enumerate(read_json_rows(path), start=1):
-        if set(row) != names or row["mode"] not in MODES or (row["status"] == OK) != isinstance(row["verdict"], dict):
+        well_formed = set(row) == names and row["mode"] in MODES and isinstance(row["bad_replies"], int)
+        texts = names - {"verdict", "bad_replies"}
+        if (
+            not well_formed
+            or not all(isinstance(row[name], str) for name in texts)
+            or (row["status"] == OK) != isinstance(row["verdict"], dict)
+        ):
             raise ValueError(f"{path}: entry {number} is not a record of `avrt judge`; run it again to write the file")
         records.append(VerdictRecord(**row))
     return records
