@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--serve",
         action="store_true",
-        help="only serve the two teachers and the merger, for cli_configs/traces_demo.yaml, until interrupted",
+        help="only serve teachers, merger and judge (traces_demo.yaml, judge_demo.yaml) until interrupted",
     )
     parser.add_argument(
         "--student", metavar="DIR", help="also serve this exported student, as avrt-student (with --serve)"

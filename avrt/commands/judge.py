@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", action="append", metavar="FILE", help="the run's settings; a second file overrides the first"
     )
     parser.add_argument("--stage", choices=STEPS, action="append", help="run this step only (may be repeated)")
-    parser.add_argument("--retry-rejected", action="store_true", help="repeat calls that a server refused for good")
+    parser.add_argument("--retry-rejected", action="store_true", help="repeat calls that were refused or interrupted")
     parser.add_argument(
         "--score", metavar="FOLDER", help="only compute the scores of a finished run again, from its verdicts.jsonl"
     )

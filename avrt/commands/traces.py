@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="run this step only: a teacher's name, merge or write (may be repeated)",
     )
-    parser.add_argument("--retry-rejected", action="store_true", help="repeat calls that a server refused for good")
+    parser.add_argument("--retry-rejected", action="store_true", help="repeat calls that were refused or interrupted")
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that divide each stage with Ray Data"
     )

@@ -40,7 +40,7 @@ def read_dataclass(kind: type[T], files: Sequence[str | Path], options: Sequence
     try:
         built = parser.instantiate_classes(parser.parse_args([*words, *options]))
     except argparse.ArgumentError as error:
-        raise UsageError(distil(str(error), lambda name: _keys(kind) if not name else ())) from error
+        raise UsageError(distil(str(error), lambda name: _keys(kind) if not name else (), example)) from error
     return kind(**{field.name: built[field.name] for field in fields(kind)})  # type: ignore[arg-type]
 
 

@@ -68,12 +68,13 @@ def suggest(name: str, accepted: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def distil(message: str, lookup: Lookup) -> str:
+def distil(message: str, lookup: Lookup, example: str = "cli_configs/grpo_tiny.yaml") -> str:
     """One line for an error message of jsonargparse: the key in its short form (without ``init_args``), and the fault.
 
     Args:
         message: the text of its `ArgumentError`.
         lookup: returns the accepted names, for near misses.
+        example: a config file to suggest where a key is missing.
     """
     keys, owner, text = _keys(message), "", message
     while found := _problem_block(text):
@@ -83,7 +84,7 @@ def distil(message: str, lookup: Lookup) -> str:
     denied = re.search(r"Importing '([^']+)' is not allowed", message)
     if denied:
         return f"{key}: {refusal(denied[1])}".removeprefix(": ")
-    return _unknown(key, owner, text, lookup) or _missing(key, owner, text, lookup) or _wrong_value(key, text)
+    return _unknown(key, owner, text, lookup) or _missing(key, owner, text, lookup, example) or _wrong_value(key, text)
 
 
 def _keys(message: str) -> list[str]:
@@ -129,14 +130,14 @@ def _near(name: str, accepted: Iterable[str]) -> str:
     return ""
 
 
-def _missing(key: str, owner: str, text: str, lookup: Lookup) -> str:
+def _missing(key: str, owner: str, text: str, lookup: Lookup, example: str) -> str:
     """A required key, an option's value, or a class that is missing."""
     required = re.search(r"the following arguments are required: ([\w.]+)", text)
     if required and owner:
         return f"{key}.{required[1]}: is required and missing"
     if required:
         name = re.sub(r"^(fit|validate|test|predict)\.", "", required[1])
-        return f"{name}: is required and missing; give it in a --config file, such as cli_configs/grpo_tiny.yaml"
+        return f"{name}: is required and missing; give it in a --config file, such as {example}"
     no_value = re.search(r"argument (\S+): expected one argument", text)
     if no_value:
         return f"{no_value[1]}: expects a value"

@@ -108,10 +108,11 @@ class CallReport:
         """How many calls failed, why, and how to fix it; empty if none failed.
 
         Args:
-            rejected_fix: advice for rejected calls.
+            rejected_fix: advice for calls that were rejected or interrupted.
         """
         fixes = {
             Status.REJECTED: rejected_fix,
+            Status.INTERRUPTED: rejected_fix,
             Status.GAVE_UP: "the same command calls again",
             Status.LENGTH: "raise sampling.max_tokens",
         }

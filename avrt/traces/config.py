@@ -352,6 +352,8 @@ def _teacher_names(files: Sequence[str | Path], options: Sequence[str]) -> Itera
             raise UsageError(f"{option}: teachers are listed by name now; write --{_TEACHERS}.{option}")
         if word.startswith("--") and name == _TEACHERS:
             value = value if equals else next(iter(options[number + 1 :]), "")
+            if not rest and not isinstance(_read(value), dict):
+                raise UsageError(f"--{_TEACHERS}: must list teachers by name, as {{NAME: {{inputs: ..., ...}}}}")
             yield from rest[:1] if rest else _keys(_read(value))
 
 

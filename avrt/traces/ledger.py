@@ -54,7 +54,8 @@ class LedgerIndex:
     def _add(self, record: CallRecord, path: Path, offset: int, size: int) -> None:
         known = self._status.get(record.key)
         # A reply overrides a refusal that was recorded before it: refused calls are repeated only on request.
-        if known is None or not known.is_final or (known is Status.REJECTED and record.status is not Status.GAVE_UP):
+        refused = known in (Status.REJECTED, Status.INTERRUPTED)
+        if known is None or not known.is_final or (refused and record.status is not Status.GAVE_UP):
             self._places[record.key] = (path, offset, size)
             self._status[record.key] = record.status
 

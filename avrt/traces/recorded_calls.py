@@ -83,7 +83,8 @@ def make_missing_calls(
         group: kind and servers.
         planned: number and key of every call, done or not; read in a thread of its own.
         prepare: a call by its number, when its turn comes; called in threads.
-        retry_rejected: also repeat calls that a server refused permanently, say after raising its context length.
+        retry_rejected: also repeat calls that a server refused permanently or interrupted, say after a change of its
+            context length or content filter.
         writer_name: the ledger file to append to.
 
     Returns:
@@ -106,7 +107,7 @@ def make_missing_calls(
         def missing() -> Iterator[int]:
             for number, key in planned(ledger):
                 status = ledger.status(key)
-                again = retry_rejected and status is Status.REJECTED
+                again = retry_rejected and status in (Status.REJECTED, Status.INTERRUPTED)
                 done = status is not None and status.is_final and not again
                 progress.add_to_total(done=done)
                 if not done:

@@ -25,7 +25,7 @@ def clean_page(browser: Browser) -> Iterator[None]:
     browser.requests.clear()
     browser.emulate()
     yield
-    assert browser.log == []
+    assert browser.log == [], browser.log
     assert browser.run("window.hacked") is None
     assert browser.requests
     # The browser's own player has icons, which are part of it.

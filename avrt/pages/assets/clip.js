@@ -32,7 +32,7 @@ function drawFrame(clip, source, number, audio) {
   const player = make("button", { type: "button", class: "frame", title: "play from here" }, image, label);
   player.addEventListener("click", () => {
     audio.currentTime = time;
-    audio.play();
+    audio.play().catch(() => {});  // another item was opened before it began
   });
   return player;
 }

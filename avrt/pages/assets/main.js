@@ -94,7 +94,7 @@ function onKey(event) {
     form.elements.q.select();
   } else if (event.key === "p") {
     const audio = article.querySelector("audio");
-    if (audio?.paused) audio.play();
+    if (audio?.paused) audio.play().catch(() => {});  // likewise
     else audio?.pause();
   }
 }

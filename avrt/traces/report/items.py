@@ -25,6 +25,7 @@ OUTCOME_MEANINGS = {
     "length": "cut by the token limit",
     "interrupted": "ended by a filter, a refusal or a tool call, or without text",
     "rejected": "the server refused the request for good",
+    "transcribed": "a transcript, which has no vote",
     "missing": "not called yet",
     "no_stream": "the clip lacks what this teacher is sent",
     "not_needed": "not called: the filter drops the sample",

@@ -92,6 +92,11 @@ def write_trace_report(
     if not len(run.ledger):
         raise ValueError(f"ledger: {config.ledger} has no finished call; run `avrt traces` with this config first")
     found = survey(run, options.per_reason, options.seed, lambda done, total: report("samples", done, total))
+    if verdicts is not None and not verdicts.counts(found.traces):
+        raise ValueError(
+            f"judgments: {options.judgments} has no verdict on a trace of this run; it is of another run, or of traces "
+            "that were written before a change: run `avrt judge` on the present ones"
+        )
     shown = [run.decide(index) for indices in found.chosen.values() for index in indices]
     records = {one.sample.id: run.shards.record(one.index) for one in shown}
     keys = {name: _clip_key(record) for name, record in records.items()}

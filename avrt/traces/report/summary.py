@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from avrt.pages.plots import SERIES, axis, bars
 from avrt.pages.tables import escape, number_cell, number_heads, plot_head, section, table, text_heads
+from avrt.traces.config import MERGE, TracesConfig
 from avrt.traces.report.items import OUTCOME_MEANINGS, meaning_of
 from avrt.traces.report.survey import Distribution, Survey, TraceRun
 from avrt.traces.report.verdicts import Verdicts
@@ -26,7 +27,8 @@ def summary_html(run: TraceRun, survey: Survey, annotations: Distribution | None
     """All tables of a trace run."""
     parts = [_about(run, survey), _yield(run, survey), _outcomes(survey)]
     parts += [_table_2(survey), *(_distribution(name, survey, annotations) for name in FIGURE)]
-    parts += [_judged(verdicts)] if verdicts else []
+    parts += [_certainty(survey.certainty)] if survey.certainty else []
+    parts += [_judged(verdicts.counts(survey.traces), len(survey.traces))] if verdicts else []
     return "\n".join(parts)
 
 
@@ -40,17 +42,26 @@ def _about(run: TraceRun, survey: Survey) -> str:
         [
             f'<th scope="row">{escape(stage)}</th>',
             f"<td>{escape(model.name)}</td>",
+            f"<td>{escape(_sent(run.config, stage))}</td>",
             f"<td><code>{escape(model.revision[:12])}</code></td>",
             f'<td class="settings">{escape(_settings(model.sampling))}</td>',
             f"<td>{_folded(run.prompts[stage])}</td>",
         ]
         for stage, model in run.models.items()
     ]
-    heads = text_heads("Stage", "Model", "Revision", "Sampling", "Prompt")
-    note = f"Variant: {run.config.variant}. {survey.considered:,} samples."
+    heads = text_heads("Stage", "Model", "Gets", "Revision", "Sampling", "Prompt")
+    note = f"Variant: {run.config.variant}. Filter: {run.config.rule}. {survey.considered:,} samples."
     if survey.missing:
         note += f" The run is not finished: {survey.missing:,} calls are missing, so all numbers are preliminary."
     return section("about", "Run", table(heads, rows), note)
+
+
+def _sent(config: TracesConfig, stage: str) -> str:
+    """What a stage is sent, and how often."""
+    if stage == MERGE:
+        return "all replies"
+    teacher = config.teachers[stage]
+    return teacher.inputs if teacher.samples == 1 else f"{teacher.inputs}, {teacher.samples} times"
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -202,21 +213,35 @@ def _kept_share(value: str, considered: Counter[str], kept: Counter[str]) -> str
     return f"{100 * kept[value] / considered[value]:.1f}" if considered[value] else ""
 
 
-def _judged(verdicts: Verdicts) -> str:
-    rows = []
-    for name, counts in sorted(verdicts.counts.items()):
-        total = counts.total()
-        for word, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
-            label = f"{name}, {word}: {100 * count / total:.1f} percent"
-            rows.append(
-                [
-                    f"<td>{escape(name)}</td>",
-                    f"<td>{items_link(word, verdict=word)}</td>",
-                    number_cell(f"{count:,}"),
-                    number_cell(f"{100 * count / total:.1f}"),
-                    f'<td class="plot">{bars([("a", count / total)], label)}</td>',
-                ]
-            )
-    heads = text_heads("Set", "Verdict") + number_heads("Traces", "%") + plot_head(axis())
-    note = "All traces that the judge read. `avrt judge` prints the rows of Table 0.A.1 with intervals."
+def _certainty(found: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            f"<td>{escape(name)}</td>",
+            number_cell(f"{100 * float(share):.0f}"),
+            number_cell(f"{numbers['questions']:,}"),
+            number_cell(f"{numbers['right']:.1f}"),
+        ]
+        for name, certainty in found.items()
+        for share, numbers in certainty["by_agreement"].items()
+    ]
+    heads = text_heads("Teacher") + number_heads("Equal answers (%)", "Questions", "Most common answer right (%)")
+    return section("certainty", "How sure the teachers are", table(heads, rows))
+
+
+def _judged(counts: Counter[str], kept: int) -> str:
+    total = counts.total()
+    rows = [
+        [
+            f"<td>{items_link(word, verdict=word)}</td>",
+            number_cell(f"{count:,}"),
+            number_cell(f"{100 * count / total:.1f}"),
+            f'<td class="plot">{bars([("a", count / total)], f"{word}: {100 * count / total:.1f} percent")}</td>',
+        ]
+        for word, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    ]
+    heads = text_heads("Verdict") + number_heads("Traces", "%") + plot_head(axis())
+    note = (
+        f"The judge read {total:,} of the {kept:,} kept traces of this run. `avrt judge` prints the rows of Table "
+        "0.A.1 with intervals."
+    )
     return section("verdicts", "Verdicts of the judge", table(heads, rows), note)

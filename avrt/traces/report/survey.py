@@ -20,7 +20,8 @@ from avrt.traces.config import TracesConfig
 from avrt.traces.decisions import Decided, decide
 from avrt.traces.filter_rules import MISSING
 from avrt.traces.ledger import LedgerIndex
-from avrt.traces.statistics import SplitStatistics, token_counter
+from avrt.traces.statistics import CertaintyStatistics, SplitStatistics, token_counter
+from avrt.traces.verdicts import digest_of
 
 KEPT = "kept"
 
@@ -87,6 +88,8 @@ class Survey:
         kept: distribution of the kept ones.
         chosen: indices of the samples to show, by reason.
         missing: calls that are not made yet.
+        traces: sample id and SHA-256 of every kept trace, as verdicts name them.
+        certainty: by teacher with several samples, as in ``statistics.json``.
     """
 
     considered: int
@@ -98,6 +101,8 @@ class Survey:
     kept: Distribution
     chosen: dict[str, list[int]]
     missing: int
+    traces: set[tuple[str, str]]
+    certainty: dict[str, dict[str, Any]]
 
 
 def survey(run: TraceRun, per_reason: int, seed: int, on_sample: Callable[[int, int], None] | None = None) -> Survey:
@@ -115,6 +120,8 @@ def survey(run: TraceRun, per_reason: int, seed: int, on_sample: Callable[[int, 
     outcomes: dict[str, Counter[str]] = {stage: Counter() for stage in run.stages}
     splits: dict[str, SplitStatistics] = {}
     everything, kept = Distribution(), Distribution()
+    traces: set[tuple[str, str]] = set()
+    certainty: dict[str, CertaintyStatistics] = {}
     chosen: dict[str, list[tuple[int, int]]] = {}
     total = len(run.shards)
     for index in range(total):
@@ -123,8 +130,12 @@ def survey(run: TraceRun, per_reason: int, seed: int, on_sample: Callable[[int, 
         for stage, outcome in decided.outcomes.items():
             outcomes[stage][outcome] += 1
         everything.add(decided.sample)
+        for name, reply in decided.replies.items():
+            if len(reply.samples) > 1 and not reply.missing:
+                certainty.setdefault(name, CertaintyStatistics()).add(reply)
         if decided.trace is not None:
             kept.add(decided.sample)
+            traces.add((decided.sample.id, digest_of(decided.trace)))
             letter = answer_body(decided.trace) or decided.trace
             statistics = splits.setdefault(decided.split, SplitStatistics())
             statistics.add(run.shards.record(index), decided.trace, letter, count_tokens)
@@ -145,6 +156,8 @@ def survey(run: TraceRun, per_reason: int, seed: int, on_sample: Callable[[int, 
         kept=kept,
         chosen={reason: sorted(-index for _, index in chosen[reason]) for reason in ordered},
         missing=sum(counts[MISSING] for counts in outcomes.values()),
+        traces=traces,
+        certainty={name: found.summary() for name, found in certainty.items()},
     )
 
 

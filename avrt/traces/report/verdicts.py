@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,18 @@ class Verdicts:
 
     Attributes:
         by_trace: the judgments of each trace, by sample id and SHA-256 of the trace.
-        counts: individual verdicts by set: each word, or the status of a judgment without a verdict.
     """
 
     by_trace: dict[tuple[str, str], list[VerdictRecord]]
-    counts: dict[str, Counter[str]]
 
     def of(self, sample_id: str, trace: str | None) -> list[VerdictRecord]:
         """The judgments of a trace; none if the judge read another text."""
         return [] if trace is None else self.by_trace.get((sample_id, digest_of(trace)), [])
+
+    def counts(self, traces: Collection[tuple[str, str]]) -> Counter[str]:
+        """Individual verdicts on some traces: each word, or the status of a judgment without a verdict."""
+        known = (record for trace in traces for record in self.by_trace.get(trace, ()))
+        return Counter(word_of(record) for record in known if record.mode == INDIVIDUAL)
 
 
 def read_verdicts(place: str | Path) -> Verdicts:
@@ -38,12 +42,9 @@ def read_verdicts(place: str | Path) -> Verdicts:
     if not path.is_file():
         raise ValueError(f"judgments: {path} is not a file; give the output folder of `avrt judge`")
     by_trace: dict[tuple[str, str], list[VerdictRecord]] = defaultdict(list)
-    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record in read_records(path):
         by_trace[record.sample, record.trace_sha256].append(record)
-        if record.mode == INDIVIDUAL:
-            counts[record.set][word_of(record)] += 1
-    return Verdicts(dict(by_trace), dict(counts))
+    return Verdicts(dict(by_trace))
 
 
 def word_of(record: VerdictRecord) -> str:

@@ -186,7 +186,14 @@ def test_verdicts_are_shown_with_the_trace_that_was_judged(finished: FinishedRun
     item, details = opened(page, "q002")
     assert index["verdicts"][item[8]] == "bad_json"
     assert details["verdicts"][0]["problem"] == "bad_json: no JSON"
-    assert Page(page).row("merged", "HALLUCINATING")[2:4] == ["2", "66.7"]
+    # The verdict on another trace is not counted.
+    assert Page(page).row("HALLUCINATING")[1:3] == ["1", "50.0"]
+
+
+def test_verdicts_on_other_traces_are_refused(finished: FinishedRun, tmp_path: Path) -> None:
+    (tmp_path / "verdicts.jsonl").write_text(json.dumps(judgment("q001", "a trace of another run")) + "\n")
+    with pytest.raises(ValueError, match=r"^judgments: .* has no verdict on a trace of this run"):
+        write_trace_report(finished.config, tmp_path / "page", PageOptions(judgments=tmp_path))
 
 
 @pytest.mark.parametrize("line", ['{"mode": "individual"}', "[1]", json.dumps(judgment("q1", "t", verdict=None))])

@@ -35,7 +35,7 @@ function drawCertainty(item, { replies }) {
 
 function drawCall(item, call, number) {
   const outcome = call.meaning ? `${call.outcome}: ${call.meaning}` : call.outcome;
-  const kind = call.outcome === "right" ? "kept" : ["missing", "no_stream", "not_needed"].includes(call.outcome) ? "missing" : "rejected";
+  const kind = ["right", "transcribed"].includes(call.outcome) ? "kept" : ["missing", "no_stream", "not_needed"].includes(call.outcome) ? "missing" : "rejected";
   return make("section", {},
     make("h3", {}, make("span", { class: `badge ${colorOf(number)}` }, call.stage), call.model),
     drawFacts([["Outcome", outcome], ["Samples", drawCertainty(item, call)]], { Outcome: `verdict-${kind}` }),
