@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -148,10 +148,18 @@ class AnsweringModule(LightningModule):
         groups = self.rollout_engine(self.answer_sampling).generate(embedded, 1, seeds=[0] * len(embedded))
         return completions([prompt.sample for prompt in prompts], groups, self.student.decode)
 
-    def rollout_engine(self, sampling: SamplingConfig) -> RolloutEngine:
-        """The engine that samples responses with the student's current weights."""
+    def rollout_engine(self, sampling: SamplingConfig, only: Collection[int] | None = None) -> RolloutEngine:
+        """The engine that samples responses with the student's current weights.
+
+        Args:
+            only: the only tokens that are sampled; None for all that the student may write.
+        """
         student = self.student
-        return TransformersRollout(student.language_model, sampling, student.eos_token_ids, student.banned_tokens)
+        banned = student.banned_tokens
+        if only is not None:
+            banned = torch.ones_like(banned)
+            banned[list(only)] = False
+        return TransformersRollout(student.language_model, sampling, student.eos_token_ids, banned)
 
     def validation_step(self, batch: list[Prompt], batch_idx: int) -> dict[str, list[Completion]]:
         """Grade greedy answers; callbacks get the answers as the step's output."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -20,6 +20,9 @@ ASK_FOR_ANSWER = "</think>\n<answer>"
 
 _PARTIAL_TAGS = tuple(tag[:size] for tag in (THINK_OPEN, THINK_CLOSED) for size in range(1, len(tag)))
 
+STREAMS = 2**32
+"""Distance of the random streams of an answer's first token and of its others."""
+
 ANSWER_TOKENS = 32
 """Fewest tokens for the answer behind the closed thinking, whatever the token limit leaves."""
 
@@ -28,17 +31,20 @@ ANSWER_TOKENS = 32
 class ThinkingBudget:
     """Samples responses, or changes sampled ones, so that their thinking has no more than a number of tokens.
 
+    Where the thinking is closed, the answer begins with a letter: if the tokenizer joins ``>`` and the letter, the
+    first token is drawn from those that begin an answer.
+
     A budget counts the tokens of a response from its start. A response that has closed its thinking within them is as
     it was.
 
     Attributes:
-        engine: sampling settings to engine.
+        engine: sampling settings, and the only tokens to sample or None for all, to engine.
         sampling: settings of responses without a budget.
         encode: text to token ids, without special tokens.
         decode: token ids to text.
     """
 
-    engine: Callable[[SamplingConfig], RolloutEngine]
+    engine: Callable[[SamplingConfig, Collection[int] | None], RolloutEngine]
     sampling: SamplingConfig
     encode: Callable[[str], list[int]]
     decode: Callable[[Tensor], str]
@@ -48,7 +54,7 @@ class ThinkingBudget:
     ) -> list[list[Response]]:
         """Like `RolloutEngine.generate`, with a budget; tokens of thinking past the budget are never computed."""
         if budget:
-            first = self.engine(replace(self.sampling, max_completion_length=budget))
+            first = self.engine(replace(self.sampling, max_completion_length=budget), None)
             groups = first.generate(prompts, num_generations, seeds)
         else:
             nothing = Response(torch.empty(0, dtype=torch.long), torch.empty(0), finished=False)
@@ -64,55 +70,52 @@ class ThinkingBudget:
             groups: the responses to each prompt; those that have not ended have `budget` tokens or more.
         """
         changed = [list(group) for group in groups]
-        places, prefixes = [], []
+        begun: dict[tuple[int, int], tuple[Response, frozenset[int]]] = {}
         for i, group in enumerate(groups):
             for j, response in enumerate(group):
-                prefix = self._prefix(response, budget)
-                if prefix is not None:
-                    places.append((i, j))
-                    prefixes.append(prefix)
-        if not places:
+                found = self._prefix(response, budget)
+                if found is not None:
+                    begun[i, j] = found
+        if not begun:
             return changed
+        prefixes = {place: prefix for place, (prefix, _) in begun.items()}
         tokens_left = max(ANSWER_TOKENS, self.sampling.max_completion_length - budget)
-        answers = self.engine(replace(self.sampling, max_completion_length=tokens_left)).generate(
-            [continued(prompts[i], prefix.token_ids) for (i, _), prefix in zip(places, prefixes, strict=True)],
-            1,
-            # Another stream than that of the response, which has used the numbers of its own up to here.
-            [(seeds[i] + 1 + j) % 2**63 for i, j in places],
-        )
-        for (i, j), prefix, (answer,) in zip(places, prefixes, answers, strict=True):
-            changed[i][j] = Response(
-                torch.cat([prefix.token_ids, answer.token_ids]),
-                torch.cat([prefix.logprobs, answer.logprobs]),
-                answer.finished,
-            )
+        joined = [place for place, (_, first_tokens) in begun.items() if first_tokens]
+        if joined:
+            only = frozenset[int]().union(*(first_tokens for _, first_tokens in begun.values()))
+            engine = self.engine(replace(self.sampling, max_completion_length=1), only)
+            prefixes |= _continue(engine, prompts, {place: prefixes[place] for place in joined}, seeds, 0)
+        engine = self.engine(replace(self.sampling, max_completion_length=tokens_left), None)
+        for (i, j), whole in _continue(engine, prompts, prefixes, seeds, 1).items():
+            changed[i][j] = whole
         return changed
 
-    def _prefix(self, response: Response, budget: int) -> Response | None:
-        """The part of a response that its answer continues; None if it keeps within the budget by itself."""
+    def _prefix(self, response: Response, budget: int) -> tuple[Response, frozenset[int]] | None:
+        """The part of a response that its answer continues, and the tokens of which the next one must be, empty for
+        any; None if it keeps within the budget by itself."""
         tokens = response.token_ids
         kept = min(budget, len(tokens))
         text = self.decode(tokens[:kept])
         if response.finished and len(tokens) <= budget:
             return None
         if THINK_CLOSED in text:
-            return None if len(tokens) > budget else response
+            return None if len(tokens) > budget else (response, frozenset())
         while kept and text.endswith(_PARTIAL_TAGS):
             kept -= 1
             text = self.decode(tokens[:kept])
-        kept, closing = self._closing(
-            tokens[:kept], ASK_FOR_ANSWER if THINK_OPEN in text else THINK_OPEN + ASK_FOR_ANSWER
-        )
-        forced = torch.tensor(closing, dtype=torch.long)
-        return Response(
+        closing = ASK_FOR_ANSWER if THINK_OPEN in text else THINK_OPEN + ASK_FOR_ANSWER
+        kept, forced_ids, first_tokens = self._closing(tokens[:kept], closing)
+        forced = torch.tensor(forced_ids, dtype=torch.long)
+        prefix = Response(
             torch.cat([tokens[:kept], forced]),
             # These tokens were not drawn, so they have no log-probability.
             torch.cat([response.logprobs[:kept], torch.full((len(forced),), float("nan"))]),
             finished=False,
         )
+        return prefix, first_tokens
 
-    def _closing(self, tokens: Tensor, text: str) -> tuple[int, list[int]]:
-        """The number of tokens that stay, and those of `text` behind them.
+    def _closing(self, tokens: Tensor, text: str) -> tuple[int, list[int], frozenset[int]]:
+        """The number of tokens that stay, those of `text` behind them, and those that may be next, empty for any.
 
         They are the tokens that the student was trained on: ``>D`` may be one token, and ``.</`` another. So those that
         depend on the letter are left to the student, and the last one before the text is divided anew with it.
@@ -120,7 +123,34 @@ class ThinkingBudget:
         kept = len(tokens)
         if kept and self.encode(last := self.decode(tokens[-1:])) == tokens[-1:].tolist():
             kept, text = kept - 1, last + text
-        return kept, _shared_beginning([self.encode(text + letter) for letter in LETTERS])
+        with_letter = [self.encode(text + letter) for letter in LETTERS]
+        shared = _shared_beginning(with_letter)
+        is_whole = len(shared) == len(self.encode(text))
+        return kept, shared, frozenset() if is_whole else frozenset(ids[len(shared)] for ids in with_letter)
+
+
+def _continue(
+    engine: RolloutEngine,
+    prompts: Sequence[EmbeddedPrompt],
+    prefixes: dict[tuple[int, int], Response],
+    seeds: Sequence[int],
+    stream: int,
+) -> dict[tuple[int, int], Response]:
+    """Responses that continue some prefixes, by prompt and number."""
+    answers = engine.generate(
+        [continued(prompts[i], prefix.token_ids) for (i, _), prefix in prefixes.items()],
+        1,
+        # Other random streams than that of the response, which has used the numbers of its own up to here.
+        [(seeds[i] + 1 + j + stream * STREAMS) % 2**63 for i, j in prefixes],
+    )
+    return {
+        place: Response(
+            torch.cat([prefix.token_ids, answer.token_ids]),
+            torch.cat([prefix.logprobs, answer.logprobs]),
+            answer.finished,
+        )
+        for (place, prefix), (answer,) in zip(prefixes.items(), answers, strict=True)
+    }
 
 
 def _shared_beginning(sequences: Sequence[Sequence[int]]) -> list[int]:

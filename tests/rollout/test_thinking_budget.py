@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import pytest
@@ -21,8 +21,12 @@ from tests.tiny_student import mixed_samples
 GREEDY = SamplingConfig(max_completion_length=24, temperature=0.0)
 
 
-def engine(student: Student, sampling: SamplingConfig) -> TransformersRollout:
-    return TransformersRollout(student.language_model, sampling, student.eos_token_ids, student.banned_tokens)
+def engine(student: Student, sampling: SamplingConfig, only: Collection[int] | None = None) -> TransformersRollout:
+    banned = student.banned_tokens
+    if only is not None:
+        banned = torch.ones_like(banned)
+        banned[list(only)] = False
+    return TransformersRollout(student.language_model, sampling, student.eos_token_ids, banned)
 
 
 def embedded(student: Student) -> list[EmbeddedPrompt]:
@@ -48,7 +52,7 @@ def test_the_answer_follows_the_closed_thinking(student32: Student) -> None:
     def encode(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    budget = ThinkingBudget(lambda sampling: engine(student32, sampling), GREEDY, encode, student32.decode)
+    budget = ThinkingBudget(lambda sampling, only: engine(student32, sampling, only), GREEDY, encode, student32.decode)
     groups = budget.generate(prompts, 1, [0] * len(prompts), 6)
     full = engine(student32, GREEDY).generate(prompts, 1, [0] * len(prompts))
     for prompt, (limited,), (whole,) in zip(prompts, groups, full, strict=True):
@@ -66,7 +70,8 @@ def test_the_answer_follows_the_closed_thinking(student32: Student) -> None:
         scores = token_logprobs(
             student32.language_model, [prompt], [[limited.token_ids]], banned=student32.banned_tokens
         ).logprobs[0]
-        torch.testing.assert_close(limited.logprobs[-len(answer) :], scores[-len(answer) :], rtol=0, atol=1e-5)
+        # Not of the first one: it is drawn from the tokens that begin an answer.
+        torch.testing.assert_close(limited.logprobs[1 - len(answer) :], scores[1 - len(answer) :], rtol=0, atol=1e-5)
 
 
 def test_the_student_continues_tokens_of_its_training() -> None:
@@ -86,17 +91,27 @@ def test_the_student_continues_tokens_of_its_training() -> None:
     begun: list[list[int]] = []
 
     class Engine:
+        """Answers D: the first token is the one of those that are allowed, if not all are."""
+
+        def __init__(self, only: Collection[int] | None) -> None:
+            self.only = only
+
         def generate(
             self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
         ) -> list[list[Response]]:
             begun.extend(prompt.input_ids.tolist() for prompt in prompts)
-            return [[Response(torch.tensor([1]), torch.zeros(1), finished=True)] for _ in prompts]
+            text = "</answer>" if self.only is None else ">D"
+            ids = torch.tensor(encode(text))
+            assert self.only is None or set(ids.tolist()) <= set(self.only)
+            return [[Response(ids, torch.zeros(len(ids)), finished=self.only is None)] for _ in prompts]
 
-    limited = ThinkingBudget(lambda sampling: Engine(), SamplingConfig(100, 0.0), encode, decode)
+    limited = ThinkingBudget(lambda sampling, only: Engine(only), SamplingConfig(100, 0.0), encode, decode)
     whole = torch.tensor(encode(f"<think>{thinking} And so on, for long.</think>"))
     for budget in range(len(encode("<think>")), len(encode(f"<think>{thinking}")) + 1):
         begun.clear()
-        limited.closed([PROMPT], [[Response(whole, torch.zeros(len(whole)), finished=False)]], [0], budget)
+        reply = Response(whole, torch.zeros(len(whole)), finished=False)
+        ((closed,),) = limited.closed([PROMPT], [[reply]], [0], budget)
+        assert decode(closed.token_ids) == decode(whole[:budget]) + "</think>\n<answer>D</answer>"
         for letter in targets:
             expected = encode(decode(whole[:budget]) + f"</think>\n<answer>{letter}</answer>")
             assert begun[0] == expected[: len(begun[0])], (budget, letter)
@@ -111,7 +126,7 @@ class Scripted:
         self.asked: list[str] = []
         self.limits: list[int] = []
 
-    def engine(self, sampling: SamplingConfig) -> RolloutEngine:
+    def engine(self, sampling: SamplingConfig, only: Collection[int] | None) -> RolloutEngine:
         self.limits.append(sampling.max_completion_length)
         outer = self
 

@@ -141,7 +141,11 @@ def test_refusals_that_an_earlier_run_recorded_are_explained(question_shards: Pa
     ("reply", "said"),
     [
         (Reply("cut", finish="length"), "40 length (40 x cut by the token limit; raise sampling.max_tokens)"),
-        (Reply(message={"content": None}), "40 interrupted (40 x the reply has no text (content is null); fix the cause and call again with --retry-rejected)"),
+        (
+            Reply(message={"content": None}),
+            "40 interrupted (40 x the reply has no text (content is null); fix the cause and call again with "
+            "--retry-rejected)",
+        ),
         (Reply("oops", status=500), "40 gave_up (40 x HTTP 500"),
     ],
 )
