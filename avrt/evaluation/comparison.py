@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +27,7 @@ from avrt.evaluation.scoring import BenchmarkRun, score_runs, share_score
 from avrt.evaluation.statistics import (
     RESAMPLES,
     SEED,
+    cluster_sums,
     holm,
     paired_bootstrap,
     percentile_interval,
@@ -193,17 +193,15 @@ def _difference(
     clips = [clip_of[item] for item in ids]
     draws = paired_bootstrap(a, b, clips, resamples=resamples, seed=seed)
     only_first, only_second = int((a & ~b).sum()), int((b & ~a).sum())
-    net: Counter[str] = Counter()
-    for clip, before_it, after_it in zip(clips, a.tolist(), b.tolist(), strict=True):
-        net[clip] += after_it - before_it
+    changes = cluster_sums(b.astype(float) - a, clips)
     return {
         "items": len(ids),
-        "clips": len(net),
+        "clips": len(changes),
         "difference": (only_second - only_first) / len(ids),
         "interval": list(percentile_interval(draws)),
         "only_first": only_first,
         "only_second": only_second,
-        "p_value": sign_flip_test(list(net.values())),
+        "p_value": sign_flip_test(changes.astype(int).tolist()),
     }, draws
 
 

@@ -60,7 +60,7 @@ def standard_error(values: ArrayLike, clusters: Sequence[Hashable] | None = None
         ValueError: `clusters` has another length than `values`.
     """
     x = np.asarray(values, dtype=float)
-    sums = _cluster_sums(x - x.mean() if x.size else x, clusters)
+    sums = cluster_sums(x - x.mean() if x.size else x, clusters)
     if sums.size < 2:
         return None
     return float(np.sqrt(sums.size / (sums.size - 1) * (sums @ sums)) / x.size)
@@ -87,7 +87,12 @@ def clustered_interval(
     return wilson_of_share(p, p * (1 - p) / max(error, by_item) ** 2, confidence)
 
 
-def _cluster_sums(values: NDArray[np.float64], clusters: Sequence[Hashable] | None) -> NDArray[np.float64]:
+def cluster_sums(values: NDArray[np.float64], clusters: Sequence[Hashable] | None) -> NDArray[np.float64]:
+    """The sum of the values of each cluster, in the order in which clusters first occur; None: each value by itself.
+
+    Raises:
+        ValueError: `clusters` has another length than `values`.
+    """
     if clusters is None:
         return values
     if len(clusters) != values.size:
@@ -186,8 +191,8 @@ def paired_bootstrap(
     a, b = _outcomes(first), _outcomes(second)
     if a.shape != b.shape or a.size == 0:
         raise ValueError(f"two models must have outcomes on the same items, got {a.size} and {b.size}")
-    changes = _cluster_sums(b.astype(float) - a, clusters)
-    sizes = _cluster_sums(np.ones(a.size), clusters)
+    changes = cluster_sums(b.astype(float) - a, clusters)
+    sizes = cluster_sums(np.ones(a.size), clusters)
     kinds, counts = np.unique(np.stack([changes, sizes]), axis=1, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(changes.size, counts / changes.size, size=resamples)
     differences: NDArray[np.float64] = (drawn @ kinds[0]) / (drawn @ kinds[1])

@@ -92,8 +92,9 @@ class JudgePlanner:
         self.config = config
         self.sets = sets
         self.modes = _modes(config, sets)
-        self.questions = {mode: self._questions(mode) for mode in MODES if mode in self.modes or mode == "individual"}
-        self._individual = {question: number for number, question in enumerate(self.questions["individual"])}
+        self.questions = {mode: self._questions(mode) for mode in self.modes}
+        # `source` is never asked without `individual`.
+        self._individual = {question: number for number, question in enumerate(self.questions.get(INDIVIDUAL, ()))}
         # By set, since each has teachers of its own.
         self.schemas = {
             (mode, name): schema_of(mode, sets.teachers[name]) for mode in self.modes for name in sets.names

@@ -18,7 +18,7 @@ from avrt.evaluation.benchmarks import BENCHMARKS, get_benchmark, present_benchm
 from avrt.evaluation.comparison import compare
 from avrt.evaluation.records.log import read_records
 from avrt.evaluation.records.run_info import RunInfo
-from avrt.evaluation.report.summary import title_of
+from avrt.evaluation.report.run_labels import title_of
 from avrt.evaluation.scoring import OWN_RULE, score_run, score_runs
 from tests.documentation.sandbox import lay_out_streets
 from tests.evaluation.test_run_server import ModelServer, choice, evaluate, parts, question

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from avrt.evaluation.benchmarks import BENCHMARKS
 from avrt.evaluation.further_tables import clustered_line, own_score_lines
 from avrt.evaluation.number_format import ABSENT, interval, percent
 from avrt.evaluation.repeats import REPEATS, THINKING_CURVE
-from avrt.evaluation.report.run_labels import badge
+from avrt.evaluation.report.run_labels import badge, title_of
 from avrt.evaluation.scoring import BenchmarkRun
 from avrt.pages.tables import escape, number_cell, number_heads, section, table, text_heads
 
@@ -79,8 +78,7 @@ def _heads(*more: str) -> list[str]:
 
 
 def _names(benchmark: str, number: int) -> list[str]:
-    title = BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark
-    return [f"<td>{escape(title)}</td>", f"<td>{badge(number)}</td>"]
+    return [f"<td>{escape(title_of(benchmark))}</td>", f"<td>{badge(number)}</td>"]
 
 
 def _points(error: float | None) -> str:

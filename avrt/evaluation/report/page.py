@@ -16,8 +16,8 @@ from avrt.evaluation.comparison import by_benchmark, compare_scored
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.report.media import ClipExporter, clip_key
-from avrt.evaluation.report.run_labels import badge, run_letter, series_of
-from avrt.evaluation.report.summary import ERROR_TITLES, REASONS, Runs, summary_html, title_of
+from avrt.evaluation.report.run_labels import badge, run_letter, series_of, title_of
+from avrt.evaluation.report.summary import ERROR_TITLES, REASONS, Runs, summary_html
 from avrt.evaluation.scoring import score_runs
 from avrt.evaluation.sent_prompts import shown_prompt
 from avrt.pages.clip_files import NO_MEDIA, ShownClip, remove_other_clips

@@ -1,4 +1,4 @@
-"""How the report names runs and scores: letters with colors, and numbers in words."""
+"""How the report names benchmarks, runs and scores: letters with colors, and numbers in words."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+from avrt.evaluation.benchmarks import BENCHMARKS
 from avrt.evaluation.number_format import interval, percent
 from avrt.pages.plots import SERIES
+
+
+def title_of(benchmark: str) -> str:
+    """A benchmark's name for tables."""
+    return BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark
 
 
 def run_letter(number: int) -> str:

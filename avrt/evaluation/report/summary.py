@@ -19,7 +19,7 @@ from avrt.evaluation.records.record import Record
 from avrt.evaluation.report.about_runs import about_runs
 from avrt.evaluation.report.further import further_numbers
 from avrt.evaluation.report.published import published_errors, published_results
-from avrt.evaluation.report.run_labels import accuracy, badge, run_letter, series_of
+from avrt.evaluation.report.run_labels import accuracy, badge, run_letter, series_of, title_of
 from avrt.evaluation.run_media import audio_of, frames_of
 from avrt.evaluation.scoring import BenchmarkRun
 from avrt.pages.plots import Point, axis, difference_scale, interval_plot, stacked_bar
@@ -51,11 +51,6 @@ LARGE = 100
 
 Runs = Sequence[Mapping[str, BenchmarkRun]]
 """Runs, each by benchmark."""
-
-
-def title_of(benchmark: str) -> str:
-    """A benchmark's name for tables."""
-    return BENCHMARKS[benchmark].title if benchmark in BENCHMARKS else benchmark
 
 
 def summary_html(runs: Runs, comparison: Mapping[str, Any]) -> str:
