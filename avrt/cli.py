@@ -52,6 +52,9 @@ GROUPS = {
         "subsets": ("avrt.commands.subsets", "split items into easy, medium and hard by two teachers' answers"),
         "report": ("avrt.commands.report", "write an HTML page of evaluation runs, or of a trace run"),
     },
+    "Experiments": {
+        "experiments": ("avrt.commands.experiments", "run the paper's ablations, or your own, and fill their tables"),
+    },
     "Demo": {
         "demo": ("avrt.commands.demo", "run the whole pipeline on a small synthetic task, on a laptop"),
     },

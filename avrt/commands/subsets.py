@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import argparse
 
+TAKES_SETTINGS = True
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     source = "a run folder, its records.jsonl, or JSON lines of {id, correct}"
     parser.add_argument("--vision", metavar="PATH", help=f"the vision teacher's answers: {source}")
     parser.add_argument("--audio", metavar="PATH", help="the audio teacher's answers, likewise")
-    parser.add_argument("--traces", metavar="FILE", help="config of a trace run instead; its ledger has both")
+    parser.add_argument(
+        "--traces",
+        metavar="FILE",
+        help="config of a trace run instead; its ledger has both. Its keys are options too: --ledger DIR",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for easy.txt, medium.txt and hard.txt")
     parser.add_argument("--benchmark", metavar="NAME", help="the benchmark, if a run has several")
 
@@ -29,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     given = [name for name in ("traces", "vision", "audio") if getattr(args, name) is not None]
     if given not in (["traces"], ["vision", "audio"]):
         raise UsageError("subsets: give --vision and --audio, or --traces")
+    if args.settings and not args.traces:
+        raise UsageError(f"subsets: unknown option {args.settings[0]}; see --help")
 
     from rich.console import Console
 
@@ -40,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         from avrt.traces.config import load_config
         from avrt.traces.teacher_outcomes import read_ledger_outcomes
 
-        config = load_config([args.traces])
+        config = load_config([args.traces], args.settings)
         build_demo_paths(config)
         vision, audio = read_ledger_outcomes(config)
         sources = {"traces": str(args.traces)}

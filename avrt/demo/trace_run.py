@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from avrt.demo.servers import DEFAULT_PORT, HOST, server_url
+from avrt.demo.servers import DEFAULT_PORT, server_url
 from avrt.demo.stages import config_file, shown_path
-from avrt.interrupts import interrupts_held_back
-
-START_SECONDS = 60.0
-"""Time for the server to answer; it takes about one second on an idle machine."""
+from avrt.servers.local_server import local_server
 
 
 def serve_command(port: int) -> list[str]:
@@ -40,38 +33,8 @@ def traces_command(shards: Path, ledger: Path, output: Path, *, port: int = DEFA
     return words
 
 
-def free_port() -> int:
-    """An unused port of this machine."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextmanager
 def demo_server(port: int) -> Iterator[None]:
-    """Run `serve_command` in a process of its own during a block, which begins once the server accepts calls.
-
-    Raises:
-        ValueError: the server ended or did not answer in time; its own message is on standard error.
-    """
-    words = [sys.executable, "-m", "avrt", *serve_command(port)]
-    with interrupts_held_back():  # this process handles Ctrl-C and ends the server
-        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)  # noqa: S603
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _listens(port):
-            if process.poll() is not None:
-                raise ValueError(f"the demo's server ended with status {process.returncode}, see above")
-            if time.monotonic() > deadline:
-                raise ValueError(f"the demo's server did not answer on port {port} within {START_SECONDS:g} s")
-            time.sleep(0.05)
+    """Run `serve_command` in a process of its own during a block; raises as `local_server`."""
+    with local_server(serve_command(port), port):
         yield
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0

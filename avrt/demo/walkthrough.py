@@ -16,15 +16,16 @@ from statistics import mean
 
 from rich.console import Console
 from rich.table import Table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from avrt.demo import stages
 from avrt.demo.build import demo_files
 from avrt.demo.clips import SPLITS
 from avrt.demo.settings import demo_settings
-from avrt.demo.trace_run import demo_server, free_port, serve_command, traces_command
+from avrt.demo.trace_run import demo_server, serve_command, traces_command
+from avrt.servers.local_server import free_port
 from avrt.interrupts import INTERRUPTED
 from avrt.media.masking import MODALITY_MASKS
+from avrt.pages.event_curves import read_curves
 
 HEADINGS = {"AV": "video and audio (AV)", "A": "audio only (A)", "V": "video only (V)"}
 
@@ -193,11 +194,10 @@ def read_curve(folder: Path, tag: str) -> list[float]:
     Raises:
         ValueError: `folder` has no such curve.
     """
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    if tag not in events.Tags()["scalars"]:
+    curves = read_curves(folder, [tag])
+    if tag not in curves:
         raise ValueError(f"{folder} holds no curve {tag!r}")
-    return [event.value for event in events.Scalars(tag)]
+    return [value for _, value in curves[tag]]
 
 
 def print_result(result: WalkthroughResult, out: Path, console: Console) -> None:

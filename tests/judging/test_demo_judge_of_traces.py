@@ -12,7 +12,8 @@ from avrt.cli import main
 from avrt.data.shards import ShardSet
 from avrt.demo.servers import JUDGE_MODEL, server_url
 from avrt.demo.trace_judge import judge_traces
-from avrt.demo.trace_run import demo_server, free_port
+from avrt.demo.trace_run import demo_server
+from avrt.servers.local_server import free_port
 from avrt.traces.verdicts import VERDICTS_FILE, VerdictRecord, read_verdicts
 from benchmarks.judge import LABELS, attributed, measure, write_traces
 

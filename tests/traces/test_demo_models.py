@@ -31,7 +31,8 @@ from avrt.demo.servers import (
     DemoModels,
     server_url,
 )
-from avrt.demo.trace_run import demo_server, free_port, traces_command
+from avrt.demo.trace_run import demo_server, traces_command
+from avrt.servers.local_server import free_port
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
 from avrt.traces.config import load_config

@@ -1,0 +1,20 @@
+"""What a reply of the demo's student says about a clip."""
+
+from __future__ import annotations
+
+import re
+
+from avrt.demo.clips import COLORS, PITCHES
+from avrt.evaluation.records.record import Record
+
+_SEEN = re.compile(rf"\bsee (?:an? |the )?({'|'.join(COLORS)})\b", re.IGNORECASE)
+_HEARD = re.compile(rf"\bhear (?:an? |the )?({'|'.join(PITCHES)})\b", re.IGNORECASE)
+
+
+def claims_stream(record: Record, stream: str) -> bool:
+    """Whether a reply states what was seen (``V``) or heard (``A``).
+
+    With that stream masked there is nothing to see or to hear, so the statement is made up.
+    """
+    pattern = {"V": _SEEN, "A": _HEARD}[stream]
+    return pattern.search(record.text) is not None
