@@ -49,6 +49,11 @@ THOUGHT = f"{PERCEPTION} So {{letter}}."
 """The reasoning of a trace, which ends with the option in both lists. It has 12 words, as the length reward in
 cli_configs/grpo_tiny.yaml prefers."""
 
+OTHER_THOUGHT = (
+    "I hear {pitch} {pitch_letters}. I see {color} {color_letters}. So I hear {pitch}, I see {color}. So {letter}."
+)
+"""The same in another merger's habits: another order, and half again as long."""
+
 _CLIPS, _QUESTIONS = 1, 2
 
 
@@ -89,15 +94,16 @@ class DemoQuestion:
         return write_trace(self.clip.color, self.clip.pitch, options, LETTERS[self.answer])
 
 
-def write_trace(color: str, pitch: str, options: Mapping[str, str], letter: str) -> str:
+def write_trace(color: str, pitch: str, options: Mapping[str, str], letter: str, wording: str = THOUGHT) -> str:
     """The reasoning from color and pitch to an option.
 
     Args:
         color, pitch: of the clip.
         options: the options' texts by letter.
         letter: the right one.
+        wording: of the reasoning.
     """
-    return format_target(fill(THOUGHT, color, pitch, options, letter), letter)
+    return format_target(fill(wording, color, pitch, options, letter), letter)
 
 
 def fill(wording: str, color: str, pitch: str, options: Mapping[str, str], letter: str = "") -> str:

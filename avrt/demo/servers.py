@@ -1,7 +1,7 @@
 """A local HTTP server with the demo's models, in the protocol of real model servers.
 
-``demo-vision`` takes only frames, ``demo-audio`` only audio, ``demo-merger`` only text, ``demo-judge`` any of them. A
-student that was trained on the demo can be served beside them, see `avrt.demo.served_student`.
+``demo-vision`` takes only frames, ``demo-audio`` only audio, ``demo-merger`` and ``demo-other-merger`` (which words its
+traces differently) only text, ``demo-judge`` any of them. A student that was trained on the demo can be served beside them, see `avrt.demo.served_student`.
 None of them gets a file name, an annotation or the right answer.
 
 Each question offers two colors crossed with two pitches, so a teacher can only narrow it down to two options. It then
@@ -23,7 +23,7 @@ import numpy as np
 from avrt.demo.judge import judge
 from avrt.demo.judge_media import without_videos
 from avrt.demo.message_media import BadRequestError, decode_audio, decode_image, message_parts
-from avrt.demo.questions import write_trace
+from avrt.demo.questions import OTHER_THOUGHT, THOUGHT, write_trace
 from avrt.demo.teachers import AudioTeacher, VisionTeacher
 from avrt.demo.trace_judge import is_trace_prompt, judge_traces
 
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 VISION_MODEL = "demo-vision"
 AUDIO_MODEL = "demo-audio"
 MERGE_MODEL = "demo-merger"
+OTHER_MERGE_MODEL = "demo-other-merger"
 JUDGE_MODEL = "demo-judge"
 STUDENT_MODEL = "avrt-student"
 """The served student's name, that of the preset."""
-MODELS = (VISION_MODEL, AUDIO_MODEL, MERGE_MODEL, JUDGE_MODEL)
+MODELS = (VISION_MODEL, AUDIO_MODEL, MERGE_MODEL, OTHER_MERGE_MODEL, JUDGE_MODEL)
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 8790
@@ -88,7 +89,7 @@ class DemoModels:
         if model == AUDIO_MODEL:
             pitch = self._pitch(audio)
             return "I hear no sound." if pitch is None else _describe("sound", pitch, text, options)
-        return _merge(text, options)
+        return _merge(text, options, OTHER_THOUGHT if model == OTHER_MERGE_MODEL else THOUGHT)
 
     def _judge(
         self, text: str, options: dict[str, str], images: list[dict[str, Any]], audio: list[dict[str, Any]]
@@ -134,7 +135,7 @@ def _describe(kind: str, seen: str, text: str, options: dict[str, str]) -> str:
     return f"Description: The {kind} is {seen}.\nReasoning: {reasons}\nAnswer: ({letter}) {options[letter]}"
 
 
-def _merge(text: str, options: dict[str, str]) -> str:
+def _merge(text: str, options: dict[str, str], wording: str) -> str:
     """The merger's reply: a trace of the demo for the option that fits both descriptions."""
     colors, pitches = _COLOR.findall(text), _PITCH.findall(text)
     if not colors or not pitches:
@@ -142,7 +143,7 @@ def _merge(text: str, options: dict[str, str]) -> str:
     color, pitch = colors[-1], pitches[-1]
     for letter, option in options.items():
         if {color, pitch} <= set(option.split()):
-            return write_trace(color, pitch, options, letter)
+            return write_trace(color, pitch, options, letter, wording)
     return f"No option has {color} and {pitch}."
 
 

@@ -70,7 +70,11 @@ def table_columns(
         return [Column(title(n, m, text), n, m, count) for n, m in pairs for text, count in kinds]
     if table.kind == "outcomes":
         found = Counter(record.reason or "" for record in records())
-        return [Column(title(n, m, reason), n, m, _has_reason(reason)) for n, m in pairs for reason, _ in found.most_common()]
+        return [
+            Column(title(n, m, reason), n, m, _has_reason(reason))
+            for n, m in pairs
+            for reason, _ in found.most_common()
+        ]
     if table.kind == "claims":
         missing = {"A": "V", "V": "A"}
         if claims is None:

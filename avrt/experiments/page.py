@@ -42,6 +42,7 @@ CURVES = {
 
 def write_page(plan: ExperimentPlan, results: Sequence[TableResult], out: Path) -> Path:
     """Write the page; returns the file to open."""
+    out.mkdir(parents=True, exist_ok=True)
     parts = [_table(result, plan) for result in results]
     parts += [_curves(plan, kind) for kind in ("grpo", "sft")]
     parts.append(_replies(plan, out))
@@ -100,7 +101,9 @@ def _cell(cell: Cell | None, label: str) -> list[str]:
         number_cell(f"<strong>{percent(cell.share)}</strong>{seeds}"),
         number_cell(interval(cell.interval)),
         f'<td class="plot">{plot}</td>',
-        number_cell("" if change is None else f"{signed(change.value)}<br><small>{interval(change.interval, signed)}</small>"),
+        number_cell(
+            "" if change is None else f"{signed(change.value)}<br><small>{interval(change.interval, signed)}</small>"
+        ),
         number_cell("" if change is None else escape_html(p_value(change.p_holm))),
     ]
 
@@ -135,7 +138,9 @@ def _plot(read: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]], tag: st
 def _key(number: int, name: str) -> str:
     color, dashes = style_of(number)
     line = f'<line x1="0" x2="22" y1="5" y2="5"{f" stroke-dasharray={chr(34)}{dashes}{chr(34)}" if dashes else ""}/>'
-    swatch = f'<svg class="stroke" viewBox="0 0 22 10" width="22" height="10"><g class="series-{color}">{line}</g></svg>'
+    swatch = (
+        f'<svg class="stroke" viewBox="0 0 22 10" width="22" height="10"><g class="series-{color}">{line}</g></svg>'
+    )
     return f'<span class="key">{swatch}{escape(name)}</span>'
 
 
@@ -158,7 +163,7 @@ def _replies(plan: ExperimentPlan, out: Path) -> str:
 
 
 def _has_records(folder: Path) -> bool:
-    return any((folder / "run").glob("*/records.jsonl"))
+    return any((folder / "run").glob("*/records*.jsonl"))
 
 
 def _stages(plan: ExperimentPlan) -> str:

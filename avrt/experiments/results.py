@@ -237,7 +237,10 @@ def _difference(before: _Outcomes, after: _Outcomes) -> Difference:
 def _correct(rows: list[list[Cell | None]]) -> None:
     """Holm's correction over all comparisons of a table, in place."""
     places = [
-        (row, number) for row in rows for number, cell in enumerate(row) if cell is not None and cell.difference is not None
+        (row, number)
+        for row in rows
+        for number, cell in enumerate(row)
+        if cell is not None and cell.difference is not None
     ]
     p_values = [row[number].difference.p_value for row, number in places]  # type: ignore[union-attr]
     for (row, number), corrected in zip(places, holm(p_values), strict=True):

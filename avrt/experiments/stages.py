@@ -178,7 +178,9 @@ class _Expander:
         needs: list[str],
     ) -> tuple[str, list[str]]:
         """A training run; returns the trained student's folder and the stages that it needs."""
-        model: dict[str, Any] = {"student": {"path": student}} | ({"sampling": {"seed": seed}} if kind == "grpo" else {})
+        model: dict[str, Any] = {"student": {"path": student}} | (
+            {"sampling": {"seed": seed}} if kind == "grpo" else {}
+        )
         own = {"output_dir": f"{FOLDER}/run", "seed_everything": seed, "model": {"init_args": model}}
         own["data"] = {"init_args": {"seed": seed}}
         quick = getattr(self.base.quick, kind) if self.quick else {}
@@ -191,9 +193,7 @@ class _Expander:
         export = self._add("export", f"{kind}-{name}-seed{seed}", None, None, [words], [stage.name], name)
         return str(export.folder / "student"), [export.name]
 
-    def _evaluate(
-        self, name: str, arm: Arm, seed: int, student: str, needs: list[str], modalities: str
-    ) -> Stage:
+    def _evaluate(self, name: str, arm: Arm, seed: int, student: str, needs: list[str], modalities: str) -> Stage:
         model = {"student": {"path": student}}
         own = {"output_dir": f"{FOLDER}/run", "model": {"init_args": model}}
         own["data"] = {"init_args": {"modalities": modalities}}
@@ -240,7 +240,7 @@ class _Expander:
         """Add a stage, or find the one that does the same for another arm."""
         inputs = [self.result.stages[name].fingerprint for name in needs]
         text = config.read_text(encoding="utf-8") if config else ""
-        described = json.dumps([kind, overlay, commands, inputs], sort_keys=True).replace(str(self.out), "{out}")
+        described = json.dumps(_without_place([kind, overlay, commands, inputs], f"{self.out}/"), sort_keys=True)
         fingerprint = hashlib.sha256(f"{described}\n{text}".encode()).hexdigest()
         for stage in self.result.stages.values():
             if stage.fingerprint == fingerprint:
@@ -260,6 +260,15 @@ class _Expander:
         )
         self.result.stages[stage.name] = stage
         return stage
+
+
+def _without_place(value: Any, place: str) -> Any:
+    """A value whose paths in the folder `place` are relative to it: moving the folder changes no fingerprint."""
+    if isinstance(value, Mapping):
+        return {key: _without_place(child, place) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_without_place(child, place) for child in value]
+    return value.removeprefix(place) if isinstance(value, str) else value
 
 
 def _streams(tables: Mapping[str, Table]) -> dict[str, list[str]]:

@@ -58,7 +58,20 @@ def as_csv(results: Sequence[TableResult]) -> str:
     """All cells, one a line, unrounded."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    heads = ("table", "arm", "column", "share", "low", "high", "items", "seeds", "reference", "difference", "p", "p_holm")
+    heads = (
+        "table",
+        "arm",
+        "column",
+        "share",
+        "low",
+        "high",
+        "items",
+        "seeds",
+        "reference",
+        "difference",
+        "p",
+        "p_holm",
+    )
     writer.writerow(heads)
     for table in results:
         for row in table.rows:
@@ -68,7 +81,5 @@ def as_csv(results: Sequence[TableResult]) -> str:
                 change = cell.difference
                 compared = (table.reference, change.value, change.p_value, change.p_holm) if change else ("",) * 4
                 seeds = " ".join(map(str, cell.by_seed))
-                writer.writerow(
-                    (table.name, row.arm, column, cell.share, *cell.interval, cell.items, seeds, *compared)
-                )
+                writer.writerow((table.name, row.arm, column, cell.share, *cell.interval, cell.items, seeds, *compared))
     return out.getvalue()

@@ -1,0 +1,179 @@
+"""The numbers of tables against hand-worked ones, from evaluation folders."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from avrt.evaluation.records.log import RecordWriter
+from avrt.evaluation.records.record import Record
+from avrt.evaluation.records.run_info import RunInfo
+from avrt.experiments.page import write_page
+from avrt.experiments.plan import ExperimentPlan
+from avrt.experiments.results import TableResult, fill_tables, read_runs
+from avrt.experiments.specs import Arm, Base, Row, StageBase, Table
+from avrt.experiments.stages import expand
+from avrt.experiments.state import StageState
+from avrt.experiments.text import as_csv, text_table
+
+ARMS = {"base": Arm("no training", sft=None, grpo=None), "rl": Arm("RL", sft=None)}
+SEEDS = (0, 1)
+
+RIGHT = "<think>I see red A C.</think>\n<answer>A</answer>"
+WRONG = "<think>I hear hum A B.</think>\n<answer>B</answer>"
+BROKEN = "A"
+
+
+def base() -> Base:
+    return Base(
+        title="tiny",
+        student="demo:student",
+        traces=StageBase("cli_configs/traces_demo.yaml"),
+        sft=StageBase("cli_configs/sft_tiny.yaml", student="{run}/student"),
+        grpo=StageBase("cli_configs/grpo_tiny.yaml", student="{run}/student"),
+        evaluate=StageBase("cli_configs/eval_demo.yaml"),
+        claims="avrt.demo.claims.claims_stream",
+    )
+
+
+def plan_of(folder: Path, **tables: Table) -> ExperimentPlan:
+    expansion = expand(tables, ARMS, base(), "tiny", out=folder, seeds=SEEDS)
+    return ExperimentPlan("a title", tables, ARMS, base(), "tiny", SEEDS, folder, expansion, quick=False)
+
+
+def finish(plan: ExperimentPlan, arm: str, seed: int, replies: list[str], modalities: str = "AV") -> None:
+    """Write the evaluation of an arm: two questions about each clip."""
+    (name,) = (e.stage for e in plan.expansion.evaluations if (e.arm, e.seed, e.modalities) == (arm, seed, modalities))
+    stage = plan.stages[name]
+    folder = stage.folder / "run" / "demo"
+    info = RunInfo(
+        run=name, benchmark="demo", model="tiny", items=len(replies), dataset_fingerprint="0" * 64, avrt_version="0"
+    )
+    replace(info, modalities=modalities).write(folder)  # type: ignore[arg-type]
+    with RecordWriter(folder) as writer:
+        for index, text in enumerate(replies):
+            writer.append(
+                Record(
+                    id=f"item-{index}",
+                    benchmark="demo",
+                    index=index,
+                    question="What is seen and heard?",
+                    options=("red hum", "red bell", "blue hum", "blue bell"),
+                    gold="A",
+                    media={"clip": f"clip-{index // 2}"},
+                    text=text,
+                )
+            )
+    StageState(stage.fingerprint, "complete", 60.0, ["python -m avrt test"]).write(stage.folder)
+
+
+def filled(plan: ExperimentPlan) -> TableResult:
+    (result,) = fill_tables(plan, read_runs(plan))
+    return result
+
+
+def test_mean_over_seeds_and_difference(tmp_path: Path) -> None:
+    table = Table("accuracy", [Row("base", [50.2]), Row("rl")], paper_columns=["OmniBench"])
+    plan = plan_of(tmp_path, T=table)
+    finish(
+        plan, "base", 0, [RIGHT, WRONG, WRONG, WRONG, WRONG, WRONG, BROKEN, RIGHT]
+    )  # the same for both seeds: 2 of 8
+    finish(plan, "rl", 0, [RIGHT, RIGHT, RIGHT, RIGHT, WRONG, WRONG, BROKEN, RIGHT])  # 5 of 8
+    finish(plan, "rl", 1, [RIGHT, RIGHT, RIGHT, WRONG, WRONG, WRONG, BROKEN, RIGHT])  # 4 of 8
+    result = filled(plan)
+    one, other = (row.cells[0] for row in result.rows)
+    assert one is not None and other is not None
+    assert (one.share, one.by_seed, one.difference) == (0.25, (0.25, 0.25), None)
+    assert (other.share, other.by_seed) == (0.5625, (0.625, 0.5))
+    change = other.difference
+    assert change is not None
+    assert change.value == pytest.approx(0.3125)
+    # Changes by clip over both seeds: clip 0 +2 (item 1, twice), clip 1 +3, clips 2 and 3 none. Of the four sign
+    # patterns of 2 and 3, two have a sum of 5 or more in size.
+    assert change.p_value == pytest.approx(0.5)
+    assert change.p_holm == pytest.approx(0.5)
+    assert change.interval[0] <= change.value <= change.interval[1]
+    assert result.rows[0].paper == (50.2,)
+
+
+def test_holms_correction_is_over_the_table(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, T=Table("by streams", [Row("base"), Row("rl")], modalities=["AV", "A"]))
+    for modalities in ("AV", "A"):
+        finish(plan, "base", 0, [WRONG] * 16, modalities)
+        for seed in SEEDS:
+            finish(plan, "rl", seed, [RIGHT] * 16, modalities)
+    cells = filled(plan).rows[1].cells
+    changes = [cell.difference for cell in cells if cell is not None and cell.difference is not None]
+    assert [change.p_value for change in changes] == [pytest.approx(2 / 2**8)] * 2  # 8 clips, all one way
+    assert [change.p_holm for change in changes] == [pytest.approx(4 / 2**8)] * 2
+
+
+def test_a_row_that_is_not_finished_says_what_is_missing(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, T=Table("accuracy", [Row("base"), Row("rl")]))
+    finish(plan, "base", 0, [RIGHT, WRONG])
+    finish(plan, "rl", 0, [RIGHT, RIGHT])
+    result = filled(plan)
+    assert result.rows[1].cells == (None,)
+    assert "seed 1 AV" in result.rows[1].missing
+
+
+def test_errors_claims_and_outcomes(tmp_path: Path) -> None:
+    tables = {
+        "E": Table("errors", [Row("base")], kind="errors"),
+        "O": Table("outcomes", [Row("base")], kind="outcomes"),
+        "C": Table("claims", [Row("base")], kind="claims", modalities=["V", "A"]),
+    }
+    plan = plan_of(tmp_path, **tables)
+    finish(plan, "base", 0, [RIGHT, WRONG, WRONG, BROKEN])
+    finish(plan, "base", 0, [RIGHT, WRONG, WRONG, BROKEN], "V")
+    finish(plan, "base", 0, [RIGHT, RIGHT, RIGHT, WRONG], "A")
+    errors, outcomes, claims = fill_tables(plan, read_runs(plan))
+    shares = [[cell.share if cell else None for cell in result.rows[0].cells] for result in (errors, outcomes, claims)]
+    assert shares[0] == [0.25, 0.5]
+    assert sum(share or 0 for share in shares[1]) == pytest.approx(1.0), "every reply has one outcome"
+    assert shares[2] == [0.5, 0.75], "said to be heard in silence, said to be seen in black frames"
+
+
+def test_subsets(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, T=Table("subsets", [Row("base")], kind="difficulty"))
+    finish(plan, "base", 0, [RIGHT, WRONG, RIGHT, RIGHT])
+    lists = tmp_path / "difficulty" / "lists"
+    lists.mkdir(parents=True)
+    (lists / "easy.txt").write_text("item-0\nitem-1\n")
+    (lists / "hard.txt").write_text("item-2\nitem-3\n")
+    result = filled(plan)
+    assert result.columns == ("easy", "hard")
+    assert [cell.share for cell in result.rows[0].cells if cell] == [0.5, 1.0]
+
+
+def test_arms_on_different_items_are_refused(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, T=Table("accuracy", [Row("base"), Row("rl")]))
+    finish(plan, "base", 0, [RIGHT, WRONG])
+    for seed in SEEDS:
+        finish(plan, "rl", seed, [RIGHT, RIGHT, RIGHT])
+    with pytest.raises(ValueError, match="different items"):
+        filled(plan)
+
+
+def test_texts_and_page(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, T=Table("a <b>table</b>", [Row("base", [50.2]), Row("rl")], paper_columns=["OmniBench"]))
+    finish(plan, "base", 0, [WRONG] * 8)
+    for seed in SEEDS:
+        finish(plan, "rl", seed, [RIGHT] * 8)
+    result = filled(plan)
+    table = text_table(result, "no training")
+    assert table.heads == ("demo", "paper OmniBench")
+    rows = {row.label: row.cells for group in table.groups for row in group}
+    assert rows["no training"] == ("0.0", "50.2")
+    assert rows["difference"][0] == "+100.0 (p = 0.125)"  # 4 clips: 2/2^4
+    (line,) = (row for row in csv.DictReader(io.StringIO(as_csv([result]))) if row["arm"] == "rl")
+    assert (float(line["share"]), float(line["difference"]), line["reference"]) == (1.0, 1.0, "base")
+    json.dumps(result.as_dict(), allow_nan=False)
+    page = write_page(plan, [result], tmp_path / "results").read_text()
+    assert "a &lt;b&gt;table" in page and "<b>table" not in page
+    assert "+100.0" in page and "replies-AV/index.html" in page
