@@ -28,10 +28,10 @@ from avrt.demo import stages
 from avrt.demo.build import build_demo_clips
 from avrt.demo.settings import DemoSettings
 from avrt.demo.trace_run import demo_server, traces_command
-from avrt.servers.local_server import free_port
 from avrt.files.cache_root import cache_root
 from avrt.files.folder_lock import LOCK_NAME, FolderLock
 from avrt.interrupts import INTERRUPTED
+from avrt.servers.local_server import free_port
 
 PARTS = {
     "shards/train": "manifest.json",

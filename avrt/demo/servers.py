@@ -1,8 +1,8 @@
 """A local HTTP server with the demo's models, in the protocol of real model servers.
 
 ``demo-vision`` takes only frames, ``demo-audio`` only audio, ``demo-merger`` and ``demo-other-merger`` (which words its
-traces differently) only text, ``demo-judge`` any of them. A student that was trained on the demo can be served beside them, see `avrt.demo.served_student`.
-None of them gets a file name, an annotation or the right answer.
+traces differently) only text, ``demo-judge`` any of them. A student that was trained on the demo can be served beside
+them, see `avrt.demo.served_student`. None of them gets a file name, an annotation or the right answer.
 
 Each question offers two colors crossed with two pitches, so a teacher can only narrow it down to two options. It then
 picks one of the two by a hash of the question, like a model that guesses: both teachers are right about a quarter of

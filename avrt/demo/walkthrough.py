@@ -22,10 +22,10 @@ from avrt.demo.build import demo_files
 from avrt.demo.clips import SPLITS
 from avrt.demo.settings import demo_settings
 from avrt.demo.trace_run import demo_server, serve_command, traces_command
-from avrt.servers.local_server import free_port
 from avrt.interrupts import INTERRUPTED
 from avrt.media.masking import MODALITY_MASKS
 from avrt.pages.event_curves import read_curves
+from avrt.servers.local_server import free_port
 
 HEADINGS = {"AV": "video and audio (AV)", "A": "audio only (A)", "V": "video only (V)"}
 

@@ -1,14 +1,14 @@
 """The numbers of the tables, from finished evaluations.
 
-A cell is the mean over the seeds of training. Its interval and the tests are over clips: the questions about a clip, and
-the replies of all seeds to them, are one cluster. They say how far other questions could change the number, not how far
-other seeds could; the seeds' own numbers are beside it.
+A cell is the mean over the seeds of training. Its interval and the tests are over clips: the questions about a clip,
+and the replies of all seeds to them, are one cluster. They say how far other questions could change the number, not how
+far other seeds could; the seeds' own numbers are beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -237,16 +237,15 @@ def _difference(before: _Outcomes, after: _Outcomes) -> Difference:
 def _correct(rows: list[list[Cell | None]]) -> None:
     """Holm's correction over all comparisons of a table, in place."""
     places = [
-        (row, number)
+        (row, number, cell, cell.difference)
         for row in rows
         for number, cell in enumerate(row)
         if cell is not None and cell.difference is not None
     ]
-    p_values = [row[number].difference.p_value for row, number in places]  # type: ignore[union-attr]
-    for (row, number), corrected in zip(places, holm(p_values), strict=True):
-        cell = row[number]
-        assert cell is not None and cell.difference is not None
-        row[number] = Cell(**{**vars(cell), "difference": Difference(**{**vars(cell.difference), "p_holm": corrected})})
+    for (row, number, cell, change), corrected in zip(
+        places, holm([change.p_value for *_, change in places]), strict=True
+    ):
+        row[number] = replace(cell, difference=replace(change, p_holm=corrected))
 
 
 def _missing(arm: str, plan: ExperimentPlan, runs: Runs) -> str:

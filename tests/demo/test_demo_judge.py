@@ -12,11 +12,11 @@ from avrt.demo.judge import judge
 from avrt.demo.questions import DemoQuestion, plan_clips, plan_questions
 from avrt.demo.servers import JUDGE_MODEL, server_url
 from avrt.demo.trace_run import demo_server
-from avrt.servers.local_server import free_port
 from avrt.media.reader import read_clip
 from avrt.rewards import JudgeReward
 from avrt.sample import Completion, Sample
 from avrt.servers.config import ServerConfig
+from avrt.servers.local_server import free_port
 from avrt.text.rubrics import Rubric
 
 COUNT = 6

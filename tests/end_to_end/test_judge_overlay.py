@@ -11,8 +11,8 @@ from avrt.cli import main
 from avrt.config.preset_files import preset_folder
 from avrt.demo.servers import JUDGE_MODEL, server_url
 from avrt.demo.trace_run import demo_server
-from avrt.servers.local_server import free_port
 from avrt.model.checkpoints import load_without_code
+from avrt.servers.local_server import free_port
 from tests.lightning_modules.callbacks.tiny_runs import events, scalars
 from tests.lightning_modules.training import write_shards
 

@@ -87,7 +87,8 @@ def test_mean_over_seeds_and_difference(tmp_path: Path) -> None:
     finish(plan, "rl", 1, [RIGHT, RIGHT, RIGHT, WRONG, WRONG, WRONG, BROKEN, RIGHT])  # 4 of 8
     result = filled(plan)
     one, other = (row.cells[0] for row in result.rows)
-    assert one is not None and other is not None
+    assert one is not None
+    assert other is not None
     assert (one.share, one.by_seed, one.difference) == (0.25, (0.25, 0.25), None)
     assert (other.share, other.by_seed) == (0.5625, (0.625, 0.5))
     change = other.difference
@@ -175,5 +176,7 @@ def test_texts_and_page(tmp_path: Path) -> None:
     assert (float(line["share"]), float(line["difference"]), line["reference"]) == (1.0, 1.0, "base")
     json.dumps(result.as_dict(), allow_nan=False)
     page = write_page(plan, [result], tmp_path / "results").read_text()
-    assert "a &lt;b&gt;table" in page and "<b>table" not in page
-    assert "+100.0" in page and "replies-AV/index.html" in page
+    assert "a &lt;b&gt;table" in page
+    assert "<b>table" not in page
+    assert "+100.0" in page
+    assert "replies-AV/index.html" in page

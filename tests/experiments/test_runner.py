@@ -134,7 +134,8 @@ def test_the_script_queues_stages_behind_each_other(tmp_path: Path) -> None:
     done = subprocess.run(["sh", str(script)], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "jobs"]
     first, second = (tmp_path / "queue").read_text().splitlines()
-    assert "--dependency" not in first and "--dependency=afterok:100" in second
+    assert "--dependency" not in first
+    assert "--dependency=afterok:100" in second
     assert "--gpus-per-node=4" in first
     assert "--wrap=python -m avrt experiments --config 'a b.yaml' --stage two" in second
     assert (tmp_path / "logs").is_dir()

@@ -59,7 +59,9 @@ def test_the_method_is_a_chain() -> None:
     assert [s.kind for s in stages.values()] == ["traces", "sft", "grpo", "evaluate"]
     traces, sft, grpo, evaluate = stages.values()
     assert [s.needs for s in (traces, sft, grpo, evaluate)] == [[], [traces.name], [sft.name], [grpo.name]]
-    assert sft.overlay is not None and grpo.overlay is not None and evaluate.overlay is not None
+    assert sft.overlay is not None
+    assert grpo.overlay is not None
+    assert evaluate.overlay is not None
     assert sft.overlay["data"]["init_args"]["train"] == f"{traces.folder}/shards/train"
     assert sft.overlay["model"]["init_args"]["student"]["path"] == "demo:student"
     assert grpo.overlay["model"]["init_args"]["student"]["path"] == f"{sft.folder}/run/student"
@@ -86,7 +88,8 @@ def test_arms_share_what_they_have_in_common() -> None:
 def test_an_arm_with_other_traces_shares_only_the_ledger() -> None:
     expansion = expanded("method", "audio")
     first, second = (s for s in expansion.stages.values() if s.kind == "traces")
-    assert first.overlay is not None and second.overlay is not None
+    assert first.overlay is not None
+    assert second.overlay is not None
     assert first.overlay["ledger"] == second.overlay["ledger"]
     assert first.overlay["output"] != second.overlay["output"]
     assert second.overlay["variant"] == "audio_only"
@@ -131,9 +134,8 @@ def test_an_export_where_the_run_writes_no_student() -> None:
     assert export.commands == [["export", f"{sft.folder}/run", "--out", f"{export.folder}/student"]]
     grpo = only(expansion, "grpo")
     assert grpo.needs == [export.name]
-    assert (
-        grpo.overlay is not None and grpo.overlay["model"]["init_args"]["student"]["path"] == f"{export.folder}/student"
-    )
+    assert grpo.overlay is not None
+    assert grpo.overlay["model"]["init_args"]["student"]["path"] == f"{export.folder}/student"
 
 
 def test_a_callback_is_left_out_and_the_others_stay() -> None:
@@ -188,7 +190,7 @@ def test_a_set_of_ones_own_uses_the_shipped_arms(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "title: mine\ntables:\n  X:\n    title: x\n    rows:\n      - {arm: avrt}\n      - {arm: mine}\n"
     )
-    with pytest.raises(UsageError, match="arm: there is no .*mine.yaml"):
+    with pytest.raises(UsageError, match=r"arm: there is no .*mine\.yaml"):
         make_plan(tmp_path / "mine.yaml", "tiny", only=[], seeds=[0], out=tmp_path, quick=False)
     (tmp_path / "arms").mkdir()
     (tmp_path / "arms" / "mine.yaml").write_text("title: mine\ngrpo:\n  trainer:\n    max_steps: 5\n")
@@ -199,7 +201,8 @@ def test_a_set_of_ones_own_uses_the_shipped_arms(tmp_path: Path) -> None:
 
 def test_numbers_of_the_paper_must_fit_their_columns(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
-        "title: mine\ntables:\n  X:\n    title: x\n    paper_columns: [A, V]\n    rows:\n      - {arm: avrt, paper: [1]}\n"
+        "title: mine\ntables:\n  X:\n    title: x\n    paper_columns: [A, V]\n    rows:\n"
+        "      - {arm: avrt, paper: [1]}\n"
     )
     with pytest.raises(UsageError, match=r"tables\.X.*avrt.*paper_columns"):
         make_plan(tmp_path / "mine.yaml", "tiny", only=[], seeds=[0], out=tmp_path, quick=False)

@@ -32,9 +32,9 @@ from avrt.demo.servers import (
     server_url,
 )
 from avrt.demo.trace_run import demo_server, traces_command
-from avrt.servers.local_server import free_port
 from avrt.media.reader import read_clip
 from avrt.sample import Sample
+from avrt.servers.local_server import free_port
 from avrt.traces.config import load_config
 from avrt.traces.stage_content import build_content
 
