@@ -33,9 +33,6 @@ LAST_LINE = 300
 CLEAN_UP_SECONDS = 60.0
 """Time for a command to end after Ctrl-C before it is killed."""
 
-PREEMPTED = 85
-"""Exit status of a run that saved itself and ended before its time."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -90,7 +87,7 @@ class StageRunner:
 
         Raises:
             KeyboardInterrupt: see `run_all`.
-            SystemExit: the run was preempted.
+            SystemExit: a scheduler stopped it; the status is the command's own.
         """
         stage.folder.mkdir(parents=True, exist_ok=True)
         port = free_port() if stage.with_service else 0
@@ -113,10 +110,10 @@ class StageRunner:
                 server = local_server(filled(shlex.split(self.service), place), port, output)
                 with server if stage.with_service else nullcontext():
                     for words in commands:
-                        status = self._run_command(words, output)
-                        if status == PREEMPTED:
+                        status, stopped = self._run_command(words, output)
+                        if stopped:
                             state("interrupted")
-                            raise SystemExit(PREEMPTED)
+                            raise SystemExit(status if status > 0 else 128 + stopped)
                         if status:
                             return state("failed", _last_line(stage.folder / LOG_FILE) or f"exit status {status}")
         except KeyboardInterrupt:
@@ -126,8 +123,8 @@ class StageRunner:
             return state("failed", str(error))
         return state("complete")
 
-    def _run_command(self, words: Sequence[str], output: BinaryIO) -> int:
-        """Run a command to its end; its exit status.
+    def _run_command(self, words: Sequence[str], output: BinaryIO) -> tuple[int, int]:
+        """Run a command to its end; its exit status, and the number of the signal that asked it to end, or 0.
 
         Raises:
             KeyboardInterrupt: the user stopped it, and the command has ended.
@@ -136,7 +133,7 @@ class StageRunner:
         output.flush()
         command = [sys.executable, "-m", "avrt", *words]
         process = subprocess.Popen(command, stdout=output, stderr=output, env=self.environment)  # noqa: S603
-        with process, _passed_on(process):
+        with process, _passed_on(process) as signals:
             try:
                 status = process.wait()
             except KeyboardInterrupt:  # it reached the command too, which cleans up
@@ -147,21 +144,27 @@ class StageRunner:
                 raise
         if status in (INTERRUPTED, -signal.SIGINT):
             raise KeyboardInterrupt
-        return status
+        return status, signals[-1] if signals else 0
 
 
 @contextmanager
-def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass a scheduler's signals on to the command: SIGTERM and SIGUSR1 let a training run save itself."""
+def _passed_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Pass a scheduler's signals on to the command: SIGTERM and SIGUSR1 let a training run save itself.
+
+    Yields:
+        the signals that came, in their order.
+    """
+    received: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         if process.poll() is None:
             process.send_signal(number)
 
     signals = (signal.SIGTERM, signal.SIGUSR1)
     before = [signal.signal(number, forward) for number in signals]
     try:
-        yield
+        yield received
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)

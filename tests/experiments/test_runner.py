@@ -99,7 +99,8 @@ sys.exit(outcome.status != "complete")
         # The server's ordinary end is Ctrl-C, with status 0: the stage still counts as interrupted.
         assert (process.returncode, state) == (130, "interrupted")
     else:
-        assert (process.returncode, state) == (1, "failed")
+        assert process.returncode > 0
+        assert state == "interrupted"
 
 
 def test_the_script_queues_stages_behind_each_other(tmp_path: Path) -> None:
