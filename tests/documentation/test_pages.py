@@ -20,6 +20,7 @@ from tests.documentation.sandbox import Sandbox
 
 NOT_HERE = {
     "vllm": "needs GPUs, and weights that are not at hand",
+    "sh": "tests/experiments/test_runner.py runs such a script",
     "sbatch": "tests/distributed/test_scripts.py runs the script with programs of Slurm's names",
     "scripts/torchrun.sh": "tests/distributed/test_scripts.py runs it under torchrun",
     "pip": "installs",
@@ -52,6 +53,7 @@ def test_a_page_in_its_own_order(
         shutil.rmtree(tmp_path / "shards" / "avrt20k")  # the page makes it from the published file
     link_exports(tmp_path, commands(page), student_folder)
     for name, text in shown_files(page).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
     needs_storage = any("s3://" in word for command in commands(page) for word in command.words)
     with object_storage() if needs_storage else nullcontext():
