@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from avrt.model.chunked_logprobs import chunk_logits
+from avrt.model.chunked_logprobs import chunk_logits, head_operand
 from avrt.model.shared_prompt import PackedLayout
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, packed_forward
 from avrt.rollout.decode_layout import DecodeLayout
@@ -48,6 +48,7 @@ class TransformersRollout:
         self.eos_token_ids = tuple(eos_token_ids)
         self.banned = banned
         self.share_prefill = share_prefill
+        self._head: Tensor | None = None
 
     @torch.no_grad()
     def generate(
@@ -57,6 +58,8 @@ class TransformersRollout:
             raise ValueError("seeds must have one entry per prompt")
         training = self.model.text_model.training
         self.model.text_model.eval()  # also turns gradient checkpointing off for the prefill
+        # Under autocast, converted once instead of for every token.
+        self._head = head_operand(self.model.head_weight)
         try:
             results: list[list[Response]] = [[] for _ in prompts]
             for batch in self._sub_batches(prompts, num_generations):
@@ -65,6 +68,7 @@ class TransformersRollout:
                     results[i] = group
             return results
         finally:
+            self._head = None
             self.model.text_model.train(training)
 
     def _sub_batches(self, prompts: Sequence[EmbeddedPrompt], num_generations: int) -> list[list[int]]:
@@ -159,7 +163,8 @@ class TransformersRollout:
 
     def sample(self, hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """Next token and its log-probability for each row, ``[rows, H]`` -> two tensors ``[rows]``."""
-        logits = chunk_logits(hidden, self.model.head_weight, self.config.temperature or 1.0, self.banned)
+        head = head_operand(self.model.head_weight) if self._head is None else self._head
+        logits = chunk_logits(head_operand(hidden), head, self.config.temperature or 1.0, self.banned)
         logprobs = logits.log_softmax(-1)
         if self.config.temperature == 0:
             token = logits.argmax(-1)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avrt.model.shared_prompt import Layout, PrefixCache
+from avrt.model.wide_products import wide_bmm
 
 INITIAL_CACHE_STEPS = 64
 """Response tokens that the key/value cache holds at first; it doubles when full, up to the limit of a response."""
@@ -74,7 +75,8 @@ class DecodeLayout(Layout):
         own = self._stack(attention_scores(q, own_keys, scaling))  # [n, K, S*R, t]
         weights = torch.cat([shared, own], dim=-1).softmax(-1).to(value.dtype)
         on_shared, on_own = weights.split([shared.shape[-1], stop], dim=-1)
-        out = self._unstack(_wide(on_shared @ self._prefix.values[layer])) + self._unstack(on_own) @ own_values
+        out = self._unstack(wide_bmm(on_shared, self._prefix.values[layer]))
+        out = out + wide_bmm(self._unstack(on_own), own_values)
         return out.to(query.dtype).reshape(1, rows, -1, size)
 
     def _stack(self, x: Tensor) -> Tensor:
@@ -129,17 +131,8 @@ def attention_scores(q: Tensor, k: Tensor, scaling: float) -> Tensor:
     training forward take.
     """
     if q.dtype in (torch.float32, torch.float64):
-        return (q * scaling) @ k.transpose(-1, -2)
-    if q.device.type == "cuda":
-        out = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), out_dtype=torch.float32)
-        return out.unflatten(0, q.shape[:2]).mul_(scaling)
-    with torch.autocast(q.device.type, enabled=False):
-        return (q.float() * scaling) @ k.float().transpose(-1, -2)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+        return wide_bmm(q * scaling, k.transpose(-1, -2))
+    return wide_bmm(q, k.transpose(-1, -2)).mul_(scaling)
 
 
 def _additive(valid: Tensor, dtype: torch.dtype) -> Tensor:
