@@ -8,7 +8,7 @@ on one micro-batch of the window after another.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -89,6 +89,7 @@ class GRPOModule(TrainingModule):
             chunk_rows,
             max_skipped_steps,
         )
+        self.answer_sampling = replace(self.answer_sampling, decoding=sampling.decoding)
         self.loss = loss
         self.sampling = sampling
         self.num_generations = num_generations
@@ -107,7 +108,7 @@ class GRPOModule(TrainingModule):
 
     def training_settings(self) -> dict[str, Any]:
         sampling = asdict(self.sampling)
-        del sampling["kv_cache_tokens"]  # changes time and memory only
+        del sampling["kv_cache_tokens"], sampling["decoding"]  # change time and memory only
         return super().training_settings() | {
             "num_generations": self.num_generations,
             "loss": self.loss,
