@@ -66,7 +66,7 @@ def test_one_compilation_of_the_mask_serves_all_rows() -> None:
     """As on GPUs, where every other length would otherwise compile again."""
     counter = CompileCounter()
     compiled = torch.compile(flex_attention.create_block_mask, dynamic=True, backend=counter)
-    with mock.patch.object(flex_attention, "_compiled", lambda device, function: compiled):
+    with mock.patch.object(flex_attention, "_compiled", return_value=compiled):
         for length in range(40, 100, 7):
             mask = packed_block_mask([length, 2 * length], [[5, 9], [length]], torch.device("cpu"))
             assert mask.shape[-1] == 4 * length + 14
