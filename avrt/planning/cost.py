@@ -26,7 +26,7 @@ Adam reads weight, gradient and two moments in float32 and writes all but the gr
 written in bfloat16 for the device (6)."""
 
 LAYER_LAUNCHES, OTHER_LAUNCHES, SAMPLING_LAUNCHES = 50, 22, 13
-"""Kernels of a decoding step: of each layer, of the rest of the model, and of sampling; counted with torch's profiler."""
+"""Kernels of a decoding step: of each layer, of the rest of the model, and of sampling; counted on the CPU."""
 
 
 @dataclass(frozen=True)

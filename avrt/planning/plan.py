@@ -46,7 +46,13 @@ class GradientSums:
 
 @dataclass(frozen=True)
 class Plan:
-    """The figures that `python -m avrt plan` prints."""
+    """The figures that `python -m avrt plan` prints.
+
+    Attributes:
+        trained: number of trained parameters.
+        sums: the two ways to sum gradients; None where there is no choice.
+        shared_memory_here: size of this machine's `/dev/shm`, or None if it has none.
+    """
 
     settings: RunSettings
     student: str
@@ -58,9 +64,9 @@ class Plan:
     device_limit: int
     host_limit: int
     advice: tuple[str, ...]
-    hardware: Hardware = Hardware()
-    sums: GradientSums | None = None
-    shared_memory_here: int | None = None
+    hardware: Hardware
+    sums: GradientSums | None
+    shared_memory_here: int | None
 
     @property
     def hours(self) -> float | None:
