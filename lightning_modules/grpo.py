@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -125,9 +126,11 @@ class GRPOModule(TrainingModule):
             if self.lora_config is not None:
                 self.reference = AdaptersOff(self.student.language_model)
             else:
-                self.reference = FrozenCopy(
-                    self.student.copy_language_model(), in_host_memory=self.reference_device == "cpu"
-                )
+                # The policy is still in host memory, and moves only when the strategy sets it up. The reference goes to
+                # its device at once: the host would hold it once per process otherwise, beside the optimizer's state.
+                parked = self.reference_device == "cpu"
+                device = torch.device("cpu") if parked else self.trainer.strategy.root_device
+                self.reference = FrozenCopy(self.student.copy_language_model(device), in_host_memory=parked)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

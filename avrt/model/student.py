@@ -148,17 +148,26 @@ class Student(nn.Module):
                 ).to(self.device)
         return self._banned_tokens
 
-    def copy_language_model(self) -> LanguageModel:
+    def copy_language_model(self, device: torch.device | None = None) -> LanguageModel:
         """A frozen deep copy of the language model, for use as the reference policy.
 
-        It needs as much memory again as the language model's weights. The encoders are frozen and not copied.
+        It needs as much memory again as the language model's weights, on its device only. The encoders are frozen and
+        not copied.
+
+        Args:
+            device: of the copy; None for the language model's own.
         """
         policy = self.language_model
-        text_model = copy.deepcopy(policy.text_model).eval().requires_grad_(False)
-        head = copy.deepcopy(policy.head).requires_grad_(False)
-        if policy.head_weight is policy.text_model.get_input_embeddings().weight:
-            head.weight = text_model.get_input_embeddings().weight
-        return LanguageModel(text_model, head, policy.kernel)
+        copies: dict[int, Any] = {}  # a tied head stays tied
+        for module in (policy.text_model, policy.head):
+            for weight in module.parameters():
+                if id(weight) not in copies:
+                    copied = weight.detach().to(device or weight.device, copy=True)
+                    copies[id(weight)] = nn.Parameter(copied, requires_grad=False)
+            for buffer in module.buffers():
+                copies.setdefault(id(buffer), buffer.detach().to(device or buffer.device, copy=True))
+        text_model, head = (copy.deepcopy(module, copies) for module in (policy.text_model, policy.head))
+        return LanguageModel(text_model.eval(), head, policy.kernel)
 
     @torch.no_grad()
     @float32_default()

@@ -81,6 +81,8 @@ STRATEGY: list[tuple[str, Any]] = [
     ("timeout_minutes", 0),
     ("allgather_bucket_size", 0),
     ("reduce_bucket_size", 0),
+    ("grad_accum_dtype", "fp16"),
+    ("pin_memory", "yes please"),
 ]
 CASES = [
     *((GRPOModule, *case) for case in TRAINING + GRPO),
@@ -119,6 +121,9 @@ def test_values(kind: type, name: str, value: Any) -> None:
         (GRPODataModule, "prompts_per_step", None),
         (BenchmarkDataModule, "prefetch", 3),
         (AVRTDeepSpeedStrategy, "stage", 3),
+        (AVRTDeepSpeedStrategy, "grad_accum_dtype", "bf16"),
+        (AVRTDeepSpeedStrategy, "pin_memory", "auto"),
+        (AVRTDeepSpeedStrategy, "pin_memory", True),
     ],
 )
 def test_others_are_accepted(kind: type, name: str, value: Any) -> None:
