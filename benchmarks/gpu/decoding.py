@@ -12,7 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avrt.rollout.builtin import TransformersRollout
-from benchmarks.gpu.clock import free, measure, per_second
+from benchmarks.gpu.clock import free, measure
+from benchmarks.gpu.hardware import device_bandwidth, seconds_per_launch
 from benchmarks.gpu.models import decoding_modes, plain_language_model, random_prompts, sampling, seeds, text_policy
 from benchmarks.gpu.shapes import Row, Shape
 from benchmarks.measure import alternate
@@ -83,17 +84,10 @@ def run(shape: Shape, device: torch.device, size: str) -> Iterator[Row]:
         rates[name] = row["step_ms"] / 1e3
         yield {"what": what, **row, "tokens_per_second": count * group / rates[name]}
 
-    copied = shape.copy_bytes // 4
-    source = torch.zeros(copied, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    bandwidth = per_second(2 * copied, lambda: target.copy_(source), device)
-    x = torch.zeros(1, device=device)
-    launch = 1 / per_second(200, lambda: [x.add_(1.0) for _ in range(200)] and None, device)
+    bandwidth, launch = device_bandwidth(shape.copy_bytes, device), seconds_per_launch(device)
     for who, seconds in (("bound of bandwidth", read / bandwidth), ("bound of launches", kernels * launch)):
         yield {"what": what, "who": who, "step_ms": 1e3 * seconds, "tokens_per_second": count * group / seconds}
-    best = min((rates[name] for name in rates if name != "generate"), default=None)
-    if best is not None:
-        yield {"hardware": _hardware(rates, best, kernels, read, bandwidth)}
+    yield {"hardware": _hardware(rates, kernels, read, bandwidth)}
 
 
 def _timed(name: str, work: Callable[[int], None], device: torch.device, length: int, rounds: int) -> Row:
@@ -118,13 +112,14 @@ def _timed(name: str, work: Callable[[int], None], device: torch.device, length:
     }
 
 
-def _hardware(rates: dict[str, float], best: float, kernels: int, read: float, bandwidth: float) -> Row:
-    """What `plan` takes from it. Each speed is measured where it is the bound."""
-    found = {}
-    plain = rates.get("plain")
-    if plain is not None and plain > 2 * read / bandwidth:  # waits for launches
+def _hardware(rates: dict[str, float], kernels: int, read: float, bandwidth: float) -> Row:
+    """What `plan` takes from it: the cost of a launch if plain decoding waits for launches, and the bandwidth that
+    decoding reaches where it does not."""
+    found: Row = {}
+    plain, best = rates.get("plain"), min((rates[name] for name in rates if name != "generate"), default=None)
+    if plain is not None and plain > 2 * read / bandwidth:
         found["launch_us"] = 1e6 * plain / kernels
-    if best < plain if plain is not None else False:  # launches are not the bound any more
+    if best is not None and ("graphs" in rates or "launch_us" not in found):
         found["decoding_bandwidth_gb"] = read / best / 1e9
     return found
 

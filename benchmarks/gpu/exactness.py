@@ -1,7 +1,7 @@
 """Are the fast paths exact on this device? Each is compared with the plain one and with a float32 truth.
 
-Log-probabilities and gradients of a shared prompt against one row per response, SDPA against FlexAttention, and what the
-sampler reports against what the scorer computes for the same tokens, for every way of decoding.
+Log-probabilities and gradients of a shared prompt against one row per response, SDPA against FlexAttention, and what
+the sampler reports against what the scorer computes for the same tokens, for every way of decoding.
 
 In float32 two paths may differ by rounding alone, which the tolerances below bound. In bfloat16 both differ from the
 truth by much more, and the right question is whether one is further from it than the other: a path passes if its error
@@ -21,9 +21,16 @@ from avrt.model.shared_prompt import AttentionKernel
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, token_logprobs
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response
-from benchmarks.gpu.models import decoding_modes, in_dtype, random_prompts, random_responses, sampling, text_policy
+from benchmarks.gpu.models import (
+    decoding_modes,
+    in_dtype,
+    random_prompts,
+    random_responses,
+    sampling,
+    text_policy,
+    with_kernel,
+)
 from benchmarks.gpu.models import seeds as seeds_of
-from benchmarks.gpu.models import with_kernel
 from benchmarks.gpu.shapes import Row, Shape
 
 FLOAT32_LOGPROBS = 1e-3

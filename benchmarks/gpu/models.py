@@ -1,7 +1,7 @@
 """Students with random weights of the published shapes, created on the device, and prompts for them.
 
-A matrix gets standard deviation 1/sqrt(fan-in) and token embeddings 1, so that signals keep their scale and depend on the
-input; with the usual 0.02 almost all outputs would be equal, and exactness checks would see nothing.
+A matrix gets standard deviation 1/sqrt(fan-in) and token embeddings 1, so that signals keep their scale and depend on
+the input; with the usual 0.02 almost all outputs would be equal, and exactness checks would see nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, Qwen2_5OmniThinkerForConditionalGenera
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
 
 from avrt.media.geometry import TOKEN_PIXELS
-from avrt.model.encoding import Prompt
+from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.model.shared_prompt import ATTENTION_NAME
 from avrt.model.student import Dtype, Student, StudentConfig
 from avrt.model.tiny import TinyShape, tiny_config, tiny_processor
@@ -28,9 +28,12 @@ from avrt.rollout.engine import SamplingConfig
 from avrt.sample import SAMPLING_RATE, Clip, Sample
 from benchmarks.gpu.shapes import Shape
 from benchmarks.models import text_prompt
-from benchmarks.students import EndlessStudent, tokenizer
+from benchmarks.students import WORD, EndlessStudent, tokenizer
 
 MINIATURE_VOCABULARY = 600
+
+MAX_PIXELS = 10**7
+"""Frames are never resized."""
 
 if not hasattr(PreTrainedModel, "activation_checkpointing_enable"):  # the name before transformers 5.20
     PreTrainedModel.activation_checkpointing_enable = PreTrainedModel.gradient_checkpointing_enable  # type: ignore[attr-defined]
@@ -174,25 +177,29 @@ def random_student_config(dtype: Dtype, checkpointing: bool) -> StudentConfig:
         path="random",
         dtype=dtype,
         min_pixels=TOKEN_PIXELS,
-        max_pixels=10**7,
+        max_pixels=MAX_PIXELS,
         gradient_checkpointing=checkpointing,
     )
 
 
-def audio_visual_prompts(student: Student, shape: Shape, count: int) -> list[Prompt]:
-    """Prompts of 8 random frames and audio, each with its own content."""
+def audio_visual_prompts(shape: Shape, count: int) -> list[Prompt]:
+    """Prompts of 8 random frames, audio and text, each with its own content, of `shape.prompt_tokens` tokens."""
+    encoder = PromptEncoder(tiny_processor(tokenizer()), min_pixels=TOKEN_PIXELS, max_pixels=MAX_PIXELS)
     generator = torch.Generator().manual_seed(0)
     height, width = shape.frame_size
-    prompts = []
-    for i in range(count):
+    clips = []
+    for _ in range(count):
         frames = torch.randint(0, 256, (8, 3, height, width), dtype=torch.uint8, generator=generator)
         waveform = 0.1 * torch.randn(shape.audio_seconds * SAMPLING_RATE, generator=generator)
         times = tuple(shape.audio_seconds / 8 * t for t in range(8))
-        clip = Clip(frames, times, 8 / shape.audio_seconds, waveform, float(shape.audio_seconds), height, width)
-        # 120 words of text, about as much as system text, question, options and instruction of the presets have.
-        sample = Sample(str(i), "red" + " red" * 40, ("red", "green"), 0, clip=clip)
-        prompts.append(student.encoder.encode(sample))
-    return prompts
+        clips.append(Clip(frames, times, 8 / shape.audio_seconds, waveform, float(shape.audio_seconds), height, width))
+
+    def encode(number: int, words: int) -> Prompt:
+        sample = Sample(str(number), "red" + WORD * words, ("red", "green"), 0, clip=clips[number])
+        return encoder.encode(sample)
+
+    words = max(0, shape.prompt_tokens - len(encode(0, 0).input_ids))
+    return [encode(number, words) for number in range(count)]
 
 
 def random_prompts(model: LanguageModel, tokens: int, count: int, seed: int = 0) -> list[EmbeddedPrompt]:
@@ -202,11 +209,8 @@ def random_prompts(model: LanguageModel, tokens: int, count: int, seed: int = 0)
     prompts = []
     for _ in range(count):
         ids = torch.randint(0, len(model.head_weight) - 16, (tokens,), generator=generator)
-        prompt = text_prompt(ids.to(device))
-        prompts.append(
-            EmbeddedPrompt(prompt.input_ids, prompt.position_ids.to(device), prompt.media_positions.to(device),
-                           torch.empty(0, model.head.in_features, device=device))
-        )  # fmt: skip
+        parts = vars(text_prompt(ids)).items()
+        prompts.append(EmbeddedPrompt(**{name: part.to(device) for name, part in parts}))
     return prompts
 
 
