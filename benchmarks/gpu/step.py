@@ -140,33 +140,28 @@ class Observer(Callback):
         self.device = device
         self.rows: list[Row] = []
         self.timer: StepTimer | None = None
-        self._values: dict[str, float] = {}
 
     def on_train_start(self, trainer: Trainer, module: Any) -> None:
         module.step_metrics.synchronize = True
         (self.timer,) = (c for c in trainer.callbacks if isinstance(c, StepTimer))  # type: ignore[attr-defined]
 
-    def on_optimizer_step_end(self, module: Any, step: FinishedStep) -> None:
-        self._values = step.values
-
     def on_train_batch_start(self, trainer: Trainer, module: Any, batch: Any, index: int) -> None:
         if batch.first and self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, index: int) -> None:
-        if not batch.last:
-            return
+    def on_optimizer_step_end(self, module: Any, step: FinishedStep) -> None:
         assert self.timer is not None
+        prefix = "seconds/"
         phases = {
-            f"{name.removeprefix('seconds/')}_seconds": seconds
-            for name, seconds in self._values.items()
-            if name.startswith("seconds/")
+            f"{name.removeprefix(prefix)}_seconds": seconds
+            for name, seconds in step.values.items()
+            if name.startswith(prefix)
         }
         row: Row = {"seconds": self.timer.seconds, **phases}
         row["optimizer_and_other_seconds"] = self.timer.seconds - sum(phases.values())
-        row["grad_norm"] = self._values.get("grad_norm")
-        peak = torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else None
-        self.rows.append({**row, "peak_gib": peak})
+        row["grad_norm"] = step.values.get("grad_norm")
+        row["peak_gib"] = torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else None
+        self.rows.append(row)
 
 
 def fit(
