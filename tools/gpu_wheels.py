@@ -2,8 +2,8 @@
 
 That machine has Python 3.12 on x86-64 Linux, torch with a torchvision and torchaudio that match it, transformers, numpy
 and lightning, each with what it needs itself. Everything else that the benchmark imports is here, at the versions of
-`uv.toml`. TRL is included without pyarrow and pandas, which are large: where the machine lacks them, the comparison with
-TRL is skipped.
+`uv.toml`. TRL is included without pyarrow and pandas, which are large: where the machine lacks them, the comparison
+with TRL is skipped.
 """
 
 from __future__ import annotations
