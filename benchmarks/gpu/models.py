@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen2_5OmniThinkerForConditionalGeneration, Qwen2Config, Qwen2ForCausalLM
 from transformers.models.qwen2_5_omni.modeling_qwen2_5_omni import Qwen2_5OmniThinkerTextModel
@@ -26,7 +27,7 @@ from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel
 from avrt.planning.shapes import load_config
 from avrt.rollout.engine import SamplingConfig
 from avrt.sample import SAMPLING_RATE, Clip, Sample
-from benchmarks.gpu.shapes import Shape
+from benchmarks.gpu.shapes import Shape, Skipped
 from benchmarks.models import text_prompt
 from benchmarks.students import WORD, EndlessStudent, tokenizer
 
@@ -168,6 +169,11 @@ def random_student(
     thinker = build(
         Qwen2_5OmniThinkerForConditionalGeneration, student_config(shape, size), device, getattr(torch, dtype)
     )
+    if not hasattr(thinker.model, "language_model"):
+        raise Skipped(
+            f"transformers {transformers.__version__} arranges the thinker's modules in another way; install the "
+            "project's version"
+        )
     thinker.set_attn_implementation("sdpa")
     return RandomStudent(thinker, tiny_processor(tokenizer()), random_student_config(dtype, checkpointing))
 
