@@ -1,4 +1,4 @@
-"""The encoders' windows in few attention calls: transformers' own numbers, on grids with uneven windows at the edges."""
+"""The encoders' windows in few attention calls: transformers' own numbers, on grids with uneven windows."""
 
 from __future__ import annotations
 
