@@ -59,9 +59,8 @@ def test_a_faulty_mask_ends_the_run_before_a_step(
     monkeypatch.setattr(PackedLayout, "_mask", PackedLayout._mask)  # restored at the end
     hide_a_key()
     module = grpo_module(student_folder)
-    before = weights(module) if hasattr(module, "student") else None
     with pytest.raises(ValueError, match=r"self check: .*model\.student\.attention_kernel"):
         fit(module, grpo_data(shards))
     assert module.global_step == 0
-    assert before is None or all(torch.equal(before[name], weight) for name, weight in weights(module).items())
+    assert all(p.grad is None for p in module.student.parameters())
     fit(grpo_module(student_folder, self_check=False), grpo_data(shards))
