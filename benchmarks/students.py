@@ -138,6 +138,7 @@ class OurStep:
             LossConfig(beta=0.01),
             SamplingConfig(max_completion_length=response),
             num_generations=group,
+            self_check=False,  # once per run, and every call here is a run
         )
         self.prompts = prompts
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from avrt.media.defaults import MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
 from avrt.model.banned_tokens import find_banned_tokens
+from avrt.model.encoder_attention import batch_encoder_windows
 from avrt.model.encoders import audio_features, visual_features
 from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.model.float32_default import float32_default
@@ -96,6 +97,7 @@ class Student(nn.Module):
         self.processor = processor
         self.config = config
         freeze_encoders(thinker)
+        batch_encoder_windows(thinker)
         text_model = thinker.model.language_model
         text_model.set_attn_implementation(ATTENTION_NAME)
         if config.gradient_checkpointing:
