@@ -54,7 +54,8 @@ def check_keys(command: str, arguments: Sequence[str], allowed: Sequence[str]) -
     check = _Check(_RUN | (set(own) - _OBJECTS), None if trainer is None else parameters(trainer), allowed)
     for option, value in _options(arguments):
         if option in ("--config", "-c"):
-            check.file(value)
+            if value is not None:
+                check.file(value)
         else:
             check.option(option.removeprefix("--"), value)
 

@@ -113,7 +113,6 @@ def compare_with_separate_rows(
     prompts, responses = _enough(prompts, responses)
     scores = token_logprobs(model, prompts, responses, temperature=temperature, banned=banned, chunk_rows=chunk_rows)
     shared = scores.logprobs[scores.mask]
-    head = {"temperature": temperature, "banned": banned, "chunk_rows": chunk_rows}
 
     def separate(batches: Sequence[Sequence[Sequence[Tensor]]], kernel: AbstractContextManager[None]) -> Tensor:
         with kernel:
@@ -124,12 +123,14 @@ def compare_with_separate_rows(
                 for row in _separate_rows(model, prompt, batch)
             ]
         targets = torch.cat([response for group in responses for response in group]).to(shared.device)
-        return chunked_logprobs(torch.cat(hidden), model.head_weight, targets, **head)[0]
+        return chunked_logprobs(torch.cat(hidden), model.head_weight, targets, temperature, banned, chunk_rows)[0]
 
     plain = separate([[group] for group in responses], nullcontext())
     device = shared.device.type
-    other_kernel = SDPBackend.EFFICIENT_ATTENTION if device == "cuda" else SDPBackend.MATH
-    other = separate([[[response] for response in group] for group in responses], sdpa_kernel(other_kernel))
+    # The memory-efficient kernel may refuse query heads that share a key head; the plain one takes everything.
+    kernels = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH] if device == "cuda" else [SDPBackend.MATH]
+    alone = [[[response] for response in group] for group in responses]
+    other = separate(alone, sdpa_kernel(kernels, set_priority=True))
     difference, rounding = (shared - plain).abs(), (other - plain).abs()
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else model.head_weight.dtype
     measured = float(rounding.mean())

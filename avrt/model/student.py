@@ -168,8 +168,8 @@ class Student(nn.Module):
                     copies[id(weight)] = nn.Parameter(copied, requires_grad=False)
             for buffer in module.buffers():
                 copies.setdefault(id(buffer), buffer.detach().to(device or buffer.device, copy=True))
-        text_model, head = (copy.deepcopy(module, copies) for module in (policy.text_model, policy.head))
-        return LanguageModel(text_model.eval(), head, policy.kernel)
+        text_model = copy.deepcopy(policy.text_model, copies).eval()
+        return LanguageModel(text_model, copy.deepcopy(policy.head, copies), policy.kernel)
 
     @torch.no_grad()
     @float32_default()

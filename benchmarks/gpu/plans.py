@@ -42,6 +42,8 @@ def grpo_settings(shape: Shape, size: str, prompt: int, group: int, length: int,
         "prompt_tokens": prompt,
         "completion_tokens": length,
         "mean_completion_tokens": length,
+        "longest_tokens": length,
+        "grad_accum_dtype": "fp32",  # the strategies' default
         "num_generations": group,
         "reference": "device",
         "kv_cache_tokens": 10**9,
