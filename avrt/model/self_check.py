@@ -123,7 +123,15 @@ def compare_with_separate_rows(
                 for row in _separate_rows(model, prompt, batch)
             ]
         targets = torch.cat([response for group in responses for response in group]).to(shared.device)
-        return chunked_logprobs(torch.cat(hidden), model.head_weight, targets, temperature, banned, chunk_rows)[0]
+        logprobs, _ = chunked_logprobs(
+            torch.cat(hidden),
+            model.head_weight,
+            targets,
+            temperature=temperature,
+            banned=banned,
+            chunk_rows=chunk_rows,
+        )
+        return logprobs
 
     plain = separate([[group] for group in responses], nullcontext())
     device = shared.device.type
