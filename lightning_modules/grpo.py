@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -128,7 +129,7 @@ class GRPOModule(TrainingModule):
         return describe_rewards(self.rewards)
 
     def student_loaded(self) -> None:
-        if self.loss.beta:
+        if self.loss.beta and self.trainer.state.fn == TrainerFn.FITTING:
             if self.lora_config is not None:
                 self.reference = AdaptersOff(self.student.language_model)
             else:

@@ -82,8 +82,10 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         grad_accum_dtype: how gradients of bfloat16 weights are summed over the micro-batches of an optimizer step.
             ``fp32``: in float32 on the device (4 bytes per trained weight, divided over the devices, from the first
             backward pass to the step); offloaded ones go to host memory once. ``bf16``: rounded to bfloat16 after
-            every micro-batch; offloaded ones go to host memory and back in each. Under stage 1 they are always summed
-            as ``bf16`` does; weights of float32 have sums of float32.
+            every micro-batch; offloaded ones go to host memory and back in each. With one micro-batch per step there is
+            nothing to sum, and offloaded gradients always go as ``bf16`` does. Under stage 1 they are always summed as
+            ``bf16`` does; under stage 3 the sums are in host memory, so that ``fp32`` doubles what crosses. Weights of
+            float32 have sums of float32.
         overlap_comm: reduce gradients during the backward pass; costs one more bucket.
         allgather_bucket_size: elements of weights gathered at a time.
         reduce_bucket_size: elements of gradients reduced at a time.
@@ -186,7 +188,8 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         assert isinstance(self.config, dict)
         bfloat16 = self.config.get("bf16", {}).get("enabled", False)
         if bfloat16 and self.stage > 1:  # stage 1 has another optimizer for it, which takes steps that are not finite
-            self.config["data_types"] = {"grad_accum_dtype": self.grad_accum_dtype}
+            once = self.offload_optimizer and self._module.trainer.accumulate_grad_batches == 1
+            self.config["data_types"] = {"grad_accum_dtype": "bf16" if once else self.grad_accum_dtype}
         if self.offload_optimizer:
             pinned = self.pin_memory if isinstance(self.pin_memory, bool) else self._can_pin(student)
             self.config["zero_optimization"]["offload_optimizer"]["pin_memory"] = pinned
@@ -201,6 +204,9 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         processes = len(self.parallel_devices)  # of this machine
         needed = processes * host_bytes(student, self.world_size, self.stage, fp32, accumulates)
         free = available_memory()
+        if free is not None:  # the weights go to the devices before anything is pinned
+            leaving = (w.numel() * w.element_size() for w in student.parameters() if w.device.type == "cpu")
+            free += processes * sum(leaving)
         enough = free is not None and needed <= free * SHARE_OF_HOST
         enough = self.reduce_boolean_decision(enough, all=True)
         if not enough:

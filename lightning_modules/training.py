@@ -119,7 +119,8 @@ class TrainingModule(AnsweringModule):
             optimizer = strategy.build_optimizer(groups, settings)
         else:
             _check_master_weights(groups)
-            optimizer = AdamW(groups, **settings)
+            # On a GPU the fused one needs no temporary copy of every gradient.
+            optimizer = AdamW(groups, fused=True if self.device.type == "cuda" else None, **settings)
         schedule = build_schedule(optimizer, c, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -92,7 +92,9 @@ class _Check:
             self._known("", key, content, self._run)
         for section in ("model", "data"):
             given = settings.get(section)
-            if isinstance(given, dict) and not given.keys() - _CLASS_KEYS:
+            if given is not None and (not isinstance(given, dict) or given.keys() - _CLASS_KEYS):
+                self._sections[section] = None  # a class or a file by its name alone: the parser's business
+            elif isinstance(given, dict):
                 if "class_path" in given:
                     self._sections[section] = self._section(section, given["class_path"])
                 self._class_arguments(section, self._sections.get(section), given.get("init_args"))

@@ -60,18 +60,32 @@ def parameters(owner: SourceClass, steps: int = _MOST_STEPS) -> Parameters | Non
         return None
     if owner.is_dataclass:
         return _fields(owner, steps)
-    if owner.node.decorator_list:
+    if owner.node.decorator_list or _hides_init(owner.node):
         return None
     for statement in owner.node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
-            return _arguments(statement, owner.module)
-    for base in _bases(owner, steps):
-        if base is None:
-            return None
-        found = parameters(base, steps - 1)
-        if found is None or found:
-            return found
-    return {}
+            return None if statement.decorator_list else _arguments(statement, owner.module)
+    bases = list(_bases(owner, steps))
+    found = [None if base is None else parameters(base, steps - 1) for base in bases]
+    if any(one is None for one in found):
+        return None
+    # Of several bases with arguments Python's order decides, which is not always that of the text.
+    having = [one for one in found if one]
+    if len(having) > 1:
+        return None
+    return having[0] if having else {}
+
+
+def _hides_init(node: ast.ClassDef) -> bool:
+    """Whether the body of a class binds ``__init__`` in another way than by a ``def`` of its own."""
+    direct = {statement for statement in node.body if isinstance(statement, ast.FunctionDef)}
+    for statement in node.body:
+        for part in ast.walk(statement):
+            if isinstance(part, ast.Name) and part.id == "__init__" and isinstance(part.ctx, ast.Store):
+                return True
+            if isinstance(part, ast.FunctionDef) and part.name == "__init__" and part not in direct:
+                return True
+    return False
 
 
 def derives_from(owner: SourceClass, name: str, steps: int = _MOST_STEPS) -> bool:

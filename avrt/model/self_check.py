@@ -29,7 +29,10 @@ from avrt.model.shared_prompt import AttentionKernel
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, token_logprobs
 
 ENOUGH_TOKENS = 512
-"""Response tokens after which no further group is scored."""
+"""Response tokens after which no further response is scored."""
+
+ROWS_TOKENS = 16_384
+"""Tokens of plain rows that pass the model at once, a single row excepted: more would take memory that training has."""
 
 ROUNDING_FACTOR = 2.5
 """A mean difference above so many times the measured rounding is a fault: healthy ones are about as large as it."""
@@ -133,7 +136,9 @@ def compare_with_separate_rows(
         )
         return logprobs
 
-    plain = separate([[group] for group in responses], nullcontext())
+    plain = separate(
+        [_batches(len(prompt), group) for prompt, group in zip(prompts, responses, strict=True)], nullcontext()
+    )
     device = shared.device.type
     # The memory-efficient kernel may refuse query heads that share a key head; the plain one takes everything.
     kernels = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH] if device == "cuda" else [SDPBackend.MATH]
@@ -155,13 +160,25 @@ def compare_with_separate_rows(
 def _enough(
     prompts: Sequence[EmbeddedPrompt], responses: Sequence[Sequence[Tensor]]
 ) -> tuple[Sequence[EmbeddedPrompt], Sequence[Sequence[Tensor]]]:
-    """The first groups that have enough tokens together."""
+    """The first responses that have enough tokens together, two of a prompt at least: one would share nothing."""
+    chosen: list[list[Tensor]] = []
     tokens = 0
-    for count, group in enumerate(responses, start=1):
-        tokens += sum(len(response) for response in group)
+    for group in responses:
         if tokens >= ENOUGH_TOKENS:
-            return prompts[:count], responses[:count]
-    return prompts, responses
+            break
+        chosen.append([])
+        for response in group:
+            if tokens >= ENOUGH_TOKENS and len(chosen[-1]) > 1:
+                break
+            chosen[-1].append(response)
+            tokens += len(response)
+    return prompts[: len(chosen)], chosen
+
+
+def _batches(prompt: int, group: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    """A group's responses in batches of plain rows, see `ROWS_TOKENS`; `prompt` is the length of its prompt."""
+    rows = max(1, ROWS_TOKENS // (prompt + max(len(response) for response in group)))
+    return [group[start : start + rows] for start in range(0, len(group), rows)]
 
 
 def _separate_rows(model: LanguageModel, prompt: EmbeddedPrompt, group: Sequence[Tensor]) -> list[Tensor]:

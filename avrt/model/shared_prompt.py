@@ -88,6 +88,10 @@ def layout_attention(
 AttentionInterface.register(ATTENTION_NAME, layout_attention)
 AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
 
+# Recent GPUs prefer cuDNN's attention, which plans every new shape anew, for tenths of a second. Here each micro-batch
+# has lengths of its own. The other kernels take any shape at once. Read in torch's source, not measured.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 @dataclass
 class PrefixCache:
@@ -205,7 +209,8 @@ class PackedLayout(Layout):
         response_q, response_k, response_v = (self._responses.pad(x) for x in (response_q, response_k, response_v))
         response_k = torch.cat([self._per_response(prompt_k), response_k], dim=2)  # [N, K, P + C, D]
         response_v = torch.cat([self._per_response(prompt_v), response_v], dim=2)
-        mask = self._mask(query.dtype, query.shape[1] // key.shape[1])
+        # Under autocast the rotation has made queries wider than what they are multiplied as.
+        mask = self._mask(value.dtype, query.shape[1] // key.shape[1])
         responses = _masked_attention(response_q, response_k, response_v, mask, scaling)
         return torch.cat([out, self._responses.unpad(responses)]).unsqueeze(0)
 

@@ -156,7 +156,12 @@ def launches(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> int:
     if settings.decoding == "graphs":
         return 1
     text: Any = config.text_config
-    return text.num_hidden_layers * LAYER_LAUNCHES + OTHER_LAUNCHES + SAMPLING_LAUNCHES
+    return plain_launches(text.num_hidden_layers)
+
+
+def plain_launches(layers: int) -> int:
+    """Kernels of a decoding step of a text model with so many layers."""
+    return layers * LAYER_LAUNCHES + OTHER_LAUNCHES + SAMPLING_LAUNCHES
 
 
 def _decoding_bytes(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:

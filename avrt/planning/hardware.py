@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +70,17 @@ MEASUREMENTS: dict[str, tuple[str, dict[str, float]]] = {
 """Keys of a file's `hardware`, with the attribute that each one replaces and the shares that it makes 1."""
 
 
+RANGES = {
+    "achieved_tflops": (1.0, 1e5),
+    "decoding_bandwidth_gb": (10.0, 1e6),
+    "launch_us": (0.1, 1e4),
+    "link_gb": (0.1, 1e4),
+    "pageable_link_gb": (0.05, 1e4),
+    "host_bandwidth_gb": (1.0, 1e5),
+    "overhead_bytes": (1, 2**37),
+}
+"""Values that a GPU and its host can have: anything else comes from another kind of file."""
+
 PAIRS = (("peak_tflops", "efficiency"), ("bandwidth_gb", "bandwidth_efficiency"))
 """A speed of the data sheet and the share of it that is reached; a measured speed has share 1."""
 
@@ -102,23 +112,32 @@ def read_measured(file: str | Path, assumed: Hardware | None = None) -> Hardware
             f"--measured {file}: has no 'schema' and 'hardware', so it is not a file of benchmarks.gpu; make one with "
             "python -m benchmarks.gpu"
         )
-    if content["schema"] != SCHEMA:
+    if content["schema"] is True or content["schema"] != SCHEMA:
         raise UsageError(
             f"--measured {file}: is of schema {content['schema']!r}, this version reads {SCHEMA}; measure again"
         )
+    device = content.get("device")
+    device = device if isinstance(device, dict) else {}
+    if device.get("miniature") or not device.get("cuda_available", True):
+        raise UsageError(f"--measured {file}: was made without a GPU, so its numbers mean nothing; make one with a GPU")
     changes: dict[str, Any] = {}
     measured: list[str] = []
+    if not content["hardware"]:
+        raise UsageError(f"--measured {file}: hardware is empty, nothing was measured; run benchmarks.gpu to its end")
     for key, value in content["hardware"].items():
         if key not in MEASUREMENTS:
             raise UsageError(
                 f"--measured {file}: hardware.{key} is not known; known are {', '.join(MEASUREMENTS)}. Remove it"
             )
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
-            raise UsageError(f"--measured {file}: hardware.{key} must be a positive number, got {value!r}")
+        low, high = RANGES[key]
+        if not number or not low <= value <= high:
+            shown = f"{value!r:.40}"
+            raise UsageError(
+                f"--measured {file}: hardware.{key} must be a number from {low:g} to {high:g}, got {shown}"
+            )
         attribute, shares = MEASUREMENTS[key]
         changes |= {attribute: int(value) if key == "overhead_bytes" else float(value), **shares}
         measured.append(attribute)
-    device = content.get("device")
-    name = device.get("name") if isinstance(device, dict) else None
-    return replace(assumed or Hardware(), **changes, measured=tuple(measured), device=str(name or "an unnamed device"))
+    name = str(device.get("name") or "an unnamed device")
+    return replace(assumed or Hardware(), **changes, measured=tuple(measured), device=name)

@@ -94,6 +94,8 @@ class RunSettings:
     @property
     def fp32_sums(self) -> bool:
         """Whether DeepSpeed sums gradients of narrower weights in float32 over the micro-batches of a step."""
+        if self.offload and self.accumulate == 1:  # nothing to sum
+            return False
         return self.grad_accum_dtype == "fp32" and self.stage in (2, 3) and self.weight_bytes < 4
 
     @property

@@ -32,7 +32,7 @@ _Written: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 """Tokens and log-probabilities ``[N, C]``, lengths ``[N]``, and which responses have ended ``[N]``, on the host."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Prefilled:
     """What decoding starts from.
 
@@ -45,9 +45,15 @@ class _Prefilled:
 
     hidden: Tensor
     next_position: Tensor
-    prefix: PrefixCache
+    prefix: PrefixCache | None
     prompt_valid: Tensor | None
     owner: list[int]
+
+    def take_prefix(self) -> PrefixCache:
+        """The caches, which nobody else keeps from now on: they shrink as prompts end."""
+        prefix, self.prefix = self.prefix, None
+        assert prefix is not None
+        return prefix
 
 
 class TransformersRollout:
@@ -124,7 +130,7 @@ class TransformersRollout:
         eos = torch.tensor(self.eos_token_ids, dtype=torch.long, device=device)
         path = decoding_path(self.config.decoding, device)
         if path == "graphs":
-            runner = CudaGraphs(device, required=self.config.decoding == "graphs")
+            runner = CudaGraphs(device)
             with runner.stream():
                 written = self._decode_static(start, uniforms, eos, runner)
         elif path == "static":
@@ -139,8 +145,8 @@ class TransformersRollout:
         return [responses[i : i + num_generations] for i in range(0, len(responses), num_generations)]
 
     def _decode_static(self, start: _Prefilled, uniforms: Tensor, eos: Tensor, runner: StepRunner) -> _Written:
-        slots = len(start.owner) // start.prefix.keys[0].shape[0]
-        layout = StaticLayout(start.prefix, start.prompt_valid, slots, self._stored_steps)
+        slots = len(start.owner) // len(set(start.owner))
+        layout = StaticLayout(start.take_prefix(), start.prompt_valid, slots, self._stored_steps)
         decoding = StaticDecoding(self, layout, start.next_position, uniforms, eos)
         decoding.run(start.hidden, runner)
         lengths, ended = decoding.lengths()
@@ -179,7 +185,7 @@ class TransformersRollout:
         return max(1, self.config.max_completion_length - 1)
 
     def _decode_layout(self, start: _Prefilled) -> DecodeLayout:
-        return DecodeLayout(start.prefix, start.prompt_valid, start.owner, self._stored_steps)
+        return DecodeLayout(start.take_prefix(), start.prompt_valid, start.owner, self._stored_steps)
 
     def prefill(self, prompts: Sequence[EmbeddedPrompt], num_generations: int) -> tuple[Tensor, Tensor, DecodeLayout]:
         """Run the prompts through the model, once each.

@@ -34,8 +34,8 @@ class SamplingConfig:
         decoding: how tokens are computed one after another; for the same seed the same tokens, up to rounding.
             ``graphs``: as CUDA graphs, one launch a token instead of one per kernel (not run on a GPU yet).
             ``static``: the same computation without graphs, on any device. ``plain``: caches grow token by token and
-            ended responses leave the batch at once. ``auto``: ``graphs`` on CUDA, or ``static`` if a step cannot be
-            captured there; ``plain`` elsewhere.
+            ended responses leave the batch at once. ``auto``: ``graphs`` on CUDA, ``plain`` elsewhere. A step that
+            cannot be captured ends the run and names this setting.
     """
 
     max_completion_length: PositiveInt = 1024

@@ -35,6 +35,9 @@ def main(words: list[str] | None = None) -> int:
     result: Result = {"schema": SCHEMA, "device": {}, "parts": {}, "hardware": {}}
     found = run_part(DEVICE, "miniature", DEVICE.limit)
     add(result, DEVICE.name, found)
+    if found["status"] != "ok" and not options.miniature:
+        tell(f"whether there is a GPU could not be found out: {found['reason']}; --miniature runs without one")
+        return 1
     miniature = options.miniature or not result["device"].get("cuda_available", False)
     result["device"]["miniature"] = miniature
     if miniature and not options.miniature:

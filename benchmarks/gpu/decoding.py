@@ -11,15 +11,13 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from avrt.planning.cost import plain_launches
 from avrt.rollout.builtin import TransformersRollout
 from benchmarks.gpu.clock import free, measure
 from benchmarks.gpu.hardware import device_bandwidth, seconds_per_launch
 from benchmarks.gpu.models import decoding_modes, plain_language_model, random_prompts, sampling, seeds, text_policy
 from benchmarks.gpu.shapes import Row, Shape
 from benchmarks.measure import alternate
-
-WARM_UP = 4
-"""Tokens of the first rollout, which loads kernels."""
 
 
 class Kernels(TorchDispatchMode):
@@ -87,14 +85,13 @@ def run(shape: Shape, device: torch.device, size: str) -> Iterator[Row]:
     bandwidth, launch = device_bandwidth(shape.copy_bytes, device), seconds_per_launch(device)
     for who, seconds in (("bound of bandwidth", read / bandwidth), ("bound of launches", kernels * launch)):
         yield {"what": what, "who": who, "step_ms": 1e3 * seconds, "tokens_per_second": count * group / seconds}
-    yield {"hardware": _hardware(rates, kernels, read, bandwidth)}
+    planned = plain_launches(model.text_model.config.num_hidden_layers)
+    yield {"hardware": _hardware(rates, planned, read, bandwidth)}
 
 
 def _timed(name: str, work: Callable[[int], None], device: torch.device, length: int, rounds: int) -> Row:
     """Seconds of a whole rollout and of the prefill, in turn."""
-    work(min(WARM_UP, length))
-    if name in ("static", "graphs"):
-        work(length)  # captures a graph per size
+    work(length)  # the same for all; graphs live as long as a rollout, so capturing them is part of every one
     times = alternate(
         {
             "whole": lambda: measure(device, lambda: work(length)).seconds,
@@ -112,13 +109,13 @@ def _timed(name: str, work: Callable[[int], None], device: torch.device, length:
     }
 
 
-def _hardware(rates: dict[str, float], kernels: int, read: float, bandwidth: float) -> Row:
+def _hardware(rates: dict[str, float], planned: int, read: float, bandwidth: float) -> Row:
     """What `plan` takes from it: the cost of a launch if plain decoding waits for launches, and the bandwidth that
-    decoding reaches where it does not."""
+    decoding reaches where it does not. `planned` is the number of launches that `plan` counts."""
     found: Row = {}
     plain, best = rates.get("plain"), min((rates[name] for name in rates if name != "generate"), default=None)
     if plain is not None and plain > 2 * read / bandwidth:
-        found["launch_us"] = 1e6 * plain / kernels
+        found["launch_us"] = 1e6 * plain / planned
     if best is not None and ("graphs" in rates or "launch_us" not in found):
         found["decoding_bandwidth_gb"] = read / best / 1e9
     return found

@@ -35,23 +35,25 @@ PARTS = (
     Part("hardware", "benchmarks.gpu.hardware", limit=60),
     Part("exactness_float32", "benchmarks.gpu.exactness", {"dtype": "float32"}),
     Part("exactness_bfloat16", "benchmarks.gpu.exactness", {"dtype": "bfloat16"}),
+    # FlexAttention compiles its kernels; apart, so that a failure of the compiler costs no other row.
+    Part("flex_bfloat16", "benchmarks.gpu.exactness", {"dtype": "bfloat16", "kernel": "flex"}),
     Part("decoding_3b", "benchmarks.gpu.decoding", {"size": "3b"}),
     Part("phases_3b", "benchmarks.gpu.phases", {"size": "3b"}, limit=100),
     Part("decoding_7b", "benchmarks.gpu.decoding", {"size": "7b"}),
     Part("phases_7b", "benchmarks.gpu.phases", {"size": "7b"}, limit=120),
     Part("encoders", "benchmarks.gpu.encoders", limit=60),
-    Part("trl_1536", "benchmarks.gpu.against_trl", {"which": 0}),
-    Part("trl_3072", "benchmarks.gpu.against_trl", {"which": 1}),
+    Part("memory_3b", "benchmarks.gpu.memory", {"size": "3b"}, limit=60),
     Part("step_3b_zero2", "benchmarks.gpu.step", {"size": "3b", "strategy": "zero2"}),
+    Part("trl_1536", "benchmarks.gpu.against_trl", {"which": 0}, limit=150),
+    Part("memory_7b", "benchmarks.gpu.memory", {"size": "7b"}, limit=60),
+    Part("trl_3072", "benchmarks.gpu.against_trl", {"which": 1}, limit=150),
     Part("step_3b_plain", "benchmarks.gpu.step", {"size": "3b", "strategy": "plain"}),
     Part("step_7b_zero2", "benchmarks.gpu.step", {"size": "7b", "strategy": "zero2"}),
     Part("step_7b_plain", "benchmarks.gpu.step", {"size": "7b", "strategy": "plain"}),
     # DeepSpeed compiles its optimizer for host memory when it is first used, which can take minutes.
     Part("step_3b_offload", "benchmarks.gpu.step", {"size": "3b", "strategy": "offload"}, limit=180, least=60),
     Part("step_7b_offload", "benchmarks.gpu.step", {"size": "7b", "strategy": "offload"}, limit=180),
-    # Last: these fill the memory.
-    Part("memory_3b", "benchmarks.gpu.memory", {"size": "3b"}, limit=60),
-    Part("memory_7b", "benchmarks.gpu.memory", {"size": "7b"}, limit=60),
+    Part("flex_float32", "benchmarks.gpu.exactness", {"dtype": "float32", "kernel": "flex"}),
 )
 
 DEVICE = Part("device", "benchmarks.gpu.device", limit=60, least=0)

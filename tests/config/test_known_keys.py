@@ -67,14 +67,21 @@ def test_every_command_of_the_documentation_passes(monkeypatch: pytest.MonkeyPat
     assert checked > 20
 
 
+@pytest.mark.parametrize("model", ["lightning_modules.grpo.GRPOModule", "model.yaml"])
+def test_a_section_that_is_a_name_replaces_the_earlier_files(tmp_path: Path, model: str) -> None:
+    later = tmp_path / "later.yaml"
+    later.write_text(f"model: {model}\n")
+    check("--config", "cli_configs/sft_tiny.yaml", "--config", str(later), "--model.sampling.seed", "1")
+
+
 def test_what_cannot_be_read_is_left_to_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes without source, from elsewhere, made at run time, or with arguments that they pass on."""
-    (tmp_path / "gd_own.py").write_text(
+    (tmp_path / "own_classes.py").write_text(
         textwrap.dedent("""
         import missing_package
         from elsewhere import Thing as Imported
         from dataclasses import dataclass
-        from gd_own import Loop
+        from own_classes import Loop
         Made = type("Made", (), {})
         @dataclass
         class Options:
@@ -91,6 +98,21 @@ def test_what_cannot_be_read_is_left_to_the_parser(tmp_path: Path, monkeypatch: 
         @missing_package.decorated
         class Decorated:
             def __init__(self, a: int): ...
+        class Weighted:
+            def __init__(self, weight: int): ...
+        class Logged(Weighted): ...
+        class Pattern(Weighted):
+            def __init__(self, weight: int, pattern: str): ...
+        class Diamond(Logged, Pattern): ...
+        class Hidden:
+            if True:
+                def __init__(self, nonsense: int): ...
+        class Bound:
+            def __init__(self, a: int): ...
+            __init__ = missing_package.other
+        class Wrapped:
+            @missing_package.more_arguments
+            def __init__(self, a: int): ...
         class Group:
             def __init__(self, a: dict, b: "list[int]", c: missing_package.T, d: int | dict = 0): ...
         """)
@@ -100,23 +122,24 @@ def test_what_cannot_be_read_is_left_to_the_parser(tmp_path: Path, monkeypatch: 
     def listed(path: str, **init_args: Any) -> str:
         return json.dumps({"trainer": {"callbacks": [{"class_path": path, "init_args": init_args}]}})
 
-    allowed = ("gd_own", "no_such_package")
-    for kind in ("Imported", "Loop", "Made", "Passes", "Strange", "Meta", "Conditional", "Decorated", "Nothing"):
-        check("--config", listed(f"gd_own.{kind}", nonsense=1), allowed=allowed)
+    allowed = ("own_classes", "no_such_package")
+    simple = ("Imported", "Loop", "Made", "Passes", "Strange", "Meta", "Conditional", "Decorated", "Nothing")
+    for kind in (*simple, "Diamond", "Hidden", "Bound", "Wrapped"):
+        check("--config", listed(f"own_classes.{kind}", nonsense=1), allowed=allowed)
     for key in "abcd":
-        check("--config", listed("gd_own.Group", **{key: {"nonsense": 1}}), allowed=allowed)
-    for path in ("no_such_package.Class", "gd_own.missing.Class", "Class", "os.system"):
+        check("--config", listed("own_classes.Group", **{key: {"nonsense": 1}}), allowed=allowed)
+    for path in ("no_such_package.Class", "own_classes.missing.Class", "Class", "os.system"):
         check("--config", listed(path, nonsense=1), allowed=allowed)
-    for path, key in (("gd_own.Group", "nonsense"), ("gd_own.Fine", "options.nonsense")):
+    for path, key in (("own_classes.Group", "nonsense"), ("own_classes.Fine", "options.nonsense")):
         settings = {"options": {"nonsense": 1}} if "." in key else {key: 1}
         line = unknown("--config", listed(path, **settings), allowed=allowed)
         assert line.startswith(f"trainer.callbacks.{key}: unknown key")
-    check("--config", listed("gd_own.Fine", options={"size": 1}), allowed=allowed)
+    check("--config", listed("own_classes.Fine", options={"size": 1}), allowed=allowed)
     monkeypatch.setattr("avrt.config.source_signatures._source_file", lambda module: None)
     source_signatures._names.cache_clear()
-    check("--config", listed("gd_own.Fine", nonsense=1), "--nonsense", allowed=allowed)
+    check("--config", listed("own_classes.Fine", nonsense=1), "--nonsense", allowed=allowed)
     source_signatures._names.cache_clear()
-    assert "gd_own" not in sys.modules, "nothing was imported"
+    assert "own_classes" not in sys.modules, "nothing was imported"
 
 
 @pytest.mark.parametrize(

@@ -80,3 +80,10 @@ def test_where_flex_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "triton" in str(flex_unavailable("cuda"))
     monkeypatch.setattr(flex_attention, "find_spec", lambda name: name)
     assert flex_unavailable("cuda") is None
+
+
+def test_kernels_that_plan_every_shape_are_off() -> None:
+    """On recent GPUs torch prefers cuDNN, which would plan anew for the lengths of every micro-batch."""
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()

@@ -44,7 +44,7 @@ def test_a_missing_key_leaves_the_assumption(tmp_path: Path) -> None:
     hardware = read_measured(write(tmp_path, hardware={"launch_us": 5.0}))
     assert hardware.measured == ("launch_us",)
     assert hardware.flops == Hardware().flops == pytest.approx(989e12 * 0.35)
-    assert read_measured(write(tmp_path, hardware={}, device=None)).measured == ()
+    assert read_measured(write(tmp_path, device=None)).device == "an unnamed device"
 
 
 def test_options_override_measurements(tmp_path: Path) -> None:
@@ -68,10 +68,17 @@ def test_options_override_measurements(tmp_path: Path) -> None:
         ('{"schema": 1, "hardware": 3}', "is not a file of benchmarks.gpu"),
         ('{"schema": 2, "hardware": {}}', "is of schema 2, this version reads 1"),
         ('{"schema": 1, "hardware": {"link": 3}}', "hardware.link is not known"),
-        ('{"schema": 1, "hardware": {"link_gb": 0}}', "hardware.link_gb must be a positive number, got 0"),
-        ('{"schema": 1, "hardware": {"link_gb": "25"}}', "hardware.link_gb must be a positive number"),
-        ('{"schema": 1, "hardware": {"link_gb": true}}', "hardware.link_gb must be a positive number"),
-        ('{"schema": 1, "hardware": {"link_gb": NaN}}', "hardware.link_gb must be a positive number"),
+        ('{"schema": true, "hardware": {"link_gb": 25}}', "is of schema True, this version reads 1"),
+        ('{"schema": 1, "hardware": {}}', "hardware is empty"),
+        ('{"schema": 1, "hardware": {"link_gb": 25}, "device": {"miniature": true}}', "without a GPU"),
+        ('{"schema": 1, "hardware": {"link_gb": 25}, "device": {"cuda_available": false}}', "without a GPU"),
+        ('{"schema": 1, "hardware": {"link_gb": 0}}', "hardware.link_gb must be a number from 0.1 to 10000, got 0"),
+        ('{"schema": 1, "hardware": {"achieved_tflops": 1e12}}', "hardware.achieved_tflops must be a number from 1"),
+        ('{"schema": 1, "hardware": {"launch_us": %s}}' % ("9" * 400), "hardware.launch_us must be a number from"),
+        ('{"schema": 1, "hardware": {"overhead_bytes": 0.5}}', "hardware.overhead_bytes must be a number from 1"),
+        ('{"schema": 1, "hardware": {"link_gb": "25"}}', "hardware.link_gb must be a number"),
+        ('{"schema": 1, "hardware": {"link_gb": true}}', "hardware.link_gb must be a number"),
+        ('{"schema": 1, "hardware": {"link_gb": NaN}}', "hardware.link_gb must be a number"),
     ],
 )
 def test_wrong_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, message: str) -> None:

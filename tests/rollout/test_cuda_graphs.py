@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +30,6 @@ class Journal:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, refuses: bool = False) -> None:
         self.events: list[str] = []
-        self.memory = SimpleNamespace(pool="pool", refused=False)
 
         def capture(step: Callable[[], None], pool: Any) -> Any:
             assert (step, pool) == (self.step, "pool")
@@ -41,17 +39,21 @@ class Journal:
             return SimpleNamespace(replay=lambda: self.events.append("replay"))
 
         monkeypatch.setattr(cuda_graphs, "capture", capture)
-        monkeypatch.setattr(cuda_graphs, "graph_memory", lambda device: self.memory)
         stream = SimpleNamespace(synchronize=lambda: self.events.append("wait"))
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
 
     def step(self) -> None:
         self.events.append("step")
 
+    def graphs(self) -> CudaGraphs:
+        graphs = CudaGraphs(GPU)
+        graphs._memory = SimpleNamespace(pool="pool")  # type: ignore[assignment]
+        return graphs
+
 
 def test_each_shape_runs_once_as_it_is_and_is_captured_then(monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(monkeypatch)
-    graphs = CudaGraphs(GPU, required=False)
+    graphs = journal.graphs()
     graphs.run(journal.step, 3)
     graphs.run(journal.step, 2)
     graphs.shapes_change()
@@ -62,16 +64,28 @@ def test_each_shape_runs_once_as_it_is_and_is_captured_then(monkeypatch: pytest.
     assert journal.events == [*first, "step", "step", "capture", "replay"]
 
 
-def test_a_step_that_cannot_be_captured(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_that_cannot_be_captured_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     journal = Journal(monkeypatch, refuses=True)
-    with caplog.at_level(logging.WARNING):
-        CudaGraphs(GPU, required=False).run(journal.step, 4)
-        CudaGraphs(GPU, required=False).run(journal.step, 2)
-    assert journal.events == ["step"] * 6
-    assert len([record for record in caplog.records if "not permitted" in record.message]) == 1, "one warning a process"
-    journal.memory.refused = False
-    with pytest.raises(RuntimeError, match="not permitted"):
-        CudaGraphs(GPU, required=True).run(journal.step, 2)
+    with pytest.raises(ValueError, match=r"model\.sampling\.decoding.*not permitted.*static"):
+        journal.graphs().run(journal.step, 4)
+    assert journal.events == ["step"]
+
+
+def test_the_steps_own_error_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Graph:
+        def capture_begin(self, **kwargs: Any) -> None: ...
+
+        def capture_end(self) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def step() -> None:
+        raise RuntimeError("the step's own error")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    with pytest.raises(RuntimeError, match="own error"):
+        cuda_graphs.capture(step, "pool")  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="previous error"):
+        cuda_graphs.capture(lambda: None, "pool")  # type: ignore[arg-type]
 
 
 class OnTheGpu(torch.utils._python_dispatch.TorchDispatchMode):
