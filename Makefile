@@ -1,5 +1,5 @@
 # Every recipe is one command of CONTRIBUTING.md. `make check` is what a change must pass.
-.PHONY: check lint types test slow format pins wheel
+.PHONY: check lint types test slow format pins wheel gpu-wheels
 
 check: lint types test
 
@@ -29,3 +29,7 @@ pins:
 
 wheel:
 	uv build --wheel
+
+# What `python -m benchmarks.gpu` needs on a machine without network, see docs/performance.md.
+gpu-wheels:
+	uv run --no-project --with pip python tools/gpu_wheels.py dist/gpu-wheels

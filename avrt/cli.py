@@ -192,6 +192,7 @@ def _take_allowed_classes(words: list[str]) -> tuple[list[str], tuple[str, ...]]
 
 
 def _train(name: str, arguments: list[str]) -> int:
+    from avrt.config.known_keys import check_keys
     from avrt.config.scan import scan_arguments
 
     try:
@@ -199,6 +200,7 @@ def _train(name: str, arguments: list[str]) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     scan_arguments(arguments)
+    check_keys(name, arguments, prefixes)
 
     from avrt.demo.paths import build_demo_paths
     from lightning_modules.cli import run

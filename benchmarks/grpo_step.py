@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import alternate, paired_ratio, parser, save, show
-from benchmarks.models import Shape
+from benchmarks.models import Shape, text_only_model
 from benchmarks.naive_step import NaiveStep, audio_visual_prompts
 from benchmarks.students import WORD, OurStep, save_student, text_prompt, tokenizer
 from benchmarks.trl_step import TRLStep
@@ -83,7 +83,8 @@ def _against_trl(options, folder: Path) -> Contestants:  # type: ignore[no-untyp
     ids = torch.tensor(tokenizer()(text, add_special_tokens=False)["input_ids"])
     assert len(ids) == options.prompt, "the benchmark's word is not one token"
     ours = OurStep(folder / "student", [text_prompt(ids)] * options.prompts, options.group, options.response)
-    peer = TRLStep(folder / "peer", shape, tokenizer(), [text] * options.prompts, options.group, options.response)
+    text_only_model(shape).save_pretrained(folder / "peer")
+    peer = TRLStep(folder / "peer", tokenizer(), [text] * options.prompts, options.group, options.response)
     return ours, peer, options.prompt
 
 

@@ -58,6 +58,12 @@ def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int, warm
     return {name: Timing(values) for name, values in seconds.items()}
 
 
+def wait_for_device() -> None:
+    """Until the GPU has finished, before a clock is read; nothing without one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def paired_ratio(slow: Timing, fast: Timing) -> tuple[float, float, float]:
     """Median, smallest and largest of the rounds' ratios: each compares two neighboring runs."""
     ratios = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]

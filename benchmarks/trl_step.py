@@ -1,6 +1,7 @@
 """The peer of `benchmarks.grpo_step`: one step of TRL's GRPOTrainer with its transformers rollout.
 
-Its settings are the fastest for this machine: no gradient checkpointing, float32, no logging to services.
+Its settings are the fastest for a CPU unless others are given: no gradient checkpointing, float32, no logging to
+services.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from benchmarks.models import Shape, text_only_model
+from benchmarks.measure import wait_for_device
 
 
 def token_sum(completion_ids: list[list[int]], **_: object) -> list[float]:
@@ -22,14 +23,24 @@ def token_sum(completion_ids: list[list[int]], **_: object) -> list[float]:
 
 
 class TRLStep:
-    """One optimizer step of TRL per call; see `benchmarks.students.OurStep` for the arguments."""
+    """One optimizer step of TRL per call; see `benchmarks.students.OurStep` for the arguments.
+
+    Args:
+        folder: a saved model. TRL uses the name of a model in memory as a hub id.
+        dtype: of the weights.
+        settings: of `GRPOConfig`, instead of those for a CPU.
+    """
 
     def __init__(
-        self, folder: Path, shape: Shape, tokenizer: Any, prompts: list[str], group: int, response: int
+        self,
+        folder: Path,
+        tokenizer: Any,
+        prompts: list[str],
+        group: int,
+        response: int,
+        dtype: str = "float32",
+        **settings: Any,
     ) -> None:
-        model = text_only_model(shape)
-        model.save_pretrained(folder)
-        # From a local folder: TRL uses the name of a model in memory as a hub id.
         self.timer = _StepTimer()
         self.trainer = GRPOTrainer(
             model=str(folder),
@@ -48,14 +59,13 @@ class TRLStep:
                 loss_type="grpo",
                 learning_rate=1e-6,
                 temperature=1.0,
-                gradient_checkpointing=False,
                 bf16=False,
-                use_cpu=True,
                 report_to=[],
                 save_strategy="no",
                 logging_strategy="no",
                 disable_tqdm=True,
-                model_init_kwargs={"dtype": "float32", "attn_implementation": "sdpa"},
+                model_init_kwargs={"dtype": dtype, "attn_implementation": "sdpa"},
+                **{"gradient_checkpointing": False, "use_cpu": True, **settings},
             ),
         )
 
@@ -69,7 +79,9 @@ class _StepTimer(TrainerCallback):
     seconds = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
+        wait_for_device()
         self._start = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        wait_for_device()
         self.seconds = time.perf_counter() - self._start

@@ -18,7 +18,8 @@ from avrt.model.lora import LoRAConfig, add_lora
 from avrt.model.student import Student, StudentConfig
 from avrt.model.trained_weights import check_saved_weights, frozen_fingerprint, has_frozen_weights
 from avrt.rollout.builtin import TransformersRollout
-from avrt.rollout.engine import RolloutEngine, SamplingConfig, completions
+from avrt.rollout.engine import Decoding, RolloutEngine, SamplingConfig, completions
+from avrt.rollout.static_decoding import decoding_path
 from avrt.sample import Completion
 from avrt.text.answers import is_formatted, parse
 from datamodules.base import ShardDataModule
@@ -37,17 +38,23 @@ class AnsweringModule(LightningModule):
         max_completion_length: token limit of an answer.
         kv_cache_tokens: bound on the tokens whose keys and values are held at once.
         lora: adapters of the language model; None for none.
+        decoding: how answers are computed, see `avrt.rollout.engine.SamplingConfig`.
     """
 
     def __init__(
-        self, student: StudentConfig, max_completion_length: int, kv_cache_tokens: int, lora: LoRAConfig | None = None
+        self,
+        student: StudentConfig,
+        max_completion_length: int,
+        kv_cache_tokens: int,
+        lora: LoRAConfig | None = None,
+        decoding: Decoding = "auto",
     ) -> None:
         super().__init__()
         # Frozen weights are not in checkpoints; `check_saved_weights` is strict about all others.
         self.strict_loading = False
         self.student_config = student
         self.lora_config = lora
-        self.answer_sampling = SamplingConfig(max_completion_length, 0.0, kv_cache_tokens)
+        self.answer_sampling = SamplingConfig(max_completion_length, 0.0, kv_cache_tokens, decoding=decoding)
         self.student: Student = None  # type: ignore[assignment]
         self.val_accuracy = MeanMetric()
         self.val_format = MeanMetric()
@@ -56,6 +63,7 @@ class AnsweringModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         check_strategy(self.trainer.strategy)
+        decoding_path(self.answer_sampling.decoding, self.trainer.strategy.root_device)
         adapt_plugins(self.trainer)
 
     def configure_model(self) -> None:

@@ -37,7 +37,7 @@ from avrt.model.encoding import Prompt
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
 from avrt.model.trained_weights import weights_fingerprint
-from avrt.rollout.engine import Response, completions
+from avrt.rollout.engine import Decoding, Response, completions
 from avrt.rollout.thinking_budget import ThinkingBudget
 from avrt.rollout.window_rollout import stream_seed
 from avrt.sample import Completion, Sample
@@ -73,6 +73,7 @@ class EvaluateModule(AnsweringModule):
         thinking_budget: tokens after which the thinking of a reply is closed and its answer asked for; null for none.
         thinking_curve: several such budgets: every reply stays as it is, and one more version of it per budget gives
             the accuracy curve.
+        decoding: how replies are computed, see `avrt.rollout.engine.SamplingConfig`.
     """
 
     def __init__(
@@ -89,8 +90,9 @@ class EvaluateModule(AnsweringModule):
         seed: NonNegativeInt = 0,
         thinking_budget: NonNegativeInt | None = None,
         thinking_curve: list[NonNegativeInt] | None = None,
+        decoding: Decoding = "auto",
     ) -> None:
-        super().__init__(student, max_completion_length, kv_cache_tokens, lora)
+        super().__init__(student, max_completion_length, kv_cache_tokens, lora, decoding)
         self.answer_sampling = replace(self.answer_sampling, temperature=temperature, seed=seed)
         self.repeats = repeats
         self.thinking_budget = thinking_budget

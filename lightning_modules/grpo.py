@@ -8,9 +8,11 @@ on one micro-batch of the window after another.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -20,6 +22,7 @@ from avrt.grpo.loss import DEFAULT_LOSS, LossConfig, grpo_loss
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.lora import LoRAConfig
 from avrt.model.reference import AdaptersOff, FrozenCopy, ReferencePolicy
+from avrt.model.self_check import compare_with_separate_rows, judge
 from avrt.model.student import StudentConfig
 from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rewards import RewardCallback, collect_rewards, describe_rewards
@@ -56,6 +59,8 @@ class GRPOModule(TrainingModule):
         max_skipped_steps: optimizer steps in a row that may be skipped as not finite before the run ends with an error.
         max_sampling_logp_difference: largest mean difference of a token's log-probability between sampling and
             training. A step above it is a warning; the run ends if most of the last 10 steps are above it.
+        self_check: before the first step of a run, a resumed one too, score some responses also in rows of their own,
+            and end the run if shared prompts give other log-probabilities than rounding explains.
     """
 
     samples_in_training = True
@@ -78,6 +83,7 @@ class GRPOModule(TrainingModule):
         resume_with_changes: bool = False,
         max_skipped_steps: PositiveInt = MAX_SKIPPED_STEPS,
         max_sampling_logp_difference: PositiveFloat = MAX_LOGP_DIFFERENCE,
+        self_check: bool = True,
     ) -> None:
         super().__init__(
             student,
@@ -89,6 +95,7 @@ class GRPOModule(TrainingModule):
             chunk_rows,
             max_skipped_steps,
         )
+        self.answer_sampling = replace(self.answer_sampling, decoding=sampling.decoding)
         self.loss = loss
         self.sampling = sampling
         self.num_generations = num_generations
@@ -99,6 +106,8 @@ class GRPOModule(TrainingModule):
             self.max_num_gen_batches = dynamic_sampling.max_num_gen_batches
         self.reference_device = reference_device
         self.sampling_check = SamplingCheck(max_sampling_logp_difference)
+        self.self_check = self_check
+        self._self_checked = False
         self.rewards: list[RewardCallback] = []
         self.prompt_history = PromptHistory()
         self.rollout: Rollout | None = None
@@ -107,7 +116,7 @@ class GRPOModule(TrainingModule):
 
     def training_settings(self) -> dict[str, Any]:
         sampling = asdict(self.sampling)
-        del sampling["kv_cache_tokens"]  # changes time and memory only
+        del sampling["kv_cache_tokens"], sampling["decoding"]  # change time and memory only
         return super().training_settings() | {
             "num_generations": self.num_generations,
             "loss": self.loss,
@@ -120,18 +129,21 @@ class GRPOModule(TrainingModule):
         return describe_rewards(self.rewards)
 
     def student_loaded(self) -> None:
-        if self.loss.beta:
+        if self.loss.beta and self.trainer.state.fn == TrainerFn.FITTING:
             if self.lora_config is not None:
                 self.reference = AdaptersOff(self.student.language_model)
             else:
-                self.reference = FrozenCopy(
-                    self.student.copy_language_model(), in_host_memory=self.reference_device == "cpu"
-                )
+                # The policy is still in host memory, and moves only when the strategy sets it up. The reference goes to
+                # its device at once: the host would hold it once per process otherwise, beside the optimizer's state.
+                parked = self.reference_device == "cpu"
+                device = torch.device("cpu") if parked else self.trainer.strategy.root_device
+                self.reference = FrozenCopy(self.student.copy_language_model(device), in_host_memory=parked)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
             self.prompt_history = PromptHistory()  # of an earlier run
+            self._self_checked = False
             self.rewards = collect_rewards(self.trainer.callbacks)  # type: ignore[attr-defined]
             check_group_rewards(self.dynamic_sampling, self.filter_groups, [reward.name for reward in self.rewards])
 
@@ -145,6 +157,8 @@ class GRPOModule(TrainingModule):
                 window.prompts, window.epochs, batch.stop - batch.start, window.draw
             )
             window.keep(self.rollout.kept)
+            if self.self_check and not self._self_checked:
+                self._check_shared_prompt(self.rollout, batch.prompt_slice)
             self.step_metrics.tokens_seen += count_tokens(self.rollout, self._gather)
             values = rollout_metrics(self.rollout, self._gather)
             chosen = self.filter_groups if self.dynamic_sampling is None else self.dynamic_sampling.rewards
@@ -178,6 +192,24 @@ class GRPOModule(TrainingModule):
             timed=self.step_metrics.timed,
             precision=self.precision_of_steps,
         )
+
+    def _check_shared_prompt(self, rollout: Rollout, prompts: slice) -> None:
+        """Compare shared prompts with plain rows on this device, once; called on all devices.
+
+        Raises:
+            ValueError: on all devices, if they differ on one.
+        """
+        with self.precision_of_steps():
+            here = compare_with_separate_rows(
+                self.student.language_model,
+                rollout.prompts[prompts],
+                [[response.token_ids for response in group] for group in rollout.responses[prompts]],
+                temperature=self.sampling.temperature,
+                banned=self.student.banned_tokens,
+                chunk_rows=self.chunk_rows,
+            )
+        self.print(judge(here.of_devices(self._gather), self.student_config.attention_kernel))
+        self._self_checked = True
 
     def _gather(self, values: Tensor) -> Tensor:
         """Values of all devices, one after another, on the host."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
 from avrt.model.token_logprobs import token_logprobs
+from avrt.rollout.engine import Decoding
 from datamodules.windows import MicroBatch, Window
 from lightning_modules.optimization import OptimizerConfig
 from lightning_modules.training import MAX_SKIPPED_STEPS, TrainingModule
@@ -30,6 +33,7 @@ class SFTModule(TrainingModule):
         lora: train low-rank adapters of the language model instead of its weights.
         resume_with_changes: resume from a checkpoint although settings or data have changed since.
         max_skipped_steps: optimizer steps in a row that may be skipped as not finite before the run ends with an error.
+        decoding: how validation answers are computed, see `avrt.rollout.engine.SamplingConfig`.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class SFTModule(TrainingModule):
         lora: LoRAConfig | None = None,
         resume_with_changes: bool = False,
         max_skipped_steps: PositiveInt = MAX_SKIPPED_STEPS,
+        decoding: Decoding = "auto",
     ) -> None:
         super().__init__(
             student,
@@ -53,6 +58,7 @@ class SFTModule(TrainingModule):
             chunk_rows,
             max_skipped_steps,
         )
+        self.answer_sampling = replace(self.answer_sampling, decoding=decoding)
         self._step_tokens = 1.0
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.utils.cpp_extension import get_default_build_root
 
+from avrt.config.host_memory import available_memory
 from avrt.config.numbers import PositiveFloat, PositiveInt
 from avrt.config.strategies import STRATEGIES
 from avrt.model.checkpoints import (
@@ -41,8 +42,10 @@ from avrt.model.checkpoints import (
     save_tensors,
     start_folder,
 )
+from avrt.model.offloaded_memory import SHARE_OF_HOST
 from avrt.model.student import Student
 from lightning_modules.checkpoint_io import checked
+from lightning_modules.offloading import drop_skipped_gradients, host_bytes
 from lightning_modules.step_metrics import StepReport
 
 
@@ -74,7 +77,15 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
     Args:
         stage: 1 splits the optimizer state over devices, 2 the gradients too, 3 the trained weights too.
         offload_optimizer: keep float32 masters, optimizer state and gradients in host memory, and step there.
-        pin_memory: pin that memory; faster transfers, for a host with memory to spare.
+        pin_memory: pin what is transferred of that memory, which makes the transfers several times as fast and cannot
+            be swapped out. ``auto`` pins it if a GPU is there and the host has enough free memory for all processes.
+        grad_accum_dtype: how gradients of bfloat16 weights are summed over the micro-batches of an optimizer step.
+            ``fp32``: in float32 on the device (4 bytes per trained weight, divided over the devices, from the first
+            backward pass to the step); offloaded ones go to host memory once. ``bf16``: rounded to bfloat16 after
+            every micro-batch; offloaded ones go to host memory and back in each. With one micro-batch per step there is
+            nothing to sum, and offloaded gradients always go as ``bf16`` does. Under stage 1 they are always summed as
+            ``bf16`` does; under stage 3 the sums are in host memory, so that ``fp32`` doubles what crosses. Weights of
+            float32 have sums of float32.
         overlap_comm: reduce gradients during the backward pass; costs one more bucket.
         allgather_bucket_size: elements of weights gathered at a time.
         reduce_bucket_size: elements of gradients reduced at a time.
@@ -86,7 +97,8 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         self,
         stage: Literal[1, 2, 3] = 2,
         offload_optimizer: bool = True,
-        pin_memory: bool = False,
+        pin_memory: Literal["auto"] | bool = "auto",
+        grad_accum_dtype: Literal["fp32", "bf16"] = "fp32",
         overlap_comm: bool = True,
         allgather_bucket_size: PositiveInt = 200_000_000,
         reduce_bucket_size: PositiveInt = 200_000_000,
@@ -97,7 +109,6 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         super().__init__(
             stage=stage,
             offload_optimizer=offload_optimizer,
-            pin_memory=pin_memory,
             overlap_comm=overlap_comm,
             allgather_bucket_size=allgather_bucket_size,
             reduce_bucket_size=reduce_bucket_size,
@@ -107,6 +118,8 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         )
         self.stage = stage
         self.offload_optimizer = offload_optimizer
+        self.pin_memory = pin_memory
+        self.grad_accum_dtype = grad_accum_dtype
         self.last_step: StepReport | None = None
         """The outcome of the last optimizer step; the engine knows the norm only after its step."""
 
@@ -163,11 +176,46 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         if self.stage == 3:
             keep_whole(module.student.thinker.model, ("visual", "audio_tower"), self.root_device)
         if module.trainer.training:
+            self._configure_gradients(module.student)
             self._initialize_deepspeed_train(self.model)
             self._share_head()
         else:
             self._initialize_deepspeed_inference(self.model)
         self.deepspeed_engine.checkpoint_engine = safe_checkpoint_engine()
+
+    def _configure_gradients(self, student: Student) -> None:
+        """Complete DeepSpeed's settings with those that depend on the weights."""
+        assert isinstance(self.config, dict)
+        bfloat16 = self.config.get("bf16", {}).get("enabled", False)
+        if bfloat16 and self.stage > 1:  # stage 1 has another optimizer for it, which takes steps that are not finite
+            once = self.offload_optimizer and self._module.trainer.accumulate_grad_batches == 1
+            self.config["data_types"] = {"grad_accum_dtype": "bf16" if once else self.grad_accum_dtype}
+        if self.offload_optimizer:
+            pinned = self.pin_memory if isinstance(self.pin_memory, bool) else self._can_pin(student)
+            self.config["zero_optimization"]["offload_optimizer"]["pin_memory"] = pinned
+
+    def _can_pin(self, student: Student) -> bool:
+        """Whether every machine has the memory; all processes agree."""
+        if self._on_cpu:
+            return False
+        assert self.parallel_devices is not None
+        accumulates = self._module.trainer.accumulate_grad_batches > 1
+        fp32 = self.grad_accum_dtype == "fp32"
+        processes = len(self.parallel_devices)  # of this machine
+        needed = processes * host_bytes(student, self.world_size, self.stage, fp32, accumulates)
+        free = available_memory()
+        if free is not None:  # the weights go to the devices before anything is pinned
+            leaving = (w.numel() * w.element_size() for w in student.parameters() if w.device.type == "cpu")
+            free += processes * sum(leaving)
+        enough = free is not None and needed <= free * SHARE_OF_HOST
+        enough = self.reduce_boolean_decision(enough, all=True)
+        if not enough:
+            rank_zero_warn(
+                f"the optimizer's memory is not pinned, which makes transfers slower: {needed / 1e9:.0f} GB on this "
+                f"machine, of which {'unknown' if free is None else f'{free / 1e9:.0f} GB'} are free; "
+                "trainer.strategy.init_args.pin_memory: true pins it all the same, false silences this warning"
+            )
+        return enough
 
     def _share_head(self) -> None:
         """Under ZeRO-3: the head's weight is used without calling the head, so its owner is the whole module."""
@@ -216,6 +264,7 @@ class AVRTDeepSpeedStrategy(DeepSpeedStrategy):
         learning_rate = optimizer.param_groups[0]["lr"]
         output = super().optimizer_step(optimizer, closure, model, **kwargs)
         if engine.global_steps > steps:
+            drop_skipped_gradients(engine.optimizer)
             norm = engine.get_global_grad_norm()
             self.last_step = StepReport(float("nan") if norm is None else float(norm), float(learning_rate))
         return output

@@ -15,6 +15,7 @@ from avrt.config.numbers import NonNegativeInt, PositiveInt
 from avrt.config.optimizer_steps import run_length
 from avrt.model.checkpoints import newest
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
+from avrt.model.flex_attention import flex_unavailable
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import StudentConfig
 from avrt.model.trained_weights import weights_are_finite, without_frozen
@@ -118,7 +119,8 @@ class TrainingModule(AnsweringModule):
             optimizer = strategy.build_optimizer(groups, settings)
         else:
             _check_master_weights(groups)
-            optimizer = AdamW(groups, **settings)
+            # On a GPU the fused one needs no temporary copy of every gradient.
+            optimizer = AdamW(groups, fused=True if self.device.type == "cuda" else None, **settings)
         schedule = build_schedule(optimizer, c, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -191,10 +193,10 @@ class TrainingModule(AnsweringModule):
                 "optimizer step; set trainer.limit_train_batches (or the number of trainer.fast_dev_run) to a multiple "
                 "of it, or leave it out"
             )
-        if self.student_config.attention_kernel == "flex" and self.device.type == "cpu":
+        problem = flex_unavailable(self.device.type) if self.student_config.attention_kernel == "flex" else None
+        if problem is not None:
             raise ValueError(
-                "model.student.attention_kernel: flex has no gradient on the CPU; set it to sdpa, or "
-                "trainer.accelerator to gpu"
+                f"model.student.attention_kernel: {problem}; set it to sdpa, or trainer.accelerator to gpu"
             )
 
     # ---- metrics of an optimizer step -------------------------------------------------------------------------------

@@ -32,20 +32,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the steps and print the scores."""
-    from avrt.evaluation.terminal_tables import score_console
-    from avrt.judging.run import run_judge, score_again
-    from avrt.judging.tables import print_judgments
-
     if args.score is not None:
         if args.config or args.settings or args.stage or args.retry_rejected:
             raise ValueError("--score: takes no other option; it reads the folder's verdicts.jsonl and calls no server")
+        from avrt.evaluation.terminal_tables import score_console
+        from avrt.judging.run import score_again
+        from avrt.judging.tables import print_judgments
+
         print_judgments(score_again(args.score), score_console())
         return 0
 
-    from avrt.demo.paths import build_demo_paths
     from avrt.judging.config import load_config
 
     config = load_config(args.config or [], args.settings)
+
+    # Heavy: a mistyped key has been reported by now.
+    from avrt.demo.paths import build_demo_paths
+    from avrt.evaluation.terminal_tables import score_console
+    from avrt.judging.run import run_judge
+    from avrt.judging.tables import print_judgments
+
     build_demo_paths(config)
     steps = tuple(step for step in STEPS if not args.stage or step in args.stage)
     scores = run_judge(config, steps=steps, retry_rejected=args.retry_rejected)

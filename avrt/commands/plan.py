@@ -1,7 +1,8 @@
 """Estimate a run's memory, FLOPs, time and length from its config, without loading the model.
 
-Nothing is measured: read the times as a lower bound. Memory is that of the project's own training step, run on tensors
-that have shapes but no data. Exit status 1 if the run does not fit.
+Times are computed: read them as a lower bound. Speeds of the GPU and its host are assumed, or measured by
+`python -m benchmarks.gpu` (--measured). Memory is that of the project's own training step, run on tensors that have
+shapes but no data. Exit status 1 if the run does not fit.
 """
 
 from __future__ import annotations
@@ -9,13 +10,23 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from avrt.planning.hardware import Hardware, override, read_measured
+
 HARDWARE_OPTIONS = (
+    ("--peak-tflops", "peak_tflops", "TFLOPS", "dense bfloat16 peak of one GPU"),
+    ("--efficiency", "efficiency", "SHARE", "share of the peak that is reached"),
+    ("--bandwidth", "bandwidth_gb", "GB/S", "bandwidth of GPU memory"),
+    ("--bandwidth-efficiency", "bandwidth_efficiency", "SHARE", "share of it that decoding reaches"),
+    ("--launch", "launch_us", "US", "time to launch a kernel, microseconds"),
+    ("--host-bandwidth", "host_bandwidth_gb", "GB/S", "bandwidth of host memory"),
+    ("--link", "link_gb", "GB/S", "bandwidth one way between one GPU and pinned host memory"),
+    ("--pageable-link", "pageable_link_gb", "GB/S", "the same for host memory that is not pinned"),
+)
+"""Options with the attributes of `avrt.planning.hardware.Hardware` that they set."""
+
+MEMORY_OPTIONS = (
     ("--gpu-memory", 80.0, "GIB", "memory of one GPU"),
     ("--host-memory", 1000.0, "GIB", "memory of one machine"),
-    ("--peak-tflops", 989.0, "TFLOPS", "dense bfloat16 peak of one GPU"),
-    ("--efficiency", 0.35, "SHARE", "share of the peak that is reached"),
-    ("--bandwidth", 3350.0, "GB/S", "bandwidth of GPU memory"),
-    ("--host-bandwidth", 200.0, "GB/S", "bandwidth of host memory"),
 )
 
 
@@ -28,8 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, help="training samples, if the shards are not on this machine")
     parser.add_argument("--prompt-tokens", type=int, help="tokens of a prompt (default: the config's longest)")
     parser.add_argument("--completion-tokens", type=int, help="mean tokens of a response, for the time")
-    for option, default, unit, text in HARDWARE_OPTIONS:
+    parser.add_argument(
+        "--longest-tokens", type=int, help="tokens of the longest response on a GPU, for the time (default: the limit)"
+    )
+    for option, default, unit, text in MEMORY_OPTIONS:
         parser.add_argument(option, type=float, default=default, metavar=unit, help=f"{text} (default: {default:g})")
+    parser.add_argument(
+        "--measured", metavar="FILE", help="gpu.json of benchmarks.gpu: measured speeds in place of assumed ones"
+    )
+    for option, attribute, unit, text in HARDWARE_OPTIONS:
+        parser.add_argument(
+            option,
+            type=float,
+            metavar=unit,
+            help=f"{text} (default: measured, or {getattr(Hardware, attribute):g})",
+        )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
@@ -38,28 +62,22 @@ def run(args: argparse.Namespace) -> int:
     import json
     import math
     import tempfile
-    from dataclasses import replace
     from pathlib import Path
 
     from rich.console import Console
 
     from avrt.config.errors import UsageError, describe
     from avrt.demo.paths import locate_demo_paths
-    from avrt.planning.cost import Hardware
     from avrt.planning.plan import make_plan, print_plan
     from avrt.planning.settings import read_settings
 
     for name, value in vars(args).items():
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 < value < math.inf:
             raise UsageError(f"--{name.replace('_', '-')} must be positive, got {value}")
-    hardware = replace(
-        Hardware(),
-        peak_tflops=args.peak_tflops,
-        efficiency=args.efficiency,
-        bandwidth_gb=args.bandwidth,
-        host_bandwidth_gb=args.host_bandwidth,
-    )
-    numbers = (args.samples, args.prompt_tokens, args.completion_tokens)
+    hardware = Hardware() if args.measured is None else read_measured(args.measured)
+    given = {attribute: getattr(args, option[2:].replace("-", "_")) for option, attribute, _, _ in HARDWARE_OPTIONS}
+    hardware = override(hardware, {attribute: value for attribute, value in given.items() if value is not None})
+    numbers = (args.samples, args.prompt_tokens, args.completion_tokens, args.longest_tokens)
     with tempfile.TemporaryDirectory() as folder:
 
         def prepare(config: dict[str, Any]) -> None:

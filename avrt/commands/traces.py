@@ -37,12 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the steps and print the statistics."""
-    from avrt.demo.paths import build_demo_paths
     from avrt.traces.config import load_config
+
+    config = load_config(args.config or [], args.settings)
+
+    # Heavy: a mistyped key has been reported by now.
+    from avrt.demo.paths import build_demo_paths
     from avrt.traces.pipeline import run_traces
     from avrt.traces.statistics import print_folders, print_statistics
 
-    config = load_config(args.config or [], args.settings)
     build_demo_paths(config)
     statistics = run_traces(config, steps=args.stage, retry_rejected=args.retry_rejected, workers=args.workers)
     if statistics is not None:

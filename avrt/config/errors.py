@@ -112,9 +112,20 @@ def _unknown(key: str, owner: str, text: str, lookup: Lookup) -> str:
     )
     if found:
         name = ".".join(filter(None, found.groups()))
-        return f"{f'{key}.{name}'.removeprefix('.')}: unknown key{_near(name, lookup(owner))}"
+        return unknown_key(key, name, lookup(owner))
     word = re.search(r"unrecognized arguments: (\S+)", text)
     return f"{word[1]!r} is not understood here; settings are given as --key=value" if word else ""
+
+
+def unknown_key(key: str, name: str, accepted: Iterable[str]) -> str:
+    """The error for a key that does not exist.
+
+    Args:
+        key: of the settings that it is among; empty for a config's own.
+        name: the unknown key, with those below it.
+        accepted: keys that exist there.
+    """
+    return f"{f'{key}.{name}'.removeprefix('.')}: unknown key{_near(name, accepted)}"
 
 
 def _near(name: str, accepted: Iterable[str]) -> str:

@@ -15,7 +15,8 @@ from avrt.config.errors import UsageError, suggest
 STRATEGIES: dict[str, dict[str, Any]] = {
     "avrt_zero2": {"stage": 2, "offload_optimizer": False},
     "avrt_zero2_offload": {"stage": 2, "offload_optimizer": True},
-    "avrt_zero3": {"stage": 3, "offload_optimizer": True},
+    # ZeRO-3 sums gradients in host memory: in float32, twice as much would cross in every micro-batch.
+    "avrt_zero3": {"stage": 3, "offload_optimizer": True, "grad_accum_dtype": "bf16"},
 }
 """Arguments of `lightning_modules.strategy.AVRTDeepSpeedStrategy` by name. ZeRO-3 splits the trained weights too."""
 

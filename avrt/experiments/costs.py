@@ -62,7 +62,7 @@ def _cost(stage: Stage, base: Base, quick: bool, plans: dict[RunSettings, Plan])
 def _planned(stage: Stage, of_kind: StageBase, student: str, plans: dict[RunSettings, Plan]) -> Cost:
     """The cost by `plans`, which gets a plan for settings that it does not have: most arms have the same."""
     from avrt.demo.paths import locate_demo_paths
-    from avrt.planning.cost import Hardware
+    from avrt.planning.hardware import Hardware
     from avrt.planning.plan import make_plan
     from avrt.planning.settings import read_settings
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from avrt.model.wide_products import wide_mm
+
 DEFAULT_CHUNK_ROWS = 128
 
 FEW_ROWS = 32
@@ -42,29 +44,31 @@ def chunked_logprobs(
 
     Returns:
         log-probabilities ``[M]`` (differentiable) and entropies in nats ``[M]`` (not differentiable), both float32, or
-        float64 when `hidden` is. Under autocast the head multiplies in autocast's type, as any linear layer.
+        float64 when `hidden` is. Under autocast the head's operands have autocast's type, as in any linear layer; the
+        logits are never rounded to half precision.
     """
     if chunk_rows < 0:
         raise ValueError(f"chunk_rows must be 0 (no chunks) or positive, got {chunk_rows}")
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        # The backward pass runs outside of autocast and must reproduce the logits of the forward pass.
-        narrow = torch.get_autocast_dtype(device)
-        hidden, head_weight = hidden.to(narrow), head_weight.to(narrow)
+    # The backward pass runs outside of autocast and must reproduce the logits of the forward pass.
+    hidden, head_weight = head_operand(hidden), head_operand(head_weight)
     rows = chunk_rows or max(1, hidden.shape[0])
     return _ChunkedLogprobs.apply(hidden, head_weight, targets, temperature, banned, rows)
+
+
+def head_operand(x: Tensor) -> Tensor:
+    """Hidden states or the head's weight in the type in which the head multiplies: autocast's if it is on."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def chunk_logits(hidden: Tensor, head_weight: Tensor, temperature: float, banned: Tensor | None) -> Tensor:
     """Logits of a few rows at the sampling temperature, banned tokens at -inf; at least float32. ``[m, V]``.
 
-    The result is a new tensor that the caller may overwrite.
+    Operands have the same type, see `head_operand`. The result is a new tensor that the caller may overwrite.
     """
     # For a few rows, the CPU's matrix product takes half the time with the tall matrix on the left.
     few = hidden.shape[0] <= FEW_ROWS and hidden.device.type == "cpu"
-    logits = (head_weight @ hidden.T).T.contiguous() if few else hidden @ head_weight.T
-    if logits.dtype not in (torch.float32, torch.float64):
-        logits = logits.float()
+    logits = wide_mm(head_weight, hidden.T).T.contiguous() if few else wide_mm(hidden, head_weight.T)
     if temperature != 1.0:
         logits.div_(temperature)
     if banned is not None:

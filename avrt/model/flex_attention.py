@@ -13,12 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+
+def flex_unavailable(device: str) -> str | None:
+    """Why a kind of device cannot train with FlexAttention; None if it can."""
+    if device == "cpu":
+        return "flex has no gradient on the CPU"
+    if device != "cuda":
+        return f"flex is compiled for NVIDIA and AMD GPUs only, not for {device!r}"
+    if find_spec("triton") is None:
+        return "flex needs the package triton, which compiles its kernel"
+    return None
 
 
 def packed_block_mask(

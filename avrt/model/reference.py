@@ -26,7 +26,7 @@ class FrozenCopy(ReferencePolicy):
     """A second language model; the encoders are frozen and shared.
 
     Args:
-        model: the copy.
+        model: the copy, where it is kept.
         in_host_memory: bring the weights to the device only while they are used, between rollout and training, when
             neither the rollout's cache nor activations take space there. Costs one transfer per rollout.
     """

@@ -45,6 +45,10 @@ AttentionKernel = Literal["sdpa", "flex"]
 """Implementation of a packed row's attention: scaled-dot-product attention in two calls, or FlexAttention in one."""
 
 
+MASK_ALIGNMENT = 16
+"""Entries: rows of a mask begin at multiples of it."""
+
+
 class Layout(abc.ABC):
     """The structure of a row of tokens; replaces the attention mask and computes the attention of every layer."""
 
@@ -83,6 +87,10 @@ def layout_attention(
 
 AttentionInterface.register(ATTENTION_NAME, layout_attention)
 AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+
+# Recent GPUs prefer cuDNN's attention, which plans every new shape anew, for tenths of a second. Here each micro-batch
+# has lengths of its own. The other kernels take any shape at once. Read in torch's source, not measured.
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @dataclass
@@ -155,7 +163,9 @@ class PackedLayout(Layout):
         """The attention mask of responses: their prompt's tokens, then their own up to the query.
 
         Returns ``[N or 1, 1, R * C, P + C]``: the C queries occur R times, once for every query head of a key head. The
-        mask is added to the scores: 0 or -inf. Kernels would convert a bool mask to this one in every call.
+        mask is added to the scores: 0 or -inf. Kernels would convert a bool mask to this one in every call, and the
+        memory-efficient kernel of GPUs would copy one whose rows do not begin at multiples of 8 entries, once per
+        response. So rows begin at multiples of `MASK_ALIGNMENT`, with unused entries between them.
         """
         if self._additive_mask is None:
             assert self._responses is not None
@@ -166,8 +176,12 @@ class PackedLayout(Layout):
             visible = torch.cat(
                 [prompt[:, None].expand(-1, longest, -1), causal.expand(prompt.shape[0], -1, -1)], dim=-1
             ).unsqueeze(1)
-            additive = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, -torch.inf)
-            self._additive_mask = additive.repeat(1, 1, repeats, 1)
+            keys = visible.shape[-1]
+            room = -(-keys // MASK_ALIGNMENT) * MASK_ALIGNMENT
+            shape = (visible.shape[0], 1, repeats, longest, room)
+            additive = torch.zeros(shape, dtype=dtype, device=self._device)[..., :keys]
+            additive.masked_fill_(~visible[:, :, None], -torch.inf)
+            self._additive_mask = additive.flatten(2, 3)
         return self._additive_mask
 
     @cached_property
@@ -195,7 +209,8 @@ class PackedLayout(Layout):
         response_q, response_k, response_v = (self._responses.pad(x) for x in (response_q, response_k, response_v))
         response_k = torch.cat([self._per_response(prompt_k), response_k], dim=2)  # [N, K, P + C, D]
         response_v = torch.cat([self._per_response(prompt_v), response_v], dim=2)
-        mask = self._mask(query.dtype, query.shape[1] // key.shape[1])
+        # Under autocast the rotation has made queries wider than what they are multiplied as.
+        mask = self._mask(value.dtype, query.shape[1] // key.shape[1])
         responses = _masked_attention(response_q, response_k, response_v, mask, scaling)
         return torch.cat([out, self._responses.unpad(responses)]).unsqueeze(0)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from avrt.media.defaults import MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
 from avrt.model.banned_tokens import find_banned_tokens
+from avrt.model.encoder_attention import batch_encoder_windows
 from avrt.model.encoders import audio_features, visual_features
 from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.model.float32_default import float32_default
@@ -96,6 +97,7 @@ class Student(nn.Module):
         self.processor = processor
         self.config = config
         freeze_encoders(thinker)
+        batch_encoder_windows(thinker)
         text_model = thinker.model.language_model
         text_model.set_attn_implementation(ATTENTION_NAME)
         if config.gradient_checkpointing:
@@ -148,17 +150,26 @@ class Student(nn.Module):
                 ).to(self.device)
         return self._banned_tokens
 
-    def copy_language_model(self) -> LanguageModel:
+    def copy_language_model(self, device: torch.device | None = None) -> LanguageModel:
         """A frozen deep copy of the language model, for use as the reference policy.
 
-        It needs as much memory again as the language model's weights. The encoders are frozen and not copied.
+        It needs as much memory again as the language model's weights, on its device only. The encoders are frozen and
+        not copied.
+
+        Args:
+            device: of the copy; None for the language model's own.
         """
         policy = self.language_model
-        text_model = copy.deepcopy(policy.text_model).eval().requires_grad_(False)
-        head = copy.deepcopy(policy.head).requires_grad_(False)
-        if policy.head_weight is policy.text_model.get_input_embeddings().weight:
-            head.weight = text_model.get_input_embeddings().weight
-        return LanguageModel(text_model, head, policy.kernel)
+        copies: dict[int, Any] = {}  # a tied head stays tied
+        for module in (policy.text_model, policy.head):
+            for weight in module.parameters():
+                if id(weight) not in copies:
+                    copied = weight.detach().to(device or weight.device, copy=True)
+                    copies[id(weight)] = nn.Parameter(copied, requires_grad=False)
+            for buffer in module.buffers():
+                copies.setdefault(id(buffer), buffer.detach().to(device or buffer.device, copy=True))
+        text_model = copy.deepcopy(policy.text_model, copies).eval()
+        return LanguageModel(text_model, copy.deepcopy(policy.head, copies), policy.kernel)
 
     @torch.no_grad()
     @float32_default()

@@ -1,9 +1,10 @@
 """FLOPs and time of an optimizer step.
 
-Time is computed, not measured: dense arithmetic at `peak x efficiency`, decoding at the speed of reading weights and
-caches, the offloaded optimizer at the host's memory bandwidth. Left out: loading data, waiting for the device with the
-longest response, validation, checkpoints. With dynamic sampling a step's prompts are counted once, and
-`StepCost.most_seconds` counts as many as the bound allows.
+Time is computed: dense arithmetic at the speed that is reached of the peak; decoding at the speed of launching its
+kernels or of reading weights and caches, whichever is slower; the offloaded optimizer at the host's memory bandwidth,
+and its gradients and weights at that of the link. Left out: loading data, waiting for the device with the longest
+responses, the exchange of gradients between devices (it overlaps with the backward pass), validation, checkpoints. With
+dynamic sampling a step's prompts are counted once, and `StepCost.most_seconds` counts as many as the bound allows.
 """
 
 from __future__ import annotations
@@ -14,34 +15,18 @@ from typing import Any
 from transformers import Qwen2_5OmniThinkerConfig
 
 from avrt.planning.dry_run import StepFlops
-from avrt.planning.memory import kv_bytes_per_token
+from avrt.planning.hardware import Hardware
+from avrt.planning.memory import kv_bytes_per_token, prompts_at_once
 from avrt.planning.settings import RunSettings
 from avrt.planning.shapes import Parameters
 
-ADAM_BYTES = 32
-"""Bytes of host memory read and written per trained weight in an update: weight, gradient and two moments in float32
-(both ways), and the weight in bfloat16."""
+ADAM_BYTES = 42
+"""Bytes of host memory read and written per trained weight in an update. Clipping reads and writes the gradient (8);
+Adam reads weight, gradient and two moments in float32 and writes all but the gradient (28); the weight is read and
+written in bfloat16 for the device (6)."""
 
-
-@dataclass(frozen=True)
-class Hardware:
-    """Hardware that the time is computed for. Defaults: an H100's data sheet, and the share that training reaches.
-
-    Attributes:
-        peak_tflops: dense bfloat16 TFLOP/s of one device.
-        efficiency: share of the peak that training and scoring reach.
-        bandwidth_gb: memory bandwidth of one device, GB/s.
-        bandwidth_efficiency: share of that bandwidth that decoding reaches.
-        host_bandwidth_gb: memory bandwidth of one machine, for the offloaded optimizer, GB/s.
-        link_gb: bandwidth between one device and its host, GB/s.
-    """
-
-    peak_tflops: float = 989.0
-    efficiency: float = 0.35
-    bandwidth_gb: float = 3350.0
-    bandwidth_efficiency: float = 0.3
-    host_bandwidth_gb: float = 200.0
-    link_gb: float = 25.0
+LAYER_LAUNCHES, OTHER_LAUNCHES, SAMPLING_LAUNCHES = 50, 22, 13
+"""Kernels of a decoding step: of each layer, of the rest of the model, and of sampling; counted on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +37,9 @@ class StepCost:
         prompt_tokens, response_tokens: tokens that pass the policy in training.
         encoder_runs: prompts whose media are embedded.
         flops: by phase: ``embedding``, ``prefill``, ``decoding``, ``reference``, ``training``.
-        seconds: by phase, and of the ``optimizer``; devices work at the same time.
+        seconds: by phase, and of the ``optimizer`` and its ``transfers``; devices work at the same time.
+        decoding: seconds of decoding that each of its bounds alone would take: ``launches``, ``bytes``, ``flops``.
+        crossed: bytes per trained weight that an offloaded optimizer moves between a device and its host.
         most_rollouts: dynamic sampling rolls out at most so many times the prompts of a step.
     """
 
@@ -61,6 +48,8 @@ class StepCost:
     encoder_runs: int
     flops: dict[str, float]
     seconds: dict[str, float]
+    decoding: dict[str, float]
+    crossed: int = 0
     most_rollouts: int = 1
 
     @property
@@ -85,51 +74,104 @@ def step_cost(
     trained: int,
     micro_batch: StepFlops,
     hardware: Hardware,
+    pinned: bool = True,
 ) -> StepCost:
-    """Cost of one optimizer step with responses of mean length.
+    """Cost of one optimizer step with responses of mean length, the longest of them of `longest_tokens`.
 
     Args:
         trained: number of trained parameters.
         micro_batch: FLOPs of one micro-batch with responses of mean length.
+        pinned: whether the offloaded optimizer's memory is pinned.
     """
     s = settings
     prompts, responses = s.prompts_per_device, s.responses_per_device
     flops = {"embedding": prompts * _encoder_flops(config, s, parameters)}
     seconds: dict[str, float] = {}
-    rate = hardware.peak_tflops * 1e12 * hardware.efficiency
+    decoding: dict[str, float] = {}
     windows = 1 / s.num_iterations  # windows per optimizer step
     if s.task == "grpo":
         flops["prefill"] = prompts * _prefill_flops(config, s, parameters)
         flops["decoding"] = responses * _decoding_flops(config, s, parameters)
-        reads = s.mean_completion_tokens * (parameters.layers + parameters.head) * s.weight_bytes
-        cached = (prompts * s.prompt_tokens + responses * s.mean_completion_tokens / 2) * s.mean_completion_tokens
-        reads_cache = cached * kv_bytes_per_token(config, s.weight_bytes)
-        bandwidth = hardware.bandwidth_gb * 1e9 * hardware.bandwidth_efficiency
-        seconds["decoding"] = max((reads + reads_cache) / bandwidth, flops["decoding"] / rate)
+        decoding = {
+            "launches": decoding_steps(s) * launches(config, s) * hardware.launch_us * 1e-6,
+            "bytes": _decoding_bytes(config, s, parameters) / hardware.decoding_bandwidth,
+            "flops": flops["decoding"] / hardware.flops,
+        }
+        decoding = {bound: value * windows for bound, value in decoding.items()}
         if s.reference != "none":
             flops["reference"] = s.accumulate * micro_batch.forward
             if s.reference == "host":
-                seconds["reference"] = parameters.language_model * s.weight_bytes / (hardware.link_gb * 1e9)
+                seconds["reference"] = hardware.transfer(parameters.language_model * s.weight_bytes, pinned=True)
     for name in flops:
         flops[name] *= windows
-        seconds[name] = seconds.get(name, 0.0) * windows
+        seconds[name] = max(decoding.values()) if name == "decoding" else seconds.get(name, 0.0) * windows
         if name != "decoding":
-            seconds[name] += flops[name] / rate
+            seconds[name] += flops[name] / hardware.flops
     flops["training"] = s.accumulate * micro_batch.step
-    seconds["training"] = flops["training"] / rate
+    seconds["training"] = flops["training"] / hardware.flops
+    crossed = crossing_bytes(s)
     if s.offload:
         share = trained / s.devices
         per_host = share * (s.devices // s.nodes)
-        moved = 2 * share * s.weight_bytes / (hardware.link_gb * 1e9)
-        seconds["optimizer"] = per_host * ADAM_BYTES / (hardware.host_bandwidth_gb * 1e9) + moved
+        seconds["optimizer"] = per_host * ADAM_BYTES / (hardware.host_bandwidth_gb * 1e9)
+        seconds["transfers"] = hardware.transfer(share * crossed, pinned)
     return StepCost(
         prompt_tokens=s.prompts_per_step * s.prompt_tokens,
         response_tokens=s.prompts_per_step * s.num_generations * s.mean_completion_tokens,
         encoder_runs=s.prompts_per_step,
         flops={name: value * s.devices for name, value in flops.items()},
         seconds=seconds,
+        decoding=decoding,
+        crossed=crossed,
         most_rollouts=s.max_num_gen_batches,
     )
+
+
+def crossing_bytes(settings: RunSettings) -> int:
+    """Bytes per trained weight that cross between device and host in an optimizer step; 0 without offload.
+
+    Read off DeepSpeed 0.19.8 and counted in a run (`tests/distributed/test_gradient_sums.py`). Every gradient reaches
+    the host in float32 once, and the new weight comes back. Sums that are not in float32 on the device are in host
+    memory: the first micro-batch's gradient is written there, and for each further one the sum is read and written.
+    """
+    s = settings
+    if not s.offload:
+        return 0
+    once = 4 + s.weight_bytes
+    if s.stage == 3:  # the first gradient is read back, too
+        return once + 2 * s.accumulate * (4 if s.fp32_sums else s.weight_bytes)
+    if s.sums_on_device or s.accumulate == 1:
+        return once
+    return once + s.weight_bytes * (2 * s.accumulate - 1)
+
+
+def decoding_steps(settings: RunSettings) -> int:
+    """Decoding steps of a window: those of the longest response, for each of the parts that the cache's bound makes."""
+    parts = -(-settings.prompts_per_device // prompts_at_once(settings))
+    return parts * settings.longest_tokens
+
+
+def launches(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> int:
+    """Launches of a decoding step: a captured graph is one."""
+    if settings.decoding == "graphs":
+        return 1
+    text: Any = config.text_config
+    return plain_launches(text.num_hidden_layers)
+
+
+def plain_launches(layers: int) -> int:
+    """Kernels of a decoding step of a text model with so many layers."""
+    return layers * LAYER_LAUNCHES + OTHER_LAUNCHES + SAMPLING_LAUNCHES
+
+
+def _decoding_bytes(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
+    """Bytes that a window's decoding reads: weights in every step, a prompt's keys and values as long as one of its
+    responses is not finished, a response's own up to its end."""
+    text: Any = config.text_config
+    weights = decoding_steps(s) * (p.layers + text.vocab_size * text.hidden_size) * s.weight_bytes
+    mean = s.mean_completion_tokens
+    cached = s.prompts_per_device * s.prompt_tokens * s.longest_tokens + s.responses_per_device * mean**2 / 2
+    return weights + cached * kv_bytes_per_token(config, s.weight_bytes)
 
 
 def _encoder_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:

@@ -34,10 +34,12 @@ class StepTrace:
     Attributes:
         activation_bytes: peak of forward and backward beside weights and gradients.
         trained: number of parameters that get a gradient.
+        sizes: elements of each weight that gets one.
     """
 
     activation_bytes: int
     trained: int
+    sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def trace_memory(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> Ste
         # FLOPs are counted in another run: that counter would keep tensors alive.
         with PeakMemory(batch.tensors()) as memory:
             batch.loss().backward()
-    return StepTrace(memory.peak, sum(trained.values()))
+    return StepTrace(memory.peak, sum(trained.values()), tuple(trained.values()))
 
 
 def _drop_gradient(parameter: torch.Tensor) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from avrt.planning.cost import Hardware, StepCost, step_cost
+from avrt.planning.cost import StepCost, crossing_bytes, step_cost
 from avrt.planning.dry_run import count_flops, trace_memory
+from avrt.planning.hardware import Hardware
 from avrt.planning.memory import DeviceMemory, HostMemory, device_memory, host_memory
 from avrt.planning.settings import RunSettings
 from avrt.planning.shapes import Parameters, count_parameters, load_config
@@ -20,9 +23,36 @@ USABLE = 0.92
 """Usable share of a device's memory; the rest is lost to fragmentation."""
 
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its size is read
+
+BF16_SUMS = (
+    "trainer.strategy: {class_path: lightning_modules.strategy.AVRTDeepSpeedStrategy, init_args: "
+    "{grad_accum_dtype: bf16}}"
+)
+
+
+@dataclass(frozen=True)
+class GradientSums:
+    """Sums of gradients over micro-batches in float32 on the device, against sums in bfloat16.
+
+    Attributes:
+        device_bytes: what the former take more of one device's memory.
+        seconds: what the latter take longer per optimizer step, because they cross between device and host.
+    """
+
+    device_bytes: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The figures that `python -m avrt plan` prints."""
+    """The figures that `python -m avrt plan` prints.
+
+    Attributes:
+        trained: number of trained parameters.
+        sums: the two ways to sum gradients; None where there is no choice.
+        shared_memory_here: size of this machine's `/dev/shm`, or None if it has none.
+    """
 
     settings: RunSettings
     student: str
@@ -34,6 +64,9 @@ class Plan:
     device_limit: int
     host_limit: int
     advice: tuple[str, ...]
+    hardware: Hardware
+    sums: GradientSums | None
+    shared_memory_here: int | None
 
     @property
     def hours(self) -> float | None:
@@ -58,6 +91,9 @@ class Plan:
             "parameters": asdict(self.parameters) | {"total": self.parameters.total, "trained": self.trained},
             "device_bytes": device | {"peak": self.device.peak},
             "host_bytes": asdict(self.host) | {"peak": self.host.peak},
+            "hardware": asdict(self.hardware),
+            "gradient_sums": None if self.sums is None else asdict(self.sums),
+            "shared_memory_here": self.shared_memory_here,
             "step": asdict(self.cost),
             "hours": self.hours,
             "most_hours": self.most_hours,
@@ -71,20 +107,38 @@ def make_plan(
     hardware: Hardware | None = None,
     device_gib: float = 80.0,
     host_gib: float = 1000.0,
-    overhead_gib: float = 2.0,
+    overhead_gib: float | None = None,
 ) -> Plan:
     """Plan a run.
 
     Args:
         device_gib, host_gib: memory of one device and of one machine.
-        overhead_gib: memory of a device that tensors cannot use.
+        overhead_gib: memory of a device that tensors cannot use; None for the hardware's.
     """
     config, source = load_config(settings.student)
     parameters = count_parameters(config)
     longest = trace_memory(config, settings)
-    device = device_memory(config, settings, parameters, longest, int(overhead_gib * GIB))
-    host = host_memory(settings, parameters, longest.trained)
+    hardware = hardware or Hardware()
+    overhead = hardware.overhead_bytes if overhead_gib is None else int(overhead_gib * GIB)
     limits = int(device_gib * GIB), int(host_gib * GIB)
+
+    def memory(s: RunSettings) -> tuple[DeviceMemory, HostMemory]:
+        device = device_memory(config, s, parameters, longest, overhead)
+        return device, host_memory(s, parameters, longest, limits[1])
+
+    device, host = memory(settings)
+    advice = _advice(settings, device, host, *limits)
+    sums = None
+    if settings.stage == 2 and settings.weight_bytes < 4:
+        fp32, bf16 = (replace(settings, grad_accum_dtype=dtype) for dtype in ("fp32", "bf16"))
+        without, slower = memory(bf16)
+        share = longest.trained / settings.devices
+        sums = GradientSums(
+            memory(fp32)[0].training - without.training,
+            hardware.transfer(share * (crossing_bytes(bf16) - crossing_bytes(fp32)), slower.pinned),
+        )
+        if device.peak > limits[0] * USABLE >= without.peak and settings.fp32_sums:
+            advice.insert(0, f"{BF16_SUMS} (then it fits, and a step takes {sums.seconds:.1f} s longer)")
     return Plan(
         settings=settings,
         student=source,
@@ -93,12 +147,29 @@ def make_plan(
         device=device,
         host=host,
         cost=step_cost(
-            config, settings, parameters, longest.trained, count_flops(config, settings), hardware or Hardware()
+            config,
+            settings,
+            parameters,
+            longest.trained,
+            count_flops(config, settings),
+            hardware,
+            host.pinned,
         ),
         device_limit=limits[0],
         host_limit=limits[1],
-        advice=tuple(_advice(settings, device, host, *limits)),
+        advice=tuple(advice),
+        hardware=hardware,
+        sums=sums,
+        shared_memory_here=_shared_memory_here(),
     )
+
+
+def _shared_memory_here() -> int | None:
+    """Size of this machine's `/dev/shm`, or None if it has none."""
+    try:
+        return shutil.disk_usage(SHARED_MEMORY).total
+    except OSError:
+        return None
 
 
 def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit: int, host_limit: int) -> list[str]:
@@ -130,6 +201,8 @@ def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit
             found.append((host.optimizer, "more machines, or --config cli_configs/overlays/no_offload.yaml"))
         if host.loading == host.peak:
             found.append((host.loading, "fewer --devices on one machine (every process loads the weights)"))
+        if host.pinned and s.pin_memory:
+            found.append((0, "trainer.strategy.init_args.pin_memory: auto (pinned buffers are rounded up)"))
     return [text for saved, text in sorted(found, key=lambda entry: -entry[0])]
 
 
@@ -156,16 +229,53 @@ def print_plan(plan: Plan, console: Console) -> None:
     ):
         table = Table("memory", "GiB", title=title, title_justify="left", min_width=44)
         for name, value in asdict(parts).items():
-            if value:
+            if value and not isinstance(value, bool):
                 table.add_row(name.replace("_", " "), f"{value / GIB:.2f}")
         if isinstance(parts, DeviceMemory):
             table.add_row("rollout", f"{parts.rollout / GIB:.2f}")
             table.add_row("training", f"{parts.training / GIB:.2f}")
         table.add_row("peak", f"{peak / GIB:.2f} of {limit / GIB:.0f} usable")
         console.print(table)
+    _print_notes(plan, console)
     _print_cost(plan, console)
     for line in plan.advice:
         console.print(f"does not fit; change {line}", highlight=False, soft_wrap=True, style="bold")
+
+
+def _print_notes(plan: Plan, console: Console) -> None:
+    """How gradients are summed and moved, and what the data workers need."""
+    s, notes = plan.settings, []
+    if plan.sums is not None:
+        more = f"{abs(plan.sums.device_bytes) / GIB:.1f} GiB {'more' if plan.sums.device_bytes > 0 else 'less'}"
+        slower = f"{plan.sums.seconds:.1f} s longer per step"
+        if s.fp32_sums:
+            notes.append(
+                f"gradients are summed in float32 on the device: {more} of each device's memory than with "
+                f"grad_accum_dtype: bf16, which would round them after every micro-batch and take {slower}"
+            )
+        else:
+            notes.append(
+                "gradients are rounded to bfloat16 after every micro-batch; grad_accum_dtype: fp32 would sum them in "
+                f"float32 with {more} of each device's memory, and saves the {slower} that they take now"
+            )
+    if s.offload:
+        notes.append(
+            f"{plan.cost.crossed} bytes per trained weight and step cross between device and "
+            f"{'pinned' if plan.host.pinned else 'pageable'} host memory"
+        )
+    if plan.host.shared_memory:
+        here = plan.shared_memory_here
+        notes.append(
+            f"the data workers need up to {plan.host.shared_memory / 1e9:.1f} GB of /dev/shm on each machine"
+            + ("" if here is None else f" (this machine has {here / 1e9:.1f} GB; a Docker container 0.06)")
+        )
+        if here is not None and here < plan.host.shared_memory:
+            notes.append(
+                "this machine's /dev/shm is too small for that: start the container with --shm-size or --ipc=host, or "
+                "lower data.num_workers, data.prefetch or data.val_batch_size"
+            )
+    for note in notes:
+        console.print(note, highlight=False, soft_wrap=True)
 
 
 def _print_cost(plan: Plan, console: Console) -> None:
@@ -177,6 +287,22 @@ def _print_cost(plan: Plan, console: Console) -> None:
         table.add_row(name, f"{c.flops.get(name, 0) / 1e12:.0f}", f"{c.seconds.get(name, 0):.1f}")
     table.add_row("all", f"{c.total_flops / 1e12:.0f}", f"{c.total_seconds:.1f}")
     console.print(table)
+    if c.decoding:
+        bound = max(c.decoding, key=lambda name: c.decoding[name])
+        console.print(
+            f"decoding is bound by {bound} ("
+            + ", ".join(f"{name} {value:.1f} s" for name, value in c.decoding.items())
+            + f"), to the longest response of {s.longest_tokens} tokens",
+            highlight=False,
+            soft_wrap=True,
+        )
+    h = plan.hardware
+    measured = ", ".join(name.replace("_", " ") for name in h.measured)
+    console.print(
+        f"measured on {h.device}: {measured}; everything else is assumed" if measured else "all speeds are assumed",
+        highlight=False,
+        soft_wrap=True,
+    )
     console.print(
         f"{s.prompts_per_step} prompts, {c.prompt_tokens:,} prompt tokens, {c.response_tokens:,} response tokens, "
         f"{c.encoder_runs} encoder runs per step",

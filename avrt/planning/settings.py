@@ -16,7 +16,7 @@ from avrt.config.errors import UsageError
 from avrt.config.optimizer_steps import accumulation, run_length
 from avrt.config.scan import scan_arguments
 from avrt.config.strategies import STRATEGIES
-from avrt.media.defaults import MAX_AUDIO_SECONDS, NUM_FRAMES
+from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.geometry import AUDIO_TOKENS_PER_SECOND, FRAMES_PER_TOKEN, TOKEN_PIXELS
 from avrt.model.lora import LoRAConfig
 
@@ -42,6 +42,13 @@ class RunSettings:
         prompt_tokens: length of the longest prompt that the settings allow.
         completion_tokens: length of the longest response (GRPO) or a long trace (SFT).
         mean_completion_tokens: mean length, for the time.
+        longest_tokens: length of the longest response of a device's window, for the steps of decoding; 0 for
+            `completion_tokens`, which one of a window's many responses is likely to reach.
+        decoding: ``graphs`` where decoding's kernels are launched as one CUDA graph, else ``plain``.
+        grad_accum_dtype: ``fp32`` or ``bf16``, of gradients summed over micro-batches under DeepSpeed.
+        pin_memory: of an offloaded optimizer; None to pin it if the host has the memory.
+        num_workers, prefetch, val_batch_size: of the data workers, see `datamodules.workers.read_batches`.
+        max_pixels: bound on a frame's pixels as the student sees it.
         max_num_gen_batches: dynamic sampling rolls out at most so many times the prompts of a step; 1 without.
         reference: ``none``, ``device``, ``host`` or ``adapters off``.
         total_steps: optimizer steps of the run, or None if they depend on data that is not on this machine.
@@ -71,6 +78,34 @@ class RunSettings:
     reduce_bucket_size: int = 0
     overlap_comm: bool = False
     total_steps: int | None = None
+    longest_tokens: int = 0
+    decoding: str = "plain"
+    grad_accum_dtype: str = "bf16"
+    pin_memory: bool | None = None
+    num_workers: int = 0
+    prefetch: int = 2
+    val_batch_size: int = 1
+    max_pixels: int = MAX_FRAME_PIXELS
+
+    def __post_init__(self) -> None:
+        if not self.longest_tokens:
+            object.__setattr__(self, "longest_tokens", self.completion_tokens)
+
+    @property
+    def fp32_sums(self) -> bool:
+        """Whether DeepSpeed sums gradients of narrower weights in float32 over the micro-batches of a step."""
+        if self.offload and self.accumulate == 1:  # nothing to sum
+            return False
+        return self.grad_accum_dtype == "fp32" and self.stage in (2, 3) and self.weight_bytes < 4
+
+    @property
+    def sums_on_device(self) -> bool:
+        """Whether these sums are on the device until the step."""
+        return self.fp32_sums and self.stage == 2
+
+    @property
+    def processes_per_node(self) -> int:
+        return self.devices // self.nodes
 
     @property
     def prompts_per_device(self) -> int:
@@ -94,6 +129,7 @@ def read_settings(
     samples: int | None = None,
     prompt_tokens: int | None = None,
     completion_tokens: int | None = None,
+    longest_tokens: int | None = None,
     prepare: Callable[[dict[str, Any]], None] = lambda config: None,
     allowed_classes: Sequence[str] = (),
 ) -> RunSettings:
@@ -106,6 +142,7 @@ def read_settings(
         samples: size of the training set, if its shards are not on this machine.
         prompt_tokens: length of a prompt; None for the longest that `max_pixels` and 10 s of audio allow.
         completion_tokens: mean length of a response; None for half the limit (GRPO) or 250 (SFT).
+        longest_tokens: length of the longest response of a device's window; None for the limit.
         prepare: called with the parsed settings; may change them in place.
         allowed_classes: packages whose classes the configs may name, beside the project's own.
 
@@ -161,6 +198,14 @@ def read_settings(
         lora=lora,
         reduce_bucket_size=strategy.get("reduce_bucket_size", 0),
         overlap_comm=strategy.get("overlap_comm", False),
+        longest_tokens=longest_tokens or 0,
+        decoding=_decoding(sampling, trainer["accelerator"]),
+        grad_accum_dtype=strategy.get("grad_accum_dtype", "bf16"),
+        pin_memory=_pin_memory(strategy, trainer["accelerator"]),
+        num_workers=data["num_workers"],
+        prefetch=data["prefetch"],
+        val_batch_size=data["val_batch_size"] if data.get("val") else 1,
+        max_pixels=model["student"]["max_pixels"],
     )
     steps = _total_steps(config, settings, samples)
     return replace(settings, total_steps=steps)
@@ -233,6 +278,20 @@ def _reference(task: str, arguments: dict[str, Any], lora: LoRAConfig | None) ->
     if lora is not None:
         return "adapters off"
     return "host" if arguments["reference_device"] == "cpu" else "device"
+
+
+def _decoding(sampling: dict[str, Any], accelerator: str) -> str:
+    """How the steps of decoding are launched: ``graphs`` or ``plain``. ``auto`` takes graphs on a GPU."""
+    chosen = sampling.get("decoding", "plain")
+    on_gpu = accelerator in ("gpu", "cuda", "auto")
+    return "graphs" if chosen == "graphs" or (chosen == "auto" and on_gpu) else "plain"
+
+
+def _pin_memory(strategy: dict[str, Any], accelerator: str) -> bool | None:
+    chosen = strategy.get("pin_memory", False)
+    if accelerator == "cpu":  # nothing crosses, and nothing is pinned
+        return False
+    return None if chosen == "auto" else bool(chosen)
 
 
 def _total_steps(config: dict[str, Any], settings: RunSettings, samples: int | None) -> int | None:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avrt.model.shared_prompt import Layout, PrefixCache
+from avrt.model.wide_products import wide_bmm
 
 INITIAL_CACHE_STEPS = 64
 """Response tokens that the key/value cache holds at first; it doubles when full, up to the limit of a response."""
@@ -36,7 +37,7 @@ class DecodeLayout(Layout):
     def __init__(self, prefix: PrefixCache, prompt_valid: Tensor | None, owner: Sequence[int], max_steps: int) -> None:
         self._prefix = prefix
         self._max_steps = max_steps
-        self._prompt_mask = None if prompt_valid is None else _additive(prompt_valid, prefix.keys[0].dtype)
+        self._prompt_mask = None if prompt_valid is None else additive_mask(prompt_valid, prefix.keys[0].dtype)
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
         self._step = 0
@@ -74,17 +75,17 @@ class DecodeLayout(Layout):
         own = self._stack(attention_scores(q, own_keys, scaling))  # [n, K, S*R, t]
         weights = torch.cat([shared, own], dim=-1).softmax(-1).to(value.dtype)
         on_shared, on_own = weights.split([shared.shape[-1], stop], dim=-1)
-        out = self._unstack(_wide(on_shared @ self._prefix.values[layer])) + self._unstack(on_own) @ own_values
+        out = self._unstack(wide_bmm(on_shared, self._prefix.values[layer]))
+        out = out + wide_bmm(self._unstack(on_own), own_values)
         return out.to(query.dtype).reshape(1, rows, -1, size)
 
     def _stack(self, x: Tensor) -> Tensor:
         """Rows ``[N, K, R, *]`` with those of a prompt as more queries of it: ``[n, K, S*R, *]``."""
-        x = x if self._dense else x.index_select(0, self._slot_row)
-        return x.unflatten(0, (-1, self._slots)).transpose(1, 2).flatten(2, 3)
+        return stack_rows(x if self._dense else x.index_select(0, self._slot_row), self._slots)
 
     def _unstack(self, x: Tensor) -> Tensor:
         """``[n, K, S*R, *]`` back to rows ``[N, K, R, *]``."""
-        x = x.unflatten(2, (self._slots, -1)).transpose(1, 2).flatten(0, 1)
+        x = unstack_rows(x, self._slots)
         return x if self._dense else x.index_select(0, self._row_slot)
 
     def _store(self, layer: int, key: Tensor, value: Tensor) -> None:
@@ -112,14 +113,27 @@ class DecodeLayout(Layout):
         owner = [self._owner[row] for row in rows]
         prompts = sorted(set(owner))
         if len(prompts) < self._prefix.keys[0].shape[0]:
-            kept = torch.tensor(prompts, device=device)
-            self._prefix = PrefixCache(
-                [k.index_select(0, kept) for k in self._prefix.keys],
-                [v.index_select(0, kept) for v in self._prefix.values],
-            )
-            if self._prompt_mask is not None:
-                self._prompt_mask = self._prompt_mask.index_select(0, kept)
+            self._prefix, self._prompt_mask = keep_prompts(self._prefix, self._prompt_mask, prompts)
         self._assign([prompts.index(prompt) for prompt in owner])
+
+
+def stack_rows(x: Tensor, slots: int) -> Tensor:
+    """Rows ``[n * S, K, R, *]`` with the S of a prompt as more queries of it: ``[n, K, S*R, *]``."""
+    return x.unflatten(0, (-1, slots)).transpose(1, 2).flatten(2, 3)
+
+
+def unstack_rows(x: Tensor, slots: int) -> Tensor:
+    """``[n, K, S*R, *]`` back to rows ``[n * S, K, R, *]``."""
+    return x.unflatten(2, (slots, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def keep_prompts(prefix: PrefixCache, mask: Tensor | None, prompts: Sequence[int]) -> tuple[PrefixCache, Tensor | None]:
+    """The caches, and the mask ``[n, P]`` if there is one, of some prompts."""
+    kept = torch.tensor(prompts, device=prefix.keys[0].device)
+    chosen = PrefixCache(
+        [k.index_select(0, kept) for k in prefix.keys], [v.index_select(0, kept) for v in prefix.values]
+    )
+    return chosen, None if mask is None else mask.index_select(0, kept)
 
 
 def attention_scores(q: Tensor, k: Tensor, scaling: float) -> Tensor:
@@ -129,20 +143,11 @@ def attention_scores(q: Tensor, k: Tensor, scaling: float) -> Tensor:
     training forward take.
     """
     if q.dtype in (torch.float32, torch.float64):
-        return (q * scaling) @ k.transpose(-1, -2)
-    if q.device.type == "cuda":
-        out = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), out_dtype=torch.float32)
-        return out.unflatten(0, q.shape[:2]).mul_(scaling)
-    with torch.autocast(q.device.type, enabled=False):
-        return (q.float() * scaling) @ k.float().transpose(-1, -2)
+        return wide_bmm(q * scaling, k.transpose(-1, -2))
+    return wide_bmm(q, k.transpose(-1, -2)).mul_(scaling)
 
 
-def _wide(x: Tensor) -> Tensor:
-    """At least float32."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def _additive(valid: Tensor, dtype: torch.dtype) -> Tensor:
+def additive_mask(valid: Tensor, dtype: torch.dtype) -> Tensor:
     """0 where valid, -inf elsewhere."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     return torch.zeros(valid.shape, dtype=wide, device=valid.device).masked_fill(~valid, -torch.inf)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
 from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.sample import Completion, Sample
+
+Decoding = Literal["auto", "plain", "static", "graphs"]
+"""How the built-in engine decodes, see `SamplingConfig`."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,18 @@ class SamplingConfig:
             A window that needs more is rolled out in parts of whole prompts, one after another; a prompt that needs
             more by itself is rolled out alone.
         seed: start of all random streams, see `avrt.rollout.window_rollout.stream_seed`.
+        decoding: how tokens are computed one after another; for the same seed the same tokens, up to rounding.
+            ``graphs``: as CUDA graphs, one launch a token instead of one per kernel (not run on a GPU yet).
+            ``static``: the same computation without graphs, on any device. ``plain``: caches grow token by token and
+            ended responses leave the batch at once. ``auto``: ``graphs`` on CUDA, ``plain`` elsewhere. A step that
+            cannot be captured ends the run and names this setting.
     """
 
     max_completion_length: PositiveInt = 1024
     temperature: PositiveFloat = 1.0
     kv_cache_tokens: PositiveInt = 262_144
     seed: NonNegativeInt = 0
+    decoding: Decoding = "auto"
 
 
 DEFAULT_SAMPLING = SamplingConfig()

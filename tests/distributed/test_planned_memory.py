@@ -19,7 +19,8 @@ def planned(run: Run, monkeypatch: pytest.MonkeyPatch) -> int:
     plan = make_plan(read_settings([str(run.folder / f"run_{run.steps}.yaml")]), overhead_gib=0.0)
     enforce(ALLOWED_PREFIXES)
     device, host = plan.device, plan.host
-    return device.weights + device.optimizer + device.reference + (host.optimizer + host.staging) // run.devices
+    on_device = device.weights + device.optimizer + device.reference + device.transfer_buffer
+    return on_device + (host.optimizer + host.gradient_sums + host.staging) // run.devices
 
 
 @pytest.mark.parametrize("size", list(SIZES))

@@ -47,6 +47,11 @@ class Command:
         """The words after ``python -m avrt``; None for another program."""
         return list(self.words[3:]) if list(self.words[:3]) == AVRT else None
 
+    @property
+    def module(self) -> str | None:
+        """The module of ``python -m MODULE``; None for another program."""
+        return self.words[2] if list(self.words[:2]) == AVRT[:2] else None
+
     def __str__(self) -> str:
         return f"{self.place}: {shlex.join(self.words)}"
 

@@ -45,6 +45,7 @@ GRPO: list[tuple[str, Any]] = [
     ("sampling.temperature", 0.0),
     ("sampling.temperature", math.inf),
     ("sampling.seed", -1),
+    ("sampling.decoding", "fast"),
     ("loss.beta", -0.1),
     ("loss.beta", math.nan),
     ("loss.epsilon", 0.0),
@@ -80,11 +81,14 @@ STRATEGY: list[tuple[str, Any]] = [
     ("timeout_minutes", 0),
     ("allgather_bucket_size", 0),
     ("reduce_bucket_size", 0),
+    ("grad_accum_dtype", "fp16"),
+    ("pin_memory", "yes please"),
 ]
 CASES = [
     *((GRPOModule, *case) for case in TRAINING + GRPO),
     *((SFTModule, *case) for case in [*TRAINING, ("kv_cache_tokens", 0)]),
     *((EvaluateModule, name, 0) for name in ("max_completion_length", "kv_cache_tokens")),
+    *((kind, "decoding", "fast") for kind in (SFTModule, EvaluateModule)),
     *((GRPODataModule, *case) for case in DATA),
     *((BenchmarkDataModule, *case) for case in BENCHMARK),
     *((AVRTDeepSpeedStrategy, *case) for case in STRATEGY),
@@ -117,10 +121,31 @@ def test_values(kind: type, name: str, value: Any) -> None:
         (GRPODataModule, "prompts_per_step", None),
         (BenchmarkDataModule, "prefetch", 3),
         (AVRTDeepSpeedStrategy, "stage", 3),
+        (AVRTDeepSpeedStrategy, "grad_accum_dtype", "bf16"),
+        (AVRTDeepSpeedStrategy, "pin_memory", "auto"),
+        (AVRTDeepSpeedStrategy, "pin_memory", True),
     ],
 )
 def test_others_are_accepted(kind: type, name: str, value: Any) -> None:
     parse(kind, name, value)
+
+
+def test_answers_are_decoded_as_set(student_folder: Path) -> None:
+    student = grpo_module(student_folder).student_config
+    modules = [
+        grpo_module(student_folder, sampling={"decoding": "static"}),
+        sft_module(student_folder, decoding="static"),
+        EvaluateModule(student, decoding="static"),
+    ]
+    assert [module.answer_sampling.decoding for module in modules] == ["static"] * 3
+    assert "decoding" not in modules[0].training_settings()["sampling"], "a run may resume with another"
+
+
+def test_graphs_are_refused_on_the_cpu_before_the_student_is_loaded(student_folder: Path, shards: Path) -> None:
+    module = sft_module(student_folder, decoding="graphs")
+    with pytest.raises(ValueError, match=r"model\.decoding.*graphs.*auto"):
+        fit(module, sft_data(shards))
+    assert module.student is None
 
 
 @pytest.mark.parametrize("name", ["accumulate_grad_batches", "max_steps"])

@@ -66,7 +66,8 @@ def test_the_projections_are_frozen_with_their_encoders(student: Student) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_folder_in_plain_transformers(student: Student, tmp_path: Path, kind: str) -> None:
-    """Weights are changed, saved, and loaded by transformers alone, processor included: bitwise equal logits."""
+    """Weights are changed, saved, and loaded by transformers alone, processor included: equal logits up to the rounding
+    of attention in batches of windows."""
     changed = load_student(Path(student.config.path))
     with torch.no_grad():
         for parameter in changed.language_model.text_model.parameters():
@@ -79,9 +80,9 @@ def test_saved_folder_in_plain_transformers(student: Student, tmp_path: Path, ki
     prompt = changed.encoder.encode(make_sample(kind))
     inputs = plain_inputs(changed, prompt)
     theirs = plain(**inputs, use_cache=False).logits
-    assert torch.equal(theirs, changed.thinker(**inputs, use_cache=False).logits)
+    torch.testing.assert_close(theirs, changed.thinker(**inputs, use_cache=False).logits, rtol=0, atol=1e-5)
     other = load_plain(Path(student.config.path), torch.float32)
-    assert not torch.equal(theirs, other(**inputs, use_cache=False).logits)
+    assert not torch.allclose(theirs, other(**inputs, use_cache=False).logits, rtol=0, atol=1e-3)
     again = Student.load(StudentConfig(path=str(tmp_path), dtype="float32"))
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), changed.parameters(), strict=True))
 
@@ -371,5 +372,5 @@ def test_the_same_object_still_runs_plain_generate(student: Student) -> None:
         plain_logits(student.thinker, student, prompt, response),
         plain_logits(plain, student, prompt, response),
         rtol=0,
-        atol=0,
+        atol=1e-5,
     )

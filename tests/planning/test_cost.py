@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from transformers import Qwen2_5OmniThinkerConfig
 
-from avrt.planning.cost import Hardware, StepCost, step_cost
+from avrt.planning.cost import StepCost, crossing_bytes, launches, step_cost
 from avrt.planning.dry_run import StepFlops
+from avrt.planning.hardware import Hardware
 from avrt.planning.settings import RunSettings
-from avrt.planning.shapes import Parameters
+from avrt.planning.shapes import Parameters, load_config
 
 CONFIG = Qwen2_5OmniThinkerConfig(
     text_config={
@@ -40,19 +42,24 @@ SETTINGS = RunSettings(
     mean_completion_tokens=10,
     num_generations=4,
     reference="device",
+    kv_cache_tokens=10**6,
+    longest_tokens=16,
+    grad_accum_dtype="fp32",
 )
 HARDWARE = Hardware(
     peak_tflops=1e-6,  # with the efficiency 500,000 operations a second
     efficiency=0.5,
     bandwidth_gb=1e-6,  # with the efficiency 500 bytes a second
     bandwidth_efficiency=0.5,
-    host_bandwidth_gb=1e-6,
+    launch_us=1000.0,
+    host_bandwidth_gb=2e-6,
     link_gb=1e-6,
+    pageable_link_gb=1e-7,
 )
 
 
-def cost(settings: RunSettings = SETTINGS) -> StepCost:
-    return step_cost(CONFIG, settings, PARAMETERS, 1000, StepFlops(forward=1000, step=5000), HARDWARE)
+def cost(settings: RunSettings = SETTINGS, hardware: Hardware = HARDWARE, pinned: bool = True) -> StepCost:
+    return step_cost(CONFIG, settings, PARAMETERS, 1000, StepFlops(forward=1000, step=5000), hardware, pinned)
 
 
 def test_counts() -> None:
@@ -82,25 +89,118 @@ def test_flops() -> None:
     assert step.total_flops == 13_920_000 + 6_240_000 + 4_308_480 + 6_000 + 30_000
 
 
+DECODING = {
+    # 16 steps to the longest response; 2 layers of 50 kernels, 22 others, 13 of sampling; a millisecond each.
+    "launches": 16 * (2 * 50 + 22 + 13) * 1e-3,
+    # In each of the 16 steps weights of layers and head (1,000 + 16 x 8) in 2 bytes, and the keys and values of 6
+    # prompts of 100 tokens; of 24 responses half of their 10 tokens in each of 10 steps. A token's keys and values
+    # are 32 bytes: 2 layers, both, one head of 4, 2 bytes. 500 bytes a second.
+    "bytes": (16 * 1128 * 2 + (6 * 100 * 16 + 24 * 10 * 5) * 32) / 500,
+    # 24 responses on each device, see `test_flops`; 500,000 a second.
+    "flops": 24 * 89_760 / 5e5,
+}
+
+
 def test_seconds() -> None:
     """Devices work at the same time: six prompts and 24 responses on each."""
-    weights = 10 * (1000 + 50) * 2  # read once per decoded token
-    cache = (6 * 100 + 24 * 5) * 10 * 32  # 32 bytes per token: 2 layers, keys and values, one head of 4, 2 bytes
-    assert cost().seconds == pytest.approx(
+    assert (DECODING["bytes"], DECODING["launches"], DECODING["flops"]) == pytest.approx((763.392, 2.16, 4.30848))
+    step = cost()
+    assert step.decoding == pytest.approx(DECODING)
+    assert step.seconds == pytest.approx(
         {
             "embedding": 6 * 1_160_000 / 5e5,
             "prefill": 6 * 520_000 / 5e5,
-            "decoding": (weights + cache) / 500,
+            "decoding": 763.392,
             "reference": 3 * 1000 / 5e5,
             "training": 3 * 5000 / 5e5,
-            # 32 bytes of host memory for each of the machine's 1000 trained weights; gradients there, weights back.
-            "optimizer": 1000 * 32 / 1000 + 2 * 500 * 2 / 1000,
+            # 42 bytes of host memory for each of the machine's 1,000 trained weights, 2,000 a second.
+            "optimizer": 1000 * 42 / 2000,
+            # A device's 500 weights: gradients there in 4 bytes, weights back in 2; 1,000 bytes a second.
+            "transfers": 500 * (4 + 2) / 1000,
         }
     )
 
 
+@pytest.mark.parametrize(
+    ("faster", "bound"),
+    [
+        ({}, "bytes"),
+        ({"bandwidth_gb": 1.0}, "flops"),
+        ({"bandwidth_gb": 1.0, "peak_tflops": 1.0}, "launches"),
+    ],
+)
+def test_decoding_is_as_slow_as_its_slowest_bound(faster: dict[str, float], bound: str) -> None:
+    step = cost(hardware=replace(HARDWARE, **faster))
+    assert step.decoding[bound] == pytest.approx(DECODING[bound])
+    assert step.seconds["decoding"] == step.decoding[bound] == max(step.decoding.values())
+
+
+def test_a_graph_is_launched_once_a_token() -> None:
+    assert cost(replace(SETTINGS, decoding="graphs")).decoding["launches"] == pytest.approx(16 * 1e-3)
+
+
+def test_steps_of_the_longest_response() -> None:
+    """The limit where nothing is said; responses that have ended are not computed."""
+    limit = cost(replace(SETTINGS, longest_tokens=0))
+    assert limit.decoding["launches"] == pytest.approx(20 * 135e-3)
+    assert limit.decoding["flops"] == pytest.approx(DECODING["flops"])
+
+
+def test_a_window_in_parts_reads_the_weights_for_each() -> None:
+    """A prompt with 4 responses of 20 tokens takes 180: two fit, so 6 prompts are 3 parts of 16 steps."""
+    parts = cost(replace(SETTINGS, kv_cache_tokens=400))
+    assert parts.decoding["launches"] == pytest.approx(3 * DECODING["launches"])
+    assert parts.decoding["bytes"] == pytest.approx(DECODING["bytes"] + 2 * 16 * 1128 * 2 / 500)
+
+
+def test_launches_of_the_published_students() -> None:
+    """28 layers of 50, and 36."""
+    for name, number in (("7B", 1435), ("3B", 1835)):
+        config, _ = load_config(f"Qwen/Qwen2.5-Omni-{name}")
+        assert launches(config, SETTINGS) == number
+
+
+@pytest.mark.parametrize(
+    ("changes", "crossing"),
+    [
+        ({}, 4 + 2),
+        # The first of three is written, two are read and written, in 2 bytes; then the sum and the weight as above.
+        ({"grad_accum_dtype": "bf16"}, 2 + 2 * 4 + 4 + 2),
+        ({"grad_accum_dtype": "bf16", "accumulate": 8}, 36),
+        ({"grad_accum_dtype": "bf16", "accumulate": 1}, 4 + 2),
+        ({"accumulate": 8}, 4 + 2),
+        # Weights of float32 have no wider type: DeepSpeed sums them in host memory.
+        ({"weight_bytes": 4}, 4 + 2 * 8 + 4 + 4),
+        # ZeRO-3: each of three is written and read.
+        ({"stage": 3}, 3 * 8 + 4 + 2),
+        ({"stage": 3, "grad_accum_dtype": "bf16"}, 3 * 4 + 4 + 2),
+        # Stage 1 does not know sums in float32.
+        ({"stage": 1}, 2 + 2 * 4 + 4 + 2),
+        ({"offload": False}, 0),
+    ],
+)
+def test_bytes_that_cross(changes: dict[str, Any], crossing: int) -> None:
+    settings = replace(SETTINGS, **changes)
+    assert crossing_bytes(settings) == crossing
+    step = cost(settings)
+    assert step.crossed == crossing
+    assert step.seconds.get("transfers", 0) == pytest.approx(500 * crossing / 1000)
+
+
+def test_pageable_memory_is_slower() -> None:
+    assert cost(pinned=False).seconds["transfers"] == pytest.approx(500 * 6 / 100)
+
+
+def test_an_optimizer_for_each_machine() -> None:
+    """Four devices on two machines: each machine updates half of the weights, each device moves a quarter."""
+    step = cost(replace(SETTINGS, devices=4, nodes=2))
+    assert step.seconds["optimizer"] == pytest.approx(500 * 42 / 2000)
+    assert step.seconds["transfers"] == pytest.approx(250 * 6 / 1000)
+
+
 def test_what_is_done_once_per_window_is_shared_by_its_iterations() -> None:
     once, twice = cost(), cost(replace(SETTINGS, num_iterations=2))
+    assert twice.decoding["launches"] == pytest.approx(once.decoding["launches"] / 2)
     for phase in ("embedding", "prefill", "decoding", "reference"):
         assert twice.seconds[phase] == pytest.approx(once.seconds[phase] / 2)
     assert twice.seconds["training"] == once.seconds["training"]
@@ -123,3 +223,4 @@ def test_a_reference_on_the_host_is_copied_to_the_device() -> None:
 def test_supervised_training_samples_nothing() -> None:
     step = cost(replace(SETTINGS, task="sft", num_generations=1, reference="none", offload=False))
     assert set(step.seconds) == {"embedding", "training"}
+    assert step.decoding == {}

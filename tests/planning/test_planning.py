@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
 from avrt.cli import main
@@ -19,10 +20,10 @@ from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.model.lora import LoRAConfig, add_lora
 from avrt.model.student import Student
 from avrt.model.token_logprobs import token_logprobs
-from avrt.planning.cost import Hardware
 from avrt.planning.dry_run import StepTrace, count_flops, trace_memory
+from avrt.planning.hardware import Hardware
 from avrt.planning.memory import device_memory, host_memory, kv_cache_bytes
-from avrt.planning.plan import make_plan
+from avrt.planning.plan import USABLE, make_plan, print_plan
 from avrt.planning.settings import RunSettings, read_settings
 from avrt.planning.shapes import count_parameters, load_config
 from avrt.rollout.builtin import TransformersRollout
@@ -219,8 +220,8 @@ def test_zero_divides_gradients_and_optimizer_state() -> None:
     assert two.weights == parameters.total * 2
     offloaded = replace(base, offload=True)
     assert device_memory(config, offloaded, parameters, trace).optimizer == 0
-    assert host_memory(offloaded, parameters, trained).optimizer == trained * 16
-    assert host_memory(replace(offloaded, nodes=2, devices=8), parameters, trained).optimizer == trained * 16 // 2
+    assert host_memory(offloaded, parameters, trace).optimizer == trained * 16
+    assert host_memory(replace(offloaded, nodes=2, devices=8), parameters, trace).optimizer == trained * 16 // 2
     three = device_memory(config, replace(base, stage=3), parameters, trace)
     assert three.weights == (trained // 4 + parameters.vision + parameters.audio) * 2
     assert device_memory(config, replace(base, reference="host"), parameters, trace).reference == 0
@@ -254,6 +255,39 @@ def test_advice_names_the_settings_to_change(student_folder: Path) -> None:
     assert make_plan(settings, device_gib=8, overhead_gib=0.0).advice == ()
     supervised = make_plan(replace(settings, task="sft", num_generations=1), device_gib=0.001, overhead_gib=0.0)
     assert not any("kv_cache_tokens" in line for line in supervised.advice)
+
+
+def test_sums_in_bfloat16_where_those_in_float32_do_not_fit(
+    student_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plan says which switch would do, and what it costs."""
+    changes = {"stage": 2, "offload": True, "weight_bytes": 2, "grad_accum_dtype": "fp32", "prompt_tokens": 400}
+    settings = replace(SETTINGS, student=str(student_folder), **changes)
+    roomy = make_plan(settings, device_gib=8, overhead_gib=0.0)
+    assert roomy.fits
+    assert roomy.sums is not None
+    assert roomy.sums.device_bytes == roomy.trained * 4
+    # Two micro-batches: 2 + 4 bytes more per weight cross, at 25 GB/s.
+    assert roomy.sums.seconds == pytest.approx(roomy.trained * 6 / 25e9)
+    between = (roomy.device.peak - roomy.trained) / USABLE / 2**30
+    tight = make_plan(settings, device_gib=between, overhead_gib=0.0)
+    assert not tight.fits
+    assert "grad_accum_dtype: bf16" in tight.advice[0]
+    other = replace(settings, grad_accum_dtype="bf16")
+    assert make_plan(other, device_gib=between, overhead_gib=0.0).fits
+    for plan, words in ((roomy, "summed in float32 on the device"), (make_plan(other), "rounded to bfloat16 after")):
+        print_plan(plan, Console())
+        assert words in capsys.readouterr().out
+
+
+def test_small_shared_memory_is_named(
+    student_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(SETTINGS, student=str(student_folder), prompt_tokens=400, num_workers=4)
+    for size, small in ((64 * 10**6, True), (10**12, False)):
+        monkeypatch.setattr("avrt.planning.plan._shared_memory_here", lambda size=size: size)
+        print_plan(make_plan(settings), Console())
+        assert ("--shm-size" in capsys.readouterr().out) is small
 
 
 def test_the_optimizer_is_moved_by_the_strategy_that_can(student_folder: Path) -> None:
@@ -319,8 +353,8 @@ def test_a_wrong_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_time_scales_with_the_hardware(student_folder: Path) -> None:
     settings = replace(SETTINGS, student=str(student_folder), prompt_tokens=400, total_steps=100)
-    slow = make_plan(settings, Hardware(peak_tflops=1, bandwidth_gb=1))
-    fast = make_plan(settings, Hardware(peak_tflops=2, bandwidth_gb=2))
+    slow = make_plan(settings, Hardware(peak_tflops=1, bandwidth_gb=1, launch_us=8))
+    fast = make_plan(settings, Hardware(peak_tflops=2, bandwidth_gb=2, launch_us=4))
     assert slow.hours == pytest.approx(2 * fast.hours)  # type: ignore[operator]
 
 
