@@ -27,7 +27,7 @@ def empty_result() -> dict[str, Any]:
 
 
 def test_every_outcome_is_recorded_and_the_next_part_runs(tmp_path: Path) -> None:
-    behaviors = ("raises", "skips", "dies", "lacks a package", "wrong", "hardware")
+    behaviors = ("raises", "skips", "dies", "lacks a package", "needs TRL", "fills the memory", "wrong", "hardware")
     result, output = empty_result(), tmp_path / "gpu.json"
 
     run_parts([stub(name) for name in behaviors], "miniature", 600, output, result)
@@ -38,7 +38,9 @@ def test_every_outcome_is_recorded_and_the_next_part_runs(tmp_path: Path) -> Non
         "raises": "failed",
         "skips": "skipped",
         "dies": "failed",
-        "lacks": "skipped",
+        "lacks": "failed",
+        "needs": "skipped",
+        "fills": "skipped",
         "wrong": "failed",
         "hardware": "ok",
     }
@@ -72,6 +74,15 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def test_a_part_that_the_budget_ends_is_skipped_with_its_rows(tmp_path: Path) -> None:
+    result = empty_result()
+    part = stub("hangs", file=str(tmp_path / "pid"), least=1.0)
+    run_parts([part], "miniature", 12.0, tmp_path / "gpu.json", result)
+    assert result["parts"]["hangs"]["status"] == "skipped"
+    assert result["parts"]["hangs"]["reason"].startswith("out of time")
+    assert result["parts"]["hangs"]["rows"] == [FIRST]
 
 
 def test_what_does_not_fit_the_budget_is_skipped(tmp_path: Path) -> None:
