@@ -22,9 +22,10 @@ from avrt.data.writer import ShardWriter
 from avrt.demo.build import build_demo_clips
 from avrt.demo.false_claims import SOURCES, add_false_claims
 from avrt.demo.servers import JUDGE_MODEL, server_url
-from avrt.demo.trace_run import demo_server, free_port, traces_command
+from avrt.demo.trace_run import demo_server, traces_command
 from avrt.evaluation.statistics import wilson_interval
 from avrt.judging.schema import BOTH, MERGER, NONE, source_of_teacher
+from avrt.servers.local_server import free_port
 from avrt.traces.verdicts import HALLUCINATING, VERDICTS_FILE, read_verdicts
 
 LABELS = {

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sbatch",
         default="",
         metavar="OPTIONS",
-        help="options of sbatch for stages that train or evaluate: '--gpus-per-node=4 --time=24:00:00'",
+        help="options of sbatch for stages that train or evaluate: --sbatch='--gpus-per-node=4 --time=24:00:00'",
     )
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 
 from avrt.demo.clips import COLORS, PITCHES
-from avrt.evaluation.records.record import Record
 
 _SEEN = re.compile(rf"\bsee (?:an? |the )?({'|'.join(COLORS)})\b", re.IGNORECASE)
 _HEARD = re.compile(rf"\bhear (?:an? |the )?({'|'.join(PITCHES)})\b", re.IGNORECASE)
 
 
-def claims_stream(record: Record, stream: str) -> bool:
+def claims_stream(text: str, stream: str) -> bool:
     """Whether a reply states what was seen (``V``) or heard (``A``).
 
     With that stream masked there is nothing to see or to hear, so the statement is made up.
     """
     pattern = {"V": _SEEN, "A": _HEARD}[stream]
-    return pattern.search(record.text) is not None
+    return pattern.search(text) is not None

@@ -38,7 +38,7 @@ def table_columns(
     benchmarks: Sequence[str],
     *,
     subsets: dict[str, list[str]],
-    claims: Callable[[Record, str], bool] | None,
+    claims: Callable[[str, str], bool] | None,
     records: Callable[[], Iterable[Record]],
 ) -> list[Column]:
     """The columns of a table.
@@ -47,7 +47,7 @@ def table_columns(
         table: the table.
         benchmarks: those that the base evaluates; the table's own choice applies where it has one of them.
         subsets: ids by the name of a difficulty subset; empty where there are none.
-        claims: whether a reply claims something of a stream, ``A`` or ``V``; None where there is no rule.
+        claims: whether a reply's text claims something of a stream, ``A`` or ``V``; None where there is no rule.
         records: all records of the table's arms, for a table whose columns depend on them.
     """
     chosen = [name for name in table.benchmarks if name in benchmarks] or list(benchmarks)
@@ -103,5 +103,5 @@ def _has_reason(reason: str) -> Count:
     return lambda record: record.reason == reason
 
 
-def _claims(rule: Callable[[Record, str], bool], stream: str) -> Count:
-    return lambda record: rule(record, stream)
+def _claims(rule: Callable[[str, str], bool], stream: str) -> Count:
+    return lambda record: rule(record.text, stream)

@@ -126,11 +126,11 @@ def fill_tables(plan: ExperimentPlan, runs: Runs) -> list[TableResult]:
     return [_fill(name, table, plan, runs, subsets, claims) for name, table in plan.tables.items()]
 
 
-def claims_rule(path: str) -> Callable[[Record, str], bool] | None:
+def claims_rule(path: str) -> Callable[[str, str], bool] | None:
     """The rule that a base names, or None."""
     if not path:
         return None
-    rule: Callable[[Record, str], bool] = import_object(path)
+    rule: Callable[[str, str], bool] = import_object(path)
     return rule
 
 
@@ -140,7 +140,7 @@ def _fill(
     plan: ExperimentPlan,
     runs: Runs,
     subsets: dict[str, list[str]],
-    claims: Callable[[Record, str], bool] | None,
+    claims: Callable[[str, str], bool] | None,
 ) -> TableResult:
     benchmarks = list(dict.fromkeys(benchmark for found in runs.values() for benchmark in found))
 

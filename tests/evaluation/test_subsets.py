@@ -19,7 +19,9 @@ from tests.evaluation.conftest import RunMaker, reply
 def run_subsets(*words: str) -> int:
     parser = argparse.ArgumentParser()
     subsets_command.add_arguments(parser)
-    return subsets_command.run(parser.parse_args(list(words)))
+    args, settings = parser.parse_known_args(list(words))
+    args.settings = settings
+    return subsets_command.run(args)
 
 
 @given(st.dictionaries(st.text(min_size=1), st.tuples(st.booleans(), st.booleans())))
