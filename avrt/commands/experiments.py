@@ -14,11 +14,13 @@ fails does not stop the others.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from avrt.experiments.costs import Planner
     from avrt.experiments.plan import ExperimentPlan
 
 
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         return _run_stage(plan, args.stage)
     failed = False
     if not args.results:
-        plan.show(console)
+        plan.show(console, _planner())
         if args.list:
             return 0
         if args.slurm:
@@ -73,6 +75,34 @@ def run(args: argparse.Namespace) -> int:
             failed = _run_all(plan, console)
     _write_results(plan, console)
     return 1 if failed else 0
+
+
+def _planner() -> Planner:
+    """Computes the cost of a training run as ``avrt plan`` does, of equal settings once."""
+    import tempfile
+    from pathlib import Path
+
+    from avrt.demo.paths import locate_demo_paths
+    from avrt.experiments.costs import Cost
+    from avrt.planning.plan import Plan
+    from avrt.planning.plan import make_plan as plan_run
+    from avrt.planning.settings import RunSettings, read_settings
+
+    plans: dict[RunSettings, Plan] = {}
+
+    def cost(configs: Sequence[str], student: str, samples: int | None) -> Cost:
+        with tempfile.TemporaryDirectory() as folder:
+
+            def prepare(config: dict[str, Any]) -> None:
+                locate_demo_paths(config, Path(folder) / "student")
+
+            settings = read_settings(configs, student=student, samples=samples, prepare=prepare)
+            if settings not in plans:
+                plans[settings] = plan_run(settings)
+        hours = plans[settings].hours
+        return Cost(None if hours is None else 60 * hours, settings.devices)
+
+    return cost
 
 
 def _seeds(text: str) -> list[int]:

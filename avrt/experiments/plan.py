@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as ScreenTable
 
 from avrt.config.errors import UsageError
-from avrt.experiments.costs import Cost, stage_costs
+from avrt.experiments.costs import Cost, Planner, stage_costs
 from avrt.experiments.specs import Arm, Base, Table, choose_tables, read_arm, read_base, read_experiments
 from avrt.experiments.stages import Expansion, Stage, expand
 from avrt.experiments.state import is_complete
@@ -49,13 +49,9 @@ class ExperimentPlan:
         """The stages by name, each behind those that it needs."""
         return self.expansion.stages
 
-    def costs(self) -> dict[str, Cost]:
-        """What each stage is expected to cost; raises as `stage_costs`."""
-        return stage_costs(self.stages, self.base, quick=self.quick)
-
-    def show(self, console: Console) -> None:
+    def show(self, console: Console, planner: Planner) -> None:
         """Print the stages with what they cost; raises as `stage_costs`."""
-        costs = self.costs()
+        costs = stage_costs(self.stages, self.base, planner, quick=self.quick)
         table = ScreenTable(title=f"{self.title}: {self.base.title}", title_justify="left")
         for column in ("stage", "arms", "expected", "state"):
             table.add_column(column, overflow="fold")
