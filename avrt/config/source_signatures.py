@@ -20,6 +20,9 @@ from pathlib import Path
 _MOST_STEPS = 20
 """Re-exports and base classes that are followed; a circle of imports must end."""
 
+_KEEP_ARGUMENTS = frozenset({"_defaults_from_env_vars"})
+"""Decorators of an ``__init__`` that do not change its arguments: that of Lightning's trainer fills in values."""
+
 _NO_PARAMETERS = frozenset({"object", "abc.ABC", "typing.Generic", "typing.Protocol"})
 
 
@@ -64,7 +67,8 @@ def parameters(owner: SourceClass, steps: int = _MOST_STEPS) -> Parameters | Non
         return None
     for statement in owner.node.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
-            return None if statement.decorator_list else _arguments(statement, owner.module)
+            changed = [d for d in statement.decorator_list if ast.unparse(d) not in _KEEP_ARGUMENTS]
+            return None if changed else _arguments(statement, owner.module)
     bases = list(_bases(owner, steps))
     found = [None if base is None else parameters(base, steps - 1) for base in bases]
     if any(one is None for one in found):

@@ -64,7 +64,8 @@ def test_a_tied_head_stays_tied(student: Student) -> None:
 def test_grpo_loads_it_where_it_is_kept(student: Student, tmp_path: Path, setting: str, device: torch.device) -> None:
     """At set-up, before DeepSpeed moves the policy."""
     module = grpo_module(tmp_path, reference_device=setting)
-    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=META))  # type: ignore[assignment]
+    strategy, state = SimpleNamespace(root_device=META), SimpleNamespace(fn="fit")
+    module._trainer = SimpleNamespace(strategy=strategy, state=state)  # type: ignore[assignment]
     module.student = student
     module.student_loaded()
     assert isinstance(module.reference, FrozenCopy)
