@@ -75,6 +75,7 @@ TOUCHES_DEPENDENCIES = {
     "compare": ["run"],
     "subsets": ["--vision", "v", "--audio", "a", "--out", "o"],
     "report": ["run", "--out", "o"],
+    "experiments": ["--config", "cli_configs/experiments/paper.yaml", "--list"],
     "demo": [],
     **{name: ["--config", "cli_configs/grpo_tiny.yaml"] for name in TRAINING},
 }
