@@ -10,8 +10,6 @@ from avrt.evaluation.published_results import COLUMNS
 from avrt.evaluation.records.record import Record
 from avrt.experiments.specs import Table
 
-MODALITY_TITLES = {"AV": "AV", "A": "A", "V": "V"}
-
 Count = Callable[[Record], bool]
 
 

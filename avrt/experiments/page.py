@@ -16,6 +16,7 @@ from avrt.evaluation.report.page import write_report
 from avrt.experiments.plan import ExperimentPlan
 from avrt.experiments.results import Cell, Difference, RowResult, TableResult
 from avrt.experiments.state import read_state
+from avrt.experiments.text import METHOD
 from avrt.files.atomic import write_atomic
 from avrt.pages.event_curves import read_curves
 from avrt.pages.line_plots import Curve, line_plot, style_of
@@ -71,11 +72,7 @@ def _table(result: TableResult, plan: ExperimentPlan) -> str:
     heads += number_heads(*(f"paper {title}" for title in result.paper_columns))
     rows = [_row(row, result) for row in result.rows]
     reference = plan.arms[result.reference].title
-    note = (
-        f"Percent of all items, strict score, mean over the seeds of training. Intervals are by clip. Differences are "
-        f"from {reference}, in points; p is of the exact sign-flip test by clip, after Holm's correction over the "
-        f"table. {result.note}"
-    )
+    note = f"{METHOD.format(reference=reference)}. {result.note}"
     return section(result.name, f"{result.name}: {result.title}", table(heads, rows), note)
 
 
