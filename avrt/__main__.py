@@ -18,6 +18,9 @@ def run() -> int:
         )
         return 2
     try:
+        from avrt.interrupts import note_interrupts
+
+        note_interrupts()
         from avrt.cli import main
 
         return main()

@@ -21,7 +21,7 @@ from avrt import __version__
 from avrt.config.class_paths import allowed_prefixes, granted, parse_prefixes
 from avrt.config.errors import UsageError, describe
 from avrt.config.preset_files import with_preset_paths
-from avrt.interrupts import INTERRUPTED
+from avrt.interrupts import INTERRUPTED, is_interrupted_import
 
 PROGRAM = "python -m avrt"
 
@@ -99,14 +99,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (`| head`) is gone. Python would report it once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
-    except (ValueError, OSError, KeyboardInterrupt, ModuleNotFoundError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name not in REQUIRED_MODULES:
+    except (Exception, KeyboardInterrupt) as error:
+        if is_interrupted_import(error):
+            cause, error = error, KeyboardInterrupt()
+            error.__cause__ = cause
+        if not _is_expected(error):
             raise
         if debug:
             traceback.print_exception(error)
         line = _line(error)
         print(f"avrt: error: {line if len(line) <= LONGEST_ERROR else f'{line[:LONGEST_ERROR]} ...'}", file=sys.stderr)
         return _status(error)
+
+
+def _is_expected(error: BaseException) -> bool:
+    if isinstance(error, ModuleNotFoundError):
+        return error.name in REQUIRED_MODULES
+    return isinstance(error, (ValueError, OSError, KeyboardInterrupt))
 
 
 def _line(error: BaseException) -> str:

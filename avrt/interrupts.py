@@ -1,20 +1,44 @@
-"""Ctrl-C while processes start: it reaches every process of the terminal's foreground group.
+"""Ctrl-C while processes start and modules are imported.
 
-Python's own handler would print a traceback from the imports of multiprocessing's fork server. The fork server imports
-this module first, and from then on Ctrl-C ends it silently. Once it is ready, it ignores Ctrl-C and ends with the
-process that started it.
+It reaches every process of the terminal's foreground group. Python's own handler would print a traceback from the
+imports of multiprocessing's fork server. The fork server imports this module first, and from then on Ctrl-C ends it
+silently. Once it is ready, it ignores Ctrl-C and ends with the process that started it.
+
+A compiled module may replace the KeyboardInterrupt of its import by an error of its own; `note_interrupts` lets
+`is_interrupted_import` tell.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from types import FrameType
 
 INTERRUPTED = 130
 """Exit status of a command after Ctrl-C."""
+
+_noted: list[int] = []
+
+
+def note_interrupts() -> None:
+    """Remember Ctrl-C from now on, which still raises KeyboardInterrupt; nothing happens where it is ignored."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        _noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, note)
+
+
+def is_interrupted_import(error: BaseException) -> bool:
+    """Whether the error came out of an import after Ctrl-C."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(_noted) and any(frame.name == "<module>" for frame in frames)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import environment
+from tests.programs import REPOSITORY, environment
 
 FORK_SERVER = "multiprocessing.forkserver"
 
@@ -86,3 +86,44 @@ def test_demo_s_own_commands(tmp_path: Path, wait: float) -> None:
     lines = [line for line in done.stderr.splitlines() if line.startswith("avrt: ")]
     assert lines == ["avrt: error: interrupted"] or done.returncode < 0
     assert "Traceback" not in done.stderr or done.returncode < 0
+
+
+MODULE = """
+import os, signal, time
+
+try:
+    {ctrl_c}
+    time.sleep(10)
+except KeyboardInterrupt:
+    raise {error}("expected a message argument") from None
+"""
+
+RUN = """
+import sys
+from avrt import cli
+from avrt.__main__ import run
+
+cli.COMMANDS["own"] = ("own_command", "")
+sys.exit(run())
+"""
+
+
+@pytest.mark.parametrize("error", ["TypeError", "ValueError", "ImportError"])
+@pytest.mark.parametrize("with_ctrl_c", [True, False])
+def test_an_import_that_replaces_the_interrupt(tmp_path: Path, error: str, with_ctrl_c: bool) -> None:
+    """As compiled modules do (`_ssl`: "TypeError: expected a message argument")."""
+    ctrl_c = "os.kill(os.getpid(), signal.SIGINT)" if with_ctrl_c else "raise KeyboardInterrupt"
+    (tmp_path / "own_command.py").write_text(MODULE.format(ctrl_c=ctrl_c, error=error))
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, "own"],
+        env=environment() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if with_ctrl_c:
+        assert (done.returncode, done.stderr) == (130, "avrt: error: interrupted\n")
+    else:
+        assert done.returncode == 1
+        assert "expected a message argument" in done.stderr
