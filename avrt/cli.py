@@ -46,6 +46,7 @@ GROUPS = {
     },
     "Evaluation": {
         "evaluate-server": ("avrt.commands.evaluate_server", "evaluate any model behind an OpenAI-compatible server"),
+        "claims": ("avrt.commands.claims", "find what replies claim to have seen and heard without being given it"),
         "import-predictions": ("avrt.commands.import_predictions", "score replies that another program made"),
         "score": ("avrt.commands.score", "recompute a run's scores from its raw replies"),
         "compare": ("avrt.commands.compare", "print runs as in the paper's table, with their differences"),

@@ -15,5 +15,10 @@ def claims_stream(text: str, stream: str) -> bool:
 
     With that stream masked there is nothing to see or to hear, so the statement is made up.
     """
+    return bool(statements(text, stream))
+
+
+def statements(text: str, stream: str) -> list[str]:
+    """The reply's statements about a stream, in its own words."""
     pattern = {"V": _SEEN, "A": _HEARD}[stream]
-    return pattern.search(text) is not None
+    return [match[0] for match in pattern.finditer(text)]

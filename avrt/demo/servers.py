@@ -25,7 +25,7 @@ from avrt.demo.judge_media import without_videos
 from avrt.demo.message_media import BadRequestError, decode_audio, decode_image, message_parts
 from avrt.demo.questions import OTHER_THOUGHT, THOUGHT, write_trace
 from avrt.demo.teachers import AudioTeacher, VisionTeacher
-from avrt.demo.trace_judge import is_trace_prompt, judge_traces
+from avrt.demo.trace_judge import is_claims_prompt, is_trace_prompt, judge_traces, list_claims
 
 if TYPE_CHECKING:
     from avrt.demo.served_student import ServedStudent  # imports torch and transformers
@@ -94,6 +94,8 @@ class DemoModels:
     def _judge(
         self, text: str, options: dict[str, str], images: list[dict[str, Any]], audio: list[dict[str, Any]]
     ) -> str:
+        if is_claims_prompt(text):
+            return list_claims(text)
         color, pitch = self._color(images) if images else None, self._pitch(audio) if audio else None
         if is_trace_prompt(text):
             return judge_traces(text, color, pitch)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from avrt.demo.claims import statements
 from avrt.demo.clips import COLORS, PITCHES
 from avrt.judging.schema import BOTH, MERGER, NONE, SEVERAL
 from avrt.traces.verdicts import ACCURATE, HALLUCINATING, MISSING_INFO
@@ -58,7 +59,7 @@ def judge_traces(text: str, color: str | None, pitch: str | None) -> str:
         text: the prompt.
         color, pitch: as measured in the media of the call; None where the stream was not sent or has none.
     """
-    blocks = {name: re.sub(r"^> ?", "", body, flags=re.MULTILINE).strip() for name, body in _BLOCK.findall(text)}
+    blocks = _blocks(text)
     measured = _Measured(color, pitch)
     if "trace_a" in blocks:
         return json.dumps(_compare(blocks["trace_a"], blocks["trace_b"], measured))
@@ -66,6 +67,22 @@ def judge_traces(text: str, color: str | None, pitch: str | None) -> str:
     if teachers:
         return json.dumps(_attribute(blocks["trace"], teachers, measured))
     return json.dumps(_judge_one(blocks["trace"], measured))
+
+
+def is_claims_prompt(text: str) -> bool:
+    """Whether a prompt asks what a reply claims, see `avrt.judging.claims`."""
+    return "reply" in _blocks(text)
+
+
+def list_claims(text: str) -> str:
+    """The judge's reply: a JSON object with the statements about what was seen and heard."""
+    reply = _blocks(text)["reply"]
+    return json.dumps({"seen": statements(reply, "V"), "heard": statements(reply, "A")})
+
+
+def _blocks(text: str) -> dict[str, str]:
+    """The fenced texts of a prompt by name."""
+    return {name: re.sub(r"^> ?", "", body, flags=re.MULTILINE).strip() for name, body in _BLOCK.findall(text)}
 
 
 def _judge_one(trace: str, measured: _Measured) -> dict[str, Any]:

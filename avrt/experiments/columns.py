@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from avrt.evaluation.published_results import COLUMNS
 from avrt.evaluation.records.record import Record
+from avrt.experiments.claims import Claims
 from avrt.experiments.specs import Table
 
 Count = Callable[[Record], bool]
@@ -22,6 +23,7 @@ class Column:
         benchmark, modalities: the evaluation.
         counts: what is counted.
         items: ids of the items, None for all.
+        without: ids of items that it leaves out.
     """
 
     title: str
@@ -29,6 +31,11 @@ class Column:
     modalities: str
     counts: Count
     items: Collection[str] | None = None
+    without: Collection[str] = ()
+
+    def has(self, item: str) -> bool:
+        """Whether an item counts."""
+        return item not in self.without and (self.items is None or item in self.items)
 
 
 def table_columns(
@@ -36,8 +43,8 @@ def table_columns(
     benchmarks: Sequence[str],
     *,
     subsets: dict[str, list[str]],
-    claims: Callable[[str, str], bool] | None,
-    records: Callable[[], Iterable[Record]],
+    claims: Claims | None,
+    records: Callable[[str, str], Iterable[Record]],
 ) -> list[Column]:
     """The columns of a table.
 
@@ -45,8 +52,8 @@ def table_columns(
         table: the table.
         benchmarks: those that the base evaluates; the table's own choice applies where it has one of them.
         subsets: ids by the name of a difficulty subset; empty where there are none.
-        claims: whether a reply's text claims something of a stream, ``A`` or ``V``; None where there is no rule.
-        records: all records of the table's arms, for a table whose columns depend on them.
+        claims: see `avrt.experiments.claims.claims_of`.
+        records: all records of the table's arms with a benchmark and streams, where the columns depend on them.
     """
     chosen = [name for name in table.benchmarks if name in benchmarks] or list(benchmarks)
     pairs = [(name, modalities) for name in chosen for modalities in table.modalities]
@@ -67,18 +74,23 @@ def table_columns(
         kinds: list[tuple[str, Count]] = [("format errors", _is_format_error), ("logic errors", _is_logic_error)]
         return [Column(title(n, m, text), n, m, count) for n, m in pairs for text, count in kinds]
     if table.kind == "outcomes":
-        found = Counter(record.reason or "" for record in records())
         return [
             Column(title(n, m, reason), n, m, _has_reason(reason))
             for n, m in pairs
-            for reason, _ in found.most_common()
+            for reason, _ in Counter(record.reason or "" for record in records(n, m)).most_common()
         ]
     if table.kind == "claims":
         missing = {"A": "V", "V": "A"}
         if claims is None:
             return []
         return [
-            Column(title(n, m, f"claims {'images' if m == 'A' else 'sound'}"), n, m, _claims(claims, missing[m]))
+            Column(
+                title(n, m, f"claims {'images' if m == 'A' else 'sound'}"),
+                n,
+                m,
+                _claims(claims, missing[m]),
+                without=frozenset(r.id for r in records(n, m) if claims(r, missing[m]) is None),
+            )
             for n, m in pairs
             if m in missing
         ]
@@ -101,5 +113,5 @@ def _has_reason(reason: str) -> Count:
     return lambda record: record.reason == reason
 
 
-def _claims(rule: Callable[[str, str], bool], stream: str) -> Count:
-    return lambda record: rule(record.text, stream)
+def _claims(claims: Claims, stream: str) -> Count:
+    return lambda record: bool(claims(record, stream))

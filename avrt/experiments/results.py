@@ -7,14 +7,13 @@ far other seeds could; the seeds' own numbers are beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from avrt.config.class_paths import import_object
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.run_subsets import read_subsets
 from avrt.evaluation.scoring import BenchmarkRun, score_run
@@ -26,6 +25,7 @@ from avrt.evaluation.statistics import (
     percentile_interval,
     sign_flip_test,
 )
+from avrt.experiments.claims import Claims, claims_of, is_judged
 from avrt.experiments.columns import Column, table_columns
 from avrt.experiments.plan import ExperimentPlan
 from avrt.experiments.specs import Table
@@ -120,18 +120,10 @@ def fill_tables(plan: ExperimentPlan, runs: Runs) -> list[TableResult]:
     Raises:
         ValueError: two evaluations are of different questions, or the base's rule for claims is wrong.
     """
-    claims = claims_rule(plan.base.claims)
+    claims = claims_of(plan)
     lists = plan.folder / "difficulty" / "lists"
     subsets = read_subsets([lists]) if any(lists.glob("*.txt")) else {}
     return [_fill(name, table, plan, runs, subsets, claims) for name, table in plan.tables.items()]
-
-
-def claims_rule(path: str) -> Callable[[str, str], bool] | None:
-    """The rule that a base names, or None."""
-    if not path:
-        return None
-    rule: Callable[[str, str], bool] = import_object(path)
-    return rule
 
 
 def _fill(
@@ -140,13 +132,21 @@ def _fill(
     plan: ExperimentPlan,
     runs: Runs,
     subsets: dict[str, list[str]],
-    claims: Callable[[str, str], bool] | None,
+    claims: Claims | None,
 ) -> TableResult:
     benchmarks = list(dict.fromkeys(benchmark for found in runs.values() for benchmark in found))
 
-    def records() -> list[Record]:
-        arms = [row.arm for row in table.rows]
-        return [r for key, found in runs.items() if key[0] in arms for run in found.values() for r in run.records]
+    if table.kind == "claims":
+        judged = {(e.arm, e.seed, e.modalities) for e in plan.expansion.evaluations if is_judged(plan, e)}
+        runs = {key: run for key, run in runs.items() if key in judged}
+
+    def records(benchmark: str, modalities: str) -> list[Record]:
+        return [
+            record
+            for (arm, _, streams), found in runs.items()
+            if arm in table.arms and streams == modalities and benchmark in found
+            for record in found[benchmark].records
+        ]
 
     columns = table_columns(table, benchmarks, subsets=subsets, claims=claims, records=records)
     outcomes = {
@@ -197,7 +197,7 @@ def _outcomes(arm: str, column: Column, seeds: Sequence[int], runs: Runs) -> _Ou
         run = runs.get((arm, seed, column.modalities), {}).get(column.benchmark)
         if run is None:
             return None
-        records = [r for r in run.records if column.items is None or r.id in column.items]
+        records = [r for r in run.records if column.has(r.id)]
         if not records:
             return None
         these = tuple(record.id for record in records)

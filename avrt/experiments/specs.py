@@ -171,7 +171,10 @@ class Base:
         subsets: commands that write the lists of easy, medium and hard items to ``{subsets}``; empty where there are
             none.
         service: a command that has to run while traces are made, and listens on ``{port}``; empty for none.
-        claims: class path of the rule that finds replies which claim what the student was not given; empty for none.
+        claims_rule: class path of the rule that finds replies which claim what the student was not given; empty for
+            none.
+        claims_judge: commands that have a model find them instead, after an evaluation in ``{run}``, and write
+            ``claims.jsonl`` to ``{claims}``.
         quick: the shorter form.
     """
 
@@ -185,7 +188,8 @@ class Base:
     prepare: list[str] = field(default_factory=list)
     subsets: list[str] = field(default_factory=list)
     service: str = ""
-    claims: str = ""
+    claims_rule: str = ""
+    claims_judge: list[str] = field(default_factory=list)
     quick: Quick = field(default_factory=Quick)
 
 
@@ -223,7 +227,10 @@ def read_arm(folder: Path, name: str, base: str) -> Arm:
 
 def read_base(folder: Path, name: str) -> Base:
     """Read the base ``<folder>/bases/<name>.yaml``; raises as `read_experiments`."""
-    return _read_named(Base, folder / "bases", name, "--base")
+    base = _read_named(Base, folder / "bases", name, "--base")
+    if base.claims_rule and base.claims_judge:
+        raise UsageError(f"base {name}: claims_rule, claims_judge: choose one of them")
+    return base
 
 
 def _read_named(kind: type[T], folder: Path, name: str, key: str) -> T:

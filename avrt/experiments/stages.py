@@ -38,7 +38,7 @@ class Stage:
     """One command.
 
     Attributes:
-        kind: ``prepare``, ``subsets``, ``traces``, ``sft``, ``grpo``, ``export``, ``evaluate``.
+        kind: ``prepare``, ``subsets``, ``traces``, ``sft``, ``grpo``, ``export``, ``evaluate``, ``claims``.
         name: unique and readable: ``grpo-merged-seed0``.
         folder: everything it writes.
         commands: words after ``python -m avrt``, one list for each command.
@@ -62,12 +62,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Where the results of one arm are: an evaluation of one seed with some streams."""
+    """Where the results of one arm are: an evaluation of one seed with some streams.
+
+    Attributes:
+        stage: name of the evaluation's stage.
+        claims: name of the stage in which a model judges what the replies claim; empty for none.
+    """
 
     arm: str
     seed: int
     modalities: str
     stage: str
+    claims: str = ""
 
 
 @dataclass
@@ -127,6 +133,7 @@ class _Expander:
             self.first = [self._of_commands("prepare", self.base.prepare).name]
         if self.base.subsets and any(table.kind == "difficulty" for table in tables.values()):
             self._of_commands("subsets", self.base.subsets)
+        judged = _judged(tables) if self.base.claims_judge else set()
         for name, streams in _streams(tables).items():
             if base_name in arms[name].not_with:
                 self.result.left_out[name] = arms[name].not_with[base_name]
@@ -135,7 +142,8 @@ class _Expander:
                 student, needs = self._train(name, arms[name], seed)
                 for modalities in streams:
                     stage = self._evaluate(name, arms[name], seed, student, needs, modalities)
-                    self.result.evaluations.append(Evaluation(name, seed, modalities, stage.name))
+                    claims = self._claims(stage, name) if (name, modalities) in judged else ""
+                    self.result.evaluations.append(Evaluation(name, seed, modalities, stage.name, claims))
         return self.result
 
     def _train(self, name: str, arm: Arm, seed: int) -> tuple[str, list[str]]:
@@ -201,6 +209,14 @@ class _Expander:
         settings = merged(self.base.evaluate.settings, arm.evaluate, quick, own)
         label = f"{name}-seed{seed}-{modalities}"
         return self._of_config("evaluate", label, self.base.evaluate.config, settings, "test", needs, name)
+
+    def _claims(self, evaluation: Stage, arm: str) -> str:
+        places = {"run": str(evaluation.folder / "run"), "claims": FOLDER}
+        words = [filled(shlex.split(command), places) for command in self.base.claims_judge]
+        label = evaluation.name.removeprefix("evaluate-")
+        stage = self._add("claims", label, None, None, words, [evaluation.name], arm)
+        stage.with_service = any(PORT in command for command in self.base.claims_judge)
+        return stage.name
 
     def _of_commands(self, kind: str, commands: list[str]) -> Stage:
         words = [filled(shlex.split(command), self.places) for command in commands]
@@ -278,6 +294,12 @@ def _streams(tables: Mapping[str, Table]) -> dict[str, list[str]]:
         for arm in table.arms:
             found.setdefault(arm, {}).update(dict.fromkeys(table.modalities))
     return {arm: list(streams) for arm, streams in found.items()}
+
+
+def _judged(tables: Mapping[str, Table]) -> set[tuple[str, str]]:
+    """The arms and streams for which tables want to know what the replies claim."""
+    wanted = [table for table in tables.values() if table.kind == "claims"]
+    return {(arm, modalities) for table in wanted for arm in table.arms for modalities in table.modalities}
 
 
 def find_config(path: str) -> Path:

@@ -25,8 +25,22 @@ STREAMS: dict[Media, str] = {
 
 
 @dataclass
-class JudgeServerConfig(ServerConfig):
-    """The judge's servers.
+class ReaderConfig(ServerConfig):
+    """The servers of a judge that replies with verdicts.
+
+    Attributes:
+        json_schema: send the form of the reply as ``response_format``, for servers that take it. Replies are checked
+            in either case.
+        max_replies: calls for one judgment, as long as replies are not valid verdicts.
+    """
+
+    json_schema: bool = True
+    max_replies: PositiveInt = 3
+
+
+@dataclass
+class JudgeServerConfig(ReaderConfig):
+    """The servers of a judge that sees and hears the clips.
 
     Attributes:
         media: how the judge gets the clip: ``frames_and_audio``: frames as images, and the audio; ``video``: one mp4
@@ -36,16 +50,11 @@ class JudgeServerConfig(ServerConfig):
             it without a word, and a judge that hears nothing would still say whether a trace is grounded in the audio.
         videos: folder of the original clips, which ``video`` then sends unchanged; null makes the mp4 file from the
             frames and the audio of the shards.
-        json_schema: send the form of the reply as ``response_format``, for servers that take it. Replies are checked
-            in either case.
-        max_replies: calls for one judgment, as long as replies are not valid verdicts.
     """
 
     media: Media = "frames_and_audio"
     hears_video: bool = False
     videos: str | None = None
-    json_schema: bool = True
-    max_replies: PositiveInt = 3
 
     @property
     def streams(self) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-from avrt.judging.config import JudgeConfig
+from avrt.judging.asking import Answer, PlannedCall, decide, in_form
+from avrt.judging.config import JudgeConfig, ReaderConfig
 from avrt.judging.media import JudgeMedia
 from avrt.judging.prompts import fill_prompt, load_prompt, question_parts
-from avrt.judging.schema import BadVerdictError, schema_of, source_meanings
+from avrt.judging.schema import schema_of, source_meanings
 from avrt.judging.trace_sets import JudgedTrace, TraceSets
 from avrt.servers.config import Model
 from avrt.servers.content import Content, text_part
-from avrt.servers.outcome import Status
 from avrt.text.rubrics import fenced
-from avrt.traces.call_records import CallRecord, call_key
+from avrt.traces.call_records import call_key
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.recorded_calls import CallGroup, PreparedCall
 from avrt.traces.verdicts import (
@@ -30,9 +29,6 @@ from avrt.traces.verdicts import (
     digest_of,
 )
 
-FORMAT = "response_format"
-"""The parameter of a call that holds the JSON schema."""
-
 
 @dataclass(frozen=True)
 class Question:
@@ -41,40 +37,6 @@ class Question:
     sample_id: str
     set: str
     against: str = ""
-
-
-@dataclass(frozen=True)
-class PlannedCall:
-    """One call.
-
-    Attributes:
-        key: see `avrt.traces.call_records.call_key`.
-        prompt: all text of the call.
-        media: identifies the media that are sent; empty for text only.
-    """
-
-    key: str
-    prompt: str
-    media: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the ledger has for one question.
-
-    Attributes:
-        call: the call that decides: the first one without a valid verdict that may still get one, or the last one.
-        record: its record, or None.
-        verdict: the checked verdict, or None.
-        bad_replies: replies that are not valid verdicts.
-        error: why there is no verdict.
-    """
-
-    call: PlannedCall
-    record: CallRecord | None
-    verdict: dict[str, Any] | None
-    bad_replies: int
-    error: str
 
 
 class JudgePlanner:
@@ -115,11 +77,16 @@ class JudgePlanner:
     def _model(self, mode: Mode, name: str) -> Model:
         """The judge with the parameters of a mode's calls about a set."""
         model = self.config.judge.resolve_model()
-        if not self.config.judge.json_schema or FORMAT in model.sampling:
-            return model
-        schema = {"name": mode, "strict": True, "schema": self.schemas[mode, name].json_schema()}
-        form = {"type": "json_schema", "json_schema": schema}
-        return replace(model, sampling={**model.sampling, FORMAT: form})
+        return in_form(model, mode, self.schemas[mode, name]) if self.config.judge.json_schema else model
+
+    @property
+    def judge(self) -> ReaderConfig:
+        """The servers."""
+        return self.config.judge
+
+    def count(self, mode: Mode) -> int:
+        """Number of questions of a mode."""
+        return len(self.questions[mode])
 
     def group(self, mode: Mode) -> CallGroup:
         """The calls of a mode as the ledger knows them."""
@@ -158,18 +125,9 @@ class JudgePlanner:
             explanation = flagged.verdict["explanation"] + claims
         trace = self.sets.trace(question.set, question.sample_id)
         prompt = self._prompt(mode, question, trace, explanation)
-        error = ""
+        schema = self.schemas[mode, question.set]
         limit = self.config.judge.max_replies
-        for attempt in range(limit):
-            call = self._call(mode, question, trace, _repeated(prompt, attempt, error))
-            record = ledger.get(call.key)
-            if record is None or record.status is not Status.OK:
-                return Answer(call, record, None, attempt, error if record is None else record.error)
-            try:
-                return Answer(call, record, self.schemas[mode, question.set].read(record.text), attempt, "")
-            except BadVerdictError as bad:
-                error = str(bad)
-        return Answer(call, record, None, limit, error)
+        return decide(prompt, limit, lambda text: self._call(mode, question, trace, text), schema, ledger)
 
     def records(self, ledger: LedgerIndex) -> Iterator[VerdictRecord]:
         """The lines of ``verdicts.jsonl``."""
@@ -237,16 +195,6 @@ class JudgePlanner:
             }
         place = mode, question.set
         return self.models[place].complete(fill_prompt(mode, self._prompts[mode], parts, self.schemas[place]))
-
-
-def _repeated(prompt: str, attempt: int, error: str) -> str:
-    """The prompt of the call after `attempt` bad replies: at its end, what was wrong with the last one.
-
-    The number is part of it, so that the calls differ: a server that samples greedily would repeat its reply.
-    """
-    if attempt == 0:
-        return prompt
-    return f"{prompt}\n\nReply number {attempt} could not be read: {error}. Reply with a valid JSON object."
 
 
 def _modes(config: JudgeConfig, sets: TraceSets) -> tuple[Mode, ...]:

@@ -85,9 +85,14 @@ def fill_prompt(mode: Mode, prompt: str, parts: Mapping[str, str], schema: Schem
         del headings["teacher_traces"]
         headings |= {name: f"Reply of the {name.removesuffix('_trace')} teacher" for name in replies}
     missing = [f"{heading}:\n{{{name}}}" for name, heading in headings.items() if name not in used]
-    # In one pass, so that a placeholder inside a question or a trace stays text.
-    text = _PLACEHOLDER.sub(lambda match: parts.get(match[1], match[0]), "\n\n".join([prompt, *missing]))
+    text = place("\n\n".join([prompt, *missing]), parts)
     return f"{text}\n\n{QUOTED}\n\n{schema.describe()}"
+
+
+def place(prompt: str, parts: Mapping[str, str]) -> str:
+    """A prompt with its placeholders filled; other braces stay as they are."""
+    # In one pass, so that a placeholder inside a question or a trace stays text.
+    return _PLACEHOLDER.sub(lambda match: parts.get(match[1], match[0]), prompt)
 
 
 def question_parts(sample: Sample) -> dict[str, str]:

@@ -13,22 +13,19 @@ from typing import Any
 from avrt.files.atomic import write_atomic
 from avrt.files.folder_lock import LOCK_NAME, FolderLock
 from avrt.files.json_text import decode_json
+from avrt.judging.asking import ask
 from avrt.judging.config import JudgeConfig
 from avrt.judging.planner import JudgePlanner
 from avrt.judging.scores import score_verdicts
 from avrt.judging.trace_sets import open_sets
-from avrt.servers.call_report import CallReport, ErrorCounts
-from avrt.servers.client import ServerError
 from avrt.servers.config import under_key
 from avrt.servers.outcome import Status
 from avrt.traces.ledger import LedgerError, LedgerIndex
-from avrt.traces.recorded_calls import RETRY_REJECTED, make_missing_calls
 from avrt.traces.verdicts import (
     MISSING,
     MODES,
     SCORES_FILE,
     VERDICTS_FILE,
-    Mode,
     VerdictRecord,
     read_verdicts,
     write_verdicts,
@@ -76,47 +73,9 @@ def run_judge(
         planner = JudgePlanner(config, open_sets(config))
         for mode in planner.modes:
             if mode in steps:
-                _ask(mode, planner, retry_rejected)
+                # Sources are asked about few traces, and those may be the ones that a judge cannot attribute.
+                ask(mode, planner, retry_rejected=retry_rejected, may_all_fail=mode == "source")
         return _write(planner) if WRITE in steps else None
-
-
-def _ask(mode: Mode, planner: JudgePlanner, retry_rejected: bool) -> None:
-    """Make the calls of a mode: first those of all questions, then again those whose replies are not verdicts."""
-    for attempt in range(planner.config.judge.max_replies):
-        make_missing_calls(
-            planner.group(mode),
-            lambda ledger: planner.planned(mode, ledger),
-            lambda number, ledger: planner.prepare(mode, number, ledger),
-            retry_rejected=retry_rejected and attempt == 0,
-        )
-        ledger = LedgerIndex(planner.config.ledger)
-        if all(ledger.status(key) is not None for _, key in planner.planned(mode, ledger)):
-            break
-    report = CallReport()
-    errors, bad_json = ErrorCounts(), 0
-    for number in range(len(planner.questions[mode])):
-        answer = planner.answer(mode, number, ledger)
-        if answer is not None and answer.record is not None:
-            report.add_earlier(answer.record)
-            if answer.record.status is Status.OK and answer.verdict is None:
-                errors.add(answer.error)
-                bad_json += 1
-    reasons = report.explain(RETRY_REJECTED)
-    if report.counts.total() and not report.counts[Status.OK]:
-        refused = any(f"HTTP {status}" in reasons for status in (400, 422))
-        hint = " (if the server takes no JSON schema, set judge.json_schema to false)"
-        hint = hint if refused and planner.config.judge.json_schema else ""
-        raise ServerError(f"{mode}: none of {report.counts.total()} calls succeeded: {reasons}{hint}")
-    if reasons:
-        log.warning("%s: %s", mode, reasons)
-    # Sources are asked about few traces, and those may be the ones that a judge cannot attribute.
-    if bad_json and bad_json == report.counts[Status.OK] and mode != "source":
-        raise ServerError(f"{mode}: none of {bad_json} replies is a valid verdict: {errors}")
-    if bad_json:
-        log.warning(
-            "%s: %d of %d judgments have no valid verdict after %d replies (%s)",
-            *(mode, bad_json, report.counts.total(), planner.config.judge.max_replies, errors),
-        )
 
 
 def _write(planner: JudgePlanner) -> dict[str, Any]:

@@ -70,6 +70,7 @@ TOUCHES_DEPENDENCIES = {
     "traces": ["--config", "cli_configs/traces_demo.yaml"],
     "judge": ["--config", "cli_configs/judge.yaml"],
     "evaluate-server": ["--config", "cli_configs/eval_server.yaml"],
+    "claims": ["--config", "cli_configs/claims.yaml", "--run", "r", "--out", "o"],
     "import-predictions": ["run", "--file", "f", "--benchmark", "mmau", "--model", "m"],
     "score": ["run"],
     "compare": ["run"],

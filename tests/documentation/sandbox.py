@@ -110,15 +110,15 @@ class Sandbox:
             return [*stages, "--shards=shards/demo" if demo else "--val_share=0.3"]
         if command == "judge" and "--score" not in words:
             return [f"--judge.base_urls=[{self.demo_url if 'judge_demo' in ' '.join(words) else self.url}]"]
+        if command == "claims":
+            return [f"--judge.base_urls=[{self.url}]"]
         if command == "pack" and "AVRT-20K.parquet" in words:
             return ["--val-share", "0.3"]
         if command == "plan" and "--samples" not in words:
             return ["--samples", "40127"]
         if command == "evaluate-server":
             return [f"--server.base_urls=[{self.url}]"]
-        if (
-            command == "experiments"
-        ):  # an hour, so only what it would run; tests/end_to_end/test_experiments.py runs some
+        if command == "experiments":  # an hour, so only its list; tests/end_to_end/test_experiments.py runs some
             return [] if {"--list", "--slurm", "--results"} & {*words} else ["--list"]
         return []
 

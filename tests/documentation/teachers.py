@@ -1,4 +1,4 @@
-"""A server that acts as teachers, merger and judge of traces on questions that it has read beforehand.
+"""A server that acts as teachers, merger and judge on questions that it has read beforehand.
 
 The replies have the forms of the real models': Kimi-VL's thinking marks with a heading and a list of all options, Audio
 Flamingo's free reasoning, and the tags that the merger is asked for. A model that gets both streams replies in tags.
@@ -69,6 +69,8 @@ class Teachers:
         vision, audio = "image_url" in kinds or "video_url" in kinds, "input_audio" in kinds
         if "</trace>" in text:
             return Reply(json.dumps(VERDICT))
+        if "</reply>" in text:
+            return Reply(json.dumps({"seen": ["a man"], "heard": []}))
         if question is None:
             return Reply("Answer: B")
         if vision and audio:  # a native reasoner, or a student

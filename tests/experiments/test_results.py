@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from avrt.experiments.specs import Arm, Base, Row, StageBase, Table
 from avrt.experiments.stages import expand
 from avrt.experiments.state import StageState
 from avrt.experiments.text import as_csv, text_table
+from avrt.judging.claims import ReplyClaims, reply_digest
 
 ARMS = {"base": Arm("no training", sft=None, grpo=None), "rl": Arm("RL", sft=None)}
 SEEDS = (0, 1)
@@ -29,7 +32,12 @@ WRONG = "<think>I hear hum A B.</think>\n<answer>B</answer>"
 BROKEN = "A"
 
 
-def base() -> Base:
+def base(*, judge: bool = False) -> Base:
+    with_claims: dict[str, Any] = (
+        {"claims_judge": ["claims --run {run} --out {claims}"]}
+        if judge
+        else {"claims_rule": "avrt.demo.claims.claims_stream"}
+    )
     return Base(
         title="tiny",
         student="demo:student",
@@ -37,13 +45,14 @@ def base() -> Base:
         sft=StageBase("cli_configs/sft_tiny.yaml", student="{run}/student"),
         grpo=StageBase("cli_configs/grpo_tiny.yaml", student="{run}/student"),
         evaluate=StageBase("cli_configs/eval_demo.yaml"),
-        claims="avrt.demo.claims.claims_stream",
+        **with_claims,
     )
 
 
-def plan_of(folder: Path, **tables: Table) -> ExperimentPlan:
-    expansion = expand(tables, ARMS, base(), "tiny", out=folder, seeds=SEEDS)
-    return ExperimentPlan("a title", tables, ARMS, base(), "tiny", SEEDS, folder, expansion, quick=False)
+def plan_of(folder: Path, *, judge: bool = False, **tables: Table) -> ExperimentPlan:
+    own = base(judge=judge)
+    expansion = expand(tables, ARMS, own, "tiny", out=folder, seeds=SEEDS)
+    return ExperimentPlan("a title", tables, ARMS, own, "tiny", SEEDS, folder, expansion, quick=False)
 
 
 def finish(plan: ExperimentPlan, arm: str, seed: int, replies: list[str], modalities: str = "AV") -> None:
@@ -138,6 +147,40 @@ def test_errors_claims_and_outcomes(tmp_path: Path) -> None:
     assert shares[0] == [0.25, 0.5]
     assert sum(share or 0 for share in shares[1]) == pytest.approx(1.0), "every reply has one outcome"
     assert shares[2] == [0.5, 0.75], "said to be heard in silence, said to be seen in black frames"
+
+
+def test_claims_by_a_judge(tmp_path: Path) -> None:
+    """A reply that the judge gave no verdict on counts in no arm; an arm whose judge is not done has no number."""
+    table = Table("claims", [Row("base"), Row("rl")], kind="claims", modalities=["A"])
+    plan = plan_of(tmp_path, judge=True, T=table)
+    texts = [RIGHT, RIGHT, WRONG, BROKEN]
+    for arm, seed in (("base", 0), ("rl", 0), ("rl", 1)):
+        finish(plan, arm, seed, [f"{text} {arm} {seed}" for text in texts], "A")
+    judge_replies(plan, "base", 0, texts, [["red"], ["red"], [], []])
+    judge_replies(plan, "rl", 0, texts, [["red"], None, [], []])
+    assert [row.cells[0] and row.cells[0].share for row in filled(plan).rows] == [pytest.approx(1 / 3), None]
+    judge_replies(plan, "rl", 1, texts, [[], ["red"], ["blue"], []])
+    one, other = (row.cells[0] for row in filled(plan).rows)
+    assert one is not None
+    assert other is not None
+    assert (one.items, one.share) == (3, pytest.approx(1 / 3))
+    assert other.by_seed == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+
+
+def judge_replies(
+    plan: ExperimentPlan, arm: str, seed: int, texts: list[str], seen: Sequence[Sequence[str] | None]
+) -> None:
+    """Write what a judge found in the replies of an arm."""
+    (name,) = (e.claims for e in plan.expansion.evaluations if (e.arm, e.seed) == (arm, seed))
+    stage = plan.stages[name]
+    stage.folder.mkdir(parents=True)
+    lines = [
+        ReplyClaims("demo", f"item-{index}", "A", reply_digest(f"{text} {arm} {seed}"), statements, statements and [])
+        for index, (text, statements) in enumerate(zip(texts, seen, strict=True))
+    ]
+    text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
+    (stage.folder / "claims.jsonl").write_text(text)
+    StageState(stage.fingerprint, "complete", 60.0, ["python -m avrt claims"]).write(stage.folder)
 
 
 def test_subsets(tmp_path: Path) -> None:

@@ -128,6 +128,23 @@ def test_the_text_of_a_config_is_part_of_the_fingerprint(tmp_path: Path) -> None
     assert only(expanded("base", evaluate=StageBase(str(config))), "evaluate").fingerprint != before
 
 
+def test_a_judge_reads_the_replies_without_a_stream() -> None:
+    """Only of the tables that ask for it, once for each evaluation, and behind it."""
+    tables = {
+        "T": Table("accuracy", [Row("rl"), Row("sft")], modalities=["A", "AV"]),
+        "C": Table("claims", [Row("rl")], kind="claims", modalities=["A"]),
+    }
+    own = base(claims_judge=["claims --config cli_configs/claims.yaml --run {run} --out {claims}"])
+    expansion = expand(tables, ARMS, own, "tiny", out=Path("out"), seeds=[0])
+    (stage,) = [stage for stage in expansion.stages.values() if stage.kind == "claims"]
+    (evaluation,) = [e for e in expansion.evaluations if e.claims]
+    assert (evaluation.arm, evaluation.modalities, evaluation.claims) == ("rl", "A", stage.name)
+    assert stage.needs == [evaluation.stage]
+    run = str(expansion.stages[evaluation.stage].folder / "run")
+    words = ["claims", "--config", "cli_configs/claims.yaml", "--run", run, "--out", str(stage.folder)]
+    assert stage.commands == [words]
+
+
 def test_an_export_where_the_run_writes_no_student() -> None:
     expansion = expanded("method", sft=StageBase("cli_configs/sft_3b.yaml"))
     sft, export = only(expansion, "sft"), only(expansion, "export")
