@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt, TwoOrMore
 from avrt.grpo.group_selection import DynamicSamplingConfig
 from avrt.grpo.loss import DEFAULT_LOSS, LossConfig, grpo_loss
+from avrt.grpo.sampling_correction import SamplingCorrectionConfig, SamplingRatios, sampling_ratios
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
 from avrt.model.lora import LoRAConfig
 from avrt.model.reference import AdaptersOff, FrozenCopy, ReferencePolicy
@@ -29,7 +30,8 @@ from avrt.rewards import RewardCallback, collect_rewards, describe_rewards
 from avrt.rollout.engine import DEFAULT_SAMPLING, Response, SamplingConfig
 from avrt.rollout.metrics import count_tokens, rollout_metrics, selection_metrics
 from avrt.rollout.prompt_history import PromptHistory
-from avrt.rollout.sampling_check import MAX_LOGP_DIFFERENCE, SamplingCheck, sampling_differences
+from avrt.rollout.sampling_check import MAX_LOGP_DIFFERENCE, SamplingCheck
+from avrt.rollout.sampling_metrics import DIFFERENCE, sampled_logprobs, sampling_metrics, with_sample_size
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, response_logprobs
 from avrt.text.option_order import has_fixed_order
 from datamodules.windows import MicroBatch
@@ -59,6 +61,8 @@ class GRPOModule(TrainingModule):
         max_skipped_steps: optimizer steps in a row that may be skipped as not finite before the run ends with an error.
         max_sampling_logp_difference: largest mean difference of a token's log-probability between sampling and
             training. A step above it is a warning; the run ends if most of the last 10 steps are above it.
+        sampling_correction: weigh tokens by the ratio of the policy to what the engine sampled from. None for not: the
+            built-in engine samples from the policy itself.
         self_check: before the first step of a run, a resumed one too, score some responses also in rows of their own,
             and end the run if shared prompts give other log-probabilities than rounding explains.
     """
@@ -83,6 +87,7 @@ class GRPOModule(TrainingModule):
         resume_with_changes: bool = False,
         max_skipped_steps: PositiveInt = MAX_SKIPPED_STEPS,
         max_sampling_logp_difference: PositiveFloat = MAX_LOGP_DIFFERENCE,
+        sampling_correction: SamplingCorrectionConfig | None = None,
         self_check: bool = True,
     ) -> None:
         super().__init__(
@@ -105,6 +110,7 @@ class GRPOModule(TrainingModule):
         if dynamic_sampling is not None:
             self.max_num_gen_batches = dynamic_sampling.max_num_gen_batches
         self.reference_device = reference_device
+        self.sampling_correction = sampling_correction
         self.sampling_check = SamplingCheck(max_sampling_logp_difference)
         self.self_check = self_check
         self._self_checked = False
@@ -123,6 +129,7 @@ class GRPOModule(TrainingModule):
             "sampling": sampling,
             "dynamic_sampling": self.dynamic_sampling,
             "filter_groups": self.filter_groups,
+            "sampling_correction": self.sampling_correction,
         }
 
     def reward_settings(self) -> dict[str, dict[str, Any]]:
@@ -235,19 +242,20 @@ class GRPOModule(TrainingModule):
         prompts, rows = batch.prompt_slice, batch.rows(self.num_generations)
         with self.step_metrics.timed("training"):
             scores = self.policy_logprobs(rollout, prompts)
-            if batch.iteration == 0:
-                self._check_sampler(scores, rollout.responses[prompts])
+            old_logprobs = self._old_logprobs(rollout, batch, scores)
+            ratios = self._sampling_ratios(scores, old_logprobs, rollout.responses[prompts], batch.iteration)
             out = grpo_loss(
                 scores.logprobs,
                 scores.mask & rollout.used[rows, None].to(scores.mask.device),
                 rollout.statistics.advantages[rows].to(scores.logprobs.device),
                 self.loss,
                 rollout.normalizer,
-                old_logprobs=self._old_logprobs(rollout, batch, scores),
+                old_logprobs=old_logprobs,
                 ref_logprobs=None
                 if rollout.ref_logprobs is None
                 else pad_sequence(rollout.ref_logprobs[rows], batch_first=True),
                 entropies=scores.entropies,
+                sampling_ratios=None if ratios is None else ratios.values,
             )
         self.step_metrics.add("loss", out.loss, 1.0 if batch.last else 0.0)
         for name, (total, weight) in out.sums.items():
@@ -274,14 +282,33 @@ class GRPOModule(TrainingModule):
         if batch.last and batch.iteration == self.num_iterations - 1:
             self.rollout = None  # frees the media features; callbacks have seen it
 
-    def _check_sampler(self, scores: TokenLogprobs, responses: list[list[Response]]) -> None:
-        """Compare the policy's log-probabilities with those of sampling: equal up to rounding under equal weights."""
-        differences = sampling_differences(scores, responses)
-        self.step_metrics.add("sampling_logp_difference", differences.sum(), len(differences))
+    def _sampling_ratios(
+        self, scores: TokenLogprobs, old_logprobs: Tensor | None, responses: list[list[Response]], iteration: int
+    ) -> SamplingRatios | None:
+        """The factors of the correction, None without one; notes how far engine and policy are apart."""
+        if self.sampling_correction is None and iteration > 0:
+            return None
+        logprobs = scores.logprobs.detach() if old_logprobs is None else old_logprobs
+        sampled = sampled_logprobs(responses, logprobs)
+        ratios = None
+        if self.sampling_correction is not None:
+            ratios = sampling_ratios(logprobs, sampled, scores.mask, self.sampling_correction)
+        if iteration == 0:  # later passes correct the same responses
+            noted = sampling_metrics(logprobs, sampled, scores.mask, ratios)
+            for name, (total, weight) in noted.sums.items():
+                self.step_metrics.add(name, total, weight)
+            for name, value in noted.largest.items():
+                self.step_metrics.note_largest(name, value)
+            for name, value in noted.smallest.items():
+                self.step_metrics.note_smallest(name, value)
+        return ratios
+
+    def derived_metrics(self, values: dict[str, float]) -> dict[str, float]:
+        return with_sample_size(values)
 
     def check_step(self, values: dict[str, float]) -> None:
         """Warn of a step that sampled with other weights than the policy's; end the run if most steps do."""
-        difference = values.get("sampling_logp_difference")
+        difference = values.get(DIFFERENCE)
         warning = None if difference is None else self.sampling_check.note(self.global_step, difference)
         if warning is not None:
             self.print(warning)

@@ -74,6 +74,8 @@ class StepMetrics:
         """Tokens that the run has worked on so far, over all devices."""
         self._samples: list[SampleValues] = []
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self._largest: dict[str, float] = {}
+        self._smallest: set[str] = set()
         self._seconds: dict[str, float] = {}
         self._started: dict[str, float] = {}
 
@@ -83,6 +85,16 @@ class StepMetrics:
         weight = torch.as_tensor(weight, dtype=torch.float64).detach()
         before = self._sums.get(name)
         self._sums[name] = (total, weight) if before is None else (before[0] + total, before[1] + weight)
+
+    def note_largest(self, name: str, value: Tensor | float) -> None:
+        """Note a value of a metric that is the largest of the current optimizer step."""
+        before = self._largest.get(name, -math.inf)
+        self._largest[name] = max(before, float(value))
+
+    def note_smallest(self, name: str, value: Tensor | float) -> None:
+        """Note a value of a metric that is the smallest of the current optimizer step."""
+        self._smallest.add(name)
+        self.note_largest(name, -float(value))
 
     def note_samples(self, ids: list[str], values: Mapping[str, Tensor | float]) -> None:
         """Remember metrics of the samples of a micro-batch, for callbacks that name samples."""
@@ -115,11 +127,14 @@ class StepMetrics:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def finish(self, sum_over_devices: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """The step's metrics over all devices; the next step begins at zero.
+    def finish(
+        self, sum_over_devices: Callable[[Tensor], Tensor], largest_of_devices: Callable[[Tensor], Tensor]
+    ) -> dict[str, float]:
+        """The step's metrics over all devices; the next step begins at zero. All devices must have the same metrics.
 
         Args:
             sum_over_devices: the sum of a float64 tensor over all devices, on the host.
+            largest_of_devices: its largest values, likewise.
         """
         for phase, seconds in self._seconds.items():
             self.add(f"seconds/{phase}", seconds)
@@ -128,6 +143,13 @@ class StepMetrics:
         sums = sum_over_devices(table)
         self._sums, self._seconds = {}, {}
         values = {name: float(total / weight) for name, (total, weight) in zip(names, sums, strict=True) if weight}
+        if self._largest:
+            names = sorted(self._largest)
+            largest = largest_of_devices(torch.tensor([self._largest[name] for name in names], dtype=torch.float64))
+            values |= {
+                name: -v if name in self._smallest else v for name, v in zip(names, largest.tolist(), strict=True)
+            }
+            self._largest = {}
         return values | {"num_tokens": float(self.tokens_seen)}
 
 

@@ -219,7 +219,8 @@ class TrainingModule(AnsweringModule):
         if self._data is not None:
             # Weights that sum to 1 over devices: the value is the sum.
             self.step_metrics.add(DAMAGED_SAMPLES, self._data.damaged.count, 1 / self.trainer.world_size)
-        values = self.step_metrics.finish(self._sum_over_devices) | {"skipped_steps": float(self.skipped.total)}
+        values = self.step_metrics.finish(self._sum_over_devices, self._largest_of_devices)
+        values = self.derived_metrics(values) | {"skipped_steps": float(self.skipped.total)}
         if self._data is not None:
             values[DAMAGED_SAMPLES] += self._damaged_before
             self._data.check_damaged(values[DAMAGED_SAMPLES])
@@ -234,6 +235,10 @@ class TrainingModule(AnsweringModule):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StepObserver):
                 callback.on_optimizer_step_end(self, step)
+
+    def derived_metrics(self, values: dict[str, float]) -> dict[str, float]:
+        """A step's metrics with those that are computed from others."""
+        return values
 
     def check_step(self, values: dict[str, float]) -> None:
         """End the run if its metrics show that it does not train as it should; subclasses may. On all devices.
@@ -261,6 +266,11 @@ class TrainingModule(AnsweringModule):
         if self.trainer.world_size == 1:
             return table
         return self.trainer.strategy.reduce(table.to(self.device), reduce_op="sum").cpu()
+
+    def _largest_of_devices(self, values: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return values
+        return self.trainer.strategy.reduce(values.to(self.device), reduce_op="max").cpu()
 
     def on_train_end(self) -> None:
         self.skipped.check_at_end(self.global_step)

@@ -117,6 +117,7 @@ def grpo_loss(
     old_logprobs: Tensor | None = None,
     ref_logprobs: Tensor | None = None,
     entropies: Tensor | None = None,
+    sampling_ratios: Tensor | None = None,
 ) -> LossOutput:
     """Clipped policy-gradient loss with a KL penalty to the reference policy.
 
@@ -134,6 +135,8 @@ def grpo_loss(
             `logprobs` without gradient, at no extra cost.
         ref_logprobs: ``[N, C]`` under the reference policy; needed unless ``beta`` is 0.
         entropies: ``[N, C]`` of the policy, only logged.
+        sampling_ratios: ``[N, C]`` or ``[N, 1]``, factors of the policy term, see `avrt.grpo.sampling_correction`; None
+            for 1.
     """
     weight = mask.to(logprobs.dtype)
     # Padding may hold anything, nan included; it must reach neither the value nor the gradient.
@@ -152,6 +155,8 @@ def grpo_loss(
     if config.tas_lambda:
         advantage = advantage * temporal_weights(mask, config.tas_lambda).to(logprobs.dtype)
     token_loss = -torch.min(ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage)
+    if sampling_ratios is not None:
+        token_loss = token_loss * sampling_ratios.to(token_loss.dtype)
 
     sums: dict[str, tuple[Tensor, Tensor]] = {}
     tokens = weight.sum()

@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
-from avrt.model.token_logprobs import TokenLogprobs
-from avrt.rollout.engine import Response
 
 MAX_LOGP_DIFFERENCE = 0.25
 """Mean difference of a token's log-probability between sampling and training; bfloat16 rounds some hundredths."""
@@ -18,24 +11,11 @@ WINDOW = 10
 """Optimizer steps that are judged together: one step may have few tokens, and rare ones among them."""
 
 
-def sampling_differences(scores: TokenLogprobs, responses: Sequence[Sequence[Response]]) -> Tensor:
-    """How far each token's log-probability is from the one it was sampled with, ``[tokens]`` on the host.
-
-    Zero up to rounding while the policy has the weights that the rollout engine sampled with.
-
-    Args:
-        scores: the responses under the policy.
-        responses: the same responses, with the engine's log-probabilities.
-    """
-    sampled = torch.cat([response.logprobs for group in responses for response in group])
-    return (scores.logprobs.detach()[scores.mask].cpu() - sampled).abs()
-
-
 class SamplingCheck:
     """Warns of optimizer steps whose responses were sampled with other weights, and ends a run that does so mostly.
 
     Args:
-        limit: largest mean difference over the tokens of a step, see `sampling_differences`.
+        limit: largest mean difference over the tokens of a step, see `avrt.rollout.sampling_metrics`.
     """
 
     def __init__(self, limit: float) -> None:

@@ -116,7 +116,7 @@ def check_stages(folder: Path, size: str) -> None:
     assert any(not torch.equal(base[name].float(), tuned[name].float()) for name in thinker - set(frozen))
     first = first_scalars(folder / "runs" / f"grpo_{size}")
     assert first["kl"] == 0.0, "the reference is the student that GRPO begins with"
-    assert first["sampling_logp_difference"] < (0.05 if "deepspeed" in str(folder) else 1e-2)
+    assert first["sampling/sampling_logp_difference/mean"] < (0.05 if "deepspeed" in str(folder) else 1e-2)
 
 
 def load_export(folder: Path) -> dict[str, torch.Tensor]:

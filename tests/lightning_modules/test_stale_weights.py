@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from avrt.grpo.sampling_correction import SamplingCorrectionConfig
 from avrt.model.token_logprobs import LanguageModel
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import RolloutEngine, SamplingConfig
@@ -54,8 +55,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("shards"))
 
 
-def run(kind: type[GRPOModule], student: Path, shards: Path, steps: int = 2) -> list[dict[str, float]]:
-    module = grpo_module(student, kind, optimizer=optimizer(learning_rate=0.5))
+def run(
+    kind: type[GRPOModule], student: Path, shards: Path, steps: int = 2, learning_rate: float = 0.5, **settings: Any
+) -> list[dict[str, float]]:
+    module = grpo_module(student, kind, optimizer=optimizer(learning_rate=learning_rate), **settings)
     return fit(module, grpo_data(shards), max_steps=steps).logged
 
 
@@ -78,5 +81,32 @@ def test_a_missing_tensor(student_folder: Path, shards: Path, capsys: pytest.Cap
 @pytest.mark.parametrize("kind", [OwnWeights, GRPOModule])
 def test_the_same_weights(kind: type[GRPOModule], student_folder: Path, shards: Path) -> None:
     steps = run(kind, student_folder, shards)
-    assert all(step["sampling_logp_difference"] < 1e-4 for step in steps)
+    assert all(step["sampling/sampling_logp_difference/mean"] < 1e-4 for step in steps)
     assert len(steps) == 2
+
+
+def test_the_correction_masks_responses_of_other_weights(student_folder: Path, shards: Path) -> None:
+    first, second = run(Stale, student_folder, shards, sampling_correction=SamplingCorrectionConfig())
+    assert first["rollout_corr/rollout_rs_masked_fraction"] == 0
+    assert first["sampling/importance_sampling_ratio/mean"] == pytest.approx(1, abs=1e-3)
+    assert first["rollout_corr/rollout_is_eff_sample_size"] == pytest.approx(1, abs=1e-3)
+    assert abs(second["rollout_corr/kl"]) > 0.1
+    assert second["rollout_corr/k3_kl"] > 0.1
+    assert second["sampling/importance_sampling_ratio/mean"] != pytest.approx(1, abs=0.1)
+    assert second["sampling/importance_sampling_ratio/max"] <= 3.0
+    assert not any(name.endswith("mean_square") for name in second)
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2])
+def test_the_correction_does_nothing_to_the_built_in_engine(
+    num_iterations: int, student_folder: Path, shards: Path
+) -> None:
+    settings: dict[str, Any] = {"steps": 4, "learning_rate": 1e-3, "num_iterations": num_iterations}
+    plain, corrected = (
+        run(GRPOModule, student_folder, shards, sampling_correction=correction, **settings)
+        for correction in (None, SamplingCorrectionConfig("sequence_truncate"))
+    )
+    for before, after in zip(plain, corrected, strict=True):
+        assert after["loss"] == pytest.approx(before["loss"], abs=1e-5)
+        assert after["grad_norm"] == pytest.approx(before["grad_norm"], rel=1e-3)
+        assert not any("ratio/mean" in name and "importance" in name for name in before)

@@ -23,15 +23,26 @@ def test_metrics_are_sums_over_sums() -> None:
     metrics.add("constant", 5.0)
     metrics.add("nothing", 0.0, 0.0)
     metrics.tokens_seen += 7
-    assert metrics.finish(on_one_device) == {"loss": 1.0, "constant": 5.0, "num_tokens": 7.0}
-    assert metrics.finish(on_one_device) == {"num_tokens": 7.0}, "the next step begins at zero"
+    assert metrics.finish(on_one_device, on_one_device) == {"loss": 1.0, "constant": 5.0, "num_tokens": 7.0}
+    assert metrics.finish(on_one_device, on_one_device) == {"num_tokens": 7.0}, "the next step begins at zero"
 
 
 def test_metrics_over_devices() -> None:
     """A device with more weight counts more; the reduction is an argument."""
     metrics = StepMetrics()
     metrics.add("loss", 6.0, 3.0)
-    assert metrics.finish(lambda table: table + torch.tensor([[2.0, 1.0]]))["loss"] == 2.0
+    assert metrics.finish(lambda table: table + torch.tensor([[2.0, 1.0]]), on_one_device)["loss"] == 2.0
+
+
+def test_extremes_over_micro_batches_and_devices() -> None:
+    metrics = StepMetrics()
+    for value in (1.0, 3.0, 2.0):
+        metrics.note_largest("max", torch.tensor(value))
+        metrics.note_smallest("min", value)
+    other = torch.tensor([2.5, -0.5], dtype=torch.float64)  # another device's, the smallest with the other sign
+    found = metrics.finish(on_one_device, lambda table: torch.maximum(table, other))
+    assert (found["max"], found["min"]) == (3.0, 0.5)
+    assert metrics.finish(on_one_device, on_one_device) == {"num_tokens": 0.0}, "the next step begins without them"
 
 
 def test_times_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +56,7 @@ def test_times_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics.start("training")
     clock.now += 4.0
     metrics.stop("training")
-    assert metrics.finish(on_one_device)["seconds/training"] == 7.0
+    assert metrics.finish(on_one_device, on_one_device)["seconds/training"] == 7.0
 
 
 @pytest.mark.parametrize("synchronize", [False, True])

@@ -73,7 +73,7 @@ def test_truncated_completions_teach_nothing_on_request(student_folder: Path, sh
         assert logged["completions/clipped_ratio"] == 1
         assert ("kl" in logged) is not mask
         assert (logged["grad_norm"] == 0) is mask
-    assert run.logged[-1]["sampling_logp_difference"] < 1e-4
+    assert run.logged[-1]["sampling/sampling_logp_difference/mean"] < 1e-4
 
 
 def test_sft_loss_is_cross_entropy_on_the_trace_alone(any_student_folder: Path, shards: Path) -> None:

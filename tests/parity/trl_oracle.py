@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trl import GRPOTrainer
 
 from avrt.grpo.loss import LossConfig
+from avrt.grpo.sampling_correction import SamplingCorrectionConfig
 
 END_TOKEN = 2
 
@@ -54,6 +55,7 @@ def trl_loss(
     entropies: Tensor | None = None,
     accumulation_steps: int = 1,
     step_tokens: int | None = None,
+    sampling_ratios: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """TRL's loss of one micro-batch and the metrics it logs about it."""
     entropies = torch.zeros_like(logprobs) if entropies is None else entropies
@@ -66,6 +68,8 @@ def trl_loss(
         epsilon_high=config.epsilon if config.epsilon_high is None else config.epsilon_high,
         importance_sampling_level=config.importance_sampling_level,
         max_completion_length=max_completion_length,
+        use_vllm=sampling_ratios is not None,
+        vllm_importance_sampling_correction=sampling_ratios is not None,
         _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs, entropies, None),
     )
     prompt = torch.ones(len(mask), 1, dtype=torch.long)
@@ -81,6 +85,8 @@ def trl_loss(
         inputs["old_per_token_logps"] = old_logprobs
     if ref_logprobs is not None:
         inputs["ref_per_token_logps"] = ref_logprobs
+    if sampling_ratios is not None:
+        inputs["importance_sampling_ratio"] = sampling_ratios
     loss = trainer._compute_loss(trainer.model, inputs)
     return loss, {name: values[0] for name, values in trainer._metrics["train"].items()}
 
@@ -106,9 +112,27 @@ def trl_scored(
     aggregation: str,
     completion_ids: list[list[int]],
     mask_truncated_completions: bool = False,
+    correction: SamplingCorrectionConfig | None = None,
+    logprobs: Tensor | None = None,
+    sampled: list[list[float]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """TRL's rollout of these completions with these rewards: its inputs of the loss, and the metrics it logs."""
+    """TRL's rollout of these completions with these rewards: its inputs of the loss, and the metrics it logs.
+
+    With a `correction`, `sampled` are the log-probabilities of vLLM, and `logprobs` ``[N, C]`` those of the policy.
+    """
     count = len(rewards)
+    vllm = (
+        {}
+        if correction is None
+        else {
+            "use_vllm": True,
+            "vllm_importance_sampling_correction": True,
+            "vllm_importance_sampling_mode": correction.mode,
+            "vllm_importance_sampling_clip_max": correction.clip_max,
+            "vllm_importance_sampling_clip_min": correction.clip_min,
+            "_get_per_token_logps_and_entropies": lambda *_, **__: (logprobs, None, None),
+        }
+    )
     trainer = make_trainer(
         args=SimpleNamespace(
             steps_per_generation=1,
@@ -135,8 +159,9 @@ def trl_scored(
         _logs=defaultdict(list, rewards=defaultdict(list), extra=defaultdict(list)),
         _pending_extra_logs={},
         _pending_metrics={},
-        _generate=lambda prompts: ([[1]] * count, completion_ids, None, [""] * count, None, {}, None, None),
+        _generate=lambda prompts: ([[1]] * count, completion_ids, None, [""] * count, sampled, {}, None, None),
         _calculate_rewards=lambda *_: rewards,
+        **vllm,
     )
     # TRL computes n / (n - 1) in the default type.
     before = torch.get_default_dtype()

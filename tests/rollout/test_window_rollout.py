@@ -21,7 +21,7 @@ from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response, SamplingConfig
 from avrt.rollout.groups import Generated
 from avrt.rollout.metrics import count_tokens, rollout_metrics
-from avrt.rollout.sampling_check import sampling_differences
+from avrt.rollout.sampling_metrics import sampled_logprobs, sampling_metrics
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, device_advantages, step_normalizer, stream_seed
 from avrt.sample import Completion
 from tests.lightning_modules.training import Given, VowelReward
@@ -319,7 +319,7 @@ def test_without_a_reward_that_applies_there_is_no_reward_metric() -> None:
 
 
 @pytest.mark.parametrize("change", [0.0, 0.5])
-def test_sampling_differences(student: Student, change: float) -> None:
+def test_differences_from_the_engine(student: Student, change: float) -> None:
     rollout = roll_out(student)
     responses = [[Response(r.token_ids, r.logprobs + change, r.finished) for r in group] for group in rollout.responses]
     scores: TokenLogprobs = token_logprobs(
@@ -328,6 +328,8 @@ def test_sampling_differences(student: Student, change: float) -> None:
         [[r.token_ids for r in group] for group in responses],
         banned=student.banned_tokens,
     )
-    found = sampling_differences(scores, responses)
-    assert len(found) == rollout.normalizer.tokens
-    torch.testing.assert_close(found, torch.full_like(found, change), rtol=0, atol=1e-4)
+    found = sampling_metrics(scores.logprobs, sampled_logprobs(responses, scores.logprobs), scores.mask)
+    total, count = found.sums["sampling/sampling_logp_difference/mean"]
+    assert float(count) == rollout.normalizer.tokens
+    assert float(total / count) == pytest.approx(change, abs=1e-4)
+    assert float(found.largest["sampling/sampling_logp_difference/max"]) == pytest.approx(change, abs=1e-4)
