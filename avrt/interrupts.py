@@ -4,41 +4,59 @@ It reaches every process of the terminal's foreground group. Python's own handle
 imports of multiprocessing's fork server. The fork server imports this module first, and from then on Ctrl-C ends it
 silently. Once it is ready, it ignores Ctrl-C and ends with the process that started it.
 
-A compiled module may replace the KeyboardInterrupt of its import by an error of its own; `note_interrupts` lets
-`is_interrupted_import` tell.
+A compiled module may replace the KeyboardInterrupt of its import by an error of its own. `note_interrupts` has Ctrl-C
+written down, so that `is_interrupted_import` can tell such an error from others. The handler of Ctrl-C stays Python's
+own: asyncio ends a run in good order only if it is.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from types import FrameType
 
 INTERRUPTED = 130
 """Exit status of a command after Ctrl-C."""
 
-_noted: list[int] = []
+_received: list[int] = []
+"""The end of a pipe to which the numbers of received signals are written; empty until `note_interrupts`."""
 
 
 def note_interrupts() -> None:
-    """Remember Ctrl-C from now on, which still raises KeyboardInterrupt; nothing happens where it is ignored."""
-
-    def note(number: int, frame: FrameType | None) -> None:
-        _noted.append(number)
-        signal.default_int_handler(number, frame)
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, note)
+    """Have signals written down from now on, in the main thread."""
+    reading, writing = os.pipe()
+    for end in (reading, writing):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    _received[:] = [reading]
 
 
 def is_interrupted_import(error: BaseException) -> bool:
-    """Whether the error came out of an import after Ctrl-C."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(_noted) and any(frame.name == "<module>" for frame in frames)
+    """Whether the error came out of an import after Ctrl-C. Ctrl-C counts once."""
+    return any(_is_of_an_import(cause) for cause in _causes(error)) and _was_interrupted()
+
+
+def _was_interrupted() -> bool:
+    try:
+        return bool(_received) and signal.SIGINT in os.read(_received[0], 4096)
+    except BlockingIOError:
+        return False
+
+
+def _is_of_an_import(error: BaseException) -> bool:
+    return any(frame.f_code.co_name == "<module>" for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it followed from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 @contextmanager

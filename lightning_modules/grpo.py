@@ -61,8 +61,8 @@ class GRPOModule(TrainingModule):
         max_skipped_steps: optimizer steps in a row that may be skipped as not finite before the run ends with an error.
         max_sampling_logp_difference: largest mean difference of a token's log-probability between sampling and
             training. A step above it is a warning; the run ends if most of the last 10 steps are above it.
-        sampling_correction: weigh tokens by the ratio of the policy to what the engine sampled from. None for not: the
-            built-in engine samples from the policy itself.
+        sampling_correction: weigh tokens by the ratio of the policy to what the engine sampled from; null for no
+            correction, since the built-in engine samples from the policy itself.
         self_check: before the first step of a run, a resumed one too, score some responses also in rows of their own,
             and end the run if shared prompts give other log-probabilities than rounding explains.
     """
@@ -243,10 +243,11 @@ class GRPOModule(TrainingModule):
         with self.step_metrics.timed("training"):
             scores = self.policy_logprobs(rollout, prompts)
             old_logprobs = self._old_logprobs(rollout, batch, scores)
-            ratios = self._sampling_ratios(scores, old_logprobs, rollout.responses[prompts], batch.iteration)
+            mask = scores.mask & rollout.used[rows, None].to(scores.mask.device)
+            ratios = self._sampling_ratios(scores, old_logprobs, mask, rollout.responses[prompts], batch.iteration)
             out = grpo_loss(
                 scores.logprobs,
-                scores.mask & rollout.used[rows, None].to(scores.mask.device),
+                mask,
                 rollout.statistics.advantages[rows].to(scores.logprobs.device),
                 self.loss,
                 rollout.normalizer,
@@ -283,7 +284,12 @@ class GRPOModule(TrainingModule):
             self.rollout = None  # frees the media features; callbacks have seen it
 
     def _sampling_ratios(
-        self, scores: TokenLogprobs, old_logprobs: Tensor | None, responses: list[list[Response]], iteration: int
+        self,
+        scores: TokenLogprobs,
+        old_logprobs: Tensor | None,
+        used: Tensor,
+        responses: list[list[Response]],
+        iteration: int,
     ) -> SamplingRatios | None:
         """The factors of the correction, None without one; notes how far engine and policy are apart."""
         if self.sampling_correction is None and iteration > 0:
@@ -292,7 +298,7 @@ class GRPOModule(TrainingModule):
         sampled = sampled_logprobs(responses, logprobs)
         ratios = None
         if self.sampling_correction is not None:
-            ratios = sampling_ratios(logprobs, sampled, scores.mask, self.sampling_correction)
+            ratios = sampling_ratios(logprobs, sampled, used, self.sampling_correction)
         if iteration == 0:  # later passes correct the same responses
             noted = sampling_metrics(logprobs, sampled, scores.mask, ratios)
             for name, (total, weight) in noted.sums.items():

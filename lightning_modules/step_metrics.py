@@ -74,7 +74,7 @@ class StepMetrics:
         """Tokens that the run has worked on so far, over all devices."""
         self._samples: list[SampleValues] = []
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
-        self._largest: dict[str, float] = {}
+        self._largest: dict[str, Tensor] = {}
         self._smallest: set[str] = set()
         self._seconds: dict[str, float] = {}
         self._started: dict[str, float] = {}
@@ -88,13 +88,14 @@ class StepMetrics:
 
     def note_largest(self, name: str, value: Tensor | float) -> None:
         """Note a value of a metric that is the largest of the current optimizer step."""
-        before = self._largest.get(name, -math.inf)
-        self._largest[name] = max(before, float(value))
+        value = torch.as_tensor(value, dtype=torch.float64).detach()
+        before = self._largest.get(name)
+        self._largest[name] = value if before is None else torch.maximum(before, value)  # nan stays nan
 
     def note_smallest(self, name: str, value: Tensor | float) -> None:
         """Note a value of a metric that is the smallest of the current optimizer step."""
         self._smallest.add(name)
-        self.note_largest(name, -float(value))
+        self.note_largest(name, -torch.as_tensor(value, dtype=torch.float64))
 
     def note_samples(self, ids: list[str], values: Mapping[str, Tensor | float]) -> None:
         """Remember metrics of the samples of a micro-batch, for callbacks that name samples."""
@@ -145,10 +146,10 @@ class StepMetrics:
         values = {name: float(total / weight) for name, (total, weight) in zip(names, sums, strict=True) if weight}
         if self._largest:
             names = sorted(self._largest)
-            largest = largest_of_devices(torch.tensor([self._largest[name] for name in names], dtype=torch.float64))
-            values |= {
-                name: -v if name in self._smallest else v for name, v in zip(names, largest.tolist(), strict=True)
-            }
+            own = torch.tensor([float(self._largest[name]) for name in names], dtype=torch.float64)
+            for name, value in zip(names, largest_of_devices(own).tolist(), strict=True):
+                if not math.isinf(value):  # infinite where no device has a value
+                    values[name] = -value if name in self._smallest else value
             self._largest = {}
         return values | {"num_tokens": float(self.tokens_seen)}
 

@@ -108,22 +108,58 @@ sys.exit(run())
 """
 
 
+CALLER = """
+def add_arguments(parser):
+    pass
+
+def run(args):
+    try:
+        import own_module
+    except ImportError as error:
+        failed = error
+    raise ValueError("own_module cannot be imported") from failed
+"""
+
+
+def run_own_command(folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", RUN, "own"],
+        env=environment() | {"PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY)])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("error", ["TypeError", "ValueError", "ImportError"])
 @pytest.mark.parametrize("with_ctrl_c", [True, False])
 def test_an_import_that_replaces_the_interrupt(tmp_path: Path, error: str, with_ctrl_c: bool) -> None:
     """As compiled modules do (`_ssl`: "TypeError: expected a message argument")."""
     ctrl_c = "os.kill(os.getpid(), signal.SIGINT)" if with_ctrl_c else "raise KeyboardInterrupt"
     (tmp_path / "own_command.py").write_text(MODULE.format(ctrl_c=ctrl_c, error=error))
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, "own"],
-        env=environment() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_own_command(tmp_path)
     if with_ctrl_c:
         assert (done.returncode, done.stderr) == (130, "avrt: error: interrupted\n")
     else:
         assert done.returncode == 1
         assert "expected a message argument" in done.stderr
+
+
+def test_an_error_about_such_an_import(tmp_path: Path) -> None:
+    """As of a class path that cannot be imported."""
+    text = MODULE.format(ctrl_c="os.kill(os.getpid(), signal.SIGINT)", error="ImportError")
+    (tmp_path / "own_module.py").write_text(text)
+    (tmp_path / "own_command.py").write_text(CALLER)
+    done = run_own_command(tmp_path)
+    assert (done.returncode, done.stderr) == (130, "avrt: error: interrupted\n")
+
+
+def test_the_handler_stays_pythons_own(tmp_path: Path) -> None:
+    """With another one, asyncio would cancel the writer of the ledger with everything else, and records were lost."""
+    (tmp_path / "own_command.py").write_text(
+        "import signal\n\ndef add_arguments(parser):\n    pass\n\n"
+        "def run(args):\n    return 0 if signal.getsignal(signal.SIGINT) is signal.default_int_handler else 3\n"
+    )
+    done = run_own_command(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

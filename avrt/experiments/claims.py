@@ -1,4 +1,4 @@
-"""What the replies of evaluations claim: by a rule of the base, or as its judge found."""
+"""Claims in the replies of evaluations: found by a rule of the base, or by its judge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Claims = Callable[[Record, str], bool | None]
 
 
 def claims_of(plan: ExperimentPlan) -> Claims | None:
-    """What is known about replies; None where the base has neither a rule nor a judge.
+    """The claims of all replies; None where the base has neither a rule nor a judge.
 
     Raises:
         ValueError: the base's rule cannot be imported, or a line of ``claims.jsonl`` is damaged.

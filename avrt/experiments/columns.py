@@ -80,21 +80,26 @@ def table_columns(
             for reason, _ in Counter(record.reason or "" for record in records(n, m)).most_common()
         ]
     if table.kind == "claims":
-        missing = {"A": "V", "V": "A"}
         if claims is None:
             return []
         return [
             Column(
-                title(n, m, f"claims {'images' if m == 'A' else 'sound'}"),
+                title(n, m, f"claims {words}"),
                 n,
                 m,
-                _claims(claims, missing[m]),
-                without=frozenset(r.id for r in records(n, m) if claims(r, missing[m]) is None),
+                _claims(claims, stream),
+                without=frozenset(r.id for r in records(n, m) if claims(r, stream) is None),
             )
             for n, m in pairs
-            if m in missing
+            for stream, words in (("V", "images"), ("A", "audio"))
+            if m in ("AV", _other(stream))
         ]
     return [Column(title(name, modalities), name, modalities, _is_right) for name, modalities in pairs]
+
+
+def _other(stream: str) -> str:
+    """The stream beside ``V`` or ``A``."""
+    return "A" if stream == "V" else "V"
 
 
 def _is_right(record: Record) -> bool:

@@ -175,8 +175,17 @@ def _fill(
             RowResult(row.arm, plan.arms[row.arm].title, tuple(cells), tuple(row.paper), _missing(row.arm, plan, runs))
             for row, cells in zip(table.rows, rows, strict=True)
         ),
-        note=table.note,
+        note=" ".join([table.note, *_not_judged(columns)]).strip(),
     )
+
+
+def _not_judged(columns: Sequence[Column]) -> list[str]:
+    """A sentence for each column that leaves items out."""
+    return [
+        f"{column.title}: without {len(column.without)} items on which the judge gave no verdict."
+        for column in columns
+        if column.without
+    ]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 Kind = Literal["accuracy", "difficulty", "errors", "outcomes", "claims"]
 """The numbers of a table: accuracy; accuracy by difficulty subset (easy, medium, hard); shares of format errors and of
-logic errors; all outcomes of answer parsing; the share of replies that claim what the student was not given."""
+logic errors; all outcomes of answer parsing; the share of replies that claim to have seen something where the student
+got no images, or heard something where it got no audio, beside the same shares where it got both."""
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Arms expanded into stages: traces → SFT → export → GRPO → export → evaluation, each a public command.
 
 Arms share a stage if it has the same settings and the same inputs: the SFT of two arms that differ in their GRPO runs
-once. A stage's fingerprint covers its command, its settings, the text of its config and the fingerprints of its inputs,
-and is part of its folder's name; so a folder always has the results of what the files say.
+once. A stage's fingerprint covers its command, its settings, the text of its configs and the fingerprints of its
+inputs, and is part of its folder's name; so a folder always has the results of what the files say.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -255,7 +256,8 @@ class _Expander:
     ) -> Stage:
         """Add a stage, or find the one that does the same for another arm."""
         inputs = [self.result.stages[name].fingerprint for name in needs]
-        text = config.read_text(encoding="utf-8") if config else ""
+        configs = [config] if config else [find_config(file) for words in commands for file in _configs(words)]
+        text = "\n".join(file.read_text(encoding="utf-8") for file in configs)
         described = json.dumps(_without_place([kind, overlay, commands, inputs], f"{self.out}/"), sort_keys=True)
         fingerprint = hashlib.sha256(f"{described}\n{text}".encode()).hexdigest()
         for stage in self.result.stages.values():
@@ -276,6 +278,11 @@ class _Expander:
         )
         self.result.stages[stage.name] = stage
         return stage
+
+
+def _configs(words: list[str]) -> list[str]:
+    """The config files that a command line names."""
+    return [file for option, file in pairwise(words) if option == "--config"]
 
 
 def _without_place(value: Any, place: str) -> Any:

@@ -32,7 +32,8 @@ class SamplingCorrectionConfig:
             ``*_truncate``: ratios are clamped to the bounds; ``*_mask``: ratios outside the bounds become 0, and so
             does the policy term of those tokens.
         clip_max: upper bound; null for none.
-        clip_min: lower bound; null for none.
+        clip_min: lower bound; null for none. Without one, the ratios of long responses from a distribution that has
+            moved away go to 0 by themselves, and with them the gradient.
 
     Raises:
         ValueError: the bounds exclude each other, or nothing is bounded.
@@ -62,11 +63,13 @@ class SamplingRatios:
         values: ``[N, C]``, or ``[N, 1]`` with one ratio per response; no gradient.
         counted: bool, same shape: where there is a token (a response).
         masked: bool, same shape: where a ratio outside the bounds became 0.
+        tokens: bool ``[N, C]``, the tokens that the ratios are of.
     """
 
     values: Tensor
     counted: Tensor
     masked: Tensor
+    tokens: Tensor
 
 
 @torch.no_grad()
@@ -78,7 +81,7 @@ def sampling_ratios(
     Args:
         logprobs: ``[N, C]`` under the policy of before the update.
         sampled: ``[N, C]`` as the engine reported them; a token without one (nan) has ratio 1.
-        mask: bool ``[N, C]``, True on response tokens.
+        mask: bool ``[N, C]``, True on the response tokens that take part in the loss.
         config: mode and bounds.
     """
     difference = torch.where(mask, logprobs - sampled, 0.0).nan_to_num(nan=0.0)
@@ -88,9 +91,9 @@ def sampling_ratios(
     ratios = difference.clamp(-EXCEEDS_ALL, EXCEEDS_ALL).exp()
     masked = torch.zeros_like(counted)
     if config.mode.endswith("truncate"):
-        return SamplingRatios(ratios.clamp(config.clip_min, config.clip_max), counted, masked)
+        return SamplingRatios(ratios.clamp(config.clip_min, config.clip_max), counted, masked, mask)
     if config.clip_max is not None:
         masked = masked | (ratios > config.clip_max)
     if config.clip_min is not None:
         masked = masked | (ratios < config.clip_min)
-    return SamplingRatios(ratios.masked_fill(masked, 0.0), counted, masked & counted)
+    return SamplingRatios(ratios.masked_fill(masked, 0.0), counted, masked & counted, mask)

@@ -40,7 +40,7 @@ class PlannedCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the ledger has for one question.
+    """The state of one question in the ledger.
 
     Attributes:
         call: the call that decides: the first one without a valid verdict that may still get one, or the last one.
@@ -63,7 +63,7 @@ class Answer:
 
 
 class Planner(Protocol):
-    """Questions by kind (``mode``), and what the ledger has for each."""
+    """Questions by kind (``mode``), and the state of each in the ledger."""
 
     @property
     def judge(self) -> ReaderConfig:
@@ -82,7 +82,7 @@ class Planner(Protocol):
         """The deciding call of a question."""
 
     def answer(self, mode: Any, number: int, ledger: LedgerIndex) -> Answer | None:
-        """What the ledger has for a question; None for one that cannot be asked yet."""
+        """The state of a question; None for one that cannot be asked yet."""
 
 
 def in_form(model: Model, name: str, schema: Schema) -> Model:
@@ -94,7 +94,7 @@ def in_form(model: Model, name: str, schema: Schema) -> Model:
 
 
 def decide(prompt: str, limit: int, call: Callable[[str], PlannedCall], schema: Schema, ledger: LedgerIndex) -> Answer:
-    """What the ledger has for one question, over the repeated calls after replies that are not verdicts.
+    """The state of one question in the ledger, over the repeated calls after replies that are not verdicts.
 
     Args:
         prompt: the first call's text.

@@ -1,13 +1,14 @@
-"""What replies of an evaluation claim to have seen and heard, by a model that reads them.
+"""Statements in replies about things seen and heard, as a model that reads the replies lists them.
 
 With black frames nothing can be seen, and with silence nothing can be heard: a reply that reports it has made it up
 (paper 0.A, missing modalities). The judge gets the question and the reply as text, no clip and no right answer.
 
-``claims.jsonl`` has one line for each reply, in the run's order:
+``claims.jsonl`` has one line for each item with a reply, in the runs' order; of several replies to an item, the first:
 
 ================ =================================================================================================
 key              value
 ================ =================================================================================================
+``run``          name of the run
 ``benchmark``    name of the benchmark
 ``id``           id of the item
 ``modalities``   streams that the model got: ``AV``, ``A`` (black frames), ``V`` (silent audio)
@@ -27,12 +28,15 @@ from pathlib import Path
 from avrt.files.json_text import decode_json
 
 CLAIMS_FILE = "claims.jsonl"
+STREAMS = {"seen": "V", "heard": "A"}
+"""The kinds of statements, with the stream that each is about."""
 
 
 @dataclass(frozen=True)
 class ReplyClaims:
     """One line of ``claims.jsonl``, see the module."""
 
+    run: str
     benchmark: str
     id: str
     modalities: str
@@ -43,7 +47,9 @@ class ReplyClaims:
 
     def about(self, stream: str) -> list[str] | None:
         """The statements about a stream, ``V`` or ``A``."""
-        return {"V": self.seen, "A": self.heard}[stream]
+        (kind,) = (kind for kind, of in STREAMS.items() if of == stream)
+        found: list[str] | None = getattr(self, kind)
+        return found
 
 
 def reply_digest(text: str) -> str:
@@ -59,9 +65,14 @@ def read_claims(path: str | Path) -> list[ReplyClaims]:
         FileNotFoundError: there is no such file.
     """
     found = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(path), 1):
         try:
             found.append(ReplyClaims(**decode_json(line)))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: line {number}: is not a line of claims.jsonl ({error})") from error
     return found
+
+
+def _lines(path: str | Path) -> list[str]:
+    # Not splitlines(), which also splits at characters such as U+2028 that a statement may have.
+    return Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")

@@ -1,4 +1,4 @@
-"""The questions to the judge about replies: what each claims to have seen and heard."""
+"""The questions to the judge about replies, one for each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from avrt.evaluation.records.record import Record
 from avrt.evaluation.scoring import BenchmarkRun
+from avrt.files.json_text import whole_text
 from avrt.judging.asking import Answer, PlannedCall, decide, in_form
 from avrt.judging.claims import ReplyClaims, reply_digest
 from avrt.judging.claims_config import ClaimsConfig
@@ -63,8 +64,13 @@ class ReplyPlanner:
         return CallGroup(mode, "judge", self.config.judge, model, self.ledger, self.config.max_failed_share)
 
     def planned(self, mode: str, ledger: LedgerIndex) -> Iterator[tuple[int, str]]:
+        # Equal replies to the same question, as of two runs, are one call.
+        keys: set[str] = set()
         for number in range(len(self.records)):
-            yield number, self.answer(mode, number, ledger).call.key
+            key = self.answer(mode, number, ledger).call.key
+            if key not in keys:
+                keys.add(key)
+                yield number, key
 
     def prepare(self, mode: str, number: int, ledger: LedgerIndex) -> PreparedCall:
         call = self.answer(mode, number, ledger).call
@@ -82,6 +88,7 @@ class ReplyPlanner:
         answer = self.answer(CLAIMS, number, ledger)
         verdict = answer.verdict or {"seen": None, "heard": None}
         return ReplyClaims(
+            run=run.info.run,
             benchmark=record.benchmark,
             id=record.id,
             modalities=run.info.modalities,
@@ -95,7 +102,7 @@ class ReplyPlanner:
         parts = {
             "question": record.question,
             "options": "\n".join(options),
-            "trace": fenced("reply", record.text),
+            "trace": fenced("reply", whole_text(record.text)),
         }
         text = place(self.prompt, parts)
         return self.model.complete(f"{text}\n\n{QUOTED}\n\n{SCHEMA.describe()}")

@@ -13,16 +13,13 @@ from avrt.evaluation.statistics import clustered_interval
 from avrt.files.atomic import write_atomic
 from avrt.files.folder_lock import FolderLock
 from avrt.judging.asking import ask
-from avrt.judging.claims import CLAIMS_FILE, ReplyClaims
+from avrt.judging.claims import CLAIMS_FILE, STREAMS, ReplyClaims
 from avrt.judging.claims_config import ClaimsConfig
 from avrt.judging.claims_planner import CLAIMS, ReplyPlanner
 from avrt.servers.config import under_key
 from avrt.traces.ledger import LedgerError, LedgerIndex
 
 LEDGER = "ledger"
-
-WITHHELD = {"A": "seen", "V": "heard"}
-"""The statements that a reply cannot know, by the streams that the model got."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def _shares(
             for (other, record), claims in zip(records, judged, strict=True)
             if other is run and claims.seen is not None
         ]
-        for stream in ("seen", "heard"):
+        for stream in STREAMS:
             values = [bool(getattr(claims, stream)) for _, claims in own]
             shares.append(
                 ClaimsShare(
@@ -100,7 +97,7 @@ def _shares(
                     benchmark=run.info.benchmark,
                     modalities=run.info.modalities,
                     stream=stream,
-                    withheld=WITHHELD.get(run.info.modalities) == stream,
+                    withheld=STREAMS[stream] not in run.info.modalities,
                     claiming=sum(values),
                     judged=len(values),
                     interval=clustered_interval(values, [record.clip for record, _ in own]) if own else (0.0, 1.0),

@@ -54,7 +54,8 @@ class Response:
 
     Attributes:
         token_ids: int64 ``[C]`` on the CPU, including the end-of-turn token if there is one.
-        logprobs: float32 ``[C]`` on the CPU, at the sampling temperature (at 1 when greedy).
+        logprobs: float32 ``[C]`` on the CPU, at the sampling temperature (at 1 when greedy); nan where the engine has
+            none.
         finished: the model ended its turn (False: the token limit cut the response).
     """
 

@@ -51,31 +51,37 @@ def sampling_metrics(
 
     Args:
         logprobs: ``[N, C]`` under the policy of before the update.
-        sampled: ``[N, C]`` as the engine reported them; tokens without one (nan) are left out.
+        sampled: ``[N, C]`` as the engine reported them; tokens without one (nan) are left out, and counted.
         mask: bool ``[N, C]``, True on response tokens.
-        ratios: the correction's, if there is one.
+        ratios: the correction's, if there is one; of the responses that take part in the loss.
     """
-    difference = (logprobs - sampled)[mask].double()  # log π/q
-    difference = difference[~difference.isnan()]
-    count = torch.tensor(float(len(difference)), dtype=torch.float64)
+    known = mask & ~sampled.isnan()
+    difference = (logprobs - sampled)[known].double()  # log π/q
+    tokens, count = mask.sum().double(), known.sum().double()
     size = difference.abs()
     sums = {
         DIFFERENCE: (size.sum(), count),
         "rollout_corr/kl": (-difference.sum(), count),
         "rollout_corr/k3_kl": ((difference.exp() - difference - 1).sum(), count),
+        "sampling/missing_logprobs": (tokens - count, tokens),
     }
-    zero = difference.new_zeros(())
-    largest, smallest = {"sampling/sampling_logp_difference/max": size.max() if len(size) else zero}, {}
+    # A device without any value still has the metric: the names are the same on all.
+    largest = {"sampling/sampling_logp_difference/max": size.max() if len(size) else size.new_tensor(-torch.inf)}
+    smallest: dict[str, Tensor] = {}
     if ratios is not None:
         used = ratios.values[ratios.counted].double()
-        count = torch.tensor(float(len(used)), dtype=torch.float64)
+        count = ratios.counted.sum().double()
+        in_use = ratios.tokens.sum().double(), ratios.tokens.any(-1).sum().double()
+        masked = ratios.masked & ratios.tokens  # one ratio per response stands for all of its tokens
         sums |= {
             f"{RATIO}/mean": (used.sum(), count),
             SQUARE: (used.square().sum(), count),
-            "rollout_corr/rollout_rs_masked_fraction": (ratios.masked.sum().double(), count),
+            "rollout_corr/rollout_rs_masked_fraction": (masked.sum().double(), in_use[0]),
+            "rollout_corr/rollout_rs_seq_masked_fraction": (masked.any(-1).sum().double(), in_use[1]),
         }
-        if len(used):
-            largest[f"{RATIO}/max"], smallest[f"{RATIO}/min"] = used.max(), used.min()
+        far = used.new_tensor(torch.inf)
+        largest[f"{RATIO}/max"] = used.max() if len(used) else -far
+        smallest[f"{RATIO}/min"] = used.min() if len(used) else far
     return SamplingMetrics(sums, largest, smallest)
 
 

@@ -136,7 +136,7 @@ def test_errors_claims_and_outcomes(tmp_path: Path) -> None:
     tables = {
         "E": Table("errors", [Row("base")], kind="errors"),
         "O": Table("outcomes", [Row("base")], kind="outcomes"),
-        "C": Table("claims", [Row("base")], kind="claims", modalities=["V", "A"]),
+        "C": Table("claims", [Row("base")], kind="claims", modalities=["AV", "V", "A"]),
     }
     plan = plan_of(tmp_path, **tables)
     finish(plan, "base", 0, [RIGHT, WRONG, WRONG, BROKEN])
@@ -146,7 +146,8 @@ def test_errors_claims_and_outcomes(tmp_path: Path) -> None:
     shares = [[cell.share if cell else None for cell in result.rows[0].cells] for result in (errors, outcomes, claims)]
     assert shares[0] == [0.25, 0.5]
     assert sum(share or 0 for share in shares[1]) == pytest.approx(1.0), "every reply has one outcome"
-    assert shares[2] == [0.5, 0.75], "said to be heard in silence, said to be seen in black frames"
+    assert claims.columns == ("AV claims images", "AV claims audio", "V claims audio", "A claims images")
+    assert shares[2] == [0.25, 0.5, 0.5, 0.75], "with both; heard in silence; seen in black frames"
 
 
 def test_claims_by_a_judge(tmp_path: Path) -> None:
@@ -165,6 +166,7 @@ def test_claims_by_a_judge(tmp_path: Path) -> None:
     assert other is not None
     assert (one.items, one.share) == (3, pytest.approx(1 / 3))
     assert other.by_seed == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert "without 1 items" in filled(plan).note
 
 
 def judge_replies(
@@ -175,8 +177,8 @@ def judge_replies(
     stage = plan.stages[name]
     stage.folder.mkdir(parents=True)
     lines = [
-        ReplyClaims("demo", f"item-{index}", "A", reply_digest(f"{text} {arm} {seed}"), statements, statements and [])
-        for index, (text, statements) in enumerate(zip(texts, seen, strict=True))
+        ReplyClaims(name, "demo", f"item-{index}", "A", reply_digest(f"{text} {arm} {seed}"), found, found and [])
+        for index, (text, found) in enumerate(zip(texts, seen, strict=True))
     ]
     text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
     (stage.folder / "claims.jsonl").write_text(text)

@@ -32,6 +32,35 @@ def test_ratios(mode: str, expected: list[list[float]]) -> None:
     torch.testing.assert_close(found.masked, (found.values == 0) & found.counted)
 
 
+@pytest.mark.parametrize(("mode", "tokens", "responses"), [("token_mask", 2 / 3, 1.0), ("sequence_mask", 1 / 3, 0.5)])
+def test_masked_shares(mode: str, tokens: float, responses: float) -> None:
+    """Of tokens, and of responses with such a token, as in verl."""
+    ratios = sampling_ratios(POLICY, SAMPLED, MASK, SamplingCorrectionConfig(mode, 3.0, 0.75))  # type: ignore[arg-type]
+    sums = sampling_metrics(POLICY, SAMPLED, MASK, ratios).sums
+    shares = [sums[f"rollout_corr/rollout_rs_{name}"] for name in ("masked_fraction", "seq_masked_fraction")]
+    assert [float(total / weight) for total, weight in shares] == pytest.approx([tokens, responses])
+
+
+def test_tokens_without_a_logprob() -> None:
+    """They are counted and not compared; with none at all there is no difference, not one of 0."""
+    some = torch.tensor([[-1.0, torch.nan], [-1.0, 5.0]])
+    sums = sampling_metrics(POLICY, some, MASK).sums
+    assert [float(x) for x in sums["sampling/missing_logprobs"]] == [1, 3]
+    assert float(sums["sampling/sampling_logp_difference/mean"][1]) == 2
+    none = sampling_metrics(POLICY, torch.full_like(SAMPLED, torch.nan), MASK)
+    assert float(none.largest["sampling/sampling_logp_difference/max"]) == -math.inf
+    assert float(none.sums["sampling/sampling_logp_difference/mean"][1]) == 0
+
+
+def test_responses_without_part_in_the_loss_do_not_count() -> None:
+    used = MASK & torch.tensor([[True], [False]])
+    ratios = sampling_ratios(POLICY, SAMPLED, used, SamplingCorrectionConfig("token_truncate", 3.0))
+    found = sampling_metrics(POLICY, SAMPLED, MASK, ratios)
+    total, count = found.sums["sampling/importance_sampling_ratio/mean"]
+    assert (float(total), float(count)) == (pytest.approx(2.5), 2)
+    assert float(found.sums["sampling/sampling_logp_difference/mean"][1]) == 3, "the check is of all tokens"
+
+
 def test_metrics() -> None:
     ratios = sampling_ratios(POLICY, SAMPLED, MASK, SamplingCorrectionConfig("token_truncate", 3.0))
     found = sampling_metrics(POLICY, SAMPLED, MASK, ratios)

@@ -99,6 +99,30 @@ def test_every_reply_is_asked_about_once(tmp_path: Path) -> None:
     assert "not given" not in row.cells[3]
 
 
+def test_equal_replies_of_two_runs_are_one_call(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / m, [SEES, NEITHER], m) for m in ("A", "V")]
+    with ScriptedServer(lambda body, text, times: Reply(listed(text))) as server:
+        shares = run_claims(config_of(server.url), runs, tmp_path / "claims")
+        assert len(server.bodies) == 2
+    assert [(share.modalities, share.stream, share.withheld, share.claiming) for share in shares] == [
+        ("A", "seen", True, 1),
+        ("A", "heard", False, 0),
+        ("V", "seen", False, 1),
+        ("V", "heard", True, 0),
+    ]
+    assert [line.modalities for line in read_claims(tmp_path / "claims" / "claims.jsonl")] == ["A", "A", "V", "V"]
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85", "\x0b", "\ud800"])
+def test_statements_with_any_character(character: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [f"I see red{character}light"])
+    found = json.dumps({"seen": [f"red{character}light"], "heard": []})
+    with ScriptedServer(lambda body, text, times: Reply(found)) as server:
+        run_claims(config_of(server.url), [run], tmp_path / "claims")
+    (line,) = read_claims(tmp_path / "claims" / "claims.jsonl")
+    assert line.seen == [f"red{character}light" if character != "\ud800" else "red\ufffdlight"]
+
+
 def test_a_reply_that_is_no_verdict_is_asked_again_and_then_left_out(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [SEES, HEARS])
 
