@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from avrt.demo.clips import COLORS, PITCHES
+from avrt.demo.questions import HEARD, SEEN
 from avrt.sample import Sample
 
 SOURCES = ("none", "vision", "audio", "both", "merger")
@@ -39,8 +40,8 @@ def add_false_claims(sample: Sample, source: str, seed: int) -> Sample:
         seed: with the sample's id, decides on the claim and its wording.
     """
     rng = random.Random(f"{seed}:{source}:{sample.id}")
-    color = _first(r"The picture is (\w+)\.", sample.teacher_traces["vision"])
-    pitch = _first(r"The sound is (\w+)\.", sample.teacher_traces["audio"])
+    color = _first(SEEN.format(word=r"(\w+)") + r"\.", sample.teacher_traces["vision"])
+    pitch = _first(HEARD.format(word=r"(\w+)") + r"\.", sample.teacher_traces["audio"])
     other_color, other_pitch = _other(COLORS, color, rng), _other(PITCHES, pitch, rng)
     trace, teachers = str(sample.trace), dict(sample.teacher_traces)
     if source == "none":
@@ -50,11 +51,11 @@ def add_false_claims(sample: Sample, source: str, seed: int) -> Sample:
     if "V" in streams:
         trace = _claimed(trace, f"I see {color}", f"I see {other_color}", other_color, _COLOR_CLAIMS, rng)
         if source != "merger":
-            teachers["vision"] = teachers["vision"].replace(f"picture is {color}", f"picture is {other_color}")
+            teachers["vision"] = teachers["vision"].replace(f"I see {color}", f"I see {other_color}")
     if "A" in streams:
         trace = _claimed(trace, f"I hear {pitch}", f"I hear {other_pitch}", other_pitch, _PITCH_CLAIMS, rng)
         if source != "merger":
-            teachers["audio"] = teachers["audio"].replace(f"sound is {pitch}", f"sound is {other_pitch}")
+            teachers["audio"] = teachers["audio"].replace(f"I hear {pitch}", f"I hear {other_pitch}")
     return replace(sample, trace=trace, teacher_traces=teachers)
 
 

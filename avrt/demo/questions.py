@@ -42,6 +42,9 @@ WORDINGS = (
     "What does the clip have?",
 )
 
+SEEN, HEARD = "I see {word}", "I hear {word}"
+"""How a teacher reports the color and the pitch."""
+
 PERCEPTION = "I see {color} {color_letters}. I hear {pitch} {pitch_letters}."
 """The color and the two options that have it, the pitch and its two options."""
 

@@ -23,7 +23,7 @@ import numpy as np
 from avrt.demo.judge import judge
 from avrt.demo.judge_media import without_videos
 from avrt.demo.message_media import BadRequestError, decode_audio, decode_image, message_parts
-from avrt.demo.questions import OTHER_THOUGHT, THOUGHT, write_trace
+from avrt.demo.questions import HEARD, OTHER_THOUGHT, SEEN, THOUGHT, write_trace
 from avrt.demo.teachers import AudioTeacher, VisionTeacher
 from avrt.demo.trace_judge import is_claims_prompt, is_trace_prompt, judge_traces, list_claims
 
@@ -44,8 +44,8 @@ DEFAULT_PORT = 8790
 """The port in cli_configs/traces_demo.yaml."""
 
 _OPTION = re.compile(r"^\(([A-Z])\) (.+)$", re.MULTILINE)
-_COLOR = re.compile(r"The picture is (\w+)\.")
-_PITCH = re.compile(r"The sound is (\w+)\.")
+_COLOR = re.compile(SEEN.format(word=r"(\w+)") + r"\.")
+_PITCH = re.compile(HEARD.format(word=r"(\w+)") + r"\.")
 _MAX_BODY = 64 * 2**20
 
 
@@ -123,18 +123,24 @@ class DemoModels:
         return self._measured[key]
 
 
-def _describe(kind: str, seen: str, text: str, options: dict[str, str]) -> str:
-    """A teacher's reply: its measurement, the options that fit it, and one of these."""
-    fitting = [letter for letter, option in options.items() if seen in option.split()]
+def _describe(kind: str, word: str, text: str, options: dict[str, str]) -> str:
+    """A teacher's reply: its measurement, the options that fit it, and one of these.
+
+    Its words are those of merged traces, and with two options almost as many: a student can learn from it alone.
+
+    Args:
+        kind: ``picture`` or ``sound``.
+        word: the measured color or pitch.
+        text: the prompt.
+        options: the question's options by letter.
+    """
+    seen = {"picture": SEEN, "sound": HEARD}[kind].format(word=word)
+    fitting = [letter for letter, option in options.items() if word in option.split()]
     if not fitting:
-        return f"The {kind} is {seen}. No option has it."
-    digest = hashlib.sha256(f"{kind}:{seen}:{text}".encode()).digest()
+        return f"{seen}. No option has it."
+    digest = hashlib.sha256(f"{kind}:{word}:{text}".encode()).digest()
     letter = fitting[digest[0] % len(fitting)]
-    reasons = " ".join(
-        f"Option {name} says {option}: {'it fits' if name in fitting else 'it does not fit'}."
-        for name, option in options.items()
-    )
-    return f"Description: The {kind} is {seen}.\nReasoning: {reasons}\nAnswer: ({letter}) {options[letter]}"
+    return f"{seen}.\n{seen} {' '.join(fitting)}. So {letter}.\nAnswer: ({letter}) {options[letter]}"
 
 
 def _merge(text: str, options: dict[str, str], wording: str) -> str:
