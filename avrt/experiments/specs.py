@@ -165,10 +165,12 @@ class Base:
 
     Attributes:
         title: its name on the page.
-        student: the student before training: a folder, a hub id, or ``demo:student``.
+        student: the student before training: a folder, a hub id, ``demo:student``, or one that `prepare` makes in
+            ``{base}``.
         traces, sft, grpo, evaluate: the stages.
         benchmarks: benchmarks that `evaluate` evaluates.
-        prepare: commands (the words after ``python -m avrt``) that run once before everything else.
+        prepare: commands (the words after ``python -m avrt``) that run once before everything else, and write to
+            ``{base}``.
         subsets: commands that write the lists of easy, medium and hard items to ``{subsets}``; empty where there are
             none.
         service: a command that has to run while traces are made, and listens on ``{port}``; empty for none.

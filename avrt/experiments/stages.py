@@ -123,7 +123,7 @@ def expand(
 class _Expander:
     def __init__(self, base: Base, out: Path, quick: bool) -> None:
         self.base, self.out, self.quick = base, out, quick
-        self.places = {"base": str(out / "prepared"), "subsets": str(out / "difficulty")}
+        self.places = {"subsets": str(out / "difficulty")}
         self.result = Expansion()
         self.first: list[str] = []  # what every stage needs
 
@@ -131,7 +131,8 @@ class _Expander:
         self, tables: Mapping[str, Table], arms: Mapping[str, Arm], base_name: str, seeds: list[int]
     ) -> Expansion:
         if self.base.prepare:
-            self.first = [self._of_commands("prepare", self.base.prepare).name]
+            stage = self._of_commands("prepare", self.base.prepare)
+            self.first, self.places["base"] = [stage.name], str(stage.folder)
         if self.base.subsets and any(table.kind == "difficulty" for table in tables.values()):
             self._of_commands("subsets", self.base.subsets)
         judged = _judged(tables) if self.base.claims_judge else set()
@@ -220,7 +221,7 @@ class _Expander:
         return stage.name
 
     def _of_commands(self, kind: str, commands: list[str]) -> Stage:
-        words = [filled(shlex.split(command), self.places) for command in commands]
+        words = [filled(shlex.split(command), {"base": FOLDER, **self.places}) for command in commands]
         stage = self._add(kind, "", None, None, words, [] if kind == "prepare" else self.first, "")
         stage.with_service = any(PORT in command for command in commands)
         return stage

@@ -17,7 +17,7 @@ from avrt.config.numbers import PositiveInt
 from avrt.config.scan import scan_file, scan_values
 from avrt.servers.config import ServerConfig, under_key
 from avrt.servers.presets import PRESETS
-from avrt.text.prompts import PromptTemplate
+from avrt.text.prompts import PromptTemplate, format_target
 
 MERGE = "merge"
 """The merger's stage. The stages of teachers have the teachers' names."""
@@ -177,6 +177,8 @@ class TracesConfig:
             null for the project's own.
         split: make traces for this split of the input; null for all.
         variant: the kind of target text, see `avrt.traces.sample_filter`.
+        fillers: texts without content for the variant ``format_only``, in the language and length of your traces; each
+            sample gets one. Null for numbered steps in English.
         filter: how many teachers must be right: ``all_right`` (the paper's), ``any_right``, ``majority``, ``none``.
         min_right_share: share of a teacher's samples that must be right for the teacher to count as right.
         val_share: share of clips held out as split ``val``; null keeps the samples' own splits.
@@ -199,6 +201,7 @@ class TracesConfig:
     wording_file: str | None = None
     split: str | None = "train"
     variant: str = "merged"
+    fillers: list[str] | None = None
     filter: Rule = "all_right"
     min_right_share: float = 0.5
     val_share: float | None = 0.05
@@ -259,6 +262,7 @@ class TracesConfig:
                 self.stage(name).check()
         self._check_transcripts()
         self._check_variant()
+        self._check_fillers()
         if not 0 < self.min_right_share <= 1:
             raise ValueError(f"min_right_share: must be above 0 and at most 1, got {self.min_right_share}")
         if self.val_share is not None and not 0 <= self.val_share < 1:
@@ -290,6 +294,15 @@ class TracesConfig:
         for name in readers:
             if self.transcriber is not None and names.index(name) < names.index(self.transcriber):
                 raise ValueError(f"teachers.{name}: list it after {self.transcriber!r}, whose transcript it reads")
+
+    def _check_fillers(self) -> None:
+        if self.fillers is not None and (not self.fillers or any(not text.strip() for text in self.fillers)):
+            raise ValueError("fillers: expects some texts, none of them blank; or null for the project's own")
+        for text in self.fillers or ():
+            try:
+                format_target(text, "A")
+            except ValueError as error:
+                raise ValueError(f"fillers: {text!r}: {error}") from error
 
     def _check_variant(self) -> None:
         known = [*VARIANTS, *(f"{name}{ALONE}" for name in self.voters)]

@@ -8,6 +8,7 @@ heart within a few steps, so each sample gets one of many wordings.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 _OPENINGS = (
     "Let me analyze this question carefully.",
@@ -46,12 +47,18 @@ _VIDEO_LABELS = ("Video", "Visual analysis", "What is seen")
 _NUMBERS = ("{number}. ", "Step {number}: ", "({number}) ")
 
 
-def filler(sample_id: str) -> str:
+def filler(sample_id: str, texts: Sequence[str] | None = None) -> str:
     """A thinking of numbered steps with a label for each modality, the same for the same sample in every run.
 
     Nothing in it depends on the sample but the choice of words.
+
+    Args:
+        sample_id: the sample.
+        texts: take one of these instead.
     """
     rng = random.Random(sample_id)
+    if texts is not None:
+        return rng.choice(texts)
     heard, seen = rng.choice(_AUDIO), rng.choice(_VIDEO)
     label = rng.randrange(len(_AUDIO_LABELS))
     modalities = [f"{_AUDIO_LABELS[label]}: {heard}", f"{_VIDEO_LABELS[label]}: {seen}"]

@@ -85,7 +85,7 @@ def filter_sample(
     if config.variant == "answer_only":
         trace = sample.gold
     elif config.variant == "format_only":
-        trace = format_target(filler(sample.id), sample.gold)
+        trace = format_target(filler(sample.id, config.fillers), sample.gold)
     return Decision(trace, "kept", outcomes)
 
 

@@ -79,6 +79,28 @@ def test_the_method_is_a_chain() -> None:
     ]
 
 
+def test_a_student_that_has_to_be_prepared() -> None:
+    """Once for all arms, in a folder of its own fingerprint, which the arms' stages start from."""
+
+    def prepared(steps: int) -> Expansion:
+        commands = [
+            "fit --config cli_configs/sft_tiny.yaml --output_dir {base}/run",
+            f"export {{base}} --steps {steps}",
+        ]
+        return expanded("rl", "method", "base", prepare=commands, student="{base}/run/student")
+
+    expansion = prepared(3)
+    first = only(expansion, "prepare")
+    assert f"{first.folder}/run" in first.commands[0]
+    assert all(stage is first or first.name in stage.needs for stage in expansion.stages.values())
+    student = f"{first.folder}/run/student"
+    for stage in (only(expansion, "grpo", "rl"), only(expansion, "sft", "method"), only(expansion, "evaluate", "base")):
+        assert stage.overlay is not None
+        assert stage.overlay["model"]["init_args"]["student"]["path"] == student
+    folders = [{stage.folder for stage in prepared(steps).stages.values()} for steps in (3, 4)]
+    assert not folders[0] & folders[1], "another preparation is another student, and so another experiment"
+
+
 def test_arms_share_what_they_have_in_common() -> None:
     expansion = expanded("base", "rl", "sft", "method", "short")
     assert sorted(kinds(expansion)) == sorted(["evaluate"] * 5 + ["grpo"] * 3 + ["sft", "traces"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+
+import pytest
 
 from avrt.text.answers import is_formatted
 from avrt.text.prompts import format_target
+from avrt.traces.config import load_config
 from avrt.traces.filler import filler
 
 FIRST = """\
@@ -34,6 +38,21 @@ def test_it_has_numbered_steps_both_modalities_and_a_conclusion() -> None:
         labels = [step.split(": ")[-2] for step in steps[1:3]]
         assert {label.split()[-1].lower() for label in labels} <= {"audio", "video", "analysis", "heard", "seen"}
         assert len(set(labels)) == 2
+
+
+def test_own_texts() -> None:
+    texts = ["I see the clip.", "I hear the sound."]
+    found = [filler(f"q{i}", texts) for i in range(200)]
+    assert found == [filler(f"q{i}", texts) for i in range(200)]
+    assert 80 < found.count(texts[0]) < 120
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"), [([], "expects some"), (["a", " "], "blank"), (["a </think>"], "must not contain </think>")]
+)
+def test_texts_that_cannot_be_a_thinking_are_refused(texts: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=f"fillers: .*{words}"):
+        load_config(["cli_configs/traces_demo.yaml"], [f"--fillers={json.dumps(texts)}"])
 
 
 def test_a_target_with_it_follows_the_format() -> None:
