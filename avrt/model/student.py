@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from avrt.media.defaults import MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
@@ -27,6 +28,9 @@ from avrt.model.published_format import END_TOKENS, write_published_format
 from avrt.model.shared_prompt import ATTENTION_NAME, AttentionKernel
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel
 from avrt.text.prompts import AnswerFormat, PromptTemplate
+
+OLDEST_TRANSFORMERS = "5.21"
+"""The first version whose thinker keeps its encoders in ``thinker.model``."""
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 DTYPES: dict[Dtype, torch.dtype] = {
@@ -89,10 +93,14 @@ class Student(nn.Module):
         thinker: `Qwen2_5OmniThinkerForConditionalGeneration`.
         processor: its `Qwen2_5OmniProcessor`.
         config: how prompts are read.
+
+    Raises:
+        ValueError: transformers is too old.
     """
 
     def __init__(self, thinker: Any, processor: Any, config: StudentConfig) -> None:
         super().__init__()
+        _check_transformers(thinker)
         self.thinker = thinker
         self.processor = processor
         self.config = config
@@ -248,6 +256,15 @@ class Student(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_published_format(self.thinker, self.processor, folder)
+
+
+def _check_transformers(thinker: Any) -> None:
+    """Refuse versions whose thinker has another layout, with their number instead of a missing attribute's name."""
+    if not hasattr(thinker.model, "language_model"):
+        raise ValueError(
+            f"transformers {transformers.__version__} is too old: a student needs {OLDEST_TRANSFORMERS} or later; "
+            "install the version that pyproject.toml names"
+        )
 
 
 def freeze_encoders(thinker: nn.Module) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
@@ -35,6 +38,13 @@ from tests.tiny_student import (
 @pytest.fixture(scope="module")
 def student(layout_folder: Path) -> Student:
     return load_student(layout_folder)
+
+
+def test_an_old_transformers_is_named() -> None:
+    """Before 5.21 the text model is `thinker.model` itself, and the encoders are beside it."""
+    thinker = SimpleNamespace(model=SimpleNamespace(layers=[]), visual=None, audio_tower=None)
+    with pytest.raises(ValueError, match=rf"transformers {re.escape(transformers.__version__)} is too old.* 5\.21"):
+        Student(thinker, None, StudentConfig())
 
 
 @pytest.mark.parametrize(("published", "billions"), [(OMNI_3B, 4.7), (OMNI_7B, 8.9)], ids=["3B", "7B"])
