@@ -52,9 +52,11 @@ def _is_of_an_import(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it followed from."""
+    """An error and those that it followed from, once each: an error raised anew can be in its own chain."""
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
 

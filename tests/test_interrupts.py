@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from avrt.interrupts import is_interrupted_import
 from tests.programs import REPOSITORY, environment
 
 FORK_SERVER = "multiprocessing.forkserver"
@@ -163,3 +164,9 @@ def test_the_handler_stays_pythons_own(tmp_path: Path) -> None:
     )
     done = run_own_command(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_chain_of_errors_that_leads_back_to_itself() -> None:
+    first, second = ValueError("one"), TypeError("other")
+    first.__context__, second.__context__ = second, first
+    assert not is_interrupted_import(first)
