@@ -6,15 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from avrt.evaluation.records.log import RecordWriter
-from avrt.evaluation.records.record import Record
-from avrt.evaluation.records.run_info import RunInfo
 from avrt.experiments.page import write_page
 from avrt.experiments.plan import ExperimentPlan
 from avrt.experiments.results import TableResult, fill_tables, read_runs
@@ -23,6 +20,7 @@ from avrt.experiments.stages import expand
 from avrt.experiments.state import StageState
 from avrt.experiments.text import as_csv, text_table
 from avrt.judging.claims import ReplyClaims, reply_digest
+from tests.small_evaluations import write_evaluation
 
 ARMS = {"base": Arm("no training", sft=None, grpo=None), "rl": Arm("RL", sft=None)}
 SEEDS = (0, 1)
@@ -59,25 +57,7 @@ def finish(plan: ExperimentPlan, arm: str, seed: int, replies: list[str], modali
     """Write the evaluation of an arm: two questions about each clip."""
     (name,) = (e.stage for e in plan.expansion.evaluations if (e.arm, e.seed, e.modalities) == (arm, seed, modalities))
     stage = plan.stages[name]
-    folder = stage.folder / "run" / "demo"
-    info = RunInfo(
-        run=name, benchmark="demo", model="tiny", items=len(replies), dataset_fingerprint="0" * 64, avrt_version="0"
-    )
-    replace(info, modalities=modalities).write(folder)  # type: ignore[arg-type]
-    with RecordWriter(folder) as writer:
-        for index, text in enumerate(replies):
-            writer.append(
-                Record(
-                    id=f"item-{index}",
-                    benchmark="demo",
-                    index=index,
-                    question="What is seen and heard?",
-                    options=("red hum", "red bell", "blue hum", "blue bell"),
-                    gold="A",
-                    media={"clip": f"clip-{index // 2}"},
-                    text=text,
-                )
-            )
+    write_evaluation(stage.folder / "run", name, replies, modalities, gold="A")
     StageState(stage.fingerprint, "complete", 60.0, ["python -m avrt test"]).write(stage.folder)
 
 

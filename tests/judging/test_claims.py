@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,6 @@ from avrt.cli import main
 from avrt.config.errors import UsageError
 from avrt.demo.servers import JUDGE_MODEL, server_url
 from avrt.demo.trace_run import demo_server
-from avrt.evaluation.records.log import RecordWriter
-from avrt.evaluation.records.record import Record
-from avrt.evaluation.records.run_info import RunInfo
 from avrt.judging.claims import read_claims
 from avrt.judging.claims_config import load_claims_config
 from avrt.judging.claims_run import run_claims
@@ -25,6 +21,7 @@ from avrt.servers.local_server import free_port
 from avrt.traces.ledger import LedgerError
 from tests.judging.judged_traces import blocks
 from tests.servers.scripted_server import Reply, ScriptedServer
+from tests.small_evaluations import write_evaluation
 
 SEES = "<think>I see red, and {trace} hear nothing.</think>\n<answer>A</answer>"
 HEARS = "<think>I hear hum.</think>\n<answer>B</answer>"
@@ -32,26 +29,7 @@ NEITHER = "<answer>C</answer>"
 
 
 def write_run(folder: Path, replies: list[str], modalities: str = "A") -> str:
-    """An evaluation with two questions about each clip; an empty reply is one that failed."""
-    info = RunInfo(
-        run="tiny", benchmark="demo", model="tiny", items=len(replies), dataset_fingerprint="0" * 64, avrt_version="0"
-    )
-    replace(info, modalities=modalities).write(folder / "demo")  # type: ignore[arg-type]
-    with RecordWriter(folder / "demo") as writer:
-        for index, text in enumerate(replies):
-            writer.append(
-                Record(
-                    id=f"item-{index}",
-                    benchmark="demo",
-                    index=index,
-                    question="What is seen and heard?",
-                    options=("red hum", "red bell", "blue hum", "blue bell"),
-                    gold="D",
-                    media={"clip": f"clip-{index // 2}"},
-                    text=text,
-                    failure=None if text else "server_error",
-                )
-            )
+    write_evaluation(folder, "tiny", replies, modalities, gold="D")
     return str(folder)
 
 
