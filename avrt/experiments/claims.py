@@ -9,7 +9,8 @@ from avrt.evaluation.records.record import Record
 from avrt.experiments.plan import ExperimentPlan
 from avrt.experiments.stages import Evaluation
 from avrt.experiments.state import is_complete
-from avrt.judging.claims import CLAIMS_FILE, ReplyClaims, read_claims, reply_digest
+from avrt.judging.claims import CLAIMS_FILE, ReplyClaims, read_claims
+from avrt.traces.verdicts import digest_of
 
 Claims = Callable[[Record, str], bool | None]
 """Whether a reply claims something of a stream, ``A`` or ``V``; None where the judge gave no verdict."""
@@ -42,6 +43,6 @@ def is_judged(plan: ExperimentPlan, evaluation: Evaluation) -> bool:
 def _claims(found: Mapping[tuple[str, str, str], ReplyClaims], record: Record, stream: str) -> bool | None:
     if record.failure is not None or not record.text.strip():
         return False
-    line = found.get((record.benchmark, record.id, reply_digest(record.text)))
+    line = found.get((record.benchmark, record.id, digest_of(record.text)))
     statements = None if line is None else line.about(stream)
     return None if statements is None else bool(statements)

@@ -21,7 +21,6 @@ key              value
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +49,6 @@ class ReplyClaims:
         (kind,) = (kind for kind, of in STREAMS.items() if of == stream)
         found: list[str] | None = getattr(self, kind)
         return found
-
-
-def reply_digest(text: str) -> str:
-    """SHA-256 of a reply."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_claims(path: str | Path) -> list[ReplyClaims]:

@@ -10,7 +10,7 @@ from avrt.evaluation.records.record import Record
 from avrt.evaluation.scoring import BenchmarkRun
 from avrt.files.json_text import whole_text
 from avrt.judging.asking import Answer, PlannedCall, decide, in_form
-from avrt.judging.claims import ReplyClaims, reply_digest
+from avrt.judging.claims import ReplyClaims
 from avrt.judging.claims_config import ClaimsConfig
 from avrt.judging.config import ReaderConfig
 from avrt.judging.prompts import QUOTED, place
@@ -21,6 +21,7 @@ from avrt.text.rubrics import fenced
 from avrt.traces.call_records import call_key
 from avrt.traces.ledger import LedgerIndex
 from avrt.traces.recorded_calls import CallGroup, PreparedCall
+from avrt.traces.verdicts import digest_of
 
 CLAIMS = "claims"
 """The kind of question, in ledgers and progress lines."""
@@ -92,7 +93,7 @@ class ReplyPlanner:
             benchmark=record.benchmark,
             id=record.id,
             modalities=run.info.modalities,
-            text_sha256=reply_digest(record.text),
+            text_sha256=digest_of(record.text),
             **verdict,
             error=answer.error,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from avrt.experiments.specs import Arm, Base, Row, StageBase, Table
 from avrt.experiments.stages import expand
 from avrt.experiments.state import StageState
 from avrt.experiments.text import as_csv, text_table
-from avrt.judging.claims import ReplyClaims, reply_digest
+from avrt.judging.claims import ReplyClaims
+from avrt.traces.verdicts import digest_of
 from tests.small_evaluations import write_evaluation
 
 ARMS = {"base": Arm("no training", sft=None, grpo=None), "rl": Arm("RL", sft=None)}
@@ -113,7 +113,7 @@ def test_a_row_that_is_not_finished_says_what_is_missing(tmp_path: Path) -> None
 
 
 def test_errors_claims_and_outcomes(tmp_path: Path) -> None:
-    tables = {
+    tables: dict[str, Any] = {
         "E": Table("errors", [Row("base")], kind="errors"),
         "O": Table("outcomes", [Row("base")], kind="outcomes"),
         "C": Table("claims", [Row("base")], kind="claims", modalities=["AV", "V", "A"]),
@@ -149,15 +149,13 @@ def test_claims_by_a_judge(tmp_path: Path) -> None:
     assert "without 1 items" in filled(plan).note
 
 
-def judge_replies(
-    plan: ExperimentPlan, arm: str, seed: int, texts: list[str], seen: Sequence[Sequence[str] | None]
-) -> None:
+def judge_replies(plan: ExperimentPlan, arm: str, seed: int, texts: list[str], seen: list[list[str] | None]) -> None:
     """Write what a judge found in the replies of an arm."""
     (name,) = (e.claims for e in plan.expansion.evaluations if (e.arm, e.seed) == (arm, seed))
     stage = plan.stages[name]
     stage.folder.mkdir(parents=True)
     lines = [
-        ReplyClaims(name, "demo", f"item-{index}", "A", reply_digest(f"{text} {arm} {seed}"), found, found and [])
+        ReplyClaims(name, "demo", f"item-{index}", "A", digest_of(f"{text} {arm} {seed}"), found, found and [])
         for index, (text, found) in enumerate(zip(texts, seen, strict=True))
     ]
     text = "".join(json.dumps(asdict(line)) + "\n" for line in lines)
