@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt, TwoOrMore
-from avrt.grpo.group_selection import DynamicSamplingConfig
+from avrt.grpo.group_selection import DynamicSamplingConfig, check_group_rewards
 from avrt.grpo.loss import DEFAULT_LOSS, LossConfig, grpo_loss
 from avrt.grpo.sampling_correction import SamplingCorrectionConfig, SamplingRatios, sampling_ratios
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS
@@ -27,11 +27,25 @@ from avrt.model.self_check import compare_with_separate_rows, judge
 from avrt.model.student import StudentConfig
 from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rewards import RewardCallback, collect_rewards, describe_rewards
-from avrt.rollout.engine import DEFAULT_SAMPLING, Response, SamplingConfig
+from avrt.rollout.choice import EngineName, engine_config
+from avrt.rollout.engine import (
+    DEFAULT_SAMPLING,
+    EngineConfig,
+    Response,
+    RolloutEngine,
+    SamplingConfig,
+    SeparateEngine,
+)
 from avrt.rollout.metrics import count_tokens, rollout_metrics, selection_metrics
 from avrt.rollout.prompt_history import PromptHistory
 from avrt.rollout.sampling_check import MAX_LOGP_DIFFERENCE, SamplingCheck
-from avrt.rollout.sampling_metrics import DIFFERENCE, sampled_logprobs, sampling_metrics, with_sample_size
+from avrt.rollout.sampling_metrics import (
+    DIFFERENCE,
+    TRANSFER_DIFFERENCE,
+    sampled_logprobs,
+    sampling_metrics,
+    with_sample_size,
+)
 from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, response_logprobs
 from avrt.text.option_order import has_fixed_order
 from datamodules.windows import MicroBatch
@@ -47,6 +61,8 @@ class GRPOModule(TrainingModule):
         optimizer: AdamW and its schedule.
         loss: the objective.
         sampling: how responses are sampled.
+        rollout: the engine that samples them: ``builtin``, ``vllm``, or the class path of an engine's settings (a
+            subclass of `avrt.rollout.engine.EngineConfig`). Validation always uses the built-in engine.
         num_generations: responses per prompt, G.
         num_iterations: optimizer steps on each window of prompts.
         dynamic_sampling: replace groups whose responses do not differ by further prompts; None for not.
@@ -76,6 +92,7 @@ class GRPOModule(TrainingModule):
         optimizer: OptimizerConfig,
         loss: LossConfig = DEFAULT_LOSS,
         sampling: SamplingConfig = DEFAULT_SAMPLING,
+        rollout: EngineConfig | EngineName = "builtin",
         num_generations: TwoOrMore = 4,
         num_iterations: PositiveInt = 1,
         dynamic_sampling: DynamicSamplingConfig | None = None,
@@ -103,6 +120,10 @@ class GRPOModule(TrainingModule):
         self.answer_sampling = replace(self.answer_sampling, decoding=sampling.decoding)
         self.loss = loss
         self.sampling = sampling
+        self.engine_config = engine_config(rollout)
+        self.engine: SeparateEngine | None = None
+        """The engine of a run that does not sample with the built-in one, from its first window on."""
+        self._engine_step: int | None = None
         self.num_generations = num_generations
         self.num_iterations = num_iterations
         self.dynamic_sampling = dynamic_sampling
@@ -130,6 +151,7 @@ class GRPOModule(TrainingModule):
             "dynamic_sampling": self.dynamic_sampling,
             "filter_groups": self.filter_groups,
             "sampling_correction": self.sampling_correction,
+            "rollout": None if self.engine_config is None else type(self.engine_config).__name__,
         }
 
     def reward_settings(self) -> dict[str, dict[str, Any]]:
@@ -149,6 +171,8 @@ class GRPOModule(TrainingModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
+            if self.engine_config is not None:
+                self.engine_config.check()
             self.prompt_history = PromptHistory()  # of an earlier run
             self._self_checked = False
             self.rewards = collect_rewards(self.trainer.callbacks)  # type: ignore[attr-defined]
@@ -163,6 +187,8 @@ class GRPOModule(TrainingModule):
             self.rollout = self.window_rollout().run(
                 window.prompts, window.epochs, batch.stop - batch.start, window.draw
             )
+            if self.engine is not None:
+                self.engine.rest()
             window.keep(self.rollout.kept)
             if self.self_check and not self._self_checked:
                 self._check_shared_prompt(self.rollout, batch.prompt_slice)
@@ -186,7 +212,7 @@ class GRPOModule(TrainingModule):
         """The rollout of a window with the student's current weights."""
         return WindowRollout(
             student=self.student,
-            engine=self.rollout_engine(self.sampling),
+            engine=self.window_engine(),
             rewards=self.rewards,
             reference=self.reference,
             sampling=self.sampling,
@@ -199,6 +225,26 @@ class GRPOModule(TrainingModule):
             timed=self.step_metrics.timed,
             precision=self.precision_of_steps,
         )
+
+    def window_engine(self) -> RolloutEngine:
+        """The engine that samples a window's responses, with the weights that the policy has now."""
+        if self.engine_config is None:
+            return self.rollout_engine(self.sampling)
+        if self.engine is None:
+            self.engine = self.engine_config.start(self.student, self.sampling)
+        if self._engine_step != self.global_step:
+            with self.step_metrics.timed("weights"), self.precision_of_steps():
+                difference = self.engine.update_weights()
+            if difference is not None:
+                self.step_metrics.add(TRANSFER_DIFFERENCE, difference)
+            self._engine_step = self.global_step
+        return self.engine
+
+    def teardown(self, stage: str) -> None:
+        if self.engine is not None:
+            self.engine.close()
+            self.engine, self._engine_step = None, None
+        super().teardown(stage)
 
     def _check_shared_prompt(self, rollout: Rollout, prompts: slice) -> None:
         """Compare shared prompts with plain rows on this device, once; called on all devices.
@@ -331,30 +377,3 @@ class GRPOModule(TrainingModule):
             rollout.old_logprobs[batch.start] = scores.logprobs.detach()
             return None
         return rollout.old_logprobs[batch.start]
-
-
-def check_group_rewards(
-    dynamic_sampling: DynamicSamplingConfig | None, filter_groups: list[str] | None, rewards: list[str]
-) -> None:
-    """Refuse rewards that the run does not have, before the student is loaded.
-
-    Args:
-        dynamic_sampling, filter_groups: see `GRPOModule`.
-        rewards: names of the run's rewards.
-
-    Raises:
-        ValueError: a name is unknown, none is given, or both settings are.
-    """
-    if dynamic_sampling is not None and filter_groups is not None:
-        raise ValueError(
-            "model.dynamic_sampling and model.filter_groups are both set; set model.filter_groups to null: dynamic "
-            "sampling replaces the groups that it would mask"
-        )
-    chosen = {"filter_groups": filter_groups}
-    if dynamic_sampling is not None:
-        chosen["dynamic_sampling.rewards"] = dynamic_sampling.rewards
-    for key, names in chosen.items():
-        unknown = [name for name in names or () if name not in rewards]
-        if names == [] or unknown:
-            what = f"{unknown[0]!r} is not a reward of this run" if unknown else "is empty"
-            raise ValueError(f"model.{key}: {what}; trainer.callbacks lists {', '.join(map(repr, rewards))}")

@@ -67,3 +67,30 @@ def select_groups(spread: Tensor, count: int) -> list[int]:
     with_spread, without = (rows.flatten().tolist() for rows in (spread.nonzero(), (~spread).nonzero()))
     chosen = with_spread[:count]
     return sorted(chosen + without[: count - len(chosen)])
+
+
+def check_group_rewards(
+    dynamic_sampling: DynamicSamplingConfig | None, filter_groups: list[str] | None, rewards: list[str]
+) -> None:
+    """Refuse rewards that the run does not have, before the student is loaded.
+
+    Args:
+        dynamic_sampling, filter_groups: the run's settings of these names.
+        rewards: names of the run's rewards.
+
+    Raises:
+        ValueError: a name is unknown, none is given, or both settings are.
+    """
+    if dynamic_sampling is not None and filter_groups is not None:
+        raise ValueError(
+            "model.dynamic_sampling and model.filter_groups are both set; set model.filter_groups to null: dynamic "
+            "sampling replaces the groups that it would mask"
+        )
+    chosen = {"filter_groups": filter_groups}
+    if dynamic_sampling is not None:
+        chosen["dynamic_sampling.rewards"] = dynamic_sampling.rewards
+    for key, names in chosen.items():
+        unknown = [name for name in names or () if name not in rewards]
+        if names == [] or unknown:
+            what = f"{unknown[0]!r} is not a reward of this run" if unknown else "is empty"
+            raise ValueError(f"model.{key}: {what}; trainer.callbacks lists {', '.join(map(repr, rewards))}")

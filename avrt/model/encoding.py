@@ -46,6 +46,8 @@ class Prompt:
         image_grid_thw, video_grid_thw: ``[1, 3]`` patches in time, height and width.
         second_per_grid: seconds between two temporal patches of the video.
         input_features: log-mel features ``[mel bins, F]``.
+        waveform: float32 samples that these features were computed from; rollout engines with an encoder of their own
+            read them.
         target: token ids ``[C]`` of the trace that supervised fine-tuning predicts.
         others: where a sample has several clips, the media of its other streams, in the order of the text; their
             `input_ids` are empty.
@@ -58,6 +60,7 @@ class Prompt:
     video_grid_thw: Tensor | None = None
     second_per_grid: float | None = None
     input_features: Tensor | None = None
+    waveform: Tensor | None = None
     target: Tensor | None = None
     others: tuple[Prompt, ...] = ()
 
@@ -176,12 +179,7 @@ class PromptEncoder:
             videos_kwargs = {"do_sample_frames": False, "fps": videos[0].fps, "cap_pixels_per_frame": False}
             frames = [_even(clip.frames) for clip in videos if clip.frames is not None]
             arguments |= {"videos": frames, "videos_kwargs": images_kwargs | videos_kwargs}
-        # Shorter audio is padded with silence to one token: without any, the positions of what follows are unknown.
-        if audio := [
-            F.pad(clip.waveform, (0, max(0, SAMPLES_PER_AUDIO_TOKEN - len(clip.waveform)))).numpy()
-            for clip in clips
-            if clip.waveform is not None
-        ]:
+        if audio := [_audible(clip.waveform).numpy() for clip in clips if clip.waveform is not None]:
             arguments |= {"audio": audio, "audio_kwargs": self._audio_arguments(max(map(len, audio)))}
         return arguments
 
@@ -207,6 +205,7 @@ class PromptEncoder:
             if clip.waveform is not None:
                 # Published processors pad on the right or on the left; the mask says where the audio is.
                 found["input_features"] = next(features)[:, next(masks).bool()]
+                found["waveform"] = _audible(clip.waveform)
             media.append(found)
         return media
 
@@ -246,6 +245,12 @@ def _only(clip: Clip, stream: str) -> Clip:
     if stream == "audio":
         return replace(clip, frames=None, timestamps=(), fps=None, is_image=False)
     return replace(clip, waveform=None)
+
+
+def _audible(waveform: Tensor) -> Tensor:
+    """Shorter audio is padded with silence to one token: without any, the positions of what follows are unknown."""
+    short = SAMPLES_PER_AUDIO_TOKEN - len(waveform)
+    return F.pad(waveform, (0, short)) if short > 0 else waveform
 
 
 def _even(frames: Tensor) -> Tensor:

@@ -223,6 +223,7 @@ class Student(nn.Module):
             position_ids=self.position_ids(prompt).to(device),
             media_positions=torch.cat(places).to(device) if places else torch.empty(0, dtype=torch.long, device=device),
             media_features=torch.cat(features) if features else no_features,
+            source=prompt,
         )
 
     @float32_default()

@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS, chunked_logprobs
+from avrt.model.encoding import Prompt
 from avrt.model.shared_prompt import AttentionKernel, PackedLayout
 
 
@@ -56,12 +57,14 @@ class EmbeddedPrompt:
         position_ids: ``[3, P]`` temporal, height and width positions (TMRoPE).
         media_positions: ``[M]`` positions of the media placeholders.
         media_features: ``[M, H]`` features at these positions in place of token embeddings; no gradient.
+        source: what was embedded, for rollout engines with encoders of their own; None where nobody needs it.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     media_positions: Tensor
     media_features: Tensor
+    source: Prompt | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]

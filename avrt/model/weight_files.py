@@ -19,7 +19,7 @@ def check_weight_files(folder: Path) -> None:
     Raises:
         ValueError: a file is missing, empty, truncated or no safetensors file; the message names it.
     """
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         size = file.stat().st_size
         if size == 0:
             raise ValueError(f"{file} is empty: {_AGAIN}")
@@ -30,7 +30,7 @@ def check_weight_files(folder: Path) -> None:
             raise ValueError(f"{file} has {size - stated:,} bytes behind its weights; download it again")
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files that the index lists, or the single one."""
     index = folder / INDEX
     if not index.is_file():

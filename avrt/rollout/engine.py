@@ -5,6 +5,7 @@ Shape letter: C response tokens.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -12,6 +13,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
+from avrt.model.student import Student
 from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.sample import Completion, Sample
 
@@ -65,13 +67,60 @@ class Response:
 
 
 class RolloutEngine(Protocol):
-    """Samples responses with the policy's current weights, such as `avrt.rollout.builtin.TransformersRollout`."""
+    """Samples responses with the policy's weights, such as `avrt.rollout.builtin.TransformersRollout`."""
 
     def generate(
         self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
     ) -> list[list[Response]]:
         """`num_generations` responses for every prompt, in order; prompt i draws from random stream ``seeds[i]``."""
         ...
+
+
+class SeparateEngine(RolloutEngine, Protocol):
+    """An engine that holds weights of its own, which have to follow the policy's."""
+
+    def update_weights(self) -> float | None:
+        """Take over the policy's weights; called before the first rollout and after every change of them.
+
+        Returns:
+            The mean difference of a token's log-probability from the policy's on a fixed prompt, or None if the engine
+            does not compare.
+
+        Raises:
+            ValueError: the engine does not sample from the policy now.
+        """
+        ...
+
+    def rest(self) -> None:
+        """Called when a window's responses are all there: what only sampling needs may leave the device."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; called when the run ends."""
+        ...
+
+
+class EngineConfig(ABC):
+    """A rollout engine as `model.rollout` names it: a class path with its settings, from any allowed package."""
+
+    def check(self) -> None:  # noqa: B027
+        """Called before the student is loaded; most engines have nothing to check.
+
+        Raises:
+            ValueError: the engine cannot be used here; the message says what to do.
+        """
+
+    @abstractmethod
+    def start(self, student: Student, sampling: SamplingConfig) -> SeparateEngine:
+        """The engine for a run, ready for `SeparateEngine.update_weights`.
+
+        Args:
+            student: the policy; its weights change from step to step.
+            sampling: settings of sampling.
+
+        Raises:
+            ValueError: it cannot be started here; the message says what to do.
+        """
 
 
 def completions(

@@ -17,6 +17,7 @@ from avrt.grpo.sampling_correction import SamplingRatios
 from avrt.rollout.engine import Response
 
 DIFFERENCE = "sampling/sampling_logp_difference/mean"
+TRANSFER_DIFFERENCE = "sampling/transfer_logp_difference"
 RATIO = "sampling/importance_sampling_ratio"
 SAMPLE_SIZE = "rollout_corr/rollout_is_eff_sample_size"
 SQUARE = f"{RATIO}/mean_square"

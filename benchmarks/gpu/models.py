@@ -216,7 +216,7 @@ def random_prompts(model: LanguageModel, tokens: int, count: int, seed: int = 0)
     for _ in range(count):
         ids = torch.randint(0, len(model.head_weight) - 16, (tokens,), generator=generator)
         parts = vars(text_prompt(ids)).items()
-        prompts.append(EmbeddedPrompt(**{name: part.to(device) for name, part in parts}))
+        prompts.append(EmbeddedPrompt(**{name: part.to(device) for name, part in parts if part is not None}))
     return prompts
 
 

@@ -1,0 +1,216 @@
+"""vLLM in the process that trains, one engine per device, beside the policy.
+
+It loads the folder that the run started from, and takes over the policy's weights before every window that an optimizer
+step precedes: tensor by tensor on the device, without a copy in host memory.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from avrt.config.numbers import PositiveFloat, PositiveInt
+from avrt.model.student import DTYPES, Student
+from avrt.model.token_logprobs import EmbeddedPrompt
+from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
+from avrt.rollout.policy_weights import check_accounted, policy_weights, published_shapes
+from avrt.rollout.transfer_check import LIMITS, MEDIA, TransferCheck
+from avrt.rollout.vllm.inputs import check_prompt, response, vllm_prompt
+from avrt.rollout.vllm.weights import Totals, arrived_totals, reload_weights
+
+OWN_ARGUMENTS = frozenset({"tokenizer", "trust_remote_code", "hf_overrides", "tensor_parallel_size", "load_format"})
+"""Arguments of `vllm.LLM` that `VLLM.llm_args` must not hold, beside those that are set here."""
+
+
+@dataclass
+class VLLM(EngineConfig):
+    """vLLM in the process that trains. See docs/rollout.md.
+
+    Attributes:
+        gpu_memory_utilization: share of the device's memory that vLLM may use for its weights and caches.
+        max_model_len: longest prompt with its response, in tokens; None for the student's own limit.
+        dtype: of vLLM's weights and computation; ``auto`` for the student's.
+        sleep_level: 1: between rollouts vLLM's weights leave the device for host memory and its caches are freed; 0:
+            both stay. (Level 2 of vLLM drops the weights and is not offered.) On CPUs nothing happens.
+        enforce_eager: no CUDA graphs and no compilation: a faster start, slower sampling.
+        media_per_prompt: most images, videos and audio clips of one prompt, each.
+        max_logp_difference: limit of the check after each transfer of weights: mean difference of a token's
+            log-probability from the policy's. None for 0.001 in float32 and 0.2 in bfloat16.
+        llm_args: further arguments of `vllm.LLM`.
+    """
+
+    gpu_memory_utilization: PositiveFloat = 0.4
+    max_model_len: PositiveInt | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    sleep_level: Literal[0, 1] = 1
+    enforce_eager: bool = False
+    media_per_prompt: PositiveInt = 4
+    max_logp_difference: PositiveFloat | None = None
+    llm_args: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        if importlib.util.find_spec("vllm") is None:
+            raise ValueError("model.rollout: vLLM is not installed here; docs/rollout.md says how to install it")
+
+    def start(self, student: Student, sampling: SamplingConfig) -> VLLMEngine:
+        return VLLMEngine(self, student, sampling)
+
+
+class VLLMEngine:
+    """Samples with vLLM.
+
+    Args:
+        config: its settings.
+        student: the policy.
+        sampling: settings of sampling.
+
+    Raises:
+        ValueError: vLLM is not installed, or cannot load the student.
+    """
+
+    def __init__(self, config: VLLM, student: Student, sampling: SamplingConfig) -> None:
+        self.config = config
+        self.student = student
+        self.sampling = sampling
+        dtype = DTYPES[student.config.dtype if config.dtype == "auto" else config.dtype]
+        if dtype not in LIMITS:
+            raise ValueError(f"model.student.dtype: vLLM does not compute in {dtype}; set float32 or bfloat16")
+        self.dtype = dtype
+        self._shapes = published_shapes(student.config)
+        limit = config.max_logp_difference or LIMITS[dtype]
+        self._check = TransferCheck(student, sampling, limit)
+        ids = student.thinker.config
+        self._media_tokens = frozenset((ids.image_token_id, ids.video_token_id, ids.audio_token_id))
+        self._asleep = False
+        with _own_random_state():
+            self._llm = _start(config, student, dtype)
+        self._sleeps = config.sleep_level > 0 and self.student.device.type == "cuda"
+
+    def update_weights(self) -> float:
+        self._wake_up()
+        weights, totals = policy_weights(self.student), Totals(self.dtype)
+        check_accounted(weights, self._shapes)
+        reload_weights(self._llm, totals.noted((weight.name, weight.tensor()) for weight in weights))
+        for arrived in self._llm.apply_model(arrived_totals):
+            totals.check(arrived)
+        return self._check.run(lambda prompt, sampling: self._generate([prompt], 1, [0], sampling)[0][0])
+
+    def generate(
+        self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
+    ) -> list[list[Response]]:
+        self._wake_up()
+        return self._generate(prompts, num_generations, seeds, self.sampling)
+
+    def _generate(
+        self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int], sampling: SamplingConfig
+    ) -> list[list[Response]]:
+        from vllm import SamplingParams
+
+        sources = []
+        for prompt in prompts:
+            if prompt.source is None:
+                raise ValueError("vLLM samples from prompts with their media; this one has embedded features only")
+            sources.append(prompt.source)
+        settings = [
+            SamplingParams(
+                n=num_generations,
+                temperature=sampling.temperature,
+                seed=seed,
+                max_tokens=sampling.max_completion_length,
+                stop_token_ids=list(self.student.eos_token_ids),
+                ignore_eos=True,  # the folder's own list of end tokens may be another
+                logprobs=0,
+                detokenize=False,
+            )
+            for seed in seeds
+        ]
+        requests = [vllm_prompt(source, self._media_tokens) for source in sources]
+        # The precision is vLLM's own, not that of the training step around this call.
+        with torch.autocast(self.student.device.type, enabled=False), _own_random_state():
+            outputs = self._llm.generate(requests, settings, use_tqdm=False)
+        groups = []
+        for source, output in zip(sources, outputs, strict=True):
+            check_prompt(source, output.prompt_token_ids)
+            groups.append([response(completion, source.sample.id) for completion in output.outputs])
+        return groups
+
+    def rest(self) -> None:
+        if self._sleeps and not self._asleep:
+            self._llm.sleep(level=1)
+            self._asleep = True
+
+    def _wake_up(self) -> None:
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+
+    def close(self) -> None:
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+
+
+def _start(config: VLLM, student: Student, dtype: torch.dtype) -> Any:
+    """A `vllm.LLM` with the student's folder."""
+    # The engine has to be in this process: the policy's tensors are handed over as they are.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    for name, value in (("VLLM_LOGGING_LEVEL", "WARNING"), ("VLLM_NO_USAGE_STATS", "1")):
+        os.environ.setdefault(name, value)
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise ValueError(
+            f"model.rollout: vLLM cannot be imported ({error}); docs/rollout.md names the versions that fit"
+        ) from error
+    from avrt.rollout.vllm.banned_tokens import SETTING, BannedTokens
+
+    on_cpu = student.device.type == "cpu"
+    if on_cpu:  # it warns of every call that sets torch's threads, several per prompt
+        logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
+    arguments: dict[str, Any] = {
+        "model": student.config.path,
+        "revision": student.config.revision,
+        "dtype": str(dtype).removeprefix("torch."),
+        "gpu_memory_utilization": config.gpu_memory_utilization,
+        "max_model_len": config.max_model_len,
+        "enforce_eager": config.enforce_eager or on_cpu,
+        "enable_sleep_mode": config.sleep_level > 0 and not on_cpu,
+        "distributed_executor_backend": "external_launcher" if torch.distributed.is_initialized() else "uni",
+        "limit_mm_per_prompt": dict.fromkeys(("audio", "image", "video"), max(MEDIA, config.media_per_prompt)),
+        # The profile's images are hundreds of times as large as a frame here.
+        "skip_mm_profiling": True,
+        "mm_processor_cache_gb": 0,  # no prompt comes twice within an epoch
+        "logprobs_mode": "processed_logprobs",  # at the sampling temperature, without the banned tokens
+        "logits_processors": [BannedTokens],
+        "additional_config": {SETTING: student.banned_tokens.nonzero().flatten().tolist()},
+        "seed": 0,
+    }
+    if on_cpu:  # a seeded request whose prompt is computed in parts fails there ("CPU Generator does not use offset")
+        arguments["enable_chunked_prefill"] = False
+    if taken := sorted(config.llm_args.keys() & (arguments.keys() | OWN_ARGUMENTS)):
+        raise ValueError(f"model.rollout.llm_args: {taken[0]} cannot be given here")
+    try:
+        return LLM(**arguments, **config.llm_args)
+    except (ValueError, RuntimeError, OSError, TypeError) as error:
+        raise ValueError(f"model.rollout: vLLM cannot load {student.config.path!r}: {error}") from error
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """vLLM seeds the generators of the whole process; inside they are its own."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
