@@ -100,7 +100,7 @@ def _problem_block(message: str) -> tuple[str, str] | None:
         return None
     indent = " " * len(found[1])
     lines = message[found.end() :].splitlines()
-    return found[2], "\n".join(itertools.takewhile(lambda line: line.startswith(indent), lines))
+    return found[2], "\n".join(itertools.takewhile(lambda line: not line or line.startswith(indent), lines))
 
 
 def _unknown(key: str, owner: str, text: str, lookup: Lookup) -> str:
@@ -160,9 +160,9 @@ def _missing(key: str, owner: str, text: str, lookup: Lookup, example: str) -> s
 
 def _wrong_value(key: str, text: str) -> str:
     """A value of the wrong type or outside the choices."""
-    kind = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text)
+    kind = re.search(r"Import path (?:(\S+) )?does not correspond to a subclass of (\w+)", text)
     if kind:
-        return f"{key}: {kind[1]} is not a {kind[2]}"
+        return f"{key}: {kind[1] or _given(text)} is not a subclass of {kind[2]}"
     if "NestedArg(key=" in text:
         return f"{key}: is a name, which takes no settings of its own; write class_path and init_args below it instead"
     if section := re.search(r"Unexpected config: (\w+):", text):
@@ -173,7 +173,7 @@ def _wrong_value(key: str, text: str) -> str:
         if name != "NoneType":
             name = restricted or name
             expected.append(f"one of {literals}" if literals else wording or _TYPE_NAMES.get(name, name))
-    if "Subclass types expect one of" in text:
+    if "Subclass types expect one of" in text or (expected and "Expected a dot import path string" in text):
         expected.append("a class, given as `class_path: ...` and `init_args: ...`")
     if expected:
         return f"{key}: must be {' or '.join(dict.fromkeys(expected))}; got {_given(text)}"

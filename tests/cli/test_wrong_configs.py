@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from avrt.cli import main
@@ -34,7 +36,7 @@ WRONG_VALUES = [
     ("model/init_args/beta", -1, "model.beta must be 0 or more, got -1"),
     ("model/class_path", "users_package.Modul", "model: there is no class 'users_package.Modul'; did you mean 'Module'?"),
     ("model/class_path", "avrt.nowhere.Module", "model: there is no class 'avrt.nowhere.Module'"),
-    ("model/class_path", "users_package.Reward", "model: users_package.Reward is not a LightningModule"),
+    ("model/class_path", "users_package.Reward", "model: users_package.Reward is not a subclass of LightningModule"),
     ("model/class_path", "Nothing", "model: Expected a dot import path string: Nothing"),
     ("model", None, "model: is required and missing"),
     ("model", {"clas_path": "users_package.Module", "init_args": {}}, "model: must be a class, given as `class_path: ...`"),
@@ -91,6 +93,22 @@ def test_a_run_without_a_config_names_the_missing_key(capsys: pytest.CaptureFixt
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("avrt: error: data: ")
     assert "--config" in line
+
+
+ENGINES = [
+    ("vlm", "model.rollout: must be one of 'builtin', 'vllm' or a class, given as `class_path: ...`"),
+    ("os.system", "model.rollout: class path 'os.system' is refused"),
+    ("avrt.rewards.FormatReward", "model.rollout: 'avrt.rewards.FormatReward' is not a subclass of EngineConfig"),
+    ("avrt.rollout.vllm.VLLM --model.rollout.sleep_level=2", "model.rollout.sleep_level: must be one of 0, 1; got '2'"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), ENGINES)
+def test_a_wrong_rollout_engine_is_one_line(words: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    preset = Path(__file__).resolve().parents[2] / "cli_configs" / "grpo_tiny.yaml"
+    assert main(["fit", "--config", str(preset), "--model.rollout", *words.split()]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"avrt: error: {line}")
 
 
 def test_a_refusal_that_was_caused_by_another_error_is_still_one_line(run: Runner, config: dict) -> None:
