@@ -37,6 +37,7 @@ GROUPS = {
     "Before and after training": {
         "plan": ("avrt.commands.plan", "estimate a run's memory, time and length without loading the model"),
         "export": ("avrt.commands.export", "write a trained student as a folder that transformers and vLLM load"),
+        "rollout-server": ("avrt.commands.rollout_server", "sample GRPO's responses on other GPUs, with vLLM"),
     },
     "Data": {
         "pack": ("avrt.commands.pack", "turn clips and annotations into shards"),

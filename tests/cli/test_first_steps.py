@@ -65,6 +65,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 TOUCHES_DEPENDENCIES = {
     "plan": ["--config", "cli_configs/grpo_7b.yaml"],
     "export": ["run", "--out", "out"],
+    "rollout-server": ["--model", "m", "--weights", "w"],
     "pack": ["--annotations", "a", "--videos", "b", "--out", "c"],
     "inspect": ["shards"],
     "traces": ["--config", "cli_configs/traces_demo.yaml"],

@@ -27,9 +27,6 @@ NOT_HERE = {
     "sbatch": "tests/distributed/test_scripts.py runs the script with programs of Slurm's names",
     "scripts/torchrun.sh": "tests/distributed/test_scripts.py runs it under torchrun",
     "pip": "installs",
-    "scripts/vllm_environment.sh": "installs",
-    ".venv-vllm/bin/python": "tests/vllm runs vLLM in an environment of its own",
-    "VLLM_CPU_KVCACHE_SPACE=1": "tests/vllm runs vLLM in an environment of its own",
 }
 """Programs whose commands are not run here."""
 

@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
-SETTING = "avrt_banned_tokens"
-"""Key of vLLM's `additional_config` with the token ids."""
-
 
 class BannedTokens(LogitsProcessor):
-    """Gives the student's banned tokens probability 0 in every request, as in training."""
+    """Gives the student's banned tokens probability 0 in every request, as in training.
+
+    vLLM's `additional_config` has their ids, see `avrt.rollout.vllm.arguments`.
+    """
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
-        self._banned = torch.tensor(vllm_config.additional_config[SETTING], dtype=torch.long, device=device)
+        self._banned = torch.tensor(
+            vllm_config.additional_config["avrt_banned_tokens"], dtype=torch.long, device=device
+        )
 
     def apply(self, logits: Tensor) -> Tensor:
         return logits.index_fill_(-1, self._banned, -torch.inf)

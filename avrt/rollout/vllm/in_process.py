@@ -24,7 +24,8 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
 from avrt.rollout.policy_weights import check_accounted, policy_weights, published_shapes
 from avrt.rollout.transfer_check import LIMITS, MEDIA, TransferCheck
-from avrt.rollout.vllm.inputs import check_prompt, response, vllm_prompt
+from avrt.rollout.vllm.arguments import shared_arguments
+from avrt.rollout.vllm.inputs import check_prompt, response, vllm_prompt, with_media
 from avrt.rollout.vllm.weights import Totals, arrived_totals, reload_weights
 
 OWN_ARGUMENTS = frozenset({"tokenizer", "trust_remote_code", "hf_overrides", "tensor_parallel_size", "load_format"})
@@ -133,7 +134,7 @@ class VLLMEngine:
             )
             for seed in seeds
         ]
-        requests = [vllm_prompt(source, self._media_tokens) for source in sources]
+        requests = [with_media(vllm_prompt(source, self._media_tokens)) for source in sources]
         # The precision is vLLM's own, not that of the training step around this call.
         with torch.autocast(self.student.device.type, enabled=False), _own_random_state():
             outputs = self._llm.generate(requests, settings, use_tqdm=False)
@@ -170,31 +171,20 @@ def _start(config: VLLM, student: Student, dtype: torch.dtype) -> Any:
         raise ValueError(
             f"model.rollout: vLLM cannot be imported ({error}); docs/rollout.md names the versions that fit"
         ) from error
-    from avrt.rollout.vllm.banned_tokens import SETTING, BannedTokens
-
     on_cpu = student.device.type == "cpu"
     if on_cpu:  # it warns of every call that sets torch's threads, several per prompt
         logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
+    banned: list[int] = student.banned_tokens.nonzero().flatten().tolist()
     arguments: dict[str, Any] = {
         "model": student.config.path,
         "revision": student.config.revision,
         "dtype": str(dtype).removeprefix("torch."),
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "max_model_len": config.max_model_len,
-        "enforce_eager": config.enforce_eager or on_cpu,
         "enable_sleep_mode": config.sleep_level > 0 and not on_cpu,
         "distributed_executor_backend": "external_launcher" if torch.distributed.is_initialized() else "uni",
-        "limit_mm_per_prompt": dict.fromkeys(("audio", "image", "video"), max(MEDIA, config.media_per_prompt)),
-        # The profile's images are hundreds of times as large as a frame here.
-        "skip_mm_profiling": True,
-        "mm_processor_cache_gb": 0,  # no prompt comes twice within an epoch
-        "logprobs_mode": "processed_logprobs",  # at the sampling temperature, without the banned tokens
-        "logits_processors": [BannedTokens],
-        "additional_config": {SETTING: student.banned_tokens.nonzero().flatten().tolist()},
-        "seed": 0,
+        **shared_arguments(banned, max(MEDIA, config.media_per_prompt), config.enforce_eager, on_cpu),
     }
-    if on_cpu:  # a seeded request whose prompt is computed in parts fails there ("CPU Generator does not use offset")
-        arguments["enable_chunked_prefill"] = False
     if taken := sorted(config.llm_args.keys() & (arguments.keys() | OWN_ARGUMENTS)):
         raise ValueError(f"model.rollout.llm_args: {taken[0]} cannot be given here")
     try:

@@ -26,26 +26,30 @@ ANY_SIZE = {"shortest_edge": 1, "longest_edge": 1 << 30}
 
 
 def vllm_prompt(prompt: Prompt, media_tokens: Collection[int]) -> dict[str, Any]:
-    """A prompt in vLLM's form.
+    """A prompt in vLLM's form, its media as tensors; `with_media` makes them what vLLM takes.
 
     Args:
         prompt: with one placeholder per media feature.
         media_tokens: the placeholders' token ids. vLLM expects one per clip and repeats it itself.
 
+    Returns:
+        token ids, and for each kind of media a list: images uint8 ``[3, height, width]``, videos uint8
+        ``[T, 3, height, width]``, audio float32 ``[S]``.
+
     Raises:
         ValueError: the prompt has several videos with different frame rates, for which vLLM has no setting.
     """
-    data: dict[str, list[Any]] = {}
+    data: dict[str, list[Tensor]] = {}
     rates = set()
     for part in prompt.media:
         if part.frames is not None and part.image_grid_thw is not None:
-            data.setdefault("image", []).append(Image.fromarray(part.frames[0].permute(1, 2, 0).numpy()))
+            data.setdefault("image", []).append(part.frames[0])
         elif part.frames is not None:
             assert part.second_per_grid is not None
-            data.setdefault("video", []).append(part.frames.permute(0, 2, 3, 1).numpy())
+            data.setdefault("video", []).append(part.frames)
             rates.add(FRAMES_PER_PATCH / part.second_per_grid)
         if part.waveform is not None:
-            data.setdefault("audio", []).append((part.waveform.numpy(), SAMPLING_RATE))
+            data.setdefault("audio", []).append(part.waveform)
     request: dict[str, Any] = {"prompt_token_ids": _one_per_clip(prompt.input_ids, media_tokens)}
     if not data:
         return request
@@ -58,6 +62,18 @@ def vllm_prompt(prompt: Prompt, media_tokens: Collection[int]) -> dict[str, Any]
     if rates:
         settings |= {"fps": rates.pop(), "do_sample_frames": False}
     return request | {"multi_modal_data": data, "mm_processor_kwargs": settings}
+
+
+def with_media(request: dict[str, Any]) -> dict[str, Any]:
+    """A prompt of `vllm_prompt` with pictures and arrays instead of tensors."""
+    forms = {
+        "image": lambda frame: Image.fromarray(frame.permute(1, 2, 0).numpy()),
+        "video": lambda frames: frames.permute(0, 2, 3, 1).numpy(),
+        "audio": lambda waveform: (waveform.numpy(), SAMPLING_RATE),
+    }
+    data = request.get("multi_modal_data", {})
+    media = {kind: [forms[kind](item) for item in items] for kind, items in data.items()}
+    return request | ({"multi_modal_data": media} if media else {})
 
 
 def _one_per_clip(token_ids: Tensor, media_tokens: Collection[int]) -> list[int]:

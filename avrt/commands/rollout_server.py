@@ -1,0 +1,55 @@
+"""Serve a student's rollouts with vLLM, for GRPO on other GPUs or machines.
+
+Start one per GPU (or group of GPUs) with the student that the run starts from, and name their addresses in
+`model.rollout` of the run. Needs the environment of docs/rollout.md. Serves until interrupted, and has no access
+control: keep it on a private network.
+
+    python -m avrt rollout-server --model Qwen/Qwen2.5-Omni-7B --weights /shared/weights --port 8200
+"""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--model", required=True, metavar="DIR", help="hub id or folder of the run's student")
+    parser.add_argument(
+        "--weights", required=True, metavar="DIR", help="folder that the run shares with its servers, for new weights"
+    )
+    parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address to serve on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8200, metavar="N", help="port (default: 8200)")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of weights and computation"
+    )
+    parser.add_argument("--max-model-len", type=int, metavar="N", help="longest prompt with its response, in tokens")
+    parser.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        default=0.9,
+        metavar="X",
+        help="share of the GPU's memory (default: 0.9)",
+    )
+    parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N", help="GPUs that share the weights")
+    parser.add_argument("--enforce-eager", action="store_true", help="no compilation and no CUDA graphs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from pathlib import Path
+
+    from avrt.rollout.vllm.server import serve
+
+    serve(
+        args.model,
+        Path(args.weights),
+        args.host,
+        args.port,
+        args.dtype,
+        args.max_model_len,
+        args.gpu_memory_utilization,
+        args.tensor_parallel_size,
+        args.enforce_eager,
+    )
+    return 0

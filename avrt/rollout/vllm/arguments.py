@@ -1,0 +1,31 @@
+"""Arguments of vLLM that do not depend on where it runs: what makes it sample as the trainer scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def shared_arguments(banned: list[int], media: int, enforce_eager: bool, on_cpu: bool) -> dict[str, Any]:
+    """Arguments of an engine in process and of one in a server.
+
+    Args:
+        banned: tokens that are never sampled.
+        media: most images, videos and sounds of one prompt, each.
+        enforce_eager: no compilation and no CUDA graphs.
+        on_cpu: vLLM is its CPU build.
+    """
+    arguments: dict[str, Any] = {
+        "enforce_eager": enforce_eager or on_cpu,
+        "load_format": "safetensors",  # no other format is ever read
+        "limit_mm_per_prompt": dict.fromkeys(("audio", "image", "video"), media),
+        # The profile's images are hundreds of times as large as a frame here.
+        "skip_mm_profiling": True,
+        "mm_processor_cache_gb": 0,  # no prompt comes twice within an epoch
+        "logprobs_mode": "processed_logprobs",  # at the sampling temperature, without the banned tokens
+        "logits_processors": ["avrt.rollout.vllm.banned_tokens:BannedTokens"],
+        "additional_config": {"avrt_banned_tokens": banned},
+        "seed": 0,
+    }
+    if on_cpu:  # a seeded request whose prompt is computed in parts fails there ("CPU Generator does not use offset")
+        arguments["enable_chunked_prefill"] = False
+    return arguments

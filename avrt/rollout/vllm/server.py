@@ -1,0 +1,193 @@
+"""A rollout server: vLLM behind two addresses, one to sample and one to take over weights.
+
+``POST /generate`` samples responses to one prompt, ``POST /weights`` loads weights from a folder that training and
+server share, ``GET /info`` says what is served. See `avrt.rollout.vllm.wire` for the form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from rich.console import Console
+
+from avrt.rollout.vllm.inputs import response, with_media
+from avrt.rollout.vllm.wire import GenerateRequest, Reply
+
+LARGEST_REQUEST = 1 << 30
+"""Bytes: a prompt with its frames and audio."""
+
+INITIAL = -1
+"""Version of the weights that the server started with."""
+
+
+def banned_digest(banned: list[int]) -> str:
+    """Tells two lists of banned tokens apart."""
+    return hashlib.sha256(",".join(map(str, banned)).encode()).hexdigest()[:16]
+
+
+class RolloutServer:
+    """Serves one engine.
+
+    Args:
+        engine: vLLM's `AsyncLLM`.
+        model: what it loaded.
+        dtype: of its weights.
+        banned: tokens that it never samples.
+        weights: the folder below which weights are taken over.
+    """
+
+    def __init__(self, engine: Any, model: str, dtype: str, banned: list[int], weights: Path) -> None:
+        self.engine = engine
+        self.model = model
+        self.dtype = dtype
+        self.banned = banned
+        self.weights = weights.resolve()
+        self.version = INITIAL
+        self._numbers = itertools.count()
+        self._loading = asyncio.Lock()
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=LARGEST_REQUEST)
+        app.add_routes(
+            [
+                web.get("/info", self.info),
+                web.post("/generate", self.generate),
+                web.post("/weights", self.take_weights),
+            ]
+        )
+        return app
+
+    async def info(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "model": self.model,
+                "dtype": self.dtype,
+                "banned": banned_digest(self.banned),
+                "version": self.version,
+                "weights": str(self.weights),
+            }
+        )
+
+    async def generate(self, request: web.Request) -> web.Response:
+        """Sample; a client that hangs up ends its request."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        try:
+            asked = GenerateRequest.from_bytes(await request.read())
+            if asked.version != self.version:
+                raise ValueError(f"the weights are of version {self.version}, not {asked.version}")
+            parameters = SamplingParams(
+                n=asked.n,
+                temperature=asked.temperature,
+                seed=asked.seed,
+                max_tokens=asked.max_tokens,
+                stop_token_ids=list(asked.stop_token_ids),
+                ignore_eos=True,
+                logprobs=0,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,  # others have some of the n responses each
+            )
+            prompt = with_media(asked.prompt)
+            last = None
+            async for output in self.engine.generate(prompt, parameters, f"rollout-{next(self._numbers)}"):
+                last = output
+            assert last is not None
+            responses = [response(completion, "of this request") for completion in last.outputs]
+        except ValueError as error:
+            return _refused(error)
+        if asked.version != self.version:
+            return _refused(ValueError("weights were taken over while this request was sampled"))
+        return web.json_response(Reply(list(last.prompt_token_ids), responses, self.version).to_json())
+
+    async def take_weights(self, request: web.Request) -> web.Response:
+        """Load the language model's weights from a folder, and answer with their sums by name."""
+        try:
+            asked = await request.json()
+            folder, version = Path(asked["folder"]).resolve(), int(asked["version"])
+            if not folder.is_relative_to(self.weights) or not folder.is_dir():
+                raise ValueError(f"{folder} is not a folder below {self.weights}, see --weights")
+        except (ValueError, KeyError, TypeError) as error:
+            return _refused(error)
+        async with self._loading:
+            self.version = INITIAL  # what a failure leaves behind must not be sampled from
+            await self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            await self.engine.reset_encoder_cache()
+            if not await self.engine.reset_prefix_cache():
+                return _refused(ValueError("keys and values of earlier weights could not be dropped"))
+            totals = await self.engine.collective_rpc("avrt_arrived_totals")
+            self.version = version
+        return web.json_response({"version": version, "totals": totals})
+
+
+def _refused(error: Exception) -> web.Response:
+    return web.json_response({"error": f"{error}"}, status=400)
+
+
+def serve(
+    model: str,
+    weights: Path,
+    host: str,
+    port: int,
+    dtype: str,
+    max_model_len: int | None,
+    gpu_memory_utilization: float,
+    tensor_parallel_size: int,
+    enforce_eager: bool,
+) -> None:
+    """Start vLLM and serve until interrupted.
+
+    Args:
+        model: the folder or hub id that the run's student has.
+        weights: the folder below which weights are taken over; made if it is absent.
+
+    Raises:
+        ValueError: vLLM is not installed.
+    """
+    for name, value in (("VLLM_LOGGING_LEVEL", "WARNING"), ("VLLM_NO_USAGE_STATS", "1")):
+        os.environ.setdefault(name, value)
+    try:
+        from vllm import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise ValueError(f"vLLM cannot be imported ({error}); docs/rollout.md says how to install it") from error
+    from transformers import AutoConfig, AutoTokenizer
+
+    from avrt.model.banned_tokens import find_banned_tokens
+    from avrt.rollout.vllm.arguments import shared_arguments
+
+    weights.mkdir(parents=True, exist_ok=True)
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    vocabulary = config.thinker_config.text_config.vocab_size
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    banned = find_banned_tokens(tokenizer, vocabulary).nonzero().flatten().tolist()
+    arguments = AsyncEngineArgs(
+        model=model,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        gpu_memory_utilization=gpu_memory_utilization,
+        tensor_parallel_size=tensor_parallel_size,
+        worker_extension_cls="avrt.rollout.vllm.worker.WorkerExtension",
+        **shared_arguments(banned, media=4, enforce_eager=enforce_eager, on_cpu=current_platform.is_cpu()),
+    )
+
+    async def build() -> web.Application:
+        engine = AsyncLLM.from_engine_args(arguments)
+        app = RolloutServer(engine, model, dtype, banned, weights).app()
+
+        async def shut_down(_: web.Application) -> None:
+            engine.shutdown()
+
+        app.on_cleanup.append(shut_down)
+        line = f"rollout server for {model} on http://{host}:{port}, weights from {weights.resolve()}"
+        Console().print(line, highlight=False, markup=False, soft_wrap=True)
+        return app
+
+    web.run_app(build(), host=host, port=port, print=lambda *_: None, handler_cancellation=True)

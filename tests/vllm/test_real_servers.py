@@ -1,0 +1,148 @@
+"""Rollout servers with vLLM in processes of their own: the policy's numbers, and what becomes of a server that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from avrt.model.student import Student
+from avrt.rollout.engine import SamplingConfig
+from avrt.rollout.vllm import VLLMServers
+from avrt.rollout.vllm.servers import VLLMServersEngine
+from tests.distributed.runs import free_port
+from tests.tiny_student import load_student
+from tests.vllm.test_in_process import change, prompts, scored
+
+pytestmark = pytest.mark.vllm
+
+SAMPLING = SamplingConfig(max_completion_length=12, temperature=0.7)
+
+
+@dataclass
+class Server:
+    process: subprocess.Popen[bytes]
+    url: str
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture(scope="module")
+def two(float32_folder: Path, shared: Path) -> Iterator[list[Server]]:
+    """Two servers that have started."""
+    servers = []
+    for number in range(2):
+        port = free_port()
+        words = ["--model", str(float32_folder), "--weights", str(shared), "--port", str(port), "--dtype", "float32"]
+        log = (shared.parent / f"server-{number}.log").open("wb")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "avrt", "rollout-server", *words, "--max-model-len", "1024"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        servers.append(Server(process, f"http://127.0.0.1:{port}"))
+    try:
+        for server in servers:
+            wait_for(server)
+        yield servers
+    finally:
+        for server in servers:
+            stop(server, signal.SIGKILL)
+
+
+def wait_for(server: Server, seconds: float = 400) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert server.process.poll() is None, "the server has ended"
+        try:
+            with urllib.request.urlopen(f"{server.url}/info", timeout=2) as answer:
+                assert answer.status == 200
+                return
+        except OSError:
+            time.sleep(1)
+    raise AssertionError(f"{server.url} did not start")
+
+
+def stop(server: Server, number: int) -> None:
+    """Send a signal to a server and the processes that it has started."""
+    if server.process.poll() is None:
+        os.killpg(server.process.pid, number)
+
+
+@pytest.fixture(scope="module")
+def engine(two: list[Server], shared: Path, float32_folder: Path) -> VLLMServersEngine:
+    config = VLLMServers([server.url for server in two], str(shared), requests_per_server=4, timeout=60)
+    config.check()
+    return config.start(load_student(float32_folder), SAMPLING)
+
+
+def largest_difference(engine: VLLMServersEngine, student: Student) -> float:
+    embedded = student.embed(prompts(student))
+    groups = engine.generate(embedded, 3, range(len(embedded)))
+    differences = [
+        (response.logprobs - logprobs).abs().max()
+        for prompt, group in zip(embedded, groups, strict=True)
+        for response, logprobs in zip(group, scored(student, prompt, group), strict=True)
+    ]
+    assert len(differences) == 3 * len(embedded)
+    return float(torch.stack(differences).max())
+
+
+def test_log_probabilities_are_the_policys_before_and_after_updates(
+    engine: VLLMServersEngine, two: list[Server]
+) -> None:
+    for _ in range(3):
+        assert engine.update_weights() < 1e-5
+        assert engine.active == [server.url for server in two]
+        assert largest_difference(engine, engine.student) < 1e-5
+        change(engine.student)
+    embedded = engine.student.embed(prompts(engine.student)[:1])
+    engine.version += 1  # as if weights had gone over to nobody
+    with pytest.raises(ValueError, match="the weights are of version 3, not 4"):
+        engine.generate(embedded, 1, [0])
+
+
+def test_weights_come_from_the_shared_folder_only(engine: VLLMServersEngine, two: list[Server], tmp_path: Path) -> None:
+    request = urllib.request.Request(
+        f"{two[0].url}/weights", data=f'{{"folder": "{tmp_path}", "version": 9}}'.encode(), method="POST"
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=20)
+    assert refused.value.code == 400
+    assert b"is not a folder below" in refused.value.read()
+
+
+def test_a_server_that_is_killed_loses_no_prompt(engine: VLLMServersEngine, two: list[Server]) -> None:
+    engine.update_weights()
+    stop(two[0], signal.SIGKILL)
+    two[0].process.wait(30)
+    assert largest_difference(engine, engine.student) < 1e-5
+    assert engine.active == [two[1].url]
+    change(engine.student)
+    engine.update_weights()
+    assert largest_difference(engine, engine.student) < 1e-5
+
+
+def test_a_server_that_hangs_ends_the_run_in_time(engine: VLLMServersEngine, two: list[Server]) -> None:
+    """It is the last one by now."""
+    engine.update_weights()
+    stop(two[1], signal.SIGSTOP)
+    engine.config.timeout = 3
+    try:
+        with pytest.raises(ValueError, match="no rollout server is left, 6 of 6 prompts have no responses"):
+            largest_difference(engine, engine.student)
+    finally:
+        stop(two[1], signal.SIGCONT)
