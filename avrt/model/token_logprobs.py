@@ -69,6 +69,12 @@ class EmbeddedPrompt:
     def __len__(self) -> int:
         return self.input_ids.shape[0]
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What the language model computes with, by attribute."""
+        names = ("input_ids", "position_ids", "media_positions", "media_features")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class TokenLogprobs:

@@ -143,7 +143,7 @@ class _MicroBatch:
 
     def tensors(self) -> list[torch.Tensor]:
         """All tensors that exist before the step."""
-        inputs = [tensor for prompt in self.prompts for tensor in vars(prompt).values()]
+        inputs = [tensor for prompt in self.prompts for tensor in prompt.tensors.values()]
         responses = [tensor for group in self.responses for tensor in group]
         return [*self.parameters, *self.model.text_model.buffers(), *inputs, *responses]
 

@@ -6,7 +6,7 @@ host. Rollout and training alternate, so a device needs the larger of the two.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import Qwen2_5OmniThinkerConfig
@@ -40,6 +40,7 @@ class DeviceMemory:
 
     Attributes:
         gradients: sums over micro-batches, and what the optimizer takes of them.
+        rollout_engine: vLLM's weights, caches and encoders on the same device.
         large_gradients: of weights larger than a bucket, which stay whole until the backward pass has ended.
         transfer_buffer: for the largest gradient on its way to the host; there from beginning to end.
         buckets: gradients on their way between devices.
@@ -59,17 +60,20 @@ class DeviceMemory:
     transfer_buffer: int
     buckets: int
     overhead: int
+    rollout_engine: int = 0
+    engine_sleeps: bool = False
 
     @property
     def resident(self) -> int:
         """Bytes in use in every phase."""
         whole_run = self.weights + self.optimizer + self.reference + self.transfer_buffer
-        return whole_run + self.media_features + self.overhead
+        return whole_run + self.media_features + self.overhead + (0 if self.engine_sleeps else self.rollout_engine)
 
     @property
     def rollout(self) -> int:
         """Peak while media are embedded and responses sampled."""
-        return self.resident + max(self.kv_cache + self.rollout_logits, self.encoders_at_work)
+        awake = self.rollout_engine if self.engine_sleeps else 0
+        return self.resident + max(self.kv_cache + self.rollout_logits, awake + self.encoders_at_work)
 
     @property
     def training(self) -> int:
@@ -89,6 +93,7 @@ class HostMemory:
         gradient_sums: over micro-batches, where they are summed in host memory.
         staging: buffers for weights and the largest gradient on their way to and from the devices.
         reference: the reference policy's weights, if they are kept in host memory.
+        rollout_engine: vLLM's weights while it sleeps.
         data_workers: own memory of the processes that read samples.
         shared_memory: what they pass on, in `/dev/shm`, at most.
         loading: weights of all processes at the start, before they are on the devices; not at the same time as the
@@ -104,11 +109,12 @@ class HostMemory:
     shared_memory: int
     loading: int
     pinned: bool = False
+    rollout_engine: int = 0
 
     @property
     def running(self) -> int:
         offloaded = self.optimizer + self.gradient_sums + self.staging
-        return offloaded + self.reference + self.data_workers + self.shared_memory
+        return offloaded + self.reference + self.rollout_engine + self.data_workers + self.shared_memory
 
     @property
     def peak(self) -> int:
@@ -122,9 +128,14 @@ def prompts_at_once(settings: RunSettings) -> int:
 
 
 def kv_cache_bytes(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> int:
-    """KV cache of the largest sub-batch of a rollout: prompts once, responses up to their limit."""
+    """KV cache of the largest sub-batch of a rollout: prompts once, responses up to their limit.
+
+    Where another engine samples, that of a validation batch.
+    """
     if settings.task == "sft":
         return 0
+    if settings.engine != "builtin":
+        settings = replace(settings, batch_size=settings.val_batch_size, accumulate=1, num_generations=1)
     per_prompt = settings.prompt_tokens + settings.num_generations * settings.completion_tokens
     return prompts_at_once(settings) * per_prompt * kv_bytes_per_token(config, settings.weight_bytes)
 
@@ -142,11 +153,13 @@ def device_memory(
     parameters: Parameters,
     trace: StepTrace,
     overhead_bytes: int = 0,
+    device_bytes: int = 0,
 ) -> DeviceMemory:
     """Memory of one device.
 
     Args:
         overhead_bytes: the driver's context and what the allocator cannot reuse.
+        device_bytes: all memory of the device, of which an engine in process takes a share.
     """
     s, width, trained = settings, settings.weight_bytes, trace.trained
     shards = s.devices
@@ -164,7 +177,8 @@ def device_memory(
     embedded = s.prompts_per_device if s.task == "grpo" else s.batch_size
     # Dynamic sampling holds the groups chosen so far beside those that it rolls out.
     held = 2 * embedded if s.max_num_gen_batches > 1 else embedded
-    rows = min(s.responses_per_device, max(1, s.kv_cache_tokens // max(1, s.completion_tokens)))
+    responses = s.responses_per_device if s.engine == "builtin" else s.val_batch_size
+    rows = min(responses, max(1, s.kv_cache_tokens // max(1, s.completion_tokens)))
     # Prompts are encoded together up to a bound, a longer one alone.
     encoded = max(s.prompt_tokens, min(s.encoder_batch_tokens, embedded * s.prompt_tokens))
     patches = encoded * vision.spatial_merge_size**2
@@ -182,6 +196,8 @@ def device_memory(
         transfer_buffer=max(trace.sizes, default=0) * width if s.offload and s.stage < 3 else 0,
         buckets=buckets,
         overhead=overhead_bytes,
+        rollout_engine=int(s.engine_share * device_bytes),
+        engine_sleeps=s.engine_sleeps,
     )
 
 
@@ -228,6 +244,7 @@ def host_memory(
             # A reference on the device is copied there weight by weight; one on the host is made there.
             loading=parameters.total * s.weight_bytes * here + reference,
             pinned=pinned,
+            rollout_engine=here * parameters.total * s.weight_bytes if s.engine_sleeps else 0,
         )
 
     plain, pinned = memory(False), memory(True)
@@ -235,7 +252,7 @@ def host_memory(
         return plain
     if s.pin_memory:
         return pinned
-    others = pinned.reference + pinned.data_workers + pinned.shared_memory
+    others = pinned.reference + pinned.rollout_engine + pinned.data_workers + pinned.shared_memory
     fits = available is not None and pinned.running - others <= SHARE_OF_HOST * (available - others)
     return pinned if fits else plain
 

@@ -123,7 +123,7 @@ def make_plan(
     limits = int(device_gib * GIB), int(host_gib * GIB)
 
     def memory(s: RunSettings) -> tuple[DeviceMemory, HostMemory]:
-        device = device_memory(config, s, parameters, longest, overhead)
+        device = device_memory(config, s, parameters, longest, overhead, limits[0])
         return device, host_memory(s, parameters, longest, limits[1])
 
     device, host = memory(settings)
@@ -184,7 +184,9 @@ def _advice(s: RunSettings, device: DeviceMemory, host: HostMemory, device_limit
             found.append((device.activations, "model.student.max_pixels: lower (shorter prompts)"))
         if device.optimizer:
             found.append((device.optimizer, "trainer.strategy: avrt_zero2_offload"))
-    if device.kv_cache and device.rollout > device_limit * USABLE:
+    if device.rollout_engine and device.peak > device_limit * USABLE:
+        found.append((device.rollout_engine, "model.rollout.gpu_memory_utilization: lower, or model.rollout: builtin"))
+    elif device.kv_cache and device.rollout > device_limit * USABLE:
         found.append((device.kv_cache, "model.sampling.kv_cache_tokens: lower (the window is sampled in parts)"))
     if device.peak > device_limit * USABLE:
         if device.reference:
@@ -245,6 +247,8 @@ def print_plan(plan: Plan, console: Console) -> None:
 def _print_notes(plan: Plan, console: Console) -> None:
     """How gradients are summed and moved, and what the data workers need."""
     s, notes = plan.settings, []
+    if s.engine != "builtin":
+        notes.append("the time of sampling is computed for the built-in engine")
     if plan.sums is not None:
         more = f"{abs(plan.sums.device_bytes) / GIB:.1f} GiB {'more' if plan.sums.device_bytes > 0 else 'less'}"
         slower = f"{plan.sums.seconds:.1f} s longer per step"

@@ -19,6 +19,8 @@ from avrt.config.strategies import STRATEGIES
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.geometry import AUDIO_TOKENS_PER_SECOND, FRAMES_PER_TOKEN, TOKEN_PIXELS
 from avrt.model.lora import LoRAConfig
+from avrt.rollout.choice import CLASSES
+from avrt.rollout.vllm import VLLM
 
 TEXT_TOKENS = 160
 """Text of a prompt: system text, question, options, instruction."""
@@ -51,6 +53,9 @@ class RunSettings:
         max_pixels: bound on a frame's pixels as the student sees it.
         max_num_gen_batches: dynamic sampling rolls out at most so many times the prompts of a step; 1 without.
         reference: ``none``, ``device``, ``host`` or ``adapters off``.
+        engine: what samples responses: ``builtin``, ``in process`` (vLLM on the same devices) or ``elsewhere``.
+        engine_share: part of a device's memory that an engine in process takes.
+        engine_sleeps: whether that engine leaves the device while training.
         total_steps: optimizer steps of the run, or None if they depend on data that is not on this machine.
     """
 
@@ -86,6 +91,9 @@ class RunSettings:
     prefetch: int = 2
     val_batch_size: int = 1
     max_pixels: int = MAX_FRAME_PIXELS
+    engine: str = "builtin"
+    engine_share: float = 0.0
+    engine_sleeps: bool = False
 
     def __post_init__(self) -> None:
         if not self.longest_tokens:
@@ -206,6 +214,7 @@ def read_settings(
         prefetch=data["prefetch"],
         val_batch_size=data["val_batch_size"] if data.get("val") else 1,
         max_pixels=model["student"]["max_pixels"],
+        **_engine(model.get("rollout", "builtin")),
     )
     steps = _total_steps(config, settings, samples)
     return replace(settings, total_steps=steps)
@@ -226,6 +235,21 @@ def parse(configs: Sequence[str], allowed_classes: Sequence[str] = ()) -> dict[s
 
     enforce(prefixes)
     return cli.read_settings("fit", words).as_dict()
+
+
+def _engine(rollout: Any) -> dict[str, Any]:
+    """The settings of a rollout engine that determine a run's cost; an engine of another package is elsewhere."""
+    if rollout == "builtin":
+        return {}
+    if rollout == "vllm" or rollout["class_path"] == CLASSES["vllm"]:
+        defaults = {parameter.name: parameter.default for parameter in inspect.signature(VLLM).parameters.values()}
+        given = defaults if rollout == "vllm" else defaults | rollout.get("init_args", {})
+        return {
+            "engine": "in process",
+            "engine_share": float(given["gpu_memory_utilization"]),
+            "engine_sleeps": given["sleep_level"] > 0,
+        }
+    return {"engine": "elsewhere"}
 
 
 def _strategy_arguments(strategy: Any) -> dict[str, Any]:

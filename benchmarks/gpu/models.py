@@ -215,8 +215,8 @@ def random_prompts(model: LanguageModel, tokens: int, count: int, seed: int = 0)
     prompts = []
     for _ in range(count):
         ids = torch.randint(0, len(model.head_weight) - 16, (tokens,), generator=generator)
-        parts = vars(text_prompt(ids)).items()
-        prompts.append(EmbeddedPrompt(**{name: part.to(device) for name, part in parts if part is not None}))
+        parts = text_prompt(ids).tensors
+        prompts.append(EmbeddedPrompt(**{name: part.to(device) for name, part in parts.items()}))
     return prompts
 
 

@@ -211,3 +211,31 @@ def test_shared_memory() -> None:
     assert shared_memory(replace(SETTINGS, num_workers=0)) == 0
     # Frames made smaller for the student travel beside the packed ones.
     assert prompt_bytes(replace(SETTINGS, max_pixels=1000)) == PROMPT + 8 * 3 * 1000
+
+
+ENGINE = {"engine": "in process", "engine_share": 0.25}
+
+
+def test_an_engine_that_sleeps_is_on_the_device_while_it_samples() -> None:
+    settings = replace(SETTINGS, **ENGINE, engine_sleeps=True)
+    found = device_memory(CONFIG, settings, PARAMETERS, TRACE, 7, 1_000_000)
+    assert found.rollout_engine == 250_000
+    assert found.training == DEVICE.training
+    assert found.rollout == DEVICE.resident + 250_000 + DEVICE.encoders_at_work
+    # Validation samples one answer to each of 8 questions with the built-in engine; 3 prompts of 120 tokens fit.
+    assert found.kv_cache == 3 * 120 * 32
+    host = host_memory(settings, PARAMETERS, TRACE)
+    assert host.rollout_engine == 4 * PARAMETERS.total * 2
+    assert host.running == host_memory(SETTINGS, PARAMETERS, TRACE).running + host.rollout_engine
+
+
+def test_an_engine_that_stays_is_always_on_the_device() -> None:
+    found = device_memory(CONFIG, replace(SETTINGS, **ENGINE), PARAMETERS, TRACE, 7, 1_000_000)
+    assert found.training == DEVICE.training + 250_000
+    assert host_memory(replace(SETTINGS, **ENGINE), PARAMETERS, TRACE).rollout_engine == 0
+
+
+def test_an_engine_elsewhere_needs_nothing_here() -> None:
+    found = device_memory(CONFIG, replace(SETTINGS, engine="elsewhere"), PARAMETERS, TRACE, 7, 1_000_000)
+    assert found.rollout_engine == 0
+    assert found.resident == DEVICE.resident

@@ -128,3 +128,32 @@ def test_dynamic_sampling_gives_a_range_of_hours(capsys: pytest.CaptureFixture[s
     assert up_to["device_bytes"]["media_features"] == 2 * once["device_bytes"]["media_features"]
     assert main(["plan", *preset, *overlay, "--samples", "40127"]) == 0
     assert "3 times as many prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rollout", "engine"),
+    [
+        ("builtin", ("builtin", 0.0, False)),
+        ("vllm", ("in process", 0.4, True)),
+        (
+            {
+                "class_path": "avrt.rollout.vllm.VLLM",
+                "init_args": {"gpu_memory_utilization": 0.25, "sleep_level": 0},
+            },
+            ("in process", 0.25, False),
+        ),
+        (
+            {
+                "class_path": "avrt.rollout.vllm.VLLMServers",
+                "init_args": {"urls": ["http://a:8200"], "weights_folder": "w"},
+            },
+            ("elsewhere", 0.0, False),
+        ),
+    ],
+)
+def test_the_engine_of_a_run(tmp_path: Path, rollout: Any, engine: tuple[str, float, bool]) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(json.dumps({"model": {"init_args": {"rollout": rollout}}}))
+    settings = read_settings([str(CONFIGS / "grpo_7b.yaml"), str(overlay)], samples=1_000)
+    enforce(ALLOWED_PREFIXES)
+    assert (settings.engine, settings.engine_share, settings.engine_sleeps) == engine

@@ -151,6 +151,7 @@ class VLLMEngine:
 
     def _wake_up(self) -> None:
         if self._asleep:
+            torch.cuda.empty_cache()  # torch's own reserve is no memory that vLLM could take
             self._llm.wake_up()
             self._asleep = False
 
@@ -187,6 +188,8 @@ def _start(config: VLLM, student: Student, dtype: torch.dtype) -> Any:
     }
     if taken := sorted(config.llm_args.keys() & (arguments.keys() | OWN_ARGUMENTS)):
         raise ValueError(f"model.rollout.llm_args: {taken[0]} cannot be given here")
+    if not on_cpu:
+        torch.cuda.empty_cache()
     try:
         return LLM(**arguments, **config.llm_args)
     except (ValueError, RuntimeError, OSError, TypeError) as error:
