@@ -68,7 +68,7 @@ def write_page(plan: ExperimentPlan, results: Sequence[TableResult], out: Path) 
 def _table(result: TableResult, plan: ExperimentPlan) -> str:
     heads = text_heads("Arm")
     for title in result.columns:
-        heads += [*number_heads(title, "95 % interval"), *plot_head(axis()), *number_heads("difference", "p")]
+        heads += [*number_heads(title), *(plot_head(axis()) if _has_plots(result) else ()), *number_heads("difference")]
     heads += number_heads(*(f"paper {title}" for title in result.paper_columns))
     rows = [_row(row, result) for row in result.rows]
     reference = plan.arms[result.reference].title
@@ -81,28 +81,43 @@ def _row(row: RowResult, result: TableResult) -> list[str]:
     missing = f"<br><small>{escape(row.missing)}</small>" if row.missing else ""
     cells = [f"<td>{name}{missing}</td>"]
     for title, cell in zip(result.columns, row.cells, strict=True):
-        cells += _cell(cell, f"{row.title}, {title}")
+        cells += _cell(cell, f"{row.title}, {title}" if _has_plots(result) else None)
     cells += [number_cell("" if number is None else f"{number:.1f}") for number in row.paper]
     return cells + [number_cell("")] * (len(result.paper_columns) - len(row.paper))
 
 
-def _cell(cell: Cell | None, label: str) -> list[str]:
+def _has_plots(result: TableResult) -> bool:
+    """More than two would not fit beside each other."""
+    return len(result.columns) <= 2
+
+
+def _cell(cell: Cell | None, plot: str | None) -> list[str]:
+    """The table cells of a number: itself, its plot with the words `plot` (None for no plot), its difference."""
     if cell is None:
-        return [number_cell("–"), number_cell(""), '<td class="plot"></td>', number_cell(""), number_cell("")]
-    seeds = ""
+        return [number_cell("–"), *(() if plot is None else ('<td class="plot"></td>',)), number_cell("")]
+    drawn = []
+    if plot is not None:
+        points = [Point(cell.share, *cell.interval)]
+        drawn = [f'<td class="plot">{interval_plot(points, f"{plot}: {percent(cell.share)} %")}</td>']
+    small = [interval(cell.interval)]
     if len(cell.by_seed) > 1:
-        seeds = f"<br><small>{' '.join(percent(share) for share in cell.by_seed)}</small>"
-    plot = interval_plot([Point(cell.share, *cell.interval)], f"{label}: {percent(cell.share)} %")
+        small.append(f"seeds {' '.join(percent(share) for share in cell.by_seed)}")
     change: Difference | None = cell.difference
     return [
-        number_cell(f"<strong>{percent(cell.share)}</strong>{seeds}"),
-        number_cell(interval(cell.interval)),
-        f'<td class="plot">{plot}</td>',
-        number_cell(
-            "" if change is None else f"{signed(change.value)}<br><small>{interval(change.interval, signed)}</small>"
-        ),
-        number_cell("" if change is None else escape_html(p_value(change.p_holm))),
+        number_cell(f"<strong>{percent(cell.share)}</strong>{_below(*small)}"),
+        *drawn,
+        number_cell("" if change is None else f"{signed(change.value)}{_below(*_evidence(change))}"),
     ]
+
+
+def _evidence(change: Difference) -> tuple[str, str]:
+    p = p_value(change.p_holm)
+    return interval(change.interval, signed), escape_html(f"p {p}" if p.startswith("<") else f"p = {p}")
+
+
+def _below(*lines: str) -> str:
+    """Small print under a number."""
+    return "".join(f"<br><small>{line}</small>" for line in lines)
 
 
 def _curves(plan: ExperimentPlan, kind: str) -> str:
