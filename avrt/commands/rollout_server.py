@@ -1,10 +1,10 @@
 """Serve a student's rollouts with vLLM, for GRPO on other GPUs or machines.
 
-Start one per GPU (or group of GPUs) with the student that the run starts from, and name their addresses in
+Start one per GPU with the student that the run starts from, and name their addresses in
 `model.rollout` of the run. Needs the environment of docs/rollout.md. Serves until interrupted, and has no access
 control: keep it on a private network.
 
-    python -m avrt rollout-server --model Qwen/Qwen2.5-Omni-7B --weights /shared/weights --port 8200
+    python -m avrt rollout-server --model Qwen/Qwen2.5-Omni-7B --weights /shared/weights --host 0.0.0.0 --port 8200
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="share of the GPU's memory (default: 0.9)",
     )
-    parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N", help="GPUs that share the weights")
+    parser.add_argument(
+        "--media-per-prompt", type=int, default=4, metavar="N", help="most images, videos and sounds, each (default: 4)"
+    )
     parser.add_argument("--enforce-eager", action="store_true", help="no compilation and no CUDA graphs")
 
 
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         args.dtype,
         args.max_model_len,
         args.gpu_memory_utilization,
-        args.tensor_parallel_size,
+        args.media_per_prompt,
         args.enforce_eager,
     )
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,20 @@ class PolicyWeight:
     tensor: Callable[[], Tensor]
 
 
-def policy_weights(student: Student) -> list[PolicyWeight]:
-    """All weights of the language model, layer by layer; only one needs memory of its own at a time."""
+def policy_weights(student: Student, expected: Collection[str]) -> list[PolicyWeight]:
+    """All weights of the language model, layer by layer; only one needs memory of its own at a time.
+
+    Args:
+        expected: the names that the engine has, see `published_shapes`: some folders repeat a tied head.
+    """
     weights = []
     for module_name, module in student.language_model.text_model.named_modules():
         if _is_part_of_adapter(module_name):
             continue
         prefix = f"model.language_model.{module_name}." if module_name else "model.language_model."
         weights += [_weight(prefix + name, owner, name, module) for name, owner in _own_weights(module)]
-    if not is_tied(student.thinker):
-        head = student.language_model.head
+    head = student.language_model.head
+    if not is_tied(student.thinker) or published_name("lm_head.weight") in expected:
         weights.append(_weight("lm_head.weight", head, "weight", head))
     return weights
 

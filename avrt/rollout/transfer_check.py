@@ -53,26 +53,42 @@ class TransferCheck:
     Args:
         student: the policy.
         sampling: the run's; its temperature is used.
-        limit: largest mean difference of a token's log-probability.
+        dtype: that the engine computes in.
+        limit: largest mean difference of a token's log-probability; None for that of `LIMITS`.
     """
 
-    def __init__(self, student: Student, sampling: SamplingConfig, limit: float) -> None:
+    def __init__(
+        self, student: Student, sampling: SamplingConfig, dtype: torch.dtype, limit: float | None = None
+    ) -> None:
         self.student = student
         self.sampling = SamplingConfig(TOKENS, sampling.temperature, sampling.kv_cache_tokens, seed=0)
-        self.limit = limit
-        self._prompt = student.embed([student.encoder.encode(fixed_sample())])[0]  # the encoders are frozen
+        self.dtype = dtype
+        self._limit = limit
+        self.prompt = student.embed([student.encoder.encode(fixed_sample())])[0]  # the encoders are frozen
+
+    @property
+    def limit(self) -> float:
+        """Of the engine's type, or of autocast around the check if that is coarser."""
+        if self._limit is not None:
+            return self._limit
+        device = self.student.device.type
+        policy = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.dtype
+        return max(LIMITS[self.dtype], LIMITS.get(policy, 0.0))
+
+    def run(self, respond: Respond) -> float:
+        """Ask an engine, and `judge` its response."""
+        return self.judge(respond(self.prompt, self.sampling))
 
     @torch.no_grad()
-    def run(self, respond: Respond) -> float:
-        """The mean difference over the tokens of a response.
+    def judge(self, response: Response) -> float:
+        """The mean difference over the tokens of an engine's response to `prompt` with `sampling`.
 
         Raises:
             ValueError: it is above the limit.
         """
-        response = respond(self._prompt, self.sampling)
         scores = token_logprobs(
             self.student.language_model,
-            [self._prompt],
+            [self.prompt],
             [[response.token_ids]],
             temperature=self.sampling.temperature,
             banned=self.student.banned_tokens,

@@ -42,7 +42,8 @@ class ScriptedServer:
         self.known: list[EmbeddedPrompt] = []
         self.fault = fault
         self.dtype = dtype
-        self.version = -1
+        self.version = ""
+        self.folder = Path()
         self.answered = 0
         self.open = 0
         self.most_open = 0
@@ -60,7 +61,7 @@ class ScriptedServer:
         asked = await request.json()
         totals = Totals(torch.float32)
         found: dict[str, Tensor] = {}
-        for file in sorted(Path(asked["folder"]).glob("*.safetensors")):
+        for file in sorted((self.folder / asked["version"]).glob("*.safetensors")):
             found |= dict(totals.noted(load_file(file).items()))
         for name, weight in self.model.text_model.named_parameters():
             weight.data.copy_(found[f"thinker.model.{name}"])

@@ -66,7 +66,8 @@ class Setup:
             [student.encoder.encode(make_sample(KINDS[i % 4], i, audio_seconds=0.5)) for i in range(12)]
         )
         for server in self.servers:
-            server.knows([*self.prompts, self.engine._check._prompt])
+            server.knows([*self.prompts, self.engine._check.prompt])
+            server.folder = shared
         self.shared = shared
 
     def start(self) -> None:
@@ -143,7 +144,7 @@ def not_finite(number: int, content: Any) -> Any:
 
 
 def stale(number: int, content: Any) -> Any:
-    return content | {"version": content["version"] - 1} if number >= 1 else content
+    return content | {"version": "another-1"} if number >= 1 else content
 
 
 def breaks_off(number: int, content: Any) -> Any:
@@ -174,7 +175,10 @@ def test_a_faulty_server_loses_no_prompt(
     bad.fault = None
     change(student)
     setup.start()
-    assert setup.engine.active == [bad.url, good.url], "with new weights it gets another chance"
+    assert setup.engine.active == [good.url], "after two failures it is left out of a transfer"
+    change(student)
+    setup.start()
+    assert setup.engine.active == [bad.url, good.url], "it gets another chance"
     setup.check_window()
 
 
@@ -227,7 +231,9 @@ def test_a_server_that_keeps_older_weights(
 
     monkeypatch.setattr(server, "_reply", with_older_weights)
     change(student)
-    with pytest.raises(ValueError, match="log-probabilities of a fixed prompt differ by"):
+    with pytest.raises(
+        ValueError, match=r"no server took over the weights; .*log-probabilities of a fixed prompt differ by"
+    ):
         setup.engine.update_weights()
 
 
@@ -240,6 +246,38 @@ def test_a_server_of_another_student_is_refused(stack: ExitStack, student: Stude
     server.student = load_student(Path(student.config.path))
     with pytest.raises(ValueError, match=r"model\.rollout\.urls: http://\S+ serves 'scripted', whose tokens are not"):
         config.start(student, SAMPLING)
+
+
+def test_a_prompt_that_no_server_can_take_is_named(stack: ExitStack, student: Student, tmp_path: Path) -> None:
+    """It would end one server after another otherwise."""
+
+    def too_long(number: int, content: Any) -> Any:
+        error = {"error": "the prompt has 900 tokens, more than max_model_len"}
+        return web.json_response(error, status=400) if number == 3 else content
+
+    setup = Setup(stack, student, tmp_path, too_long, None)
+    setup.start()
+    with pytest.raises(ValueError, match=r"sample '\S+': http://\S+/generate: the prompt has 900 tokens"):
+        setup.check_window()
+    assert all(server.open == 0 for server in setup.servers)
+
+
+def test_servers_of_different_types_are_refused(stack: ExitStack, student: Student, tmp_path: Path) -> None:
+    urls = [stack.enter_context(ScriptedServer(student, dtype=d).serving()).url for d in ("float32", "bfloat16")]
+    with pytest.raises(ValueError, match=r"computes in 'bfloat16', http://\S+ in 'float32'; start all with the same"):
+        VLLMServers(urls, str(tmp_path)).start(student, SAMPLING)
+
+
+def test_a_server_that_another_run_uses_too(stack: ExitStack, student: Student, tmp_path: Path) -> None:
+    """Both runs have made one transfer; what counts is whose weights the server has."""
+    setup = Setup(stack, student, tmp_path, None)
+    setup.start()
+    other = setup.config.start(student, SAMPLING)
+    setup.servers[0].knows([other._check.prompt])
+    change(student)
+    other.update_weights()
+    with pytest.raises(ValueError, match="no rollout server is left"):
+        setup.check_window()
 
 
 def test_no_server_at_all(student: Student, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from avrt.model.encoding import Prompt
@@ -169,7 +170,7 @@ def test_adapters_are_merged_on_the_way(float32_folder: Path, engine: VLLMEngine
     own, check = engine.student, engine._check
     try:
         engine.student = student
-        engine._check = in_process.TransferCheck(student, SAMPLING, check.limit)
+        engine._check = in_process.TransferCheck(student, SAMPLING, torch.float32)
         engine.update_weights()
         assert largest_difference(engine) < 1e-4  # W x + B A x is rounded otherwise than (W + B A) x
     finally:
@@ -181,16 +182,17 @@ def test_adapters_are_merged_on_the_way(float32_folder: Path, engine: VLLMEngine
 
 def test_a_missing_tensor(engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "thinker.model.layers.1.self_attn.k_proj.weight"
-    incomplete = [weight for weight in in_process.policy_weights(engine.student) if weight.name != name]
-    monkeypatch.setattr(in_process, "policy_weights", lambda student: incomplete)
+    whole = in_process.policy_weights(engine.student, engine._shapes)
+    incomplete = [weight for weight in whole if weight.name != name]
+    monkeypatch.setattr(in_process, "policy_weights", lambda *_: incomplete)
     with pytest.raises(ValueError, match=r"layers\.1\.self_attn\.k_proj\.weight is missing \(1 of \d+"):
         engine.update_weights()
 
 
 def test_a_tensor_of_another_shape(engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, *others = in_process.policy_weights(engine.student)
+    first, *others = in_process.policy_weights(engine.student, engine._shapes)
     cut = replace(first, shape=(first.shape[0] - 1, *first.shape[1:]))
-    monkeypatch.setattr(in_process, "policy_weights", lambda student: [cut, *others])
+    monkeypatch.setattr(in_process, "policy_weights", lambda *_: [cut, *others])
     with pytest.raises(ValueError, match=r"has shape .* and the engine expects"):
         engine.update_weights()
 
@@ -225,10 +227,7 @@ def test_a_mel_frame_more_or_less(samples: int, engine: VLLMEngine, monkeypatch:
     def other(prompt: Prompt, media_tokens: Iterable[int]) -> dict[str, Any]:
         request = whole(prompt, media_tokens)  # type: ignore[arg-type]
         audio = request["multi_modal_data"]["audio"]
-        request["multi_modal_data"]["audio"] = [
-            (torch.nn.functional.pad(torch.from_numpy(waveform), (0, samples)).numpy(), rate)
-            for waveform, rate in audio
-        ]
+        request["multi_modal_data"]["audio"] = [F.pad(waveform, (0, samples)) for waveform in audio]
         return request
 
     whole = in_process.vllm_prompt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from avrt.rollout.engine import SamplingConfig
 from avrt.rollout.vllm import VLLMServers
 from avrt.rollout.vllm.servers import VLLMServersEngine
 from tests.distributed.runs import free_port
-from tests.tiny_student import load_student
+from tests.tiny_student import load_student, make_sample
 from tests.vllm.test_in_process import change, prompts, scored
 
 pytestmark = pytest.mark.vllm
@@ -110,19 +111,29 @@ def test_log_probabilities_are_the_policys_before_and_after_updates(
         assert largest_difference(engine, engine.student) < 1e-5
         change(engine.student)
     embedded = engine.student.embed(prompts(engine.student)[:1])
-    engine.version += 1  # as if weights had gone over to nobody
-    with pytest.raises(ValueError, match="the weights are of version 3, not 4"):
+    engine.version += "0"  # as if weights had gone over to nobody
+    with pytest.raises(ValueError, match=r"holds the weights '[0-9a-f]+-3', not '[0-9a-f]+-30'"):
         engine.generate(embedded, 1, [0])
 
 
-def test_weights_come_from_the_shared_folder_only(engine: VLLMServersEngine, two: list[Server], tmp_path: Path) -> None:
-    request = urllib.request.Request(
-        f"{two[0].url}/weights", data=f'{{"folder": "{tmp_path}", "version": 9}}'.encode(), method="POST"
-    )
+@pytest.mark.parametrize("version", ["../somewhere", "/etc", "", "nothing-1"])
+def test_weights_come_from_the_shared_folder_only(version: str, engine: VLLMServersEngine, two: list[Server]) -> None:
+    content = json.dumps({"version": version}).encode()
+    request = urllib.request.Request(f"{two[0].url}/weights", data=content, method="POST")
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=20)
     assert refused.value.code == 400
-    assert b"is not a folder below" in refused.value.read()
+    assert b"folder" in refused.value.read()
+
+
+def test_a_prompt_that_is_too_long_is_named(engine: VLLMServersEngine) -> None:
+    student = engine.student
+    engine.update_weights()
+    sample = replace(make_sample(), question="red " * 1200)
+    embedded = student.embed([student.encoder.encode(sample)])
+    with pytest.raises(ValueError, match=r"sample 'audio_video-0': http://\S+/generate: "):
+        engine.generate(embedded, 1, [0])
+    assert len(engine.active) == 2
 
 
 def test_a_server_that_is_killed_loses_no_prompt(engine: VLLMServersEngine, two: list[Server]) -> None:

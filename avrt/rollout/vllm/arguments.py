@@ -1,8 +1,17 @@
-"""Arguments of vLLM that do not depend on where it runs: what makes it sample as the trainer scores."""
+"""Settings of vLLM that do not depend on where it runs: what makes it sample as the trainer scores."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+
+def set_environment() -> None:
+    """Variables that vLLM reads when it is imported."""
+    # The second generation of its model runner does not take our processor of logits (vLLM 0.32).
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    for name, value in (("VLLM_LOGGING_LEVEL", "WARNING"), ("VLLM_NO_USAGE_STATS", "1")):
+        os.environ.setdefault(name, value)
 
 
 def shared_arguments(banned: list[int], media: int, enforce_eager: bool, on_cpu: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
 from avrt.rollout.policy_weights import check_accounted, policy_weights, published_shapes
 from avrt.rollout.transfer_check import LIMITS, MEDIA, TransferCheck
-from avrt.rollout.vllm.arguments import shared_arguments
+from avrt.rollout.vllm.arguments import set_environment, shared_arguments
 from avrt.rollout.vllm.inputs import check_prompt, response, vllm_prompt, with_media
 from avrt.rollout.vllm.weights import Totals, arrived_totals, reload_weights
 
@@ -87,18 +87,18 @@ class VLLMEngine:
             raise ValueError(f"model.student.dtype: vLLM does not compute in {dtype}; set float32 or bfloat16")
         self.dtype = dtype
         self._shapes = published_shapes(student.config)
-        limit = config.max_logp_difference or LIMITS[dtype]
-        self._check = TransferCheck(student, sampling, limit)
+        self._check = TransferCheck(student, sampling, dtype, config.max_logp_difference)
         ids = student.thinker.config
         self._media_tokens = frozenset((ids.image_token_id, ids.video_token_id, ids.audio_token_id))
         self._asleep = False
+        self._shares_processes = torch.distributed.is_initialized()
         with _own_random_state():
             self._llm = _start(config, student, dtype)
         self._sleeps = config.sleep_level > 0 and self.student.device.type == "cuda"
 
     def update_weights(self) -> float:
         self._wake_up()
-        weights, totals = policy_weights(self.student), Totals(self.dtype)
+        weights, totals = policy_weights(self.student, self._shapes), Totals(self.dtype)
         check_accounted(weights, self._shapes)
         reload_weights(self._llm, totals.noted((weight.name, weight.tensor()) for weight in weights))
         for arrived in self._llm.apply_model(arrived_totals):
@@ -156,7 +156,8 @@ class VLLMEngine:
             self._asleep = False
 
     def close(self) -> None:
-        self._llm.llm_engine.engine_core.shutdown()
+        if not self._shares_processes:  # its shutdown ends the process group, which would be the trainer's
+            self._llm.llm_engine.engine_core.shutdown()
         del self._llm
 
 
@@ -164,8 +165,9 @@ def _start(config: VLLM, student: Student, dtype: torch.dtype) -> Any:
     """A `vllm.LLM` with the student's folder."""
     # The engine has to be in this process: the policy's tensors are handed over as they are.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    for name, value in (("VLLM_LOGGING_LEVEL", "WARNING"), ("VLLM_NO_USAGE_STATS", "1")):
-        os.environ.setdefault(name, value)
+    set_environment()
+    distributed = torch.distributed.is_initialized()
+    _check_device(student.device, distributed)
     try:
         from vllm import LLM
     except ImportError as error:
@@ -183,7 +185,7 @@ def _start(config: VLLM, student: Student, dtype: torch.dtype) -> Any:
         "gpu_memory_utilization": config.gpu_memory_utilization,
         "max_model_len": config.max_model_len,
         "enable_sleep_mode": config.sleep_level > 0 and not on_cpu,
-        "distributed_executor_backend": "external_launcher" if torch.distributed.is_initialized() else "uni",
+        "distributed_executor_backend": "external_launcher" if distributed else "uni",
         **shared_arguments(banned, max(MEDIA, config.media_per_prompt), config.enforce_eager, on_cpu),
     }
     if taken := sorted(config.llm_args.keys() & (arguments.keys() | OWN_ARGUMENTS)):
@@ -194,6 +196,24 @@ def _start(config: VLLM, student: Student, dtype: torch.dtype) -> Any:
         return LLM(**arguments, **config.llm_args)
     except (ValueError, RuntimeError, OSError, TypeError) as error:
         raise ValueError(f"model.rollout: vLLM cannot load {student.config.path!r}: {error}") from error
+
+
+def _check_device(device: torch.device, distributed: bool) -> None:
+    """Check that vLLM will take the policy's own device, and tell it which process this is.
+
+    Raises:
+        ValueError: it would take another one.
+    """
+    number = 0
+    if distributed:
+        number = int(os.environ.get("LOCAL_RANK", device.index or 0))
+        os.environ.setdefault("RANK", str(torch.distributed.get_rank()))  # Lightning's launchers leave it out
+        os.environ.setdefault("LOCAL_RANK", str(number))
+    if device.type == "cuda" and device.index != number:
+        raise ValueError(
+            f"model.rollout: vLLM takes device {number} in this process, and training is on {device}; choose devices "
+            "with CUDA_VISIBLE_DEVICES, and set trainer.devices to their number"
+        )
 
 
 @contextmanager

@@ -9,21 +9,28 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import os
+import re
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 from rich.console import Console
 
+from avrt.rollout.transfer_check import MEDIA
 from avrt.rollout.vllm.inputs import response, with_media
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
 
 LARGEST_REQUEST = 1 << 30
 """Bytes: a prompt with its frames and audio."""
 
-INITIAL = -1
+INITIAL = ""
 """Version of the weights that the server started with."""
+
+OTHER_WEIGHTS = 409
+"""Status of a reply to a request for weights that the server does not have."""
+
+
+_NAME = re.compile(r"[\w-]+")
 
 
 def banned_digest(banned: list[int]) -> str:
@@ -51,6 +58,7 @@ class RolloutServer:
         self.version = INITIAL
         self._numbers = itertools.count()
         self._loading = asyncio.Lock()
+        self._broken = ""
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=LARGEST_REQUEST)
@@ -82,7 +90,7 @@ class RolloutServer:
         try:
             asked = GenerateRequest.from_bytes(await request.read())
             if asked.version != self.version:
-                raise ValueError(f"the weights are of version {self.version}, not {asked.version}")
+                return self._other_weights(asked.version)
             parameters = SamplingParams(
                 n=asked.n,
                 temperature=asked.temperature,
@@ -102,32 +110,52 @@ class RolloutServer:
             responses = [response(completion, "of this request") for completion in last.outputs]
         except ValueError as error:
             return _refused(error)
-        if asked.version != self.version:
-            return _refused(ValueError("weights were taken over while this request was sampled"))
+        if asked.version != self.version:  # taken over while this request was sampled
+            return self._other_weights(asked.version)
         return web.json_response(Reply(list(last.prompt_token_ids), responses, self.version).to_json())
+
+    def _other_weights(self, asked: str) -> web.Response:
+        held = f"holds the weights {self.version!r}" if self.version else "has not been given weights"
+        return _refused(
+            ValueError(f"the server {held}, not {asked!r}; a server can serve one run at a time"), OTHER_WEIGHTS
+        )
 
     async def take_weights(self, request: web.Request) -> web.Response:
         """Load the language model's weights from a folder, and answer with their sums by name."""
         try:
-            asked = await request.json()
-            folder, version = Path(asked["folder"]).resolve(), int(asked["version"])
-            if not folder.is_relative_to(self.weights) or not folder.is_dir():
-                raise ValueError(f"{folder} is not a folder below {self.weights}, see --weights")
+            version = (await request.json())["version"]
+            # A name and not a path: training may see the folder under another one.
+            if not isinstance(version, str) or not _NAME.fullmatch(version):
+                raise ValueError(f"{version!r} is not the name of a folder of weights")
+            folder = self.weights / version
+            if not folder.is_dir():
+                raise ValueError(
+                    f"there is no folder {folder}; --weights must be the run's model.rollout.weights_folder"
+                )
         except (ValueError, KeyError, TypeError) as error:
             return _refused(error)
         async with self._loading:
+            if self._broken:
+                return _refused(ValueError(self._broken), 500)
             self.version = INITIAL  # what a failure leaves behind must not be sampled from
-            await self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
-            await self.engine.reset_encoder_cache()
-            if not await self.engine.reset_prefix_cache():
-                return _refused(ValueError("keys and values of earlier weights could not be dropped"))
-            totals = await self.engine.collective_rpc("avrt_arrived_totals")
+            try:
+                totals = await self._load(folder)
+            except Exception as error:  # noqa: BLE001 (of vLLM's own process)
+                self._broken = f"could not load {folder} ({type(error).__name__}: {error}); start the server again"
+                return _refused(ValueError(self._broken), 500)
             self.version = version
         return web.json_response({"version": version, "totals": totals})
 
+    async def _load(self, folder: Path) -> Any:
+        await self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        await self.engine.reset_encoder_cache()
+        if not await self.engine.reset_prefix_cache():
+            raise ValueError("keys and values of earlier weights could not be dropped")
+        return await self.engine.collective_rpc("avrt_arrived_totals")
 
-def _refused(error: Exception) -> web.Response:
-    return web.json_response({"error": f"{error}"}, status=400)
+
+def _refused(error: Exception, status: int = 400) -> web.Response:
+    return web.json_response({"error": f"{error}"}, status=status)
 
 
 def serve(
@@ -138,7 +166,7 @@ def serve(
     dtype: str,
     max_model_len: int | None,
     gpu_memory_utilization: float,
-    tensor_parallel_size: int,
+    media_per_prompt: int,
     enforce_eager: bool,
 ) -> None:
     """Start vLLM and serve until interrupted.
@@ -150,8 +178,9 @@ def serve(
     Raises:
         ValueError: vLLM is not installed.
     """
-    for name, value in (("VLLM_LOGGING_LEVEL", "WARNING"), ("VLLM_NO_USAGE_STATS", "1")):
-        os.environ.setdefault(name, value)
+    from avrt.rollout.vllm.arguments import set_environment, shared_arguments
+
+    set_environment()
     try:
         from vllm import AsyncEngineArgs
         from vllm.platforms import current_platform
@@ -161,7 +190,6 @@ def serve(
     from transformers import AutoConfig, AutoTokenizer
 
     from avrt.model.banned_tokens import find_banned_tokens
-    from avrt.rollout.vllm.arguments import shared_arguments
 
     weights.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
@@ -173,9 +201,8 @@ def serve(
         dtype=dtype,
         max_model_len=max_model_len,
         gpu_memory_utilization=gpu_memory_utilization,
-        tensor_parallel_size=tensor_parallel_size,
         worker_extension_cls="avrt.rollout.vllm.worker.WorkerExtension",
-        **shared_arguments(banned, media=4, enforce_eager=enforce_eager, on_cpu=current_platform.is_cpu()),
+        **shared_arguments(banned, max(MEDIA, media_per_prompt), enforce_eager, on_cpu=current_platform.is_cpu()),
     )
 
     async def build() -> web.Application:

@@ -1,16 +1,16 @@
 """Rollout on servers: vLLM on other GPUs or machines, any number of them (``avrt rollout-server``).
 
 Prompts wait in one queue, and each server takes the next one when it has room, so a faster server gets more. A server
-that dies, hangs or answers nonsense is left out until weights go over the next time, and its prompts go to the others.
+that dies, hangs or answers nonsense is left out until weights go over again, and its prompts go to the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import math
 import shutil
+import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,9 +37,19 @@ log = logging.getLogger(__name__)
 FILE_BYTES = 2_000_000_000
 """Weights that are in host memory at once while they are written."""
 
+CONNECT_SECONDS = 10
+"""After which a machine that does not even refuse a connection counts as dead."""
+
+LONGEST_PAUSE = 32
+"""Transfers of weights that a server which fails again and again is left out of, at most."""
+
 
 class ServerError(Exception):
     """A server did not answer as it should; another one may."""
+
+
+class RefusedPromptError(ValueError):
+    """A server cannot take a prompt, and neither could another one."""
 
 
 class NoServerLeftError(ValueError):
@@ -61,7 +71,7 @@ class VLLMServers(EngineConfig):
     urls: list[str] = field(default_factory=list)
     weights_folder: str = ""
     requests_per_server: PositiveInt = 32
-    timeout: PositiveFloat = 1800.0
+    timeout: PositiveFloat = 600.0
     max_logp_difference: PositiveFloat | None = None
 
     def check(self) -> None:
@@ -95,124 +105,141 @@ class VLLMServersEngine:
         self.urls = [url.rstrip("/") for url in config.urls]
         self.active: list[str] = []
         """Servers that have the policy's weights."""
-        self.version = 0
+        self.version = ""
+        """Names the policy's weights: of this process's run and no other, which may use the same servers or folder."""
+        self._run, self._transfers = uuid.uuid4().hex[:12], 0
+        self._failures: dict[str, int] = {}
+        self._paused_until: dict[str, int] = {}
         ids = student.thinker.config
         self._media_tokens = frozenset((ids.image_token_id, ids.video_token_id, ids.audio_token_id))
         self._shapes = published_shapes(student.config)
-        found = asyncio.run(self._each(self.urls, lambda session, url: self._get_info(session, url)))
+        found = asyncio.run(self._each(self.urls, self._get_info))
         infos = {url: info for url, info in found.items() if not isinstance(info, ServerError)}
         if not infos:
             raise ValueError(f"model.rollout.urls: no server answers; {_reasons(found)}")
-        for url, info in infos.items():
-            self._check_info(url, info)
+        self._check_infos(infos)
         self.dtype = DTYPES[next(iter(infos.values()))["dtype"]]
-        self._check = TransferCheck(student, sampling, config.max_logp_difference or LIMITS[self.dtype])
+        self._check = TransferCheck(student, sampling, self.dtype, config.max_logp_difference)
 
-    def _check_info(self, url: str, info: dict[str, Any]) -> None:
+    def _check_infos(self, infos: dict[str, dict[str, Any]]) -> None:
         banned: list[int] = self.student.banned_tokens.nonzero().flatten().tolist()
-        if info.get("dtype") not in DTYPES or DTYPES[info["dtype"]] not in LIMITS:
-            raise ValueError(
-                f"model.rollout.urls: {url} computes in {info.get('dtype')!r}; start it with --dtype bfloat16"
-            )
-        if info.get("banned") != banned_digest(banned):
-            raise ValueError(
-                f"model.rollout.urls: {url} serves {info.get('model')!r}, whose tokens are not those of "
-                f"{self.student.config.path!r}; start it with --model {self.student.config.path}"
-            )
+        first, *_ = infos
+        for url, info in infos.items():
+            dtype = info.get("dtype")
+            if dtype not in DTYPES or DTYPES[dtype] not in LIMITS or dtype != infos[first].get("dtype"):
+                raise ValueError(
+                    f"model.rollout.urls: {url} computes in {dtype!r}, {first} in {infos[first].get('dtype')!r}; start "
+                    "all with the same --dtype"
+                )
+            if info.get("banned") != banned_digest(banned):
+                raise ValueError(
+                    f"model.rollout.urls: {url} serves {info.get('model')!r}, whose tokens are not those of "
+                    f"{self.student.config.path!r}; start it with --model {self.student.config.path}"
+                )
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 
     def update_weights(self) -> float:
-        self.version += 1
         difference, error = math.nan, ""
         if _rank() == 0:
+            self._transfers += 1
+            self.version = f"{self._run}-{self._transfers}"
             try:
                 difference = self._send()
-            except (ValueError, OSError) as problem:  # the other processes wait for the outcome
-                error = f"{problem}"
-        self.active, difference, error = _from_first_rank((self.active, difference, error))
+            except Exception as problem:  # noqa: BLE001 (the other processes wait for the outcome, whatever it is)
+                error = f"{problem}" if isinstance(problem, ValueError) else f"{type(problem).__name__}: {problem}"
+        self.version, self.active, difference, error = _from_first_rank((self.version, self.active, difference, error))
         if error:
             raise ValueError(error)
         return difference
 
     def _send(self) -> float:
         """Write the weights, have every server read them, and check each."""
-        weights, totals = policy_weights(self.student), Totals(self.dtype)
+        weights, totals = policy_weights(self.student, self._shapes), Totals(self.dtype)
         check_accounted(weights, self._shapes)
-        folder = Path(self.config.weights_folder).resolve() / f"weights-{self.version}"
+        asked = [url for url in self.urls if self._paused_until.get(url, 0) <= self._transfers]
+        folder = Path(self.config.weights_folder) / self.version
         try:
             _write(weights, totals, folder)
-            found = asyncio.run(self._each(self.urls, lambda session, url: self._hand_over(session, url, folder)))
+            found = asyncio.run(self._each(asked or self.urls, self._hand_over))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self.active, differences = [], []
+        differences = []
+        self.active = []
         for url, answer in found.items():
             try:
                 if isinstance(answer, ServerError):
                     raise answer
-                for arrived in answer:
-                    totals.check(arrived)
-                differences.append(self._check.run(functools.partial(self._respond, url)))
-            except (ServerError, NoServerLeftError) as error:
-                log.warning("rollout server %s is left out: %s", url, error)
-                found[url] = error
+                arrived, response = answer
+                for of_worker in arrived:
+                    totals.check(of_worker)
+                differences.append(self._check.judge(response))
+            except (ServerError, ValueError) as error:
+                found[url] = ServerError(f"{url}: {error}" if url not in str(error) else f"{error}")
+                self._leave_out(url, found[url])
             else:
                 self.active.append(url)
+                self._failures.pop(url, None)
         if not self.active:
             raise ValueError(f"model.rollout.urls: no server took over the weights; {_reasons(found)}")
         return max(differences)
 
-    def _respond(self, url: str, prompt: EmbeddedPrompt, sampling: SamplingConfig) -> Response:
-        return self._sample([prompt], 1, [0], sampling, [url])[0][0]
+    def _leave_out(self, url: str, error: ServerError) -> None:
+        """Note a failure: the next transfer asks the server again, then every second, fourth and so on."""
+        self._failures[url] = self._failures.get(url, 0) + 1
+        pause = min(2 ** (self._failures[url] - 1), LONGEST_PAUSE)
+        self._paused_until[url] = self._transfers + pause
+        log.warning("rollout server %s is left out until weights have gone over %d times more: %s", url, pause, error)
 
-    async def _hand_over(self, session: aiohttp.ClientSession, url: str, folder: Path) -> list[dict[str, int | None]]:
-        answer = await self._post(session, f"{url}/weights", json={"folder": str(folder), "version": self.version})
+    async def _hand_over(
+        self, session: aiohttp.ClientSession, url: str
+    ) -> tuple[list[dict[str, int | None]], Response]:
+        """Have a server read the weights; returns what has arrived, and its response to the fixed prompt."""
+        answer = await self._post(session, f"{url}/weights", json={"version": self.version})
         totals = answer.get("totals")
-        if answer.get("version") != self.version or not isinstance(totals, list):
+        if not isinstance(totals, list) or not all(isinstance(of_worker, dict) for of_worker in totals):
+            totals = None
+        if answer.get("version") != self.version or totals is None:
             raise ServerError(f"{url}: an unknown answer to new weights")
-        return totals
+        request = self._request(self._check.prompt, 1, 0, self._check.sampling)
+        try:
+            reply = await self._ask(session, url, request, self._check.prompt)
+        except RefusedPromptError as error:
+            raise ServerError(f"{error}") from error
+        return totals, reply.responses[0]
 
     # ---- responses --------------------------------------------------------------------------------------------------
 
     def generate(
         self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
     ) -> list[list[Response]]:
-        return self._sample(prompts, num_generations, seeds, self.sampling, self.active)
+        requests = [
+            self._request(prompt, num_generations, seed, self.sampling)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        return [reply.responses for reply in asyncio.run(self._spread(requests, prompts))]
 
-    def _sample(
-        self,
-        prompts: Sequence[EmbeddedPrompt],
-        num_generations: int,
-        seeds: Sequence[int],
-        sampling: SamplingConfig,
-        urls: Sequence[str],
-    ) -> list[list[Response]]:
-        requests = []
-        for prompt, seed in zip(prompts, seeds, strict=True):
-            if prompt.source is None:
-                raise ValueError("vLLM samples from prompts with their media; this one has embedded features only")
-            requests.append(
-                GenerateRequest(
-                    vllm_prompt(prompt.source, self._media_tokens),
-                    num_generations,
-                    sampling.temperature,
-                    seed,
-                    sampling.max_completion_length,
-                    self.student.eos_token_ids,
-                    self.version,
-                )
-            )
-        replies = asyncio.run(self._spread(requests, urls))
-        for prompt, reply in zip(prompts, replies, strict=True):
-            assert prompt.source is not None
-            check_prompt(prompt.source, reply.prompt_token_ids)
-        return [reply.responses for reply in replies]
+    def _request(
+        self, prompt: EmbeddedPrompt, num_generations: int, seed: int, sampling: SamplingConfig
+    ) -> GenerateRequest:
+        if prompt.source is None:
+            raise ValueError("vLLM samples from prompts with their media; this one has embedded features only")
+        return GenerateRequest(
+            vllm_prompt(prompt.source, self._media_tokens),
+            num_generations,
+            sampling.temperature,
+            seed,
+            sampling.max_completion_length,
+            self.student.eos_token_ids,
+            self.version,
+        )
 
-    async def _spread(self, requests: Sequence[GenerateRequest], urls: Sequence[str]) -> list[Reply]:
+    async def _spread(self, requests: Sequence[GenerateRequest], prompts: Sequence[EmbeddedPrompt]) -> list[Reply]:
         """Every request answered by some server.
 
         Raises:
             NoServerLeftError: all have failed.
+            RefusedPromptError: a prompt cannot be sampled from.
         """
         waiting = deque(range(len(requests)))
         replies: dict[int, Reply] = {}
@@ -227,12 +254,12 @@ class VLLMServersEngine:
                     if url in failures or len(replies) == len(requests):
                         return
                     number = waiting.popleft()
+                reply = None
                 try:
-                    reply: Reply | None = await self._ask(session, url, requests[number])
+                    reply = await self._ask(session, url, requests[number], prompts[number])
                 except ServerError as error:
-                    reply = None
                     if url not in failures:
-                        log.warning("rollout server %s is left out until weights go over again: %s", url, error)
+                        self._leave_out(url, error)
                     failures[url] = error
                 async with changed:
                     if reply is None:
@@ -243,7 +270,13 @@ class VLLMServersEngine:
 
         async with self._session() as session:
             per_server = range(min(self.config.requests_per_server, len(requests)))
-            await asyncio.gather(*(work(session, url) for url in urls for _ in per_server))
+            tasks = [asyncio.create_task(work(session, url)) for url in self.active for _ in per_server]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
         self.active = [url for url in self.active if url not in failures]
         if len(replies) < len(requests):
             raise NoServerLeftError(
@@ -252,22 +285,34 @@ class VLLMServersEngine:
             )
         return [replies[number] for number in range(len(requests))]
 
-    async def _ask(self, session: aiohttp.ClientSession, url: str, request: GenerateRequest) -> Reply:
-        answer = await self._post(session, f"{url}/generate", data=request.to_bytes())
+    async def _ask(
+        self, session: aiohttp.ClientSession, url: str, request: GenerateRequest, prompt: EmbeddedPrompt
+    ) -> Reply:
+        """A server's responses to a prompt.
+
+        Raises:
+            ServerError: it failed, or answered nonsense.
+            RefusedPromptError: it cannot take the prompt.
+        """
+        assert prompt.source is not None
+        try:
+            answer = await self._post(session, f"{url}/generate", data=request.to_bytes())
+        except RefusedPromptError as error:
+            raise RefusedPromptError(f"sample {prompt.source.sample.id!r}: {error}") from error
         try:
             reply = Reply.from_json(answer, request.n)
             if reply.version != self.version:
-                raise ValueError(f"sampled with weights of version {reply.version}, not {self.version}")
+                raise ValueError(f"sampled with the weights {reply.version!r}, not {self.version!r}")
+            check_prompt(prompt.source, reply.prompt_token_ids)
         except ValueError as error:
             raise ServerError(f"{url}: {error}") from error
         return reply
 
-    # ---- requests ---------------------------------------------------------------------------------------------------
+    # ---- calls ------------------------------------------------------------------------------------------------------
 
     def _session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=self.config.timeout), connector=aiohttp.TCPConnector(limit=0)
-        )
+        limits = aiohttp.ClientTimeout(total=self.config.timeout, sock_connect=CONNECT_SECONDS)
+        return aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0))
 
     async def _each(
         self, urls: Sequence[str], call: Callable[[aiohttp.ClientSession, str], Awaitable[Any]]
@@ -284,18 +329,17 @@ class VLLMServersEngine:
             return dict(zip(urls, await asyncio.gather(*map(one, urls)), strict=True))
 
     async def _get_info(self, session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-        return await self._request(session, "GET", f"{url}/info")
+        return await self._call(session, "GET", f"{url}/info")
 
     async def _post(self, session: aiohttp.ClientSession, address: str, **content: Any) -> dict[str, Any]:
-        return await self._request(session, "POST", address, **content)
+        return await self._call(session, "POST", address, **content)
 
-    async def _request(
-        self, session: aiohttp.ClientSession, method: str, address: str, **content: Any
-    ) -> dict[str, Any]:
+    async def _call(self, session: aiohttp.ClientSession, method: str, address: str, **content: Any) -> dict[str, Any]:
         """A server's answer.
 
         Raises:
-            ServerError: there is none, it is not JSON, or the server refuses.
+            ServerError: there is none, it is not JSON, or the server cannot do it now.
+            RefusedPromptError: it says that it never can.
         """
         try:
             async with session.request(method, address, **content) as answer:
@@ -303,11 +347,14 @@ class VLLMServersEngine:
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise ServerError(f"{address}: {type(error).__name__} {error}".rstrip()) from error
-        if not isinstance(body, dict) or status >= 500:
+        if not isinstance(body, dict):
             raise ServerError(f"{address}: status {status} without an answer")
-        if status != 200:
-            raise ServerError(f"{address}: {body.get('error', f'status {status}')}")
-        return body
+        if status == 200:
+            return body
+        line = f"{address}: {body.get('error', f'status {status}')}"
+        if status == 400 and address.endswith("/generate"):
+            raise RefusedPromptError(line)
+        raise ServerError(line)
 
     def rest(self) -> None:
         """Servers have devices of their own."""
@@ -318,7 +365,6 @@ class VLLMServersEngine:
 
 def _write(weights: Sequence[PolicyWeight], totals: Totals, folder: Path) -> None:
     """Weights in files of at most `FILE_BYTES`, in the engine's type."""
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     part: dict[str, torch.Tensor] = {}
     size = number = 0
@@ -332,7 +378,7 @@ def _write(weights: Sequence[PolicyWeight], totals: Totals, folder: Path) -> Non
 
 
 def _reasons(found: dict[str, Any]) -> str:
-    errors = [f"{error}" for error in found.values() if isinstance(error, Exception)]
+    errors = [f"{error}" for error in found.values() if isinstance(error, ServerError)]
     return "; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
 
 

@@ -32,7 +32,7 @@ class GenerateRequest:
         n: responses.
         temperature, seed, max_tokens: see vLLM's `SamplingParams`.
         stop_token_ids: tokens that end a response.
-        version: of the weights to sample with; a server with others refuses.
+        version: names the weights to sample with; a server with others refuses.
     """
 
     prompt: dict[str, Any]
@@ -41,7 +41,7 @@ class GenerateRequest:
     seed: int
     max_tokens: int
     stop_token_ids: tuple[int, ...]
-    version: int
+    version: str
 
     def to_bytes(self) -> bytes:
         tensors: dict[str, Tensor] = {}
@@ -83,12 +83,12 @@ class Reply:
     Attributes:
         prompt_token_ids: the prompt as vLLM read it.
         responses: n of them.
-        version: of the weights that they were sampled with.
+        version: names the weights that they were sampled with.
     """
 
     prompt_token_ids: list[int]
     responses: list[Response]
-    version: int
+    version: str
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -109,7 +109,7 @@ class Reply:
         """
         try:
             responses = [_response(entry) for entry in content["responses"]]
-            reply = cls([int(token) for token in content["prompt_token_ids"]], responses, int(content["version"]))
+            reply = cls([int(token) for token in content["prompt_token_ids"]], responses, str(content["version"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"not the reply of a rollout server ({type(error).__name__}: {error})") from error
         if len(responses) != n:
