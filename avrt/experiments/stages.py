@@ -265,7 +265,7 @@ class _Expander:
             if stage.fingerprint == fingerprint:
                 stage.arms += [arm] if arm not in stage.arms else []
                 return stage
-        folder = self.out / kind / "-".join(part for part in (label, fingerprint[:SHORT]) if part)
+        folder = self._folder(kind, label, fingerprint[:SHORT])
         place = {FOLDER.strip("{}"): str(folder)}
         stage = Stage(
             kind,
@@ -279,6 +279,14 @@ class _Expander:
         )
         self.result.stages[stage.name] = stage
         return stage
+
+    def _folder(self, kind: str, label: str, fingerprint: str) -> Path:
+        """A stage's folder: the one that is there already, else a new name.
+
+        A stage that several arms share is called after the first of them, which another choice of tables may change.
+        """
+        there = sorted((self.out / kind).glob(f"*-{fingerprint}"))
+        return there[0] if there else self.out / kind / "-".join(part for part in (label, fingerprint) if part)
 
 
 def _configs(words: list[str]) -> list[str]:

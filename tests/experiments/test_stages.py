@@ -108,6 +108,18 @@ def test_arms_share_what_they_have_in_common() -> None:
     assert only(expansion, "sft").arms == ["sft", "method", "short"]
 
 
+@pytest.mark.parametrize("first", [("sft", "method"), ("method", "sft"), ("method",)])
+def test_what_is_there_is_found_whatever_tables_are_chosen(first: tuple[str, ...], tmp_path: Path) -> None:
+    """A shared stage is called after one arm, and another choice of tables has another first one."""
+    earlier = expanded(*first, out=tmp_path)
+    for stage in earlier.stages.values():
+        stage.folder.mkdir(parents=True)
+    there = {stage.folder for stage in earlier.stages.values()}
+    for arms in (("method",), ("sft", "method"), ("audio", "method", "sft")):
+        method = {stage.folder for stage in expanded(*arms, out=tmp_path).stages.values() if "method" in stage.arms}
+        assert method <= there, arms
+
+
 def test_an_arm_with_other_traces_shares_only_the_ledger() -> None:
     expansion = expanded("method", "audio")
     first, second = (s for s in expansion.stages.values() if s.kind == "traces")
