@@ -248,6 +248,15 @@ def test_another_frame_rate(engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch)
         engine.update_weights()
 
 
+def test_a_prompt_that_is_too_long_is_named(engine: VLLMEngine) -> None:
+    student = engine.student
+    sample = replace(make_sample(), question="red " * 1200)
+    embedded = student.embed([student.encoder.encode(sample), student.encoder.encode(make_sample("audio"))])
+    with pytest.raises(ValueError, match=r"vLLM refuses a prompt \(the longest is sample 'audio_video-0'\): .*1024"):
+        engine.generate(embedded, 1, [0, 1])
+    assert largest_difference(engine) < 1e-5, "the next window is not disturbed"
+
+
 def test_the_random_state_of_the_run_is_untouched(engine: VLLMEngine) -> None:
     torch.manual_seed(11)
     before = torch.get_rng_state()

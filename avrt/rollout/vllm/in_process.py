@@ -115,6 +115,7 @@ class VLLMEngine:
         self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int], sampling: SamplingConfig
     ) -> list[list[Response]]:
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
 
         sources = []
         for prompt in prompts:
@@ -136,8 +137,12 @@ class VLLMEngine:
         ]
         requests = [with_media(vllm_prompt(source, self._media_tokens)) for source in sources]
         # The precision is vLLM's own, not that of the training step around this call.
-        with torch.autocast(self.student.device.type, enabled=False), _own_random_state():
-            outputs = self._llm.generate(requests, settings, use_tqdm=False)
+        try:
+            with torch.autocast(self.student.device.type, enabled=False), _own_random_state():
+                outputs = self._llm.generate(requests, settings, use_tqdm=False)
+        except VLLMClientError as error:
+            longest = max(sources, key=lambda source: len(source.input_ids)).sample.id
+            raise ValueError(f"vLLM refuses a prompt (the longest is sample {longest!r}): {error}") from error
         groups = []
         for source, output in zip(sources, outputs, strict=True):
             check_prompt(source, output.prompt_token_ids)

@@ -85,6 +85,7 @@ class RolloutServer:
     async def generate(self, request: web.Request) -> web.Response:
         """Sample; a client that hangs up ends its request."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
         try:
@@ -108,8 +109,10 @@ class RolloutServer:
                 last = output
             assert last is not None
             responses = [response(completion, "of this request") for completion in last.outputs]
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             return _refused(error)
+        except Exception as error:  # noqa: BLE001 (of vLLM's own process; the client asks another server)
+            return _refused(error, 500)
         if asked.version != self.version:  # taken over while this request was sampled
             return self._other_weights(asked.version)
         return web.json_response(Reply(list(last.prompt_token_ids), responses, self.version).to_json())
@@ -155,7 +158,7 @@ class RolloutServer:
 
 
 def _refused(error: Exception, status: int = 400) -> web.Response:
-    return web.json_response({"error": f"{error}"}, status=status)
+    return web.json_response({"error": f"{error}" or type(error).__name__}, status=status)
 
 
 def serve(
