@@ -87,8 +87,8 @@ def _row(row: RowResult, result: TableResult) -> list[str]:
 
 
 def _has_plots(result: TableResult) -> bool:
-    """More than two would not fit beside each other."""
-    return len(result.columns) <= 2
+    """Beside each other, several would not fit."""
+    return len(result.columns) == 1
 
 
 def _cell(cell: Cell | None, plot: str | None) -> list[str]:
