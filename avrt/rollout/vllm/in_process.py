@@ -25,7 +25,7 @@ from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
 from avrt.rollout.policy_weights import check_accounted, policy_weights, published_shapes
 from avrt.rollout.transfer_check import LIMITS, MEDIA, TransferCheck
 from avrt.rollout.vllm.arguments import set_environment, shared_arguments
-from avrt.rollout.vllm.inputs import check_prompt, response, vllm_prompt, with_media
+from avrt.rollout.vllm.inputs import check_prompt, media_tokens_of, response, source_of, vllm_prompt, with_media
 from avrt.rollout.vllm.weights import Totals, arrived_totals, reload_weights
 
 OWN_ARGUMENTS = frozenset({"tokenizer", "trust_remote_code", "hf_overrides", "tensor_parallel_size", "load_format"})
@@ -88,8 +88,7 @@ class VLLMEngine:
         self.dtype = dtype
         self._shapes = published_shapes(student.config)
         self._check = TransferCheck(student, sampling, dtype, config.max_logp_difference)
-        ids = student.thinker.config
-        self._media_tokens = frozenset((ids.image_token_id, ids.video_token_id, ids.audio_token_id))
+        self._media_tokens = media_tokens_of(student)
         self._asleep = False
         self._shares_processes = torch.distributed.is_initialized()
         with _own_random_state():
@@ -117,11 +116,7 @@ class VLLMEngine:
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
 
-        sources = []
-        for prompt in prompts:
-            if prompt.source is None:
-                raise ValueError("vLLM samples from prompts with their media; this one has embedded features only")
-            sources.append(prompt.source)
+        sources = [source_of(prompt) for prompt in prompts]
         settings = [
             SamplingParams(
                 n=num_generations,

@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from avrt.model.encoding import Prompt
+from avrt.model.student import Student
+from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import Response
 from avrt.sample import SAMPLING_RATE
 
@@ -23,6 +25,23 @@ FRAMES_PER_PATCH = 2
 
 ANY_SIZE = {"shortest_edge": 1, "longest_edge": 1 << 30}
 """Bounds on pixels under which vLLM's processor leaves every frame as it is."""
+
+
+def media_tokens_of(student: Student) -> frozenset[int]:
+    """Token ids of the student's media placeholders."""
+    ids = student.thinker.config
+    return frozenset((ids.image_token_id, ids.video_token_id, ids.audio_token_id))
+
+
+def source_of(prompt: EmbeddedPrompt) -> Prompt:
+    """What was embedded.
+
+    Raises:
+        ValueError: it has not been kept.
+    """
+    if prompt.source is None:
+        raise ValueError("vLLM samples from prompts with their media; this one has embedded features only")
+    return prompt.source
 
 
 def vllm_prompt(prompt: Prompt, media_tokens: Collection[int]) -> dict[str, Any]:

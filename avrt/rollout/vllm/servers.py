@@ -27,7 +27,7 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
 from avrt.rollout.policy_weights import PolicyWeight, check_accounted, policy_weights, published_shapes
 from avrt.rollout.transfer_check import LIMITS, TransferCheck
-from avrt.rollout.vllm.inputs import check_prompt, vllm_prompt
+from avrt.rollout.vllm.inputs import check_prompt, media_tokens_of, source_of, vllm_prompt
 from avrt.rollout.vllm.server import banned_digest
 from avrt.rollout.vllm.weights import Totals
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
@@ -110,8 +110,7 @@ class VLLMServersEngine:
         self._run, self._transfers = uuid.uuid4().hex[:12], 0
         self._failures: dict[str, int] = {}
         self._paused_until: dict[str, int] = {}
-        ids = student.thinker.config
-        self._media_tokens = frozenset((ids.image_token_id, ids.video_token_id, ids.audio_token_id))
+        self._media_tokens = media_tokens_of(student)
         self._shapes = published_shapes(student.config)
         found = asyncio.run(self._each(self.urls, self._get_info))
         infos = {url: info for url, info in found.items() if not isinstance(info, ServerError)}
@@ -222,10 +221,8 @@ class VLLMServersEngine:
     def _request(
         self, prompt: EmbeddedPrompt, num_generations: int, seed: int, sampling: SamplingConfig
     ) -> GenerateRequest:
-        if prompt.source is None:
-            raise ValueError("vLLM samples from prompts with their media; this one has embedded features only")
         return GenerateRequest(
-            vllm_prompt(prompt.source, self._media_tokens),
+            vllm_prompt(source_of(prompt), self._media_tokens),
             num_generations,
             sampling.temperature,
             seed,
