@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import Qwen2_5OmniThinkerConfig
 
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.model.lora import LoRAConfig, inject
@@ -25,6 +25,7 @@ from avrt.model.shared_prompt import ATTENTION_NAME
 from avrt.model.student import freeze_encoders
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, TokenLogprobs, token_logprobs
 from avrt.planning.settings import TEXT_TOKENS, RunSettings
+from avrt.planning.shapes import meta_thinker
 
 
 @dataclass(frozen=True)
@@ -171,8 +172,7 @@ def _language_model(
 ) -> LanguageModel:
     small: Any = copy.deepcopy(config)
     small.vision_config.depth = small.audio_config.encoder_layers = 1  # frozen, and not part of the step
-    with torch.device("meta"):
-        thinker = Qwen2_5OmniThinkerForConditionalGeneration._from_config(small, dtype=dtype)
+    thinker = meta_thinker(small, dtype)
     freeze_encoders(thinker)
     text_model = thinker.model.language_model.train()
     text_model.set_attn_implementation(ATTENTION_NAME)

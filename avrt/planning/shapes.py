@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +93,12 @@ def _thinker_part(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("thinker_config", config)
 
 
-def meta_thinker(config: Qwen2_5OmniThinkerConfig) -> Any:
-    """The thinker without storage."""
+def meta_thinker(config: Qwen2_5OmniThinkerConfig, dtype: torch.dtype | None = None) -> Any:
+    """The thinker without storage. The config may be that of a loaded student, which names attentions of its own."""
     with torch.device("meta"):
-        return Qwen2_5OmniThinkerForConditionalGeneration._from_config(config)
+        return Qwen2_5OmniThinkerForConditionalGeneration._from_config(
+            copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa"
+        )
 
 
 def count_parameters(config: Qwen2_5OmniThinkerConfig) -> Parameters:

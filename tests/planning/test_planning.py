@@ -178,6 +178,17 @@ def test_parameters_of_a_saved_student(folder: Path) -> None:
     assert (found.language_model, found.vision + found.audio) == (trained, frozen)
 
 
+def test_the_config_of_a_loaded_student(folder: Path) -> None:
+    """It names the attentions that the student was given; the figures are those of the folder's config."""
+    plain, _ = load_config(str(folder))
+    loaded = load_student(folder).thinker.config
+    before = loaded.to_dict()
+    assert count_parameters(loaded) == count_parameters(plain)
+    settings = replace(SETTINGS, prompt_tokens=64)
+    assert trace_memory(loaded, settings) == trace_memory(plain, settings)
+    assert loaded.to_dict() == before
+
+
 def test_flops_of_a_step_follow_from_the_weights() -> None:
     """Two operations per weight and token forward, four backward; attention on top."""
     config, _ = load_config("Qwen/Qwen2.5-Omni-3B")
