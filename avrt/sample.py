@@ -139,6 +139,7 @@ class Completion:
         token_ids: response tokens, the end-of-turn token included when it was produced; length C.
         logprobs: log-probability of each token under the distribution it was drawn from; length C, or None.
         finish_reason: ``stop`` (the model ended its turn) or ``length`` (it reached the token limit).
+        staleness: in training, optimizer steps between the weights that sampled it and those that learn from it first.
     """
 
     sample: Sample
@@ -146,6 +147,7 @@ class Completion:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] | None = None
     finish_reason: str = "stop"
+    staleness: int = 0
 
 
 @dataclass(frozen=True)

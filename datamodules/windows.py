@@ -9,21 +9,28 @@ A window reaches the module as micro-batches that all carry the whole window, be
 
 With dynamic sampling a window may draw further prompts, the next ones of the sequence; the next window begins after
 them. So the samples of a step then depend on what the policy answered before, and on the number of devices.
+
+Where responses are sampled ahead of training, a window's prompts are looked at before the window begins. They count
+when it does.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from avrt.model.encoding import Prompt
-from datamodules.damage import DamagedSamples
+from datamodules.damage import DamagedSamples, Replaced
 from datamodules.order import SampleOrder
 from datamodules.streaming import ItemReader
 from datamodules.workers import read_batches
+
+Part = tuple[list[Prompt | Replaced], list[int]]
+"""A micro-batch as the data workers read it, and the epoch of each prompt."""
 
 
 @dataclass
@@ -35,12 +42,15 @@ class Window:
         prompts: all prompts of the window on this device, micro-batch by micro-batch.
         epochs: of each prompt, the passes over its source before this one.
         read: the next micro-batch of the sequence on this device: prompts and their epochs.
+        following: prompts and epochs of the next window, before it begins; None for the last window of a pass. Not for
+            windows that `draw`.
     """
 
     number: int
     prompts: list[Prompt]
     epochs: list[int]
     read: Callable[[], tuple[list[Prompt], list[int]]]
+    following: Callable[[], tuple[list[Prompt], list[int]] | None] = lambda: None
 
     def draw(self, micro_batches: int) -> tuple[list[Prompt], list[int]]:
         """Add the prompts of further micro-batches to the window, and return them with their epochs.
@@ -142,7 +152,8 @@ class WindowLoader:
         self.permute_options = permute_options
         self.allow_changes = allow_changes
         self.damaged = DamagedSamples()
-        self._steps_done = 0
+        self._steps_done = self._steps_before = 0
+        """Optimizer steps done behind the micro-batch in training, and before it."""
         self._window_done = False
         """Whether the micro-batch in training is the last one of its window."""
         self._position = 0
@@ -183,14 +194,17 @@ class WindowLoader:
         self._drawn = self._next_position
         self.damaged.count = self.damaged.committed
         with closing(self._sequence(len(windows))) as stream:  # a window that is still in use does not keep workers
+            seen: deque[Part] = deque()
             for number in windows:
                 self._position, self._window_done = self._drawn, False
                 self.damaged.begin_window()
-                window = Window(number, [], [], partial(next, stream))
+                following = partial(self._look_ahead, stream, seen) if number < windows[-1] else lambda: None
+                window = Window(number, [], [], partial(self._take, stream, seen), following)
                 window.draw(self.micro_batches)
                 for iteration in range(iterations_done, self.num_iterations):
                     for m in range(self.micro_batches):
                         last = m + 1 == self.micro_batches
+                        self._steps_before = self._steps_done
                         if last:
                             # A checkpoint after this micro-batch's optimizer step must resume behind it.
                             self._steps_done = number * self.num_iterations + iteration + 1
@@ -199,16 +213,28 @@ class WindowLoader:
                         yield MicroBatch(window, m * step, (m + 1) * step, iteration, first=first, last=last)
                 iterations_done = 0
 
-    def _sequence(self, windows: int) -> Generator[tuple[list[Prompt], list[int]]]:
-        """Prompts and epochs of this device's micro-batches from the position on, enough for so many windows."""
+    def _sequence(self, windows: int) -> Generator[Part]:
+        """This device's micro-batches from the position on, enough for so many windows."""
         end = self._position + windows * self.window_size * self.max_num_gen_batches
         mine = self.order.places(self._position, end)[self.rank :: self.world_size]  # windows are multiples of devices
         step = self.micro_batch_size
         parts = [mine[i : i + step] for i in range(0, len(mine), step)]
         stream = read_batches(self.reader, parts, self.num_workers, self.prefetch)
-        for part, prompts in zip(parts, stream, strict=True):
-            self._drawn += step * self.world_size
-            yield [self.damaged.take(item) for item in prompts], [place.epoch for place in part]
+        for part, items in zip(parts, stream, strict=True):
+            yield items, [place.epoch for place in part]
+
+    def _take(self, stream: Iterator[Part], seen: deque[Part]) -> tuple[list[Prompt], list[int]]:
+        """The next micro-batch, now in training: prompts and their epochs."""
+        items, epochs = seen.popleft() if seen else next(stream)
+        self._drawn += self.micro_batch_size * self.world_size
+        return [self.damaged.take(item) for item in items], epochs
+
+    def _look_ahead(self, stream: Iterator[Part], seen: deque[Part]) -> tuple[list[Prompt], list[int]]:
+        """The prompts and epochs of the window after the one in training."""
+        while len(seen) < self.micro_batches:
+            seen.append(next(stream))
+        prompts = [item.prompt if isinstance(item, Replaced) else item for items, _ in seen for item in items]
+        return prompts, [epoch for _, epochs in seen for epoch in epochs]
 
     @property
     def samples_seen(self) -> int:
@@ -219,6 +245,17 @@ class WindowLoader:
     def _next_position(self) -> int:
         """Where the window of the next optimizer step begins. Training on the micro-batch may draw further prompts."""
         return self._drawn if self._window_done else self._position
+
+    @contextmanager
+    def before_window(self) -> Iterator[None]:
+        """Inside, the state is that of before the window whose first micro-batch is in training: a run that resumes
+        with it begins with this window."""
+        done = self._steps_done, self._window_done, self.damaged.window_done
+        self._steps_done, self._window_done, self.damaged.window_done = self._steps_before, False, False
+        try:
+            yield
+        finally:
+            self._steps_done, self._window_done, self.damaged.window_done = done
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -28,20 +28,12 @@ from avrt.model.student import StudentConfig
 from avrt.model.token_logprobs import TokenLogprobs
 from avrt.rewards import RewardCallback, collect_rewards, describe_rewards
 from avrt.rollout.choice import EngineName, engine_config
-from avrt.rollout.engine import (
-    DEFAULT_SAMPLING,
-    EngineConfig,
-    Response,
-    RolloutEngine,
-    SamplingConfig,
-    SeparateEngine,
-)
-from avrt.rollout.metrics import count_tokens, rollout_metrics, selection_metrics
+from avrt.rollout.engine import DEFAULT_SAMPLING, EngineConfig, Response, SamplingConfig
+from avrt.rollout.metrics import count_tokens, rollout_metrics, selection_metrics, staleness_metrics
 from avrt.rollout.prompt_history import PromptHistory
 from avrt.rollout.sampling_check import MAX_LOGP_DIFFERENCE, SamplingCheck
 from avrt.rollout.sampling_metrics import (
     DIFFERENCE,
-    TRANSFER_DIFFERENCE,
     sampled_logprobs,
     sampling_metrics,
     with_sample_size,
@@ -50,6 +42,7 @@ from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, respons
 from avrt.text.option_order import has_fixed_order
 from datamodules.windows import MicroBatch
 from lightning_modules.optimization import OptimizerConfig
+from lightning_modules.run_engine import RunEngine, check_sampling_ahead
 from lightning_modules.training import MAX_SKIPPED_STEPS, TrainingModule
 
 
@@ -63,6 +56,8 @@ class GRPOModule(TrainingModule):
         sampling: how responses are sampled.
         rollout: the engine that samples them: ``builtin``, ``vllm``, or the class path of an engine's settings (a
             subclass of `avrt.rollout.engine.EngineConfig`). Validation always uses the built-in engine.
+        sample_ahead: sample the next window's responses while the policy is trained on this one's, with the weights of
+            before; for engines on other devices, and with `sampling_correction`.
         num_generations: responses per prompt, G.
         num_iterations: optimizer steps on each window of prompts.
         dynamic_sampling: replace groups whose responses do not differ by further prompts; None for not.
@@ -93,6 +88,7 @@ class GRPOModule(TrainingModule):
         loss: LossConfig = DEFAULT_LOSS,
         sampling: SamplingConfig = DEFAULT_SAMPLING,
         rollout: EngineConfig | EngineName = "builtin",
+        sample_ahead: bool = False,
         num_generations: TwoOrMore = 4,
         num_iterations: PositiveInt = 1,
         dynamic_sampling: DynamicSamplingConfig | None = None,
@@ -121,9 +117,11 @@ class GRPOModule(TrainingModule):
         self.loss = loss
         self.sampling = sampling
         self.engine_config = engine_config(rollout)
-        self.engine: SeparateEngine | None = None
-        """The engine of a run that does not sample with the built-in one, from its first window on."""
-        self._engine_step: int | None = None
+        self.engine: RunEngine | None = None
+        """The engine of a run that does not sample with the built-in one."""
+        self.sample_ahead = sample_ahead
+        if sample_ahead:
+            check_sampling_ahead(self.engine_config, sampling_correction, dynamic_sampling)
         self.num_generations = num_generations
         self.num_iterations = num_iterations
         self.dynamic_sampling = dynamic_sampling
@@ -152,6 +150,7 @@ class GRPOModule(TrainingModule):
             "filter_groups": self.filter_groups,
             "sampling_correction": self.sampling_correction,
             "rollout": None if self.engine_config is None else type(self.engine_config).__name__,
+            "sample_ahead": self.sample_ahead,
         }
 
     def reward_settings(self) -> dict[str, dict[str, Any]]:
@@ -173,6 +172,14 @@ class GRPOModule(TrainingModule):
         if stage == "fit":
             if self.engine_config is not None:
                 self.engine_config.check()
+                self.engine = RunEngine(
+                    self.engine_config,
+                    self,
+                    self.sampling,
+                    self.num_generations,
+                    self.num_iterations,
+                    self.sample_ahead,
+                )
             self.prompt_history = PromptHistory()  # of an earlier run
             self._self_checked = False
             self.rewards = collect_rewards(self.trainer.callbacks)  # type: ignore[attr-defined]
@@ -184,8 +191,13 @@ class GRPOModule(TrainingModule):
         if batch.first:
             self.rollout = None  # left over from a run that stopped within a window
             window = batch.window
+            sampled = None
+            if self.engine is not None and self.sample_ahead:
+                sampled = self.engine.sampled_ahead(window)
+            elif self.engine is not None:
+                self.engine.follow()
             self.rollout = self.window_rollout().run(
-                window.prompts, window.epochs, batch.stop - batch.start, window.draw
+                window.prompts, window.epochs, batch.stop - batch.start, window.draw, sampled
             )
             if self.engine is not None:
                 self.engine.rest()
@@ -199,6 +211,8 @@ class GRPOModule(TrainingModule):
                 values |= selection_metrics(self.rollout, chosen, self.dynamic_sampling is not None, self._gather)
             done = self.rollout.generated.completions
             values |= self.prompt_history.note(done, self.num_generations, self._gather)
+            if self.sample_ahead:
+                values |= staleness_metrics(done, self._gather)
             for name, value in values.items():
                 # Every device has gathered the same values: their mean over devices is the value itself.
                 self.step_metrics.add(name, value)
@@ -212,7 +226,7 @@ class GRPOModule(TrainingModule):
         """The rollout of a window with the student's current weights."""
         return WindowRollout(
             student=self.student,
-            engine=self.window_engine(),
+            engine=self.engine or self.rollout_engine(self.sampling),
             rewards=self.rewards,
             reference=self.reference,
             sampling=self.sampling,
@@ -226,24 +240,10 @@ class GRPOModule(TrainingModule):
             precision=self.precision_of_steps,
         )
 
-    def window_engine(self) -> RolloutEngine:
-        """The engine that samples a window's responses, with the weights that the policy has now."""
-        if self.engine_config is None:
-            return self.rollout_engine(self.sampling)
-        if self.engine is None:
-            self.engine = self.engine_config.start(self.student, self.sampling)
-        if self._engine_step != self.global_step:
-            with self.step_metrics.timed("weights"), self.precision_of_steps():
-                difference = self.engine.update_weights()
-            if difference is not None:
-                self.step_metrics.add(TRANSFER_DIFFERENCE, difference)
-            self._engine_step = self.global_step
-        return self.engine
-
     def teardown(self, stage: str) -> None:
         if self.engine is not None:
             self.engine.close()
-            self.engine, self._engine_step = None, None
+            self.engine = None
         super().teardown(stage)
 
     def _check_shared_prompt(self, rollout: Rollout, prompts: slice) -> None:
@@ -274,11 +274,15 @@ class GRPOModule(TrainingModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["avrt"]["prompt_history"] = self.prompt_history.state_dict()
+        if self.engine is not None and self.sample_ahead:
+            checkpoint["avrt"]["sampled_ahead"] = self.engine.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if "prompt_history" in checkpoint["avrt"]:  # not in checkpoints of earlier versions: their prompts are new
             self.prompt_history.load_state_dict(checkpoint["avrt"]["prompt_history"])
+        if self.engine is not None and self.sample_ahead:
+            self.engine.load_state_dict(checkpoint["avrt"].get("sampled_ahead"))
 
     # ---- the gradient -----------------------------------------------------------------------------------------------
 

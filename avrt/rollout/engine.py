@@ -8,11 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
+from avrt.model.encoding import Prompt
 from avrt.model.student import Student
 from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.sample import Completion, Sample
@@ -59,11 +60,13 @@ class Response:
         logprobs: float32 ``[C]`` on the CPU, at the sampling temperature (at 1 when greedy); nan where the engine has
             none.
         finished: the model ended its turn (False: the token limit cut the response).
+        staleness: optimizer steps between the weights that sampled it and those that are first trained with it.
     """
 
     token_ids: Tensor
     logprobs: Tensor
     finished: bool
+    staleness: int = 0
 
 
 class RolloutEngine(Protocol):
@@ -73,6 +76,22 @@ class RolloutEngine(Protocol):
         self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
     ) -> list[list[Response]]:
         """`num_generations` responses for every prompt, in order; prompt i draws from random stream ``seeds[i]``."""
+        ...
+
+
+class PendingResponses(Protocol):
+    """Responses that are being sampled."""
+
+    def result(self) -> list[list[Response]]:
+        """Wait for them; as often as it is called.
+
+        Raises:
+            ValueError: they could not be sampled.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Stop sampling them, and wait until that is done."""
         ...
 
 
@@ -97,6 +116,19 @@ class SeparateEngine(RolloutEngine, Protocol):
 
     def close(self) -> None:
         """Free everything; called when the run ends."""
+        ...
+
+
+@runtime_checkable
+class AheadEngine(SeparateEngine, Protocol):
+    """An engine on devices of its own, which can sample while the policy is trained."""
+
+    def begin(self, prompts: Sequence[Prompt], num_generations: int, seeds: Sequence[int]) -> PendingResponses:
+        """Begin what `generate` does, with the weights that the engine has now.
+
+        At most one is being sampled, and neither `generate` nor `update_weights` is called before its result is there
+        or it is cancelled.
+        """
         ...
 
 
@@ -140,6 +172,7 @@ def completions(
             token_ids=tuple(response.token_ids.tolist()),
             logprobs=tuple(response.logprobs.tolist()),
             finish_reason="stop" if response.finished else "length",
+            staleness=response.staleness,
         )
         for sample, group in zip(samples, groups, strict=True)
         for response in group

@@ -10,6 +10,7 @@ from torch import Tensor
 from avrt.grpo.advantage import advantage_shares
 from avrt.grpo.group_selection import has_spread, spread_in_any
 from avrt.rollout.window_rollout import Rollout
+from avrt.sample import Completion
 from avrt.text.answers import Reason, parse
 
 Gather = Callable[[Tensor], Tensor]
@@ -94,3 +95,12 @@ def selection_metrics(
 def count_tokens(rollout: Rollout, gather: Gather) -> int:
     """Tokens rolled out for the window over all devices: every response together with its prompt."""
     return int(gather(torch.tensor([rollout.generated.tokens], dtype=torch.float64)).sum())
+
+
+def staleness_metrics(done: Sequence[Completion], gather: Gather) -> dict[str, float]:
+    """How many optimizer steps old the weights are that sampled a window's responses, over all devices."""
+    staleness = gather(torch.tensor([completion.staleness for completion in done], dtype=torch.float64))
+    return {
+        "sampling/staleness/mean": float(staleness.mean()),
+        "sampling/staleness/max": float(staleness.max()),
+    }

@@ -114,7 +114,12 @@ class WindowRollout:
 
     @torch.no_grad()
     def run(
-        self, window: Sequence[Prompt], epochs: Sequence[int], micro_batch_size: int, draw: Draw | None = None
+        self,
+        window: Sequence[Prompt],
+        epochs: Sequence[int],
+        micro_batch_size: int,
+        draw: Draw | None = None,
+        sampled_ahead: list[list[Response]] | None = None,
     ) -> Rollout:
         """Roll out a window.
 
@@ -123,8 +128,9 @@ class WindowRollout:
             epochs: of each prompt, the passes over the data before this one; every pass draws other responses.
             micro_batch_size: prompts that the reference scores at a time; the window is a multiple of it.
             draw: further prompts; needed for dynamic sampling. Called equally often on all devices.
+            sampled_ahead: the responses to the window, if they are there already.
         """
-        sampled = self._sample(window, epochs)
+        sampled = self._sample(window, epochs, sampled_ahead)
         # Without dynamic sampling every group is used, so rewards that wait for a server do so during this pass.
         ref_logprobs = None if self.dynamic_sampling else self._reference_logprobs(sampled, micro_batch_size)
         groups = self._scored(sampled)
@@ -154,14 +160,17 @@ class WindowRollout:
             kept,
         )
 
-    def _sample(self, window: Sequence[Prompt], epochs: Sequence[int]) -> Sampled:
+    def _sample(
+        self, window: Sequence[Prompt], epochs: Sequence[int], responses: list[list[Response]] | None = None
+    ) -> Sampled:
         """Sample responses and start to score them with the rewards."""
         samples = [prompt.sample for prompt in window]
         with self.timed("embedding"), self.precision():
             prompts = self.student.embed(window)
-        with self.timed("rollout"), self.precision():
-            seeds = [stream_seed(self.sampling.seed, epoch, s.id) for epoch, s in zip(epochs, samples, strict=True)]
-            responses = self.engine.generate(prompts, self.num_generations, seeds)
+        if responses is None:
+            with self.timed("rollout"), self.precision():
+                seeds = [stream_seed(self.sampling.seed, epoch, s.id) for epoch, s in zip(epochs, samples, strict=True)]
+                responses = self.engine.generate(prompts, self.num_generations, seeds)
         done = completions(samples, responses, self.student.decode)
         with self.timed("rewards"):
             return Sampled(prompts, responses, done, start_rewards(self.rewards, done))

@@ -127,3 +127,20 @@ def save_now(trainer: Any) -> str:
     path = str(Path(folder) / "last.ckpt")
     trainer.save_checkpoint(path)
     return path
+
+
+def save_before_window(trainer: Any) -> str:
+    """Save the optimizer steps done when a window cannot begin, unless they are; returns a line's end that says where.
+
+    Called on every device, when the window's first micro-batch has been read and no gradient of it computed.
+    """
+    if not trainer.global_step:
+        return ""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    last, progress.is_last_batch = progress.is_last_batch, False  # the batch is still to come for a resumed run
+    try:
+        with trainer.train_dataloader.before_window():
+            path = save_now(trainer)
+    finally:
+        progress.is_last_batch = last
+    return f". Step {trainer.global_step} is saved as {path}; start again with --ckpt_path last"

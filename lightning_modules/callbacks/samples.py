@@ -154,6 +154,8 @@ def completion_table(rollout: Rollout, indices: Sequence[int], labels: Sequence[
             *(f"{name} {_number(values[i])}" for name, values in rewards.by_name.items()),
             f"advantage {_number(rollout.statistics.advantages[i], '+.2f')}",
         ]
+        if completion.staleness:
+            scores.append(f"staleness {completion.staleness}")
         rows.append(["\n".join(scores), _question(completion.sample), _completion(completion)])
     return Table(["scores", "question", "completion"], rows)
 

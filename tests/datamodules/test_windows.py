@@ -12,6 +12,7 @@ from avrt.config.errors import describe
 from avrt.data.faults import FaultReason, ShardError
 from avrt.model.encoding import Prompt
 from avrt.sample import Sample
+from datamodules.damage import Replaced
 from datamodules.order import Place, SampleOrder
 from datamodules.reading import EvaluationLoader, device_batches
 from datamodules.streaming import ItemReader
@@ -248,3 +249,48 @@ def test_errors_of_a_worker_are_raised_unchanged(error: Exception, workers: int)
         next(stream)
     assert type(raised.value) is type(error)
     assert (str(raised.value), describe(raised.value)) == (str(error), describe(error))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_next_window_can_be_looked_at(num_workers: int) -> None:
+    """It changes neither what is trained on nor where a run resumes; a pass ends with a window without a next one."""
+    plain = epoch_of(loader())
+    one = loader(num_workers=num_workers)
+    seen: list[int] = []
+    looked: list[list[int]] = []
+    states = []
+    for batch in one:
+        if batch.first:
+            for _ in range(2):  # as often as it is asked for
+                following = batch.window.following()
+            looked.append([] if following is None else [int(prompt.sample.id) for prompt in following[0]])
+            assert following is None or following[1] == [0] * 4
+        seen += numbers(batch)
+        states.append((one.state_dict()["position"], one.samples_seen))
+    assert seen == plain
+    assert looked == [plain[4:8], plain[8:12], plain[12:16], plain[16:20], []]
+    begins = [number // 2 * 4 for number in range(10)]
+    ends = [begin + 4 for begin in begins]
+    assert states == [
+        (end if number % 2 else begin, end) for number, begin, end in zip(range(10), begins, ends, strict=True)
+    ]
+
+
+def test_a_damaged_sample_counts_when_its_window_begins() -> None:
+    one = loader(shuffle=False)
+    fault = ShardError("a.tar", FaultReason.CHECKSUM, "another sum", "5")
+    plain = one.reader.__getitem__
+
+    class Damaged(Numbers):
+        def __getitem__(self, index: int | Place) -> Any:
+            prompt = plain(index)
+            return Replaced(prompt, (fault,)) if prompt.sample.id == "5" else prompt
+
+    one.reader = Damaged(23)
+    counts = []
+    for batch in one:
+        if batch.first:
+            following = batch.window.following()
+            assert following is None or all(isinstance(prompt, Prompt) for prompt in following[0])
+            counts.append(one.damaged.count)
+    assert counts == [0, 1, 1, 1, 1]

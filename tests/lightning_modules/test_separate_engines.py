@@ -2,53 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from avrt.grpo.sampling_correction import CorrectionMode, SamplingCorrectionConfig
-from avrt.model.student import Student
-from avrt.rollout.builtin import TransformersRollout
-from avrt.rollout.engine import EngineConfig, SamplingConfig
+from avrt.rollout.engine import EngineConfig
 from tests.lightning_modules.callbacks.test_metrics_page import documented
+from tests.lightning_modules.own_weights import OwnWeights
 from tests.lightning_modules.training import fit, grpo_data, grpo_module, optimizer, write_shards
-
-
-@dataclass
-class OwnWeights(EngineConfig):
-    """Samples from a copy of the student, as an engine in a process of its own does."""
-
-    forgets: bool = False
-    missing: str | None = None
-    calls: list[str] = field(default_factory=list)
-
-    def start(self, student: Student, sampling: SamplingConfig) -> CopyEngine:
-        self.calls.append("start")
-        return CopyEngine(self, student, sampling)
-
-
-class CopyEngine(TransformersRollout):
-    def __init__(self, config: OwnWeights, student: Student, sampling: SamplingConfig) -> None:
-        super().__init__(student.copy_language_model(), sampling, student.eos_token_ids, student.banned_tokens)
-        self.settings, self.student = config, student
-
-    def update_weights(self) -> None:
-        self.settings.calls.append("update")
-        if self.settings.forgets:
-            return
-        new = dict(self.student.language_model.text_model.named_parameters())
-        for name, weight in self.model.text_model.named_parameters():
-            if name != self.settings.missing:
-                weight.data.copy_(new[name].data)
-        self.model.head.weight.data.copy_(self.student.language_model.head.weight.data)
-
-    def rest(self) -> None:
-        self.settings.calls.append("rest")
-
-    def close(self) -> None:
-        self.settings.calls.append("close")
 
 
 @pytest.fixture(scope="module")

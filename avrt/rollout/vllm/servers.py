@@ -12,7 +12,7 @@ import math
 import shutil
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,23 @@ import torch
 from safetensors.torch import save_file
 
 from avrt.config.numbers import PositiveFloat, PositiveInt
+from avrt.model.encoding import Prompt
 from avrt.model.student import DTYPES, Student
 from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
 from avrt.rollout.policy_weights import PolicyWeight, check_accounted, policy_weights, published_shapes
 from avrt.rollout.transfer_check import LIMITS, TransferCheck
+from avrt.rollout.vllm.background import Background
+from avrt.rollout.vllm.calls import (
+    NoServerLeftError,
+    RefusedPromptError,
+    ServerError,
+    each,
+    get_info,
+    open_session,
+    post,
+    reasons,
+)
 from avrt.rollout.vllm.inputs import check_prompt, media_tokens_of, source_of, vllm_prompt
 from avrt.rollout.vllm.server import banned_digest
 from avrt.rollout.vllm.weights import Totals
@@ -37,23 +49,8 @@ log = logging.getLogger(__name__)
 FILE_BYTES = 2_000_000_000
 """Weights that are in host memory at once while they are written."""
 
-CONNECT_SECONDS = 10
-"""After which a machine that does not even refuse a connection counts as dead."""
-
 LONGEST_PAUSE = 32
 """Transfers of weights that a server which fails again and again is left out of, at most."""
-
-
-class ServerError(Exception):
-    """A server did not answer as it should; another one may."""
-
-
-class RefusedPromptError(ValueError):
-    """A server cannot take a prompt, and neither could another one."""
-
-
-class NoServerLeftError(ValueError):
-    """All servers failed, and prompts are without responses."""
 
 
 @dataclass
@@ -112,10 +109,10 @@ class VLLMServersEngine:
         self._paused_until: dict[str, int] = {}
         self._media_tokens = media_tokens_of(student)
         self._shapes = published_shapes(student.config)
-        found = asyncio.run(self._each(self.urls, self._get_info))
+        found = asyncio.run(each(self.urls, get_info, config.timeout))
         infos = {url: info for url, info in found.items() if not isinstance(info, ServerError)}
         if not infos:
-            raise ValueError(f"model.rollout.urls: no server answers; {_reasons(found)}")
+            raise ValueError(f"model.rollout.urls: no server answers; {reasons(found)}")
         self._check_infos(infos)
         self.dtype = DTYPES[next(iter(infos.values()))["dtype"]]
         self._check = TransferCheck(student, sampling, self.dtype, config.max_logp_difference)
@@ -160,7 +157,7 @@ class VLLMServersEngine:
         folder = Path(self.config.weights_folder) / self.version
         try:
             _write(weights, totals, folder)
-            found = asyncio.run(self._each(asked or self.urls, self._hand_over))
+            found = asyncio.run(each(asked or self.urls, self._hand_over, self.config.timeout))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         differences = []
@@ -180,7 +177,7 @@ class VLLMServersEngine:
                 self.active.append(url)
                 self._failures.pop(url, None)
         if not self.active:
-            raise ValueError(f"model.rollout.urls: no server took over the weights; {_reasons(found)}")
+            raise ValueError(f"model.rollout.urls: no server took over the weights; {reasons(found)}")
         return max(differences)
 
     def _leave_out(self, url: str, error: ServerError) -> None:
@@ -194,15 +191,15 @@ class VLLMServersEngine:
         self, session: aiohttp.ClientSession, url: str
     ) -> tuple[list[dict[str, int | None]], Response]:
         """Have a server read the weights; returns what has arrived, and its response to the fixed prompt."""
-        answer = await self._post(session, f"{url}/weights", json={"version": self.version})
+        answer = await post(session, f"{url}/weights", json={"version": self.version})
         totals = answer.get("totals")
         if not isinstance(totals, list) or not all(isinstance(of_worker, dict) for of_worker in totals):
             totals = None
         if answer.get("version") != self.version or totals is None:
             raise ServerError(f"{url}: an unknown answer to new weights")
-        request = self._request(self._check.prompt, 1, 0, self._check.sampling)
+        prompt = source_of(self._check.prompt)
         try:
-            reply = await self._ask(session, url, request, self._check.prompt)
+            reply = await self._ask(session, url, self._request(prompt, 1, 0, self._check.sampling), prompt)
         except RefusedPromptError as error:
             raise ServerError(f"{error}") from error
         return totals, reply.responses[0]
@@ -212,17 +209,25 @@ class VLLMServersEngine:
     def generate(
         self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int]
     ) -> list[list[Response]]:
+        return asyncio.run(self._responses([source_of(prompt) for prompt in prompts], num_generations, seeds))
+
+    def begin(
+        self, prompts: Sequence[Prompt], num_generations: int, seeds: Sequence[int]
+    ) -> Background[list[list[Response]]]:
+        return Background(self._responses(prompts, num_generations, seeds), "sampling ahead")
+
+    async def _responses(
+        self, prompts: Sequence[Prompt], num_generations: int, seeds: Sequence[int]
+    ) -> list[list[Response]]:
         requests = [
             self._request(prompt, num_generations, seed, self.sampling)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        return [reply.responses for reply in asyncio.run(self._spread(requests, prompts))]
+        return [reply.responses for reply in await self._spread(requests, prompts)]
 
-    def _request(
-        self, prompt: EmbeddedPrompt, num_generations: int, seed: int, sampling: SamplingConfig
-    ) -> GenerateRequest:
+    def _request(self, prompt: Prompt, num_generations: int, seed: int, sampling: SamplingConfig) -> GenerateRequest:
         return GenerateRequest(
-            vllm_prompt(source_of(prompt), self._media_tokens),
+            vllm_prompt(prompt, self._media_tokens),
             num_generations,
             sampling.temperature,
             seed,
@@ -231,7 +236,7 @@ class VLLMServersEngine:
             self.version,
         )
 
-    async def _spread(self, requests: Sequence[GenerateRequest], prompts: Sequence[EmbeddedPrompt]) -> list[Reply]:
+    async def _spread(self, requests: Sequence[GenerateRequest], prompts: Sequence[Prompt]) -> list[Reply]:
         """Every request answered by some server.
 
         Raises:
@@ -265,7 +270,7 @@ class VLLMServersEngine:
                         replies[number] = reply
                     changed.notify_all()
 
-        async with self._session() as session:
+        async with open_session(self.config.timeout) as session:
             per_server = range(min(self.config.requests_per_server, len(requests)))
             tasks = [asyncio.create_task(work(session, url)) for url in self.active for _ in per_server]
             try:
@@ -278,80 +283,29 @@ class VLLMServersEngine:
         if len(replies) < len(requests):
             raise NoServerLeftError(
                 f"no rollout server is left, {len(requests) - len(replies)} of {len(requests)} prompts have no "
-                f"responses; {_reasons(failures)}. Start servers again and repeat the command with --ckpt_path last"
+                f"responses; {reasons(failures)}"
             )
         return [replies[number] for number in range(len(requests))]
 
-    async def _ask(
-        self, session: aiohttp.ClientSession, url: str, request: GenerateRequest, prompt: EmbeddedPrompt
-    ) -> Reply:
+    async def _ask(self, session: aiohttp.ClientSession, url: str, request: GenerateRequest, prompt: Prompt) -> Reply:
         """A server's responses to a prompt.
 
         Raises:
             ServerError: it failed, or answered nonsense.
             RefusedPromptError: it cannot take the prompt.
         """
-        assert prompt.source is not None
         try:
-            answer = await self._post(session, f"{url}/generate", data=request.to_bytes())
+            answer = await post(session, f"{url}/generate", data=request.to_bytes())
         except RefusedPromptError as error:
-            raise RefusedPromptError(f"sample {prompt.source.sample.id!r}: {error}") from error
+            raise RefusedPromptError(f"sample {prompt.sample.id!r}: {error}") from error
         try:
             reply = Reply.from_json(answer, request.n)
             if reply.version != self.version:
                 raise ValueError(f"sampled with the weights {reply.version!r}, not {self.version!r}")
-            check_prompt(prompt.source, reply.prompt_token_ids)
+            check_prompt(prompt, reply.prompt_token_ids)
         except ValueError as error:
             raise ServerError(f"{url}: {error}") from error
         return reply
-
-    # ---- calls ------------------------------------------------------------------------------------------------------
-
-    def _session(self) -> aiohttp.ClientSession:
-        limits = aiohttp.ClientTimeout(total=self.config.timeout, sock_connect=CONNECT_SECONDS)
-        return aiohttp.ClientSession(timeout=limits, connector=aiohttp.TCPConnector(limit=0))
-
-    async def _each(
-        self, urls: Sequence[str], call: Callable[[aiohttp.ClientSession, str], Awaitable[Any]]
-    ) -> dict[str, Any]:
-        """The answer of each server, or its `ServerError`."""
-        async with self._session() as session:
-
-            async def one(url: str) -> Any:
-                try:
-                    return await call(session, url)
-                except ServerError as error:
-                    return error
-
-            return dict(zip(urls, await asyncio.gather(*map(one, urls)), strict=True))
-
-    async def _get_info(self, session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
-        return await self._call(session, "GET", f"{url}/info")
-
-    async def _post(self, session: aiohttp.ClientSession, address: str, **content: Any) -> dict[str, Any]:
-        return await self._call(session, "POST", address, **content)
-
-    async def _call(self, session: aiohttp.ClientSession, method: str, address: str, **content: Any) -> dict[str, Any]:
-        """A server's answer.
-
-        Raises:
-            ServerError: there is none, it is not JSON, or the server cannot do it now.
-            RefusedPromptError: it says that it never can.
-        """
-        try:
-            async with session.request(method, address, **content) as answer:
-                body = await answer.json(content_type=None)
-                status = answer.status
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise ServerError(f"{address}: {type(error).__name__} {error}".rstrip()) from error
-        if not isinstance(body, dict):
-            raise ServerError(f"{address}: status {status} without an answer")
-        if status == 200:
-            return body
-        line = f"{address}: {body.get('error', f'status {status}')}"
-        if status == 400 and address.endswith("/generate"):
-            raise RefusedPromptError(line)
-        raise ServerError(line)
 
     def rest(self) -> None:
         """Servers have devices of their own."""
@@ -372,11 +326,6 @@ def _write(weights: Sequence[PolicyWeight], totals: Totals, folder: Path) -> Non
         part[name] = weight.detach().cpu().contiguous()
         size += weight.nbytes
     save_file(part, folder / f"model-{number:05d}.safetensors")
-
-
-def _reasons(found: dict[str, Any]) -> str:
-    errors = [f"{error}" for error in found.values() if isinstance(error, ServerError)]
-    return "; ".join(errors[:3]) + (f"; and {len(errors) - 3} more" if len(errors) > 3 else "")
 
 
 def _rank() -> int:
