@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -42,8 +43,11 @@ from avrt.rollout.window_rollout import Devices, Rollout, WindowRollout, respons
 from avrt.text.option_order import has_fixed_order
 from datamodules.windows import MicroBatch
 from lightning_modules.optimization import OptimizerConfig
-from lightning_modules.run_engine import RunEngine, check_sampling_ahead
+from lightning_modules.run_engine import CloseEngine, RunEngine, check_sampling_ahead
 from lightning_modules.training import MAX_SKIPPED_STEPS, TrainingModule
+
+SECONDS_BEFORE_LEAVING = 60.0
+"""Longest wait of a run that was told to end for the responses that are sampled ahead."""
 
 
 class GRPOModule(TrainingModule):
@@ -150,7 +154,7 @@ class GRPOModule(TrainingModule):
             "filter_groups": self.filter_groups,
             "sampling_correction": self.sampling_correction,
             "rollout": None if self.engine_config is None else type(self.engine_config).__name__,
-            "sample_ahead": self.sample_ahead,
+            "sample_ahead": self.sample_ahead or None,  # as in checkpoints of before it
         }
 
     def reward_settings(self) -> dict[str, dict[str, Any]]:
@@ -170,6 +174,7 @@ class GRPOModule(TrainingModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit":
+            self.close_engine()  # of an earlier run
             if self.engine_config is not None:
                 self.engine_config.check()
                 self.engine = RunEngine(
@@ -240,10 +245,20 @@ class GRPOModule(TrainingModule):
             precision=self.precision_of_steps,
         )
 
-    def teardown(self, stage: str) -> None:
+    def prepare_to_leave(self) -> None:
+        if self.engine is not None:
+            self.engine.drop_unfinished(SECONDS_BEFORE_LEAVING)
+
+    def close_engine(self) -> None:
         if self.engine is not None:
             self.engine.close()
             self.engine = None
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [CloseEngine(self.close_engine)]
+
+    def teardown(self, stage: str) -> None:
+        self.close_engine()
         super().teardown(stage)
 
     def _check_shared_prompt(self, rollout: Rollout, prompts: slice) -> None:

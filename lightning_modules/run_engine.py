@@ -8,11 +8,14 @@ correction weighs the loss by it (`avrt.grpo.sampling_correction`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch import Callback
 
 from avrt.grpo.group_selection import DynamicSamplingConfig
 from avrt.grpo.sampling_correction import SamplingCorrectionConfig
@@ -27,8 +30,7 @@ from lightning_modules.training import TrainingModule
 
 T = TypeVar("T")
 
-Key = tuple[int, str]
-"""Epoch and id of a prompt's sample, from which its random stream is drawn."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,24 +39,25 @@ class SampledAhead:
 
     Attributes:
         step: optimizer steps done when the weights were taken over.
-        keys: of its prompts on this device; from a checkpoint, of those on all devices.
+        keys: of its prompts on this device, see `request_key`; from a checkpoint, of those on all devices.
         pending: one group of responses per key.
     """
 
     step: int
-    keys: list[Key]
+    keys: list[str]
     pending: PendingResponses
 
-    def holds(self, keys: Sequence[Key]) -> bool:
+    def holds(self, keys: Sequence[str]) -> bool:
         return set(keys) <= set(self.keys)
 
-    def groups(self, keys: Sequence[Key]) -> list[list[Response]]:
+    def groups(self, keys: Sequence[str]) -> list[list[Response]]:
         """The responses to some of the prompts.
 
         Raises:
             ValueError: they could not be sampled.
         """
-        return [self.pending.result()[self.keys.index(key)] for key in keys]
+        by_key = dict(zip(self.keys, self.pending.result(), strict=True))
+        return [by_key[key] for key in keys]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class Saved:
 
     def result(self) -> list[list[Response]]:
         return self.responses
+
+    def ready(self, seconds: float) -> bool:
+        return True
 
     def cancel(self) -> None:
         """There is nothing to stop."""
@@ -113,13 +119,12 @@ class RunEngine:
         """Start the engine if it is not, and hand over the policy's weights if they have changed. On all devices."""
         module = self.module
         if self._engine is None:
-            engine = self._agreed(lambda: self.config.start(module.student, self.sampling))
-            if self.ahead and not isinstance(engine, AheadEngine):
+            self._engine = self._agreed(lambda: self.config.start(module.student, self.sampling))
+            if self.ahead and not isinstance(self._engine, AheadEngine):
                 raise ValueError(
                     f"model.sample_ahead: {type(self.config).__name__} cannot sample while the policy is trained; set "
                     "it to false, or choose an engine on other devices, such as avrt.rollout.vllm.VLLMServers"
                 )
-            self._engine = engine
         if self._weights_step != module.global_step:
             with module.step_metrics.timed("weights"), module.precision_of_steps():
                 difference = self._agreed(self._engine.update_weights)
@@ -134,45 +139,67 @@ class RunEngine:
 
         The first window of a run, and of a pass over the data, is sampled when it begins.
         """
-        keys = _keys(window.prompts, window.epochs)
-        ready = self._take(keys)
+        keys = self._keys(window.prompts, window.epochs)
+        ready = self._next if self._all_hold(keys) else None
+        was_ahead = ready is not None
+        if ready is None:
+            self.follow()
+            ready = self._begin(window.prompts, keys)
         with self.module.step_metrics.timed("rollout"):
-            if ready is None:
-                self.follow()
-                ready = self._begin(window.prompts, keys)
             groups = self._agreed(lambda: ready.groups(keys))
-        self.follow()  # after all devices have what they sampled with the weights before
-        self._look_ahead(window)
+        # After all devices have what they sampled. If it fails, this window's responses are still held, and saved.
+        self.follow()
+        self._look_ahead(window, keep=not was_ahead)
         staleness = self.module.global_step - ready.step
         return [[replace(response, staleness=staleness) for response in group] for group in groups]
 
-    def _take(self, keys: Sequence[Key]) -> SampledAhead | None:
-        """What was sampled ahead for a window, if all devices have it."""
-        held = self._next is not None and self._next.holds(keys)
-        if not self.module.trainer.strategy.reduce_boolean_decision(held, all=True):
-            return None
-        taken, self._next = self._next, None
-        return taken
+    def _all_hold(self, keys: Sequence[str]) -> bool:
+        """Whether all devices have the responses to their prompts, sampled or being sampled."""
+        here = self._next is not None and self._next.holds(keys)
+        return self.module.trainer.strategy.reduce_boolean_decision(here, all=True)
 
-    def _look_ahead(self, window: Window) -> None:
-        """Begin to sample the window after this one, unless the run ends before it."""
-        trainer = self.module.trainer
-        steps_left = trainer.max_steps < 0 or self.module.global_step + self.num_iterations < trainer.max_steps
+    def _look_ahead(self, window: Window, keep: bool) -> None:
+        """Begin to sample the window after this one, unless the run ends before it.
+
+        Args:
+            keep: what is held is not this window's; it may be the next one's, in a run that resumed within a window.
+        """
+        max_steps = self.module.trainer.max_steps
+        steps_left = max_steps < 0 or self.module.global_step + self.num_iterations < max_steps
         following = window.following() if steps_left else None
         if following is None:
+            self._next = self._next if keep else None
             return
-        keys = _keys(*following)
-        # A run that resumes within a window has the next one's responses already.
-        held = self._next is not None and self._next.holds(keys)
-        if not trainer.strategy.reduce_boolean_decision(held, all=True):
-            self._cancel()
-            self._next = self._begin(following[0], keys)
+        keys = self._keys(*following)
+        if not (self._all_hold(keys) and keep):
+            begun = self._begin(following[0], keys)
+            if keep:
+                self.cancel()
+            self._next = begun
 
-    def _begin(self, prompts: Sequence[Prompt], keys: list[Key]) -> SampledAhead:
-        assert isinstance(self._engine, AheadEngine)
-        seeds = [stream_seed(self.sampling.seed, *key) for key in keys]
-        pending = self._engine.begin(prompts, self.num_generations, seeds)
+    def _begin(self, prompts: Sequence[Prompt], keys: list[str]) -> SampledAhead:
+        engine = self._engine
+        assert isinstance(engine, AheadEngine)
+        seeds = [int(key.partition("-")[0]) for key in keys]
+        pending = self._agreed(lambda: engine.begin(prompts, self.num_generations, seeds))
         return SampledAhead(self.module.global_step, keys, pending)
+
+    def _keys(self, prompts: Sequence[Prompt], epochs: Sequence[int]) -> list[str]:
+        return [
+            request_key(prompt, epoch, self.sampling, self.num_generations)
+            for prompt, epoch in zip(prompts, epochs, strict=True)
+        ]
+
+    def drop_unfinished(self, seconds: float) -> None:
+        """Wait at most so long for what is sampled ahead; drop it if it is not there then. On all devices."""
+        here = self._next is None or self._next.pending.ready(seconds)
+        if not self.module.trainer.strategy.reduce_boolean_decision(here, all=True):
+            self.cancel()
+            log.warning(
+                "the next window's responses are not there after %g s; the checkpoint is saved without them, and a "
+                "resumed run samples them again",
+                seconds,
+            )
 
     def state_dict(self) -> dict[str, Any] | None:
         """What is sampled ahead on all devices, which this waits for: a run that resumes trains on the same responses.
@@ -188,7 +215,7 @@ class RunEngine:
         parts = self._of_all_devices(here)
         if self._next is None or None in parts:
             return None
-        return packed(self._next.step, [pair for part in parts for pair in part])
+        return packed(self._next.step, dict(pair for part in parts for pair in part))
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         self._next = None if state is None else unpacked(state)
@@ -207,15 +234,19 @@ class RunEngine:
             self._engine.rest()
 
     def close(self) -> None:
-        self._cancel()
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = self._weights_step = None
+        """Stop sampling and free the engine. Needs no other device, so a run that ends by an error may call it."""
+        engine, self._engine, self._weights_step = self._engine, None, None
+        try:
+            self.cancel()
+        finally:
+            if engine is not None:
+                engine.close()
 
-    def _cancel(self) -> None:
-        if self._next is not None:
-            self._next.pending.cancel()
-        self._next = None
+    def cancel(self) -> None:
+        """Stop what is sampled ahead."""
+        ahead, self._next = self._next, None
+        if ahead is not None:
+            ahead.pending.cancel()
 
     def _agreed(self, call: Callable[[], T]) -> T:
         """The result of a call, once it has succeeded on all devices.
@@ -262,16 +293,28 @@ def check_sampling_ahead(
         )
 
 
-def _keys(prompts: Sequence[Prompt], epochs: Sequence[int]) -> list[Key]:
-    return [(epoch, prompt.sample.id) for prompt, epoch in zip(prompts, epochs, strict=True)]
+def request_key(prompt: Prompt, epoch: int, sampling: SamplingConfig, num_generations: int) -> str:
+    """Tells all that the responses to a prompt depend on, but the weights: its random stream, its tokens and media, and
+    the settings of sampling. Two prompts with one key have the same responses."""
+    seed = stream_seed(sampling.seed, epoch, prompt.sample.id)
+    digest = hashlib.sha256()
+    settings = (prompt.sample.id, sampling.temperature, sampling.max_completion_length, num_generations)
+    rates = tuple(part.second_per_grid for part in prompt.media)
+    digest.update(repr((settings, prompt.input_ids.tolist(), rates)).encode())
+    for part in prompt.media:
+        for tensor in (part.frames, part.waveform):
+            digest.update(b"none" if tensor is None else repr(tuple(tensor.shape)).encode())
+            if tensor is not None:
+                digest.update(tensor.contiguous().numpy().tobytes())
+    return f"{seed}-{digest.hexdigest()[:32]}"
 
 
-def packed(step: int, groups: Sequence[tuple[Key, Sequence[Response]]]) -> dict[str, Any]:
-    """Groups of responses, equally many in each, as few tensors for a checkpoint."""
-    responses = [response for _, group in groups for response in group]
+def packed(step: int, groups: Mapping[str, Sequence[Response]]) -> dict[str, Any]:
+    """Groups of responses by key, equally many in each, as few tensors for a checkpoint."""
+    responses = [response for group in groups.values() for response in group]
     return {
         "step": step,
-        "keys": [list(key) for key, _ in groups],
+        "keys": list(groups),
         "lengths": torch.tensor([len(response.token_ids) for response in responses]),
         "token_ids": torch.cat([response.token_ids for response in responses]),
         "logprobs": torch.cat([response.logprobs for response in responses]),
@@ -283,8 +326,21 @@ def unpacked(state: dict[str, Any]) -> SampledAhead:
     """What `packed` was made of."""
     lengths = state["lengths"].tolist()
     tokens, logprobs = state["token_ids"].split(lengths), state["logprobs"].split(lengths)
-    responses = [Response(*fields) for fields in zip(tokens, logprobs, state["finished"].tolist(), strict=True)]
-    keys = [(epoch, sample) for epoch, sample in state["keys"]]
-    size = len(responses) // len(keys)
+    # Copies: a view that is sent to other processes takes the whole tensor with it.
+    responses = [
+        Response(token_ids.clone(), values.clone(), finished)
+        for token_ids, values, finished in zip(tokens, logprobs, state["finished"].tolist(), strict=True)
+    ]
+    size = len(responses) // len(state["keys"])
     groups = [responses[i : i + size] for i in range(0, len(responses), size)]
-    return SampledAhead(state["step"], keys, Saved(groups))
+    return SampledAhead(state["step"], list(state["keys"]), Saved(groups))
+
+
+class CloseEngine(Callback):
+    """Closes the engine of a run that ends by an error; Lightning calls the module's own hook after a good end only."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self.close = close
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.close()

@@ -275,6 +275,10 @@ class TrainingModule(AnsweringModule):
     def on_train_end(self) -> None:
         self.skipped.check_at_end(self.global_step)
 
+    def prepare_to_leave(self) -> None:
+        """Called on all devices before a checkpoint after which the run ends soon: drop what would take long to wait
+        for; subclasses may."""
+
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def training_settings(self) -> dict[str, Any]:

@@ -28,9 +28,11 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_server_config(args.config or [], args.settings)
 
+    from avrt.demo.paths import build_demo_paths
     from avrt.evaluation.server_runner import run_server_evaluation
     from avrt.files.folder_lock import FolderLock
 
+    build_demo_paths(config)
     with FolderLock(config.output_dir, "evaluate-server"):
         run_server_evaluation(config)
     return 0

@@ -32,8 +32,8 @@ class ServerRunConfig:
             other one is left out of the request, unlike a masked one, which is sent silent or black.
         answer_format: ``letter``, or ``tags`` for reasoning and answer in tags.
         profile: parser profile; ``robust`` also finds the answer in other models' formats.
-        template: wording of the prompt; its system message is not sent.
-        jpeg_quality: JPEG quality of the frames, 1 to 100.
+        template: wording of the prompt; its system message is sent to a student (preset ``avrt-student``) only.
+        jpeg_quality: JPEG quality of the frames, 1 to 100; a student gets them without loss.
         repeats: replies to ask for per question, at `server.sampling.temperature`: mean, pass@k and majority vote.
         max_failed_share: stop when more than this share of the calls fail.
         harness: also write lm-evaluation-harness's files, into ``<output_dir>/harness``.
@@ -52,6 +52,12 @@ class ServerRunConfig:
     repeats: int = 1
     max_failed_share: float = 0.5
     harness: bool = True
+
+    @property
+    def asks_student(self) -> bool:
+        """Whether the server has a student of this project, which gets the prompt of its training."""
+        preset = self.server.known_preset()
+        return preset is not None and preset.is_student
 
     @property
     def streams(self) -> str:
@@ -75,11 +81,6 @@ def load_server_config(files: Sequence[str | Path], options: Sequence[str] = ())
     with under_key(SERVER):
         config.server.check()
         preset = config.server.known_preset()
-    if preset is not None and preset.is_student:
-        raise ValueError(
-            f"{SERVER}.preset: {config.server.preset!r} needs the prompt of its training, which this command does not "
-            "send; evaluate an exported student with `avrt test`"
-        )
     if preset is not None and not preset.inputs:
         raise ValueError(
             f"{SERVER}.preset: {config.server.preset!r} takes text only, so it cannot be asked about clips"

@@ -1,7 +1,4 @@
-"""Evaluating a model behind OpenAI-compatible servers: many calls at a time, each recorded immediately.
-
-A request has the frames as ``image_url`` parts, the audio as ``input_audio``, then the question.
-"""
+"""Evaluating a model behind OpenAI-compatible servers: many calls at a time, each recorded immediately."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
@@ -27,17 +23,15 @@ from avrt.evaluation.running_scores import RunningScores
 from avrt.evaluation.scoring import BenchmarkRun, grade_record
 from avrt.evaluation.sent_prompts import prompt_settings
 from avrt.evaluation.server_config import SERVER, ServerRunConfig
+from avrt.evaluation.server_request import Request, build_request
 from avrt.evaluation.terminal_tables import score_console
-from avrt.sample import Clip
 from avrt.servers.call_report import CallReport, check_failed_share
 from avrt.servers.calls import make_calls
 from avrt.servers.client import ServerClient, ServerError
-from avrt.servers.clip_content import media_parts
 from avrt.servers.config import Model, under_key
-from avrt.servers.content import Content, text_part
+from avrt.servers.content import Content
 from avrt.servers.outcome import Outcome, Status
 from avrt.servers.progress import CallProgress
-from avrt.text.prompts import arrange, clip_modalities, question_text
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +39,6 @@ SERVER_ERROR = "server_error"
 """`Record.failure`: every attempt failed."""
 SERVER_REFUSED = "server_refused"
 """`Record.failure`: the server refuses this request permanently (too long, media that it cannot read)."""
-NO_INPUT = "no_input"
-"""`Record.failure`: the item has none of the streams that the model accepts."""
-
 _FAILURES = {
     Status.REJECTED: SERVER_REFUSED,
     Status.GAVE_UP: SERVER_ERROR,
@@ -114,7 +105,9 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
                 profile=config.profile,
                 media=config.media,
                 decoding=_decoding(config, model),
-                prompt=prompt_settings(config.template, config.answer_format, system=False, suffix=model.suffix),
+                prompt=prompt_settings(
+                    config.template, config.answer_format, system=config.asks_student, suffix=model.suffix
+                ),
                 weights=model.revision,
             )
             begun = begin_run(run, questions, info)
@@ -141,7 +134,8 @@ def run_server_evaluation(config: ServerRunConfig) -> list[BenchmarkRun]:
 
 
 def _decoding(config: ServerRunConfig, model: Model) -> dict[str, Any]:
-    settings = {**model.sampling, "inputs": config.streams, "jpeg_quality": config.jpeg_quality}
+    frames = {"frames": "video, png"} if config.asks_student else {"jpeg_quality": config.jpeg_quality}
+    settings = {**model.sampling, "inputs": config.streams, **frames}
     # Absent where not used, so that runs of earlier versions can be resumed.
     return settings | ({REPEATS: config.repeats} if config.repeats > 1 else {})
 
@@ -154,27 +148,32 @@ async def _make_calls(
     tally: _Tally,
     progress: CallProgress,
 ) -> None:
-    Job = tuple[Question, Record | None]
+    Job = tuple[Question, Record | Request]
     shown = {(questions.name, item.index): (questions, item) for questions, item, _ in work}
     # Replies to one item are asked for at the same time; its clip is decoded for the first of them, and the others wait
     # (`lru_cache` alone would decode in every thread that comes before the first has finished).
-    content_of = lru_cache(maxsize=PREPARED_AHEAD)(lambda place: build_request(*shown[place], config, model))
+    request_of = lru_cache(maxsize=PREPARED_AHEAD)(lambda place: build_request(*shown[place], config, model))
     waiting = [Lock() for _ in range(4 * PREPARED_AHEAD)]
 
     def prepare(number: int) -> tuple[Job, Content | None]:
         questions, item, _ = work[number]
         with waiting[item.index % len(waiting)]:
-            content = content_of((questions.name, item.index))
-        if isinstance(content, Record):
-            return (work[number], content), None
-        return (work[number], None), content
+            asked = request_of((questions.name, item.index))
+        return (work[number], asked), None if isinstance(asked, Record) else asked.content
+
+    async def send(job: Job, content: Content) -> Outcome:
+        _, request = job
+        assert isinstance(request, Request)
+        return await client.call(content, request.sampling, request.system)
 
     async def finish(job: Job, outcome: Outcome | None) -> None:
-        (questions, item, repeat), record = job
-        if outcome is not None:
+        (questions, item, repeat), asked = job
+        if isinstance(asked, Record):
+            record = asked
+        else:
+            assert outcome is not None
             tally.report.add_made(outcome)
             record = reply_record(questions, item, outcome)
-        assert record is not None
         record = replace(record, repeat=repeat)
         await asyncio.to_thread(writers[questions.name].append, record)
         tally.scores.add(grade_record(reply, config.profile) for reply in first_replies([record]))
@@ -195,40 +194,8 @@ async def _make_calls(
         # One call in a row: decoding a video takes much longer than switching threads.
         threads = len(os.sched_getaffinity(0)) + 1
         await make_calls(
-            client, iter(range(len(work))), prepare, finish, ahead=PREPARED_AHEAD, threads=threads, batch=1
+            client, iter(range(len(work))), prepare, finish, send=send, ahead=PREPARED_AHEAD, threads=threads, batch=1
         )
-
-
-def build_request(questions: QuestionSet, item: Item, config: ServerRunConfig, model: Model) -> Content | Record:
-    """The content of an item's one user message, or its record if it cannot be shown."""
-    sample = questions.show(item, config.media)
-    if isinstance(sample, Record):
-        return sample
-    text = model.complete(question_text(sample, answer_format=config.answer_format, template=config.template))
-    parts = prompt_parts(sample.clips, text, config.streams, config.jpeg_quality)
-    if all(part["type"] == "text" for part in parts):
-        return questions.failed(item, NO_INPUT, f"the item has no stream of `inputs` {config.streams}")
-    return parts
-
-
-def prompt_parts(clips: Sequence[Clip], text: str, inputs: str, jpeg_quality: int) -> Content:
-    """A question's clips and text in the order in which a model gets them, see `avrt.text.prompts.arrange`.
-
-    Args:
-        clips: of one question.
-        text: of the prompt.
-        inputs, jpeg_quality: as for `media_parts`.
-    """
-    streams = [
-        [name for name in clip_modalities(clip) if ("A" if name == "audio" else "V") in inputs] for clip in clips
-    ]
-    parts: Content = []
-    for part in arrange(text, streams):
-        if isinstance(part, str):
-            parts.append(text_part(part))
-        else:
-            parts += media_parts(clips[part[0]], "A" if part[1] == "audio" else "V", jpeg_quality)
-    return parts
 
 
 def reply_record(questions: QuestionSet, item: Item, outcome: Outcome) -> Record:

@@ -90,6 +90,10 @@ class PendingResponses(Protocol):
         """
         ...
 
+    def ready(self, seconds: float) -> bool:
+        """Wait at most so long; whether `result` has an outcome."""
+        ...
+
     def cancel(self) -> None:
         """Stop sampling them, and wait until that is done."""
         ...

@@ -128,7 +128,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             },
             serve=(
                 "vllm serve exports/grpo_7b --served-model-name avrt-student --max-model-len 16384 "
-                '--limit-mm-per-prompt \'{"video": 1, "audio": 1}\' --generation-config vllm'
+                '--limit-mm-per-prompt \'{"video": 1, "audio": 1}\' --generation-config vllm --trust-request-mm-kwargs'
             ),
             is_student=True,
         ),

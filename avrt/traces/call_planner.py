@@ -11,6 +11,7 @@ from avrt.data.records import to_sample
 from avrt.data.shards import ShardSet
 from avrt.sample import Sample
 from avrt.servers.config import Model
+from avrt.servers.frame_rate import with_frame_rate
 from avrt.servers.outcome import Status
 from avrt.text.prompts import question_text
 from avrt.traces.call_records import call_key, media_hash
@@ -20,7 +21,7 @@ from avrt.traces.ledger import LedgerIndex
 from avrt.traces.merge_prompt import MergePrompt
 from avrt.traces.prompts import NO_WORDS, fill_prompt, teacher_prompt
 from avrt.traces.stage_content import is_frame, sent_members
-from avrt.traces.student_prompt import frame_rate, with_frame_rate
+from avrt.traces.student_prompt import frame_rate
 from avrt.traces.teacher_replies import TeacherReply, read_teacher
 
 

@@ -74,6 +74,7 @@ class PreemptionCallback(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if batch.last and trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            pl_module.prepare_to_leave()
             path = save_now(trainer)
             trainer.strategy.barrier()
             self._leave_note(trainer, path)

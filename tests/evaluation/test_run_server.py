@@ -23,8 +23,8 @@ from avrt.evaluation.media_config import MediaConfig
 from avrt.evaluation.records.log import read_records
 from avrt.evaluation.records.run_info import RunInfo
 from avrt.evaluation.server_config import load_server_config
-from avrt.evaluation.server_runner import media_parts
 from avrt.sample import SAMPLING_RATE
+from avrt.servers.clip_content import media_parts
 from tests.servers.scripted_server import Reply, ScriptedServer
 from tests.tiny_student import random_clip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ class OwnWeights(EngineConfig):
         missing: a tensor that it does not take over.
         fails_at: number of the window that it fails in, from 0 on.
         fails_on: the device that it fails on; None for all.
+        update_fails_at, begin_fails_at: numbers of the calls that fail.
+        seconds: that a window takes which is sampled ahead.
         ahead: it can sample while the policy is trained.
         calls: of its methods, in their order.
     """
@@ -32,6 +35,9 @@ class OwnWeights(EngineConfig):
     missing: str | None = None
     fails_at: int | None = None
     fails_on: int | None = None
+    update_fails_at: int | None = None
+    begin_fails_at: int | None = None
+    seconds: float = 0.0
     ahead: bool = False
     calls: list[str] = field(default_factory=list)
 
@@ -47,6 +53,8 @@ class CopyEngine(TransformersRollout):
 
     def update_weights(self) -> None:
         self.settings.calls.append("update")
+        if self.settings.calls.count("update") - 1 == self.settings.update_fails_at:
+            raise ValueError("the weights did not arrive")
         if self.settings.forgets:
             return
         new = dict(self.student.language_model.text_model.named_parameters())
@@ -74,8 +82,11 @@ class AheadCopyEngine(CopyEngine):
 
     def begin(self, prompts: Sequence[Prompt], num_generations: int, seeds: Sequence[int]) -> Background[Any]:
         self.settings.calls.append("begin")
+        if self.settings.calls.count("begin") - 1 == self.settings.begin_fails_at:
+            raise ValueError("the engine takes no prompts")
 
         async def sample() -> list[list[Response]]:
+            await asyncio.sleep(self.settings.seconds)
             with torch.no_grad():
                 return self.generate(self.student.embed(prompts), num_generations, seeds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from avrt.data.writer import ShardWriter
 from avrt.grpo.group_selection import DynamicSamplingConfig
 from avrt.grpo.sampling_correction import SamplingCorrectionConfig
 from avrt.model.encoding import Prompt
@@ -17,12 +19,14 @@ from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response, SamplingConfig
 from avrt.rollout.vllm import VLLM
 from avrt.rollout.window_rollout import stream_seed
+from datamodules.grpo import GRPODataModule
+from datamodules.sources import DataSource
 from lightning_modules.run_engine import packed, unpacked
 from tests.lightning_modules.callbacks.test_metrics_page import documented
 from tests.lightning_modules.own_weights import OwnWeights
 from tests.lightning_modules.test_resume import assert_continues, stop_and_resume
 from tests.lightning_modules.training import StopAfter, fit, grpo_data, grpo_module, optimizer, write_shards
-from tests.tiny_student import load_student
+from tests.tiny_student import load_student, make_sample
 
 CORRECTION = SamplingCorrectionConfig("token_truncate")
 
@@ -160,25 +164,65 @@ def test_a_checkpoint_without_the_next_window(student_folder: Path, shards: Path
     assert found.staleness == [{0}, {0}, {1}]
 
 
+def write_named(folder: Path, word: str) -> Path:
+    """Ten samples with ids from 0 on."""
+    with ShardWriter(folder, image_format="png", samples_per_shard=4) as writer:
+        for number in range(10):
+            sample = make_sample("audio_video", number + 100 * len(word), frames=4, audio_seconds=0.2)
+            writer.write(replace(sample, id=str(number), source=word + sample.source, question=f"{word} {number}?"))
+    return folder
+
+
+def test_two_sources_with_the_same_ids(student_folder: Path, tmp_path: Path) -> None:
+    """Every prompt has its own responses."""
+    words = ("first", "another")
+    sources: list[str | DataSource] = [DataSource(str(write_named(tmp_path / word, word)), name=word) for word in words]
+    module, _ = ahead(student_folder, tmp_path / words[0])
+    found = Windows()
+    fit(module, GRPODataModule(train=sources, batch_size=2, num_workers=0), found, max_steps=4)
+    questions = [{prompt.sample.question for prompt in prompts} for prompts in found.prompts]
+    assert any(len({question.split()[1] for question in window}) < 4 for window in questions), "some share their id"
+    for prompts, epochs, weights, responses in zip(
+        found.prompts, found.epochs, [found.weights[number] for number in (0, 0, 1, 2)], found.responses, strict=True
+    ):
+        assert responses == sampled_with(student_folder, weights, prompts, epochs)
+
+
+@pytest.mark.parametrize("change", ["data", "num_generations", "sampling"])
+def test_changes_drop_what_was_sampled_before(student_folder: Path, tmp_path: Path, change: str) -> None:
+    """The responses in the checkpoint are to other prompts, or sampled in another way."""
+    shards = write_named(tmp_path / "first", "first")
+    fit(*ahead(student_folder, shards), StopAfter(1, tmp_path / "stop.ckpt"), max_steps=3)
+    settings: dict[str, Any] = {"data": {}, "num_generations": {"num_generations": 4}}.get(change, {})
+    if change == "sampling":
+        settings = {"sampling": {"temperature": 0.9}}
+    if change == "data":
+        shards = write_named(tmp_path / "second", "second")
+    found = Windows()
+    run = ahead(student_folder, shards, resume_with_changes=True, **settings)
+    fit(*run, found, ckpt_path=tmp_path / "stop.ckpt", max_steps=3)
+    assert found.staleness[0] == {0}
+
+
 def test_responses_in_a_checkpoint() -> None:
     noise = torch.Generator().manual_seed(0)
 
     def response(length: int, finished: bool) -> Response:
         return Response(torch.arange(length) + length, torch.rand(length, generator=noise), finished)
 
-    groups = [
-        ((0, "a"), [response(5, True), response(1, False)]),
-        ((1, "b"), [response(3, False), response(2, True)]),
-    ]
+    groups: dict[str, Sequence[Response]] = {
+        "1-a": [response(5, True), response(1, False)],
+        "2-b": [response(3, False), response(2, True)],
+    }
     again = unpacked(packed(7, groups))
     assert again.step == 7
-    assert again.keys == [(0, "a"), (1, "b")]
-    for (key, group), found in zip(groups, again.groups(again.keys), strict=True):
-        assert len(found) == len(group), key
+    assert again.keys == ["1-a", "2-b"]
+    for group, found in zip(groups.values(), again.groups(again.keys), strict=True):
         for before, after in zip(group, found, strict=True):
             assert torch.equal(before.token_ids, after.token_ids)
             assert torch.equal(before.logprobs, after.logprobs)
             assert before.finished == after.finished
+            assert len(after.token_ids.untyped_storage()) == 8 * len(after.token_ids), "no view of all of them"
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,42 @@ def breaks_off(number: int, content: Any) -> Any:
     return content
 
 
-FAULTS = [hangs, garbage, fails, short, not_finite, stale, breaks_off]
+def infinite(number: int, content: Any) -> Any:
+    return content | {"prompt_token_ids": [float("inf")]} if number >= 1 else content
+
+
+def no_token(number: int, content: Any) -> Any:
+    if number >= 1:
+        content["responses"][0]["token_ids"][0] = 10**9
+    return content
+
+
+def too_many(number: int, content: Any) -> Any:
+    if number >= 1:
+        first = content["responses"][0]
+        first["token_ids"], first["logprobs"] = first["token_ids"][:1] * 7, first["logprobs"][:1] * 7
+    return content
+
+
+def no_logprob(number: int, content: Any) -> Any:
+    if number >= 1:
+        content["responses"][0]["logprobs"][0] = 10**400 if number % 2 else 5.0
+    return content
+
+
+FAULTS = [
+    hangs,
+    garbage,
+    fails,
+    short,
+    not_finite,
+    stale,
+    breaks_off,
+    infinite,
+    no_token,
+    too_many,
+    no_logprob,
+]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -41,8 +42,12 @@ class Background(Generic[T]):
         """Wait for the coroutine's result, or raise what it raised; as often as it is called."""
         return self._outcome.result()
 
+    def ready(self, seconds: float) -> bool:
+        """Wait at most so long; whether it has ended."""
+        return bool(wait([self._outcome], seconds).done)
+
     def cancel(self) -> None:
         """Cancel the coroutine, and wait until its thread has ended."""
-        if not self._outcome.done():
+        with contextlib.suppress(RuntimeError):  # its loop is closed already
             self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join()

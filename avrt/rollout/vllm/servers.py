@@ -299,7 +299,7 @@ class VLLMServersEngine:
         except RefusedPromptError as error:
             raise RefusedPromptError(f"sample {prompt.sample.id!r}: {error}") from error
         try:
-            reply = Reply.from_json(answer, request.n)
+            reply = Reply.from_json(answer, request.n, request.max_tokens, len(self.student.banned_tokens))
             if reply.version != self.version:
                 raise ValueError(f"sampled with the weights {reply.version!r}, not {self.version!r}")
             check_prompt(prompt, reply.prompt_token_ids)

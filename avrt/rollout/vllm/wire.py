@@ -7,7 +7,6 @@ pickle is involved on either side.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -76,6 +75,10 @@ class GenerateRequest:
             raise ValueError(f"not a request of a training run: {type(error).__name__}: {error}") from error
 
 
+ROUNDING = 1e-3
+"""What a log-probability may be above 0."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """A server's answer to a `GenerateRequest`.
@@ -101,28 +104,40 @@ class Reply:
         }
 
     @classmethod
-    def from_json(cls, content: Any, n: int) -> Reply:
+    def from_json(cls, content: Any, n: int, max_tokens: int, vocabulary: int) -> Reply:
         """Read a reply.
 
+        Args:
+            n: responses that it must have.
+            max_tokens: tokens that each may have.
+            vocabulary: token ids are below it.
+
         Raises:
-            ValueError: it is not one with `n` responses.
+            ValueError: it is something else.
         """
         try:
-            responses = [_response(entry) for entry in content["responses"]]
-            reply = cls([int(token) for token in content["prompt_token_ids"]], responses, str(content["version"]))
-        except (KeyError, TypeError, ValueError) as error:
+            responses = [_response(entry, max_tokens, vocabulary) for entry in content["responses"]]
+            reply = cls(_tokens(content["prompt_token_ids"], vocabulary), responses, str(content["version"]))
+        except (KeyError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
             raise ValueError(f"not the reply of a rollout server ({type(error).__name__}: {error})") from error
         if len(responses) != n:
             raise ValueError(f"the reply of the rollout server has {len(responses)} responses instead of {n}")
         return reply
 
 
-def _response(entry: Mapping[str, Any]) -> Response:
-    tokens, logprobs = entry["token_ids"], entry["logprobs"]
-    if not tokens or len(tokens) != len(logprobs):
-        raise ValueError(f"{len(tokens)} tokens with {len(logprobs)} log-probabilities")
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in logprobs):
-        raise ValueError("a log-probability is not finite")
-    return Response(
-        torch.tensor(tokens, dtype=torch.long), torch.tensor(logprobs, dtype=torch.float32), bool(entry["finished"])
-    )
+def _response(entry: Mapping[str, Any], max_tokens: int, vocabulary: int) -> Response:
+    tokens, logprobs, finished = _tokens(entry["token_ids"], vocabulary), entry["logprobs"], entry["finished"]
+    if not 1 <= len(tokens) <= max_tokens or len(tokens) != len(logprobs):
+        raise ValueError(f"{len(tokens)} tokens of at most {max_tokens}, with {len(logprobs)} log-probabilities")
+    values = torch.tensor([float(value) for value in logprobs], dtype=torch.float32)
+    if not bool((values.isfinite() & (values <= ROUNDING)).all()):
+        raise ValueError("a log-probability is not finite, or above 0")
+    if not isinstance(finished, bool):
+        raise ValueError(f"finished is {finished!r}")
+    return Response(torch.tensor(tokens, dtype=torch.long), values, finished)
+
+
+def _tokens(values: Any, vocabulary: int) -> list[int]:
+    if not all(type(value) is int and 0 <= value < vocabulary for value in values):
+        raise ValueError("a token id is none of the vocabulary")
+    return list(values)
