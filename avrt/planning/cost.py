@@ -41,6 +41,7 @@ class StepCost:
         decoding: seconds of decoding that each of its bounds alone would take: ``launches``, ``bytes``, ``flops``.
         crossed: bytes per trained weight that an offloaded optimizer moves between a device and its host.
         most_rollouts: dynamic sampling rolls out at most so many times the prompts of a step.
+        samples_ahead: other devices sample while these train.
     """
 
     prompt_tokens: int
@@ -51,6 +52,7 @@ class StepCost:
     decoding: dict[str, float]
     crossed: int = 0
     most_rollouts: int = 1
+    samples_ahead: bool = False
 
     @property
     def total_flops(self) -> float:
@@ -58,7 +60,17 @@ class StepCost:
 
     @property
     def total_seconds(self) -> float:
-        return sum(self.seconds.values())
+        sampling, rest = self.sampling_seconds, self.other_seconds
+        return max(sampling, rest) if self.samples_ahead else sampling + rest
+
+    @property
+    def sampling_seconds(self) -> float:
+        """Of the part that other devices do where responses are sampled ahead."""
+        return sum(self.seconds.get(phase, 0.0) for phase in ("prefill", "decoding"))
+
+    @property
+    def other_seconds(self) -> float:
+        return sum(self.seconds.values()) - self.sampling_seconds
 
     @property
     def most_seconds(self) -> float:
@@ -124,6 +136,7 @@ def step_cost(
         decoding=decoding,
         crossed=crossed,
         most_rollouts=s.max_num_gen_batches,
+        samples_ahead=s.sample_ahead,
     )
 
 

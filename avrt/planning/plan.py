@@ -248,7 +248,12 @@ def _print_notes(plan: Plan, console: Console) -> None:
     """How gradients are summed and moved, and what the data workers need."""
     s, notes = plan.settings, []
     if s.engine != "builtin":
-        notes.append("the time of sampling is computed for the built-in engine")
+        notes.append("the time of sampling is computed for the built-in engine, on as many devices")
+    if plan.cost.samples_ahead:
+        notes.append(
+            f"sampling takes {plan.cost.sampling_seconds:.1f} s beside {plan.cost.other_seconds:.1f} s of the rest: a "
+            "step takes the longer of the two"
+        )
     if plan.sums is not None:
         more = f"{abs(plan.sums.device_bytes) / GIB:.1f} GiB {'more' if plan.sums.device_bytes > 0 else 'less'}"
         slower = f"{plan.sums.seconds:.1f} s longer per step"

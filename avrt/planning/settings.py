@@ -56,6 +56,7 @@ class RunSettings:
         engine: what samples responses: ``builtin``, ``in process`` (vLLM on the same devices) or ``elsewhere``.
         engine_share: part of a device's memory that an engine in process takes.
         engine_sleeps: whether that engine leaves the device while training.
+        sample_ahead: whether it samples while the policy is trained.
         total_steps: optimizer steps of the run, or None if they depend on data that is not on this machine.
     """
 
@@ -94,6 +95,7 @@ class RunSettings:
     engine: str = "builtin"
     engine_share: float = 0.0
     engine_sleeps: bool = False
+    sample_ahead: bool = False
 
     def __post_init__(self) -> None:
         if not self.longest_tokens:
@@ -214,6 +216,7 @@ def read_settings(
         prefetch=data["prefetch"],
         val_batch_size=data["val_batch_size"] if data.get("val") else 1,
         max_pixels=model["student"]["max_pixels"],
+        sample_ahead=model.get("sample_ahead", False),
         **_engine(model.get("rollout", "builtin")),
     )
     steps = _total_steps(config, settings, samples)

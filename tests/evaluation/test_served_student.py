@@ -81,10 +81,9 @@ def replies(run: Path) -> dict[str, tuple[str, str | None]]:
     return {record.id: (record.text, record.failure) for record in read_records(run / "clips")}
 
 
-@pytest.mark.parametrize("modalities", ["AV", "A", "V"])
-def test_the_replies_are_those_of_test(modalities: str, folder: Path, shards: Path, url: str, tmp_path: Path) -> None:
-    assert ask(url, tmp_path / "served", shards, media__modalities=modalities) == 0
-    settings = {
+def settings_of_test(shards: Path, modalities: str) -> dict[str, Any]:
+    """The same of ``avrt test``, whose config is the demo's."""
+    settings: dict[str, Any] = {
         "benchmarks": "clips",
         "shards": shards,
         "modalities": modalities,
@@ -94,8 +93,13 @@ def test_the_replies_are_those_of_test(modalities: str, folder: Path, shards: Pa
         "model__init_args__max_completion_length": TOKENS,
     }
     default = ("option_line", "tags_instruction", "letter_instruction")
-    settings |= {f"model__init_args__student__template__{key}": getattr(PromptTemplate, key) for key in default}
-    assert evaluate(tmp_path / "tested", folder, **settings) == 0
+    return settings | {f"model__init_args__student__template__{key}": getattr(PromptTemplate, key) for key in default}
+
+
+@pytest.mark.parametrize("modalities", ["AV", "A", "V"])
+def test_the_replies_are_those_of_test(modalities: str, folder: Path, shards: Path, url: str, tmp_path: Path) -> None:
+    assert ask(url, tmp_path / "served", shards, media__modalities=modalities) == 0
+    assert evaluate(tmp_path / "tested", folder, **settings_of_test(shards, modalities)) == 0
     served, tested = replies(tmp_path / "served"), replies(tmp_path / "tested")
     assert len(served) == 8
     assert served == tested

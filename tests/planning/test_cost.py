@@ -214,6 +214,16 @@ def test_dynamic_sampling_repeats_the_rollout_but_not_reference_and_training() -
     assert once.most_seconds == once.total_seconds
 
 
+def test_sampling_ahead_costs_the_longer_of_the_two() -> None:
+    """Decoding and prefill are elsewhere; the encoders run here, for training too."""
+    plain, ahead = cost(), cost(replace(SETTINGS, engine="elsewhere", sample_ahead=True))
+    assert ahead.seconds == plain.seconds
+    sampling = plain.seconds["prefill"] + plain.seconds["decoding"]
+    assert ahead.sampling_seconds == pytest.approx(sampling)
+    assert ahead.total_seconds == pytest.approx(max(sampling, plain.total_seconds - sampling))
+    assert ahead.total_seconds < plain.total_seconds
+
+
 def test_a_reference_on_the_host_is_copied_to_the_device() -> None:
     assert cost(replace(SETTINGS, reference="host")).seconds["reference"] == pytest.approx(
         cost().seconds["reference"] + 1100 * 2 / 1000

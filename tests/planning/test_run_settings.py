@@ -157,3 +157,17 @@ def test_the_engine_of_a_run(tmp_path: Path, rollout: Any, engine: tuple[str, fl
     settings = read_settings([str(CONFIGS / "grpo_7b.yaml"), str(overlay)], samples=1_000)
     enforce(ALLOWED_PREFIXES)
     assert (settings.engine, settings.engine_share, settings.engine_sleeps) == engine
+    assert not settings.sample_ahead
+
+
+def test_sampling_ahead_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    servers = {"class_path": "avrt.rollout.vllm.VLLMServers", "init_args": {"urls": ["http://a:8200"]}}
+    overlay = tmp_path / "overlay.yaml"
+    model = {"rollout": servers, "sample_ahead": True, "sampling_correction": {"mode": "sequence_mask"}}
+    overlay.write_text(json.dumps({"model": {"init_args": model}}))
+    configs = [str(CONFIGS / "grpo_7b.yaml"), str(overlay)]
+    assert read_settings(configs, samples=1_000).sample_ahead
+    enforce(ALLOWED_PREFIXES)
+    assert main(["plan", *(word for config in configs for word in ("--config", config)), "--samples", "1000"]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "s of the rest: a step takes the longer of the two" in output

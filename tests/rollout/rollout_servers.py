@@ -19,6 +19,7 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import SamplingConfig
 from avrt.rollout.vllm.inputs import vllm_prompt
+from avrt.rollout.vllm.process_group import SERVER, Meeting, join, receive
 from avrt.rollout.vllm.server import banned_digest
 from avrt.rollout.vllm.weights import Totals
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
@@ -61,13 +62,21 @@ class ScriptedServer:
         asked = await request.json()
         totals = Totals(torch.float32)
         found: dict[str, Tensor] = {}
-        for file in sorted((self.folder / asked["version"]).glob("*.safetensors")):
-            found |= dict(totals.noted(load_file(file).items()))
+        if "meeting" in asked:
+            found = dict(totals.noted((await asyncio.to_thread(self.receive, asked)).items()))
+        else:
+            for file in sorted((self.folder / asked["version"]).glob("*.safetensors")):
+                found |= dict(totals.noted(load_file(file).items()))
         for name, weight in self.model.text_model.named_parameters():
             weight.data.copy_(found[f"thinker.model.{name}"])
         self.model.head.weight.data.copy_(found["thinker.lm_head.weight"])
         self.version = asked["version"]
         return web.json_response({"version": self.version, "totals": [totals.expected]})
+
+    def receive(self, asked: dict[str, Any]) -> dict[str, Tensor]:
+        """The weights that the trainer sends."""
+        group = join(Meeting.from_json(asked["meeting"]), SERVER)
+        return dict(receive(group, asked["tensors"], torch.zeros(1)))
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         asked = GenerateRequest.from_bytes(await request.read())

@@ -21,7 +21,7 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response, SamplingConfig
 from avrt.rollout.policy_weights import PolicyWeight
-from avrt.rollout.vllm import VLLMServers, servers
+from avrt.rollout.vllm import VLLMServers, transfers
 from avrt.rollout.vllm.servers import VLLMServersEngine
 from avrt.rollout.vllm.weights import Totals
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
@@ -60,7 +60,9 @@ class Setup:
         self.student = student
         self.servers = [stack.enter_context(ScriptedServer(student, fault).serving()) for fault in faults]
         urls = [server.url for server in self.servers]
-        self.config = VLLMServers(urls, str(shared), **{"requests_per_server": 2, "timeout": 20.0} | settings)
+        self.config = VLLMServers(
+            urls, **{"weights_folder": str(shared), "requests_per_server": 2, "timeout": 20.0} | settings
+        )
         self.config.check()
         self.engine: VLLMServersEngine = self.config.start(student, SAMPLING)
         self.prompts = student.embed(
@@ -254,7 +256,7 @@ def test_weights_that_did_not_arrive(
     def write_nothing(weights: list[PolicyWeight], totals: Totals, folder: Path) -> None:
         list(totals.noted((weight.name, weight.tensor()) for weight in weights))
 
-    monkeypatch.setattr(servers, "_write", write_nothing)
+    monkeypatch.setattr(transfers, "write_files", write_nothing)
     with pytest.raises(ValueError, match="no server took over the weights"):
         setup.engine.update_weights()
 
@@ -283,7 +285,7 @@ def test_a_server_that_keeps_older_weights(
 
 def test_a_server_of_another_student_is_refused(stack: ExitStack, student: Student, tmp_path: Path) -> None:
     server = stack.enter_context(ScriptedServer(student).serving())
-    config = VLLMServers([server.url], str(tmp_path))
+    config = VLLMServers([server.url], weights_folder=str(tmp_path))
     banned = student.banned_tokens.clone()
     banned[3] = True
     student._banned_tokens = banned
@@ -309,7 +311,7 @@ def test_a_prompt_that_no_server_can_take_is_named(stack: ExitStack, student: St
 def test_servers_of_different_types_are_refused(stack: ExitStack, student: Student, tmp_path: Path) -> None:
     urls = [stack.enter_context(ScriptedServer(student, dtype=d).serving()).url for d in ("float32", "bfloat16")]
     with pytest.raises(ValueError, match=r"computes in 'bfloat16', http://\S+ in 'float32'; start all with the same"):
-        VLLMServers(urls, str(tmp_path)).start(student, SAMPLING)
+        VLLMServers(urls, weights_folder=str(tmp_path)).start(student, SAMPLING)
 
 
 def test_a_server_that_another_run_uses_too(stack: ExitStack, student: Student, tmp_path: Path) -> None:
@@ -326,7 +328,7 @@ def test_a_server_that_another_run_uses_too(stack: ExitStack, student: Student, 
 
 def test_no_server_at_all(student: Student, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.rollout\.urls: no server answers; http://127\.0\.0\.1:9/info: "):
-        VLLMServers(["http://127.0.0.1:9"], str(tmp_path)).start(student, SAMPLING)
+        VLLMServers(["http://127.0.0.1:9"], weights_folder=str(tmp_path)).start(student, SAMPLING)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +336,7 @@ def test_no_server_at_all(student: Student, tmp_path: Path) -> None:
     [
         (VLLMServers(), r"model\.rollout\.urls: is empty"),
         (VLLMServers(["http://a"]), r"model\.rollout\.weights_folder: is empty"),
-        (VLLMServers(["localhost:8200"], "w"), r"model\.rollout\.urls: 'localhost:8200' is no address"),
+        (VLLMServers(["localhost:8200"], weights_folder="w"), r"model\.rollout\.urls: 'localhost:8200' is no address"),
     ],
 )
 def test_settings_that_are_missing(config: VLLMServers, line: str) -> None:
@@ -346,4 +348,4 @@ def test_a_student_without_published_names(student_folder: Path, stack: ExitStac
     student = load_student(student_folder)
     server = stack.enter_context(ScriptedServer(student).serving())
     with pytest.raises(ValueError, match=r"model\.student\.path: .* has no weights with published names"):
-        VLLMServers([server.url], str(tmp_path)).start(student, SAMPLING)
+        VLLMServers([server.url], weights_folder=str(tmp_path)).start(student, SAMPLING)

@@ -64,12 +64,12 @@ def two(float32_folder: Path, shared: Path) -> Iterator[list[Server]]:
             stop(server, signal.SIGKILL)
 
 
-def wait_for(server: Server, seconds: float = 400) -> None:
+def wait_for(server: Server, seconds: float = 400, path: str = "/info") -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         assert server.process.poll() is None, "the server has ended"
         try:
-            with urllib.request.urlopen(f"{server.url}/info", timeout=2) as answer:
+            with urllib.request.urlopen(f"{server.url}{path}", timeout=2) as answer:
                 assert answer.status == 200
                 return
         except OSError:
@@ -85,7 +85,7 @@ def stop(server: Server, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def engine(two: list[Server], shared: Path, float32_folder: Path) -> VLLMServersEngine:
-    config = VLLMServers([server.url for server in two], str(shared), requests_per_server=4, timeout=60)
+    config = VLLMServers([server.url for server in two], weights_folder=str(shared), requests_per_server=4, timeout=60)
     config.check()
     return config.start(load_student(float32_folder), SAMPLING)
 
@@ -114,6 +114,34 @@ def test_log_probabilities_are_the_policys_before_and_after_updates(
     engine.version += "0"  # as if weights had gone over to nobody
     with pytest.raises(ValueError, match=r"holds the weights '[0-9a-f]+-3', not '[0-9a-f]+-30'"):
         engine.generate(embedded, 1, [0])
+
+
+def test_weights_through_process_groups(two: list[Server], float32_folder: Path) -> None:
+    urls = [server.url for server in two]
+    config = VLLMServers(urls, transfer="gloo", weights_host="127.0.0.1", requests_per_server=4, timeout=60)
+    config.check()
+    engine = config.start(load_student(float32_folder), SAMPLING)
+    for _ in range(3):
+        assert engine.update_weights() < 1e-5
+        assert engine.active == urls
+        assert largest_difference(engine, engine.student) < 1e-5
+        change(engine.student)
+
+
+def test_sampled_while_the_policy_changes(engine: VLLMServersEngine) -> None:
+    """With the weights of before; and the next transfer has the new ones."""
+    student = engine.student
+    engine.update_weights()
+    seeds = range(6)
+    before = engine.generate(student.embed(prompts(student)), 3, seeds)
+    pending = engine.begin(prompts(student), 3, seeds)
+    change(student)
+    for group, others in zip(pending.result(), before, strict=True):
+        for one, other in zip(group, others, strict=True):
+            assert torch.equal(one.token_ids, other.token_ids)
+            assert torch.allclose(one.logprobs, other.logprobs, atol=1e-5)
+    engine.update_weights()
+    assert largest_difference(engine, student) < 1e-5
 
 
 @pytest.mark.parametrize("version", ["../somewhere", "/etc", "", "nothing-1"])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
+
+from avrt.rollout.engine import SamplingConfig
 
 
 def set_environment() -> None:
@@ -38,3 +41,28 @@ def shared_arguments(banned: list[int], media: int, enforce_eager: bool, on_cpu:
     if on_cpu:  # a seeded request whose prompt is computed in parts fails there ("CPU Generator does not use offset")
         arguments["enable_chunked_prefill"] = False
     return arguments
+
+
+def sampling_parameters(n: int, sampling: SamplingConfig, seed: int, stop: Sequence[int], **more: Any) -> Any:
+    """vLLM's ``SamplingParams`` for the responses to one prompt.
+
+    Args:
+        n: responses.
+        sampling: temperature and longest response.
+        seed: of the prompt's random stream.
+        stop: tokens that end a response.
+        more: what only one kind of engine sets.
+    """
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        n=n,
+        temperature=sampling.temperature,
+        seed=seed,
+        max_tokens=sampling.max_completion_length,
+        stop_token_ids=list(stop),
+        ignore_eos=True,  # the folder's own list of end tokens may be another
+        logprobs=0,
+        detokenize=False,
+        **more,
+    )

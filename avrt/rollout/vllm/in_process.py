@@ -24,7 +24,7 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
 from avrt.rollout.policy_weights import check_accounted, policy_weights, published_shapes
 from avrt.rollout.transfer_check import LIMITS, MEDIA, TransferCheck
-from avrt.rollout.vllm.arguments import set_environment, shared_arguments
+from avrt.rollout.vllm.arguments import sampling_parameters, set_environment, shared_arguments
 from avrt.rollout.vllm.inputs import check_prompt, media_tokens_of, response, source_of, vllm_prompt, with_media
 from avrt.rollout.vllm.weights import Totals, arrived_totals, reload_weights
 
@@ -113,23 +113,10 @@ class VLLMEngine:
     def _generate(
         self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int], sampling: SamplingConfig
     ) -> list[list[Response]]:
-        from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
 
         sources = [source_of(prompt) for prompt in prompts]
-        settings = [
-            SamplingParams(
-                n=num_generations,
-                temperature=sampling.temperature,
-                seed=seed,
-                max_tokens=sampling.max_completion_length,
-                stop_token_ids=list(self.student.eos_token_ids),
-                ignore_eos=True,  # the folder's own list of end tokens may be another
-                logprobs=0,
-                detokenize=False,
-            )
-            for seed in seeds
-        ]
+        settings = [sampling_parameters(num_generations, sampling, seed, self.student.eos_token_ids) for seed in seeds]
         requests = [with_media(vllm_prompt(source, self._media_tokens)) for source in sources]
         # The precision is vLLM's own, not that of the training step around this call.
         try:

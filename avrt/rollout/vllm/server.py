@@ -16,8 +16,11 @@ from typing import Any
 from aiohttp import web
 from rich.console import Console
 
+from avrt.rollout.engine import SamplingConfig
 from avrt.rollout.transfer_check import MEDIA
+from avrt.rollout.vllm.arguments import sampling_parameters, set_environment, shared_arguments
 from avrt.rollout.vllm.inputs import response, with_media
+from avrt.rollout.vllm.process_group import Meeting
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
 
 LARGEST_REQUEST = 1 << 30
@@ -46,15 +49,15 @@ class RolloutServer:
         model: what it loaded.
         dtype: of its weights.
         banned: tokens that it never samples.
-        weights: the folder below which weights are taken over.
+        weights: the folder below which weights are taken over in files, if they are.
     """
 
-    def __init__(self, engine: Any, model: str, dtype: str, banned: list[int], weights: Path) -> None:
+    def __init__(self, engine: Any, model: str, dtype: str, banned: list[int], weights: Path | None) -> None:
         self.engine = engine
         self.model = model
         self.dtype = dtype
         self.banned = banned
-        self.weights = weights.resolve()
+        self.weights = None if weights is None else weights.resolve()
         self.version = INITIAL
         self._numbers = itertools.count()
         self._loading = asyncio.Lock()
@@ -78,13 +81,12 @@ class RolloutServer:
                 "dtype": self.dtype,
                 "banned": banned_digest(self.banned),
                 "version": self.version,
-                "weights": str(self.weights),
+                "weights": None if self.weights is None else str(self.weights),
             }
         )
 
     async def generate(self, request: web.Request) -> web.Response:
         """Sample; a client that hangs up ends its request."""
-        from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
@@ -92,15 +94,11 @@ class RolloutServer:
             asked = GenerateRequest.from_bytes(await request.read())
             if asked.version != self.version:
                 return self._other_weights(asked.version)
-            parameters = SamplingParams(
-                n=asked.n,
-                temperature=asked.temperature,
-                seed=asked.seed,
-                max_tokens=asked.max_tokens,
-                stop_token_ids=list(asked.stop_token_ids),
-                ignore_eos=True,
-                logprobs=0,
-                detokenize=False,
+            parameters = sampling_parameters(
+                asked.n,
+                SamplingConfig(asked.max_tokens, asked.temperature),
+                asked.seed,
+                asked.stop_token_ids,
                 output_kind=RequestOutputKind.FINAL_ONLY,  # others have some of the n responses each
             )
             prompt = with_media(asked.prompt)
@@ -124,17 +122,19 @@ class RolloutServer:
         )
 
     async def take_weights(self, request: web.Request) -> web.Response:
-        """Load the language model's weights from a folder, and answer with their sums by name."""
+        """Load the language model's weights from a folder or a process group; answer with their sums by name."""
         try:
-            version = (await request.json())["version"]
+            asked = await request.json()
+            version = asked["version"]
             # A name and not a path: training may see the folder under another one.
             if not isinstance(version, str) or not _NAME.fullmatch(version):
                 raise ValueError(f"{version!r} is not the name of a folder of weights")
-            folder = self.weights / version
-            if not folder.is_dir():
-                raise ValueError(
-                    f"there is no folder {folder}; --weights must be the run's model.rollout.weights_folder"
-                )
+            if "meeting" in asked:
+                source = f"{Meeting.from_json(asked['meeting']).host}'s weights"
+                load, settings = "avrt_receive_weights", {"meeting": asked["meeting"], "tensors": asked["tensors"]}
+            else:
+                source, load = str(self._folder(version)), "avrt_read_weights"
+                settings = {"folder": source}
         except (ValueError, KeyError, TypeError) as error:
             return _refused(error)
         async with self._loading:
@@ -142,15 +142,26 @@ class RolloutServer:
                 return _refused(ValueError(self._broken), 500)
             self.version = INITIAL  # what a failure leaves behind must not be sampled from
             try:
-                totals = await self._load(folder)
+                totals = await self._load(load, settings)
             except Exception as error:  # noqa: BLE001 (of vLLM's own process)
-                self._broken = f"could not load {folder} ({type(error).__name__}: {error}); start the server again"
+                self._broken = f"could not load {source} ({type(error).__name__}: {error}); start the server again"
                 return _refused(ValueError(self._broken), 500)
             self.version = version
         return web.json_response({"version": version, "totals": totals})
 
-    async def _load(self, folder: Path) -> Any:
-        await self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+    def _folder(self, version: str) -> Path:
+        if self.weights is None:
+            raise ValueError(
+                "the server has no --weights, so weights cannot come in files: set it to the run's "
+                "model.rollout.weights_folder, or model.rollout.transfer to gloo"
+            )
+        folder = self.weights / version
+        if not folder.is_dir():
+            raise ValueError(f"there is no folder {folder}; --weights must be the run's model.rollout.weights_folder")
+        return folder
+
+    async def _load(self, method: str, settings: dict[str, Any]) -> Any:
+        await self.engine.collective_rpc(method, kwargs=settings)
         await self.engine.reset_encoder_cache()
         if not await self.engine.reset_prefix_cache():
             raise ValueError("keys and values of earlier weights could not be dropped")
@@ -163,7 +174,7 @@ def _refused(error: Exception, status: int = 400) -> web.Response:
 
 def serve(
     model: str,
-    weights: Path,
+    weights: Path | None,
     host: str,
     port: int,
     dtype: str,
@@ -176,13 +187,12 @@ def serve(
 
     Args:
         model: the folder or hub id that the run's student has.
-        weights: the folder below which weights are taken over; made if it is absent.
+        weights: the folder below which weights are taken over in files, made if it is absent; None where they come
+            through process groups only.
 
     Raises:
         ValueError: vLLM is not installed.
     """
-    from avrt.rollout.vllm.arguments import set_environment, shared_arguments
-
     set_environment()
     try:
         from vllm import AsyncEngineArgs
@@ -194,7 +204,8 @@ def serve(
 
     from avrt.model.banned_tokens import find_banned_tokens
 
-    weights.mkdir(parents=True, exist_ok=True)
+    if weights is not None:
+        weights.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     vocabulary = config.thinker_config.text_config.vocab_size
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
@@ -216,7 +227,8 @@ def serve(
             engine.shutdown()
 
         app.on_cleanup.append(shut_down)
-        line = f"rollout server for {model} on http://{host}:{port}, weights from {weights.resolve()}"
+        source = "the trainer" if weights is None else weights.resolve()
+        line = f"rollout server for {model} on http://{host}:{port}, weights from {source}"
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
         return app
 

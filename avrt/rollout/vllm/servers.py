@@ -9,24 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import shutil
+import socket
 import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import aiohttp
 import torch
-from safetensors.torch import save_file
 
 from avrt.config.numbers import PositiveFloat, PositiveInt
 from avrt.model.encoding import Prompt
 from avrt.model.student import DTYPES, Student
 from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
-from avrt.rollout.policy_weights import PolicyWeight, check_accounted, policy_weights, published_shapes
+from avrt.rollout.policy_weights import check_accounted, policy_weights, published_shapes
 from avrt.rollout.transfer_check import LIMITS, TransferCheck
 from avrt.rollout.vllm.background import Background
 from avrt.rollout.vllm.calls import (
@@ -41,13 +40,11 @@ from avrt.rollout.vllm.calls import (
 )
 from avrt.rollout.vllm.inputs import check_prompt, media_tokens_of, source_of, vllm_prompt
 from avrt.rollout.vllm.server import banned_digest
+from avrt.rollout.vllm.transfers import FileTransfer, GroupTransfer, Transfer
 from avrt.rollout.vllm.weights import Totals
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
 
 log = logging.getLogger(__name__)
-
-FILE_BYTES = 2_000_000_000
-"""Weights that are in host memory at once while they are written."""
 
 LONGEST_PAUSE = 32
 """Transfers of weights that a server which fails again and again is left out of, at most."""
@@ -59,20 +56,26 @@ class VLLMServers(EngineConfig):
 
     Attributes:
         urls: their addresses.
-        weights_folder: a folder that training and servers share; each set of weights is there until all have read it.
+        transfer: how weights go over: ``file``, through a folder that all see; ``gloo``, through the network; ``nccl``,
+            from GPU to GPU (never run).
+        weights_folder: with ``file``, the folder; each set of weights is there until all have read it.
+        weights_host: otherwise, the name by which servers find the machine of the first process; null for its own name.
         requests_per_server: prompts that a server works on at once.
         timeout: seconds after which an answer is no longer waited for, whether of a prompt or of a set of weights.
         max_logp_difference: as in `avrt.rollout.vllm.VLLM`.
     """
 
     urls: list[str] = field(default_factory=list)
+    transfer: Literal["file", "gloo", "nccl"] = "file"
     weights_folder: str = ""
+    weights_host: str | None = None
     requests_per_server: PositiveInt = 32
     timeout: PositiveFloat = 600.0
     max_logp_difference: PositiveFloat | None = None
 
     def check(self) -> None:
-        for key, given in (("urls", self.urls), ("weights_folder", self.weights_folder)):
+        needed = {"urls": self.urls} | ({"weights_folder": self.weights_folder} if self.transfer == "file" else {})
+        for key, given in needed.items():
             if not given:
                 raise ValueError(f"model.rollout.{key}: is empty; docs/rollout.md says what belongs there")
         for url in self.urls:
@@ -105,6 +108,7 @@ class VLLMServersEngine:
         self.version = ""
         """Names the policy's weights: of this process's run and no other, which may use the same servers or folder."""
         self._run, self._transfers = uuid.uuid4().hex[:12], 0
+        self._transfer: Transfer | None = None
         self._failures: dict[str, int] = {}
         self._paused_until: dict[str, int] = {}
         self._media_tokens = media_tokens_of(student)
@@ -150,16 +154,20 @@ class VLLMServersEngine:
         return difference
 
     def _send(self) -> float:
-        """Write the weights, have every server read them, and check each."""
+        """Hand the weights over to every server, and check each."""
         weights, totals = policy_weights(self.student, self._shapes), Totals(self.dtype)
         check_accounted(weights, self._shapes)
-        asked = [url for url in self.urls if self._paused_until.get(url, 0) <= self._transfers]
-        folder = Path(self.config.weights_folder) / self.version
+        asked = [url for url in self.urls if self._paused_until.get(url, 0) <= self._transfers] or self.urls
+        if self._transfer is None:
+            self._transfer = self._new_transfer()
+        transfer = self._transfer
         try:
-            _write(weights, totals, folder)
-            found = asyncio.run(each(asked or self.urls, self._hand_over, self.config.timeout))
+            transfer.prepare(weights, totals, self.version)
+            answers = Background(each(asked, partial(self._hand_over, transfer), self.config.timeout), "weights")
+            failed = transfer.send(asked)
+            found = answers.result() | {url: ServerError(f"{url}: {error}") for url, error in failed.items()}
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            transfer.finish()
         differences = []
         self.active = []
         for url, answer in found.items():
@@ -187,11 +195,20 @@ class VLLMServersEngine:
         self._paused_until[url] = self._transfers + pause
         log.warning("rollout server %s is left out until weights have gone over %d times more: %s", url, pause, error)
 
+    def _new_transfer(self) -> Transfer:
+        if self.config.transfer == "file":
+            return FileTransfer(self.config.weights_folder)
+        host = self.config.weights_host or socket.gethostname()
+        try:
+            return GroupTransfer(self.config.transfer, host, self.config.timeout)
+        except RuntimeError as error:
+            raise ValueError(f"model.rollout.weights_host: no server can be reached from {host!r}: {error}") from error
+
     async def _hand_over(
-        self, session: aiohttp.ClientSession, url: str
+        self, transfer: Transfer, session: aiohttp.ClientSession, url: str
     ) -> tuple[list[dict[str, int | None]], Response]:
         """Have a server read the weights; returns what has arrived, and its response to the fixed prompt."""
-        answer = await post(session, f"{url}/weights", json={"version": self.version})
+        answer = await post(session, f"{url}/weights", json={"version": self.version} | transfer.request(url))
         totals = answer.get("totals")
         if not isinstance(totals, list) or not all(isinstance(of_worker, dict) for of_worker in totals):
             totals = None
@@ -312,20 +329,6 @@ class VLLMServersEngine:
 
     def close(self) -> None:
         """Servers go on."""
-
-
-def _write(weights: Sequence[PolicyWeight], totals: Totals, folder: Path) -> None:
-    """Weights in files of at most `FILE_BYTES`, in the engine's type."""
-    folder.mkdir(parents=True)
-    part: dict[str, torch.Tensor] = {}
-    size = number = 0
-    for name, weight in totals.noted((w.name, w.tensor()) for w in weights):
-        if part and size + weight.nbytes > FILE_BYTES:
-            save_file(part, folder / f"model-{number:05d}.safetensors")
-            part, size, number = {}, 0, number + 1
-        part[name] = weight.detach().cpu().contiguous()
-        size += weight.nbytes
-    save_file(part, folder / f"model-{number:05d}.safetensors")
 
 
 def _rank() -> int:

@@ -79,7 +79,7 @@ def _wrapped(total: int) -> int:
 
 def reload_weights(llm: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
     """Load published weights into the model of a `vllm.LLM` in this process, and drop what was computed with others."""
-    with _without_warnings("vllm.model_executor.model_loader.reload"):  # one for each frozen layer
+    with without_warnings():
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
     # vLLM forgets the encoders' outputs with the weights, and its scheduler must know.
     llm.llm_engine.reset_encoder_cache()
@@ -88,8 +88,9 @@ def reload_weights(llm: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
 
 
 @contextmanager
-def _without_warnings(logger: str) -> Iterator[None]:
-    log = logging.getLogger(logger)
+def without_warnings() -> Iterator[None]:
+    """vLLM warns of each layer that a transfer leaves as it is: all of the frozen encoders."""
+    log = logging.getLogger("vllm.model_executor.model_loader.reload")
     before = log.level
     log.setLevel(logging.ERROR)
     try:

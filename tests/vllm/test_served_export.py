@@ -1,0 +1,72 @@
+"""vLLM's own server with an exported student answers ``avrt evaluate-server`` as ``avrt test`` says."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from avrt.data.writer import ShardWriter
+from tests.distributed.runs import free_port
+from tests.evaluation.test_served_student import ask, replies, settings_of_test
+from tests.lightning_modules.evaluations import evaluate
+from tests.tiny_student import make_sample
+from tests.vllm.test_real_servers import Server, stop, wait_for
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of every kind; frame rates differ from vLLM's default."""
+    shards = tmp_path_factory.mktemp("clips")
+    with ShardWriter(shards, image_format="png") as writer:
+        for number in range(8):
+            kind = ("audio_video", "video", "audio", "image_audio")[number % 4]
+            sample = make_sample(kind, number, frames=4)
+            clip = sample.clip
+            assert clip is not None
+            if clip.waveform is not None:
+                clip = replace(clip, waveform=clip.waveform.clamp(-1, 1))
+            writer.write(replace(sample, clip=replace(clip, timestamps=(0.0,)) if clip.is_image else clip, trace=None))
+    return shards
+
+
+@pytest.fixture(scope="module")
+def url(float32_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    port = free_port()
+    media = '{"video": 1, "audio": 1, "image": 1}'
+    # The command `vllm serve` does not start where the package is the CPU build.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(float32_folder)]
+    command += ["--served-model-name", "avrt-student", "--port", str(port), "--max-model-len", "1024"]
+    command += ["--dtype", "float32", "--limit-mm-per-prompt", media, "--generation-config", "vllm"]
+    log = (tmp_path_factory.mktemp("log") / "server.log").open("wb")
+    process = subprocess.Popen(
+        [*command, "--trust-request-mm-kwargs", "--enforce-eager"],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    server = Server(process, f"http://127.0.0.1:{port}")
+    try:
+        wait_for(server, path="/health")
+        yield f"{server.url}/v1"
+    finally:
+        stop(server, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("modalities", ["AV", "A", "V"])
+def test_the_replies_are_those_of_test(
+    modalities: str, float32_folder: Path, shards: Path, url: str, tmp_path: Path
+) -> None:
+    assert ask(url, tmp_path / "served", shards, media__modalities=modalities) == 0
+    assert evaluate(tmp_path / "tested", float32_folder, **settings_of_test(shards, modalities)) == 0
+    served, tested = replies(tmp_path / "served"), replies(tmp_path / "tested")
+    assert len(served) == 8
+    assert served == tested
+    assert len({text for text, _ in served.values()}) > 1
