@@ -210,7 +210,7 @@ class RunEngine:
         if self._next is not None:
             try:
                 here = [(key, self._next.groups([key])[0]) for key in self._next.keys]
-            except ValueError:
+            except Exception:  # noqa: BLE001 (it is raised where the window begins; other devices wait here)
                 here = None
         parts = self._of_all_devices(here)
         if self._next is None or None in parts:

@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="DIR", help="hub id or folder of the run's student")
     parser.add_argument(
         "--weights",
+        required=True,
         metavar="DIR",
-        help="folder that the run shares with its servers, for new weights; leave it out with transfer gloo or nccl",
+        help="folder for new weights: shared with the run, or with transfer stream the server's own (/dev/shm/avrt)",
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="NAME", help="address to serve on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8200, metavar="N", help="port (default: 8200)")
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     serve(
         args.model,
-        None if args.weights is None else Path(args.weights),
+        Path(args.weights),
         args.host,
         args.port,
         args.dtype,

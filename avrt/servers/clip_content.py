@@ -25,26 +25,27 @@ def media_parts(clip: Clip, inputs: str, jpeg_quality: int = JPEG_QUALITY) -> Co
     if clip.frames is not None and "V" in inputs:
         for frame in clip.frames:
             parts.append(image_part(bytes(encode_jpeg(frame.contiguous(), quality=jpeg_quality).numpy())))
-    return parts + _audio_parts(clip, inputs)
+    return parts + _audio_parts(clip, inputs, "PCM_16")
 
 
 def student_media_parts(clip: Clip, inputs: str) -> Content:
     """The same as a student of this project was trained on them: the frames are one video, and nothing is lost.
 
-    vLLM decodes the parts of a ``data:video/jpeg`` with Pillow, which tells PNG from JPEG by itself.
+    Audio is a WAV of 32-bit floats. vLLM decodes the parts of a ``data:video/jpeg`` with Pillow, which tells PNG from
+    JPEG by itself.
     """
     parts: Content = []
     if clip.frames is not None and "V" in inputs:
         images = [bytes(encode_png(frame.contiguous()).numpy()) for frame in clip.frames]
         parts.append(image_part(images[0], "image/png") if clip.is_image else frames_part(images))
-    return parts + _audio_parts(clip, inputs)
+    return parts + _audio_parts(clip, inputs, "FLOAT")
 
 
-def _audio_parts(clip: Clip, inputs: str) -> Content:
+def _audio_parts(clip: Clip, inputs: str, subtype: str) -> Content:
     if clip.waveform is None or "A" not in inputs:
         return []
     buffer = io.BytesIO()
-    soundfile.write(buffer, clip.waveform.numpy(), SAMPLING_RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(buffer, clip.waveform.numpy(), SAMPLING_RATE, format="WAV", subtype=subtype)
     return [audio_part(buffer.getvalue())]
 
 

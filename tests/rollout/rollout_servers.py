@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import SamplingConfig
 from avrt.rollout.vllm.inputs import vllm_prompt
-from avrt.rollout.vllm.process_group import SERVER, Meeting, join, receive
 from avrt.rollout.vllm.server import banned_digest
+from avrt.rollout.vllm.transfers import STREAM, read_header, receive_files
 from avrt.rollout.vllm.weights import Totals
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
 
@@ -59,13 +60,15 @@ class ScriptedServer:
         return web.json_response({"model": "scripted", "dtype": self.dtype, "banned": banned_digest(banned)})
 
     async def weights(self, request: web.Request) -> web.Response:
-        asked = await request.json()
+        sent = request.content_type == STREAM
+        asked = await read_header(request.content) if sent else await request.json()
         totals = Totals(torch.float32)
         found: dict[str, Tensor] = {}
-        if "meeting" in asked:
-            found = dict(totals.noted((await asyncio.to_thread(self.receive, asked)).items()))
-        else:
-            for file in sorted((self.folder / asked["version"]).glob("*.safetensors")):
+        with tempfile.TemporaryDirectory() as own:
+            folder = Path(own) / "weights" if sent else self.folder / asked["version"]
+            if sent:
+                await self.receive(request.content, asked, folder)
+            for file in sorted(folder.glob("*.safetensors")):
                 found |= dict(totals.noted(load_file(file).items()))
         for name, weight in self.model.text_model.named_parameters():
             weight.data.copy_(found[f"thinker.model.{name}"])
@@ -73,10 +76,9 @@ class ScriptedServer:
         self.version = asked["version"]
         return web.json_response({"version": self.version, "totals": [totals.expected]})
 
-    def receive(self, asked: dict[str, Any]) -> dict[str, Tensor]:
+    async def receive(self, content: Any, header: dict[str, Any], folder: Path) -> None:
         """The weights that the trainer sends."""
-        group = join(Meeting.from_json(asked["meeting"]), SERVER)
-        return dict(receive(group, asked["tensors"], torch.zeros(1)))
+        await receive_files(content, header, folder)
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         asked = GenerateRequest.from_bytes(await request.read())

@@ -116,9 +116,9 @@ def test_log_probabilities_are_the_policys_before_and_after_updates(
         engine.generate(embedded, 1, [0])
 
 
-def test_weights_through_process_groups(two: list[Server], float32_folder: Path) -> None:
+def test_weights_through_the_network(two: list[Server], shared: Path, float32_folder: Path) -> None:
     urls = [server.url for server in two]
-    config = VLLMServers(urls, transfer="gloo", weights_host="127.0.0.1", requests_per_server=4, timeout=60)
+    config = VLLMServers(urls, transfer="stream", requests_per_server=4, timeout=60)
     config.check()
     engine = config.start(load_student(float32_folder), SAMPLING)
     for _ in range(3):
@@ -126,6 +126,20 @@ def test_weights_through_process_groups(two: list[Server], float32_folder: Path)
         assert engine.active == urls
         assert largest_difference(engine, engine.student) < 1e-5
         change(engine.student)
+    assert list(shared.iterdir()) == [], "what was received has been loaded and removed"
+
+
+def test_a_stream_that_breaks_off_leaves_the_server_as_it_is(two: list[Server], engine: VLLMServersEngine) -> None:
+    header = json.dumps({"version": "broken", "dtype": "float32", "tensors": [["thinker.lm_head.weight", [9, 9]]]})
+    body = len(header).to_bytes(8, "big") + header.encode() + b"1234"
+    headers = {"Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(f"{two[0].url}/weights", data=body, method="POST", headers=headers)
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=20)
+    assert refused.value.code == 400
+    assert b"the weights end within thinker.lm_head.weight" in refused.value.read()
+    engine.update_weights()
+    assert engine.active == [server.url for server in two]
 
 
 def test_sampled_while_the_policy_changes(engine: VLLMServersEngine) -> None:

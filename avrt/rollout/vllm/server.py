@@ -10,6 +10,8 @@ import asyncio
 import hashlib
 import itertools
 import re
+import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from avrt.rollout.engine import SamplingConfig
 from avrt.rollout.transfer_check import MEDIA
 from avrt.rollout.vllm.arguments import sampling_parameters, set_environment, shared_arguments
 from avrt.rollout.vllm.inputs import response, with_media
-from avrt.rollout.vllm.process_group import Meeting
+from avrt.rollout.vllm.transfers import STREAM, read_header, receive_files
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
 
 LARGEST_REQUEST = 1 << 30
@@ -49,15 +51,15 @@ class RolloutServer:
         model: what it loaded.
         dtype: of its weights.
         banned: tokens that it never samples.
-        weights: the folder below which weights are taken over in files, if they are.
+        weights: the folder below which weights are taken over, and kept while they are loaded if they are sent.
     """
 
-    def __init__(self, engine: Any, model: str, dtype: str, banned: list[int], weights: Path | None) -> None:
+    def __init__(self, engine: Any, model: str, dtype: str, banned: list[int], weights: Path) -> None:
         self.engine = engine
         self.model = model
         self.dtype = dtype
         self.banned = banned
-        self.weights = None if weights is None else weights.resolve()
+        self.weights = weights.resolve()
         self.version = INITIAL
         self._numbers = itertools.count()
         self._loading = asyncio.Lock()
@@ -81,7 +83,7 @@ class RolloutServer:
                 "dtype": self.dtype,
                 "banned": banned_digest(self.banned),
                 "version": self.version,
-                "weights": None if self.weights is None else str(self.weights),
+                "weights": str(self.weights),
             }
         )
 
@@ -122,46 +124,45 @@ class RolloutServer:
         )
 
     async def take_weights(self, request: web.Request) -> web.Response:
-        """Load the language model's weights from a folder or a process group; answer with their sums by name."""
+        """Load the language model's weights, from a folder or from the request; answer with their sums by name."""
+        sent = request.content_type == STREAM
+        received: Path | None = None
         try:
-            asked = await request.json()
-            version = asked["version"]
+            header = await read_header(request.content) if sent else await request.json()
+            version = header["version"]
             # A name and not a path: training may see the folder under another one.
             if not isinstance(version, str) or not _NAME.fullmatch(version):
-                raise ValueError(f"{version!r} is not the name of a folder of weights")
-            if "meeting" in asked:
-                source = f"{Meeting.from_json(asked['meeting']).host}'s weights"
-                load, settings = "avrt_receive_weights", {"meeting": asked["meeting"], "tensors": asked["tensors"]}
-            else:
-                source, load = str(self._folder(version)), "avrt_read_weights"
-                settings = {"folder": source}
-        except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{version!r} is not the name of a set of weights")
+            folder = self.weights / version
+            if sent:
+                received = folder = self.weights / f"{version}-{uuid.uuid4().hex[:8]}"
+                await receive_files(request.content, header, folder)
+            elif not folder.is_dir():
+                raise ValueError(
+                    f"there is no folder {folder}; --weights must be the run's model.rollout.weights_folder"
+                )
+            return await self._take(version, folder)
+        except (ValueError, KeyError, TypeError, EOFError) as error:
             return _refused(error)
+        finally:
+            if received is not None:
+                await asyncio.to_thread(shutil.rmtree, received, ignore_errors=True)
+
+    async def _take(self, version: str, folder: Path) -> web.Response:
         async with self._loading:
             if self._broken:
                 return _refused(ValueError(self._broken), 500)
             self.version = INITIAL  # what a failure leaves behind must not be sampled from
             try:
-                totals = await self._load(load, settings)
+                totals = await self._load(folder)
             except Exception as error:  # noqa: BLE001 (of vLLM's own process)
-                self._broken = f"could not load {source} ({type(error).__name__}: {error}); start the server again"
+                self._broken = f"could not load {folder} ({type(error).__name__}: {error}); start the server again"
                 return _refused(ValueError(self._broken), 500)
             self.version = version
         return web.json_response({"version": version, "totals": totals})
 
-    def _folder(self, version: str) -> Path:
-        if self.weights is None:
-            raise ValueError(
-                "the server has no --weights, so weights cannot come in files: set it to the run's "
-                "model.rollout.weights_folder, or model.rollout.transfer to gloo"
-            )
-        folder = self.weights / version
-        if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}; --weights must be the run's model.rollout.weights_folder")
-        return folder
-
-    async def _load(self, method: str, settings: dict[str, Any]) -> Any:
-        await self.engine.collective_rpc(method, kwargs=settings)
+    async def _load(self, folder: Path) -> Any:
+        await self.engine.collective_rpc("avrt_read_weights", kwargs={"folder": str(folder)})
         await self.engine.reset_encoder_cache()
         if not await self.engine.reset_prefix_cache():
             raise ValueError("keys and values of earlier weights could not be dropped")
@@ -174,7 +175,7 @@ def _refused(error: Exception, status: int = 400) -> web.Response:
 
 def serve(
     model: str,
-    weights: Path | None,
+    weights: Path,
     host: str,
     port: int,
     dtype: str,
@@ -187,8 +188,7 @@ def serve(
 
     Args:
         model: the folder or hub id that the run's student has.
-        weights: the folder below which weights are taken over in files, made if it is absent; None where they come
-            through process groups only.
+        weights: the folder below which weights are taken over; made if it is absent.
 
     Raises:
         ValueError: vLLM is not installed.
@@ -204,8 +204,7 @@ def serve(
 
     from avrt.model.banned_tokens import find_banned_tokens
 
-    if weights is not None:
-        weights.mkdir(parents=True, exist_ok=True)
+    weights.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     vocabulary = config.thinker_config.text_config.vocab_size
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
@@ -227,8 +226,7 @@ def serve(
             engine.shutdown()
 
         app.on_cleanup.append(shut_down)
-        source = "the trainer" if weights is None else weights.resolve()
-        line = f"rollout server for {model} on http://{host}:{port}, weights from {source}"
+        line = f"rollout server for {model} on http://{host}:{port}, weights from {weights.resolve()}"
         Console().print(line, highlight=False, markup=False, soft_wrap=True)
         return app
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import socket
+import shutil
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
@@ -40,7 +40,7 @@ from avrt.rollout.vllm.calls import (
 )
 from avrt.rollout.vllm.inputs import check_prompt, media_tokens_of, source_of, vllm_prompt
 from avrt.rollout.vllm.server import banned_digest
-from avrt.rollout.vllm.transfers import FileTransfer, GroupTransfer, Transfer
+from avrt.rollout.vllm.transfers import STREAM, stream_weights, write_files
 from avrt.rollout.vllm.weights import Totals
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
 
@@ -56,19 +56,16 @@ class VLLMServers(EngineConfig):
 
     Attributes:
         urls: their addresses.
-        transfer: how weights go over: ``file``, through a folder that all see; ``gloo``, through the network; ``nccl``,
-            from GPU to GPU (never run).
+        transfer: how weights go over: ``file``, through a folder that all see, or ``stream``, through the network.
         weights_folder: with ``file``, the folder; each set of weights is there until all have read it.
-        weights_host: otherwise, the name by which servers find the machine of the first process; null for its own name.
         requests_per_server: prompts that a server works on at once.
         timeout: seconds after which an answer is no longer waited for, whether of a prompt or of a set of weights.
         max_logp_difference: as in `avrt.rollout.vllm.VLLM`.
     """
 
     urls: list[str] = field(default_factory=list)
-    transfer: Literal["file", "gloo", "nccl"] = "file"
+    transfer: Literal["file", "stream"] = "file"
     weights_folder: str = ""
-    weights_host: str | None = None
     requests_per_server: PositiveInt = 32
     timeout: PositiveFloat = 600.0
     max_logp_difference: PositiveFloat | None = None
@@ -108,7 +105,6 @@ class VLLMServersEngine:
         self.version = ""
         """Names the policy's weights: of this process's run and no other, which may use the same servers or folder."""
         self._run, self._transfers = uuid.uuid4().hex[:12], 0
-        self._transfer: Transfer | None = None
         self._failures: dict[str, int] = {}
         self._paused_until: dict[str, int] = {}
         self._media_tokens = media_tokens_of(student)
@@ -158,16 +154,17 @@ class VLLMServersEngine:
         weights, totals = policy_weights(self.student, self._shapes), Totals(self.dtype)
         check_accounted(weights, self._shapes)
         asked = [url for url in self.urls if self._paused_until.get(url, 0) <= self._transfers] or self.urls
-        if self._transfer is None:
-            self._transfer = self._new_transfer()
-        transfer = self._transfer
-        try:
-            transfer.prepare(weights, totals, self.version)
-            answers = Background(each(asked, partial(self._hand_over, transfer), self.config.timeout), "weights")
-            failed = transfer.send(asked)
-            found = answers.result() | {url: ServerError(f"{url}: {error}") for url, error in failed.items()}
-        finally:
-            transfer.finish()
+        if self.config.transfer == "file":
+            folder = Path(self.config.weights_folder) / self.version
+            try:
+                write_files(weights, totals, folder)
+                found = asyncio.run(each(asked, self._have_read, self.config.timeout))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        else:
+            found = asyncio.run(
+                stream_weights(asked, self._hand_over, weights, totals, self.version, self.config.timeout)
+            )
         differences = []
         self.active = []
         for url, answer in found.items():
@@ -195,20 +192,20 @@ class VLLMServersEngine:
         self._paused_until[url] = self._transfers + pause
         log.warning("rollout server %s is left out until weights have gone over %d times more: %s", url, pause, error)
 
-    def _new_transfer(self) -> Transfer:
-        if self.config.transfer == "file":
-            return FileTransfer(self.config.weights_folder)
-        host = self.config.weights_host or socket.gethostname()
-        try:
-            return GroupTransfer(self.config.transfer, host, self.config.timeout)
-        except RuntimeError as error:
-            raise ValueError(f"model.rollout.weights_host: no server can be reached from {host!r}: {error}") from error
+    async def _have_read(
+        self, session: aiohttp.ClientSession, url: str
+    ) -> tuple[list[dict[str, int | None]], Response]:
+        """As `_hand_over`, of weights in the shared folder."""
+        return await self._hand_over(session, url, None)
 
     async def _hand_over(
-        self, transfer: Transfer, session: aiohttp.ClientSession, url: str
+        self, session: aiohttp.ClientSession, url: str, body: AsyncIterator[bytes | memoryview] | None
     ) -> tuple[list[dict[str, int | None]], Response]:
-        """Have a server read the weights; returns what has arrived, and its response to the fixed prompt."""
-        answer = await post(session, f"{url}/weights", json={"version": self.version} | transfer.request(url))
+        """Have a server load the weights; returns what has arrived, and its response to the fixed prompt."""
+        content: dict[str, Any] = {"json": {"version": self.version}}
+        if body is not None:
+            content = {"data": body, "headers": {"Content-Type": STREAM}}
+        answer = await post(session, f"{url}/weights", **content)
         totals = answer.get("totals")
         if not isinstance(totals, list) or not all(isinstance(of_worker, dict) for of_worker in totals):
             totals = None
