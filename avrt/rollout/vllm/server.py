@@ -132,7 +132,7 @@ class RolloutServer:
             version = header["version"]
             # A name and not a path: training may see the folder under another one.
             if not isinstance(version, str) or not _NAME.fullmatch(version):
-                raise ValueError(f"{version!r} is not the name of a set of weights")
+                raise ValueError(f"{version!r} is not the name of a folder of weights")
             folder = self.weights / version
             if sent:
                 received = folder = self.weights / f"{version}-{uuid.uuid4().hex[:8]}"
