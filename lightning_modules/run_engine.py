@@ -209,7 +209,7 @@ class RunEngine:
         here = None
         if self._next is not None:
             try:
-                here = [(key, self._next.groups([key])[0]) for key in self._next.keys]
+                here = list(zip(self._next.keys, self._next.pending.result(), strict=True))
             except Exception:  # noqa: BLE001 (it is raised where the window begins; other devices wait here)
                 here = None
         parts = self._of_all_devices(here)

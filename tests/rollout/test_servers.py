@@ -21,7 +21,7 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.builtin import TransformersRollout
 from avrt.rollout.engine import Response, SamplingConfig
 from avrt.rollout.policy_weights import PolicyWeight
-from avrt.rollout.vllm import VLLMServers, transfers
+from avrt.rollout.vllm import VLLMServers, servers
 from avrt.rollout.vllm.servers import VLLMServersEngine
 from avrt.rollout.vllm.weights import Totals
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
@@ -256,7 +256,7 @@ def test_weights_that_did_not_arrive(
     def write_nothing(weights: list[PolicyWeight], totals: Totals, folder: Path) -> None:
         list(totals.noted((weight.name, weight.tensor()) for weight in weights))
 
-    monkeypatch.setattr(transfers, "write_files", write_nothing)
+    monkeypatch.setattr(servers, "write_files", write_nothing)
     with pytest.raises(ValueError, match="no server took over the weights"):
         setup.engine.update_weights()
 
