@@ -59,9 +59,8 @@ def build_request(questions: QuestionSet, item: Item, config: ServerRunConfig, m
         return questions.failed(item, NO_INPUT, f"the item has no stream of `inputs` {config.streams}")
     if not config.asks_student:
         return Request(parts, model.sampling)
-    rates = {clip.fps for clip in sample.clips if clip.frames is not None and not clip.is_image}
-    if "V" not in config.streams:
-        rates = set()
+    videos = [clip for clip in sample.clips if clip.frames is not None and not clip.is_image]
+    rates = {clip.fps for clip in videos} if "V" in config.streams else set()
     if len(rates) > 1:
         return questions.failed(
             item, FRAME_RATES, f"the item's videos have {len(rates)} frame rates, and a request has place for one"

@@ -38,9 +38,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+def write_clips(folder: Path) -> Path:
     """Clips of every kind, with frame rates that are not the server's default, and an odd number of frames."""
-    shards = tmp_path_factory.mktemp("clips")
-    with ShardWriter(shards, image_format="png") as writer:
+    with ShardWriter(folder, image_format="png") as writer:
         for number in range(8):
             sample = make_sample(KINDS[number % 4], number, frames=4 + number % 3)
             clip = sample.clip
@@ -50,7 +53,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if clip.is_image:
                 clip = replace(clip, timestamps=(0.0,))
             writer.write(replace(sample, clip=clip, trace=None))
-    return shards
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +99,19 @@ def settings_of_test(shards: Path, modalities: str) -> dict[str, Any]:
     return settings | {f"model__init_args__student__template__{key}": getattr(PromptTemplate, key) for key in default}
 
 
-@pytest.mark.parametrize("modalities", ["AV", "A", "V"])
-def test_the_replies_are_those_of_test(modalities: str, folder: Path, shards: Path, url: str, tmp_path: Path) -> None:
-    assert ask(url, tmp_path / "served", shards, media__modalities=modalities) == 0
-    assert evaluate(tmp_path / "tested", folder, **settings_of_test(shards, modalities)) == 0
-    served, tested = replies(tmp_path / "served"), replies(tmp_path / "tested")
+def check_replies(url: str, student: Path, shards: Path, modalities: str, runs: Path) -> None:
+    """The student behind the server replies word for word as in ``avrt test``."""
+    assert ask(url, runs / "served", shards, media__modalities=modalities) == 0
+    assert evaluate(runs / "tested", student, **settings_of_test(shards, modalities)) == 0
+    served, tested = replies(runs / "served"), replies(runs / "tested")
     assert len(served) == 8
     assert served == tested
     assert len({text for text, _ in served.values()}) > 1
+
+
+@pytest.mark.parametrize("modalities", ["AV", "A", "V"])
+def test_the_replies_are_those_of_test(modalities: str, folder: Path, shards: Path, url: str, tmp_path: Path) -> None:
+    check_replies(url, folder, shards, modalities, tmp_path)
 
 
 def test_what_is_sent(shards: Path, tmp_path: Path) -> None:

@@ -6,16 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from avrt.data.writer import ShardWriter
 from tests.distributed.runs import free_port
-from tests.evaluation.test_served_student import ask, replies, settings_of_test
-from tests.lightning_modules.evaluations import evaluate
-from tests.tiny_student import make_sample
+from tests.evaluation.test_served_student import check_replies, write_clips
 from tests.vllm.test_real_servers import Server, stop, wait_for
 
 pytestmark = pytest.mark.vllm
@@ -23,18 +19,7 @@ pytestmark = pytest.mark.vllm
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clips of every kind; frame rates differ from vLLM's default."""
-    shards = tmp_path_factory.mktemp("clips")
-    with ShardWriter(shards, image_format="png") as writer:
-        for number in range(8):
-            kind = ("audio_video", "video", "audio", "image_audio")[number % 4]
-            sample = make_sample(kind, number, frames=4)
-            clip = sample.clip
-            assert clip is not None
-            if clip.waveform is not None:
-                clip = replace(clip, waveform=clip.waveform.clamp(-1, 1))
-            writer.write(replace(sample, clip=replace(clip, timestamps=(0.0,)) if clip.is_image else clip, trace=None))
-    return shards
+    return write_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +49,4 @@ def url(float32_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def test_the_replies_are_those_of_test(
     modalities: str, float32_folder: Path, shards: Path, url: str, tmp_path: Path
 ) -> None:
-    assert ask(url, tmp_path / "served", shards, media__modalities=modalities) == 0
-    assert evaluate(tmp_path / "tested", float32_folder, **settings_of_test(shards, modalities)) == 0
-    served, tested = replies(tmp_path / "served"), replies(tmp_path / "tested")
-    assert len(served) == 8
-    assert served == tested
-    assert len({text for text, _ in served.values()}) > 1
+    check_replies(url, float32_folder, shards, modalities, tmp_path)
