@@ -154,7 +154,7 @@ class AnsweringModule(LightningModule):
         """Greedy answers to a batch of questions."""
         embedded = self.student.embed(prompts)
         groups = self.rollout_engine(self.answer_sampling).generate(embedded, 1, seeds=[0] * len(embedded))
-        return completions([prompt.sample for prompt in prompts], groups, self.student.decode)
+        return completions([prompt.sample for prompt in prompts], groups, self.student.response_text)
 
     def rollout_engine(self, sampling: SamplingConfig, only: Collection[int] | None = None) -> RolloutEngine:
         """The engine that samples responses with the student's current weights.

@@ -279,6 +279,7 @@ class EvaluateModule(AnsweringModule):
             sampling,
             lambda text: self.student.processor.tokenizer(text, add_special_tokens=False)["input_ids"],
             self.student.decode,
+            self.student.encoder.opening,
         )
         if self.thinking_budget is None:
             groups = self.rollout_engine(sampling).generate(embedded, self.repeats, seeds)
@@ -288,7 +289,7 @@ class EvaluateModule(AnsweringModule):
         versions |= {budget: limited.closed(embedded, groups, seeds, budget) for budget in self.thinking_curve}
         samples = [prompt.sample for prompt in prompts]
         return {
-            (repeat, budget): completions(samples, [[group[repeat]] for group in version], self.student.decode)
+            (repeat, budget): completions(samples, [[group[repeat]] for group in version], self.student.response_text)
             for budget, version in versions.items()
             for repeat in range(self.repeats)
         }

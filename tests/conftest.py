@@ -70,19 +70,43 @@ def published_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_published_student(tmp_path_factory.mktemp("published") / "Qwen2.5-Omni-tiny")
 
 
-BOTH = {"tiny": "student_folder", "published": "published_folder"}
+@pytest.fixture(scope="session")
+def experts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a tiny student whose language model is a mixture of experts. Read only."""
+    from tests.tiny_student import EXPERTS, save_student
+
+    return save_student(tmp_path_factory.mktemp("tiny_experts"), family=EXPERTS)
 
 
-@pytest.fixture(scope="session", params=["tiny", "published"])
+@pytest.fixture(scope="session")
+def published_experts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in the published layout of Qwen3-Omni at tiny width, see `tests.published_experts`. Read only."""
+    from tests.published_experts import save_published_experts
+
+    return save_published_experts(tmp_path_factory.mktemp("published") / "Qwen3-Omni-tiny")
+
+
+FOLDERS = {
+    "tiny": "student_folder",
+    "experts": "experts_folder",
+    "published": "published_folder",
+    "published experts": "published_experts_folder",
+}
+
+
+@pytest.fixture(scope="session", params=FOLDERS)
 def any_student_folder(request: pytest.FixtureRequest) -> Path:
-    """The tiny student, then the one in the published layout: for tests that depend on the layout. Read only."""
-    return request.getfixturevalue(BOTH[request.param])
+    """A tiny student of each family, then those in the published layouts: for tests of the layout. Read only."""
+    return request.getfixturevalue(FOLDERS[request.param])
 
 
-@pytest.fixture(scope="session", params=["tiny", pytest.param("published", marks=pytest.mark.slow)])
+SLOW_LAYOUTS = [pytest.param(name, marks=pytest.mark.slow) for name in ("published", "published experts")]
+
+
+@pytest.fixture(scope="session", params=["tiny", "experts", *SLOW_LAYOUTS])
 def layout_folder(request: pytest.FixtureRequest) -> Path:
-    """Like `any_student_folder`, with the published layout in the slow tier. Read only."""
-    return request.getfixturevalue(BOTH[request.param])
+    """Like `any_student_folder`, with the published layouts in the slow tier. Read only."""
+    return request.getfixturevalue(FOLDERS[request.param])
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ def save_published_student(
             derived from the 3B.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "config.json", published_config(vocabulary, dtype))
+    write_json(folder / "config.json", published_config(vocabulary, dtype))
     _write_tokenizer(folder)
     _write_processor(folder, padding_side)
     generation = {
@@ -117,23 +117,28 @@ def save_published_student(
         "top_p": 0.8,
         "transformers_version": "4.50.0.dev0",
     }
-    _write_json(folder / "generation_config.json", generation)
+    write_json(folder / "generation_config.json", generation)
     _write_weights(folder, getattr(torch, dtype), seed)
     speaker = {"bos_token": 151872, "cond": torch.zeros(1, 128), "ref_mel": torch.zeros(1, 10, 80)}
     torch.save({"Chelsie": speaker}, folder / "spk_dict.pt")
     return folder
 
 
-def _write_json(file: Path, content: Any) -> None:
+def write_json(file: Path, content: Any) -> None:
     file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_vocabulary(folder: Path) -> None:
+    """The tokens and merges that all published students share, as `vocab.json` and `merges.txt`."""
     vocabulary, merges = qwen_vocabulary()
     (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
     lines = "".join(f"{left} {right}\n" for left, right in merges)
     (folder / "merges.txt").write_text(f"#version: 0.2\n{lines}", encoding="utf-8")
-    _write_json(folder / "added_tokens.json", ADDED_TOKENS)
+
+
+def _write_tokenizer(folder: Path) -> None:
+    write_vocabulary(folder)
+    write_json(folder / "added_tokens.json", ADDED_TOKENS)
     plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     special = [token for token, number in ADDED_TOKENS.items() if 151_644 <= number <= LAST_SPECIAL]
     special.remove("<|vision_pad|>")
@@ -158,13 +163,13 @@ def _write_tokenizer(folder: Path) -> None:
         "tokenizer_class": "Qwen2Tokenizer",
         "unk_token": None,
     }
-    _write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "tokenizer_config.json", settings)
     roles = {"eos_token": {"content": "<|im_end|>", **plain}, "pad_token": {"content": "<|endoftext|>", **plain}}
-    _write_json(folder / "special_tokens_map.json", {"additional_special_tokens": special, **NAMED_TOKENS, **roles})
+    write_json(folder / "special_tokens_map.json", {"additional_special_tokens": special, **NAMED_TOKENS, **roles})
 
 
 def _write_processor(folder: Path, padding_side: str) -> None:
-    _write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
+    write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
     settings = {
         "chunk_length": 300,
         "dither": 0.0,
@@ -188,7 +193,7 @@ def _write_processor(folder: Path, padding_side: str) -> None:
         "sampling_rate": 16000,
         "temporal_patch_size": 2,
     }
-    _write_json(folder / "preprocessor_config.json", settings)
+    write_json(folder / "preprocessor_config.json", settings)
 
 
 def _write_weights(folder: Path, dtype: torch.dtype, seed: int) -> None:
@@ -200,7 +205,7 @@ def _write_weights(folder: Path, dtype: torch.dtype, seed: int) -> None:
     for file in sorted(set(index.values())):
         save_file({name: weights[name] for name in weights if index[name] == file}, folder / file, {"format": "pt"})
     total = sum(weight.numel() * weight.element_size() for weight in weights.values())
-    _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
 
 
 def published_weights(folder: Path, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
+from avrt.families import qwen3_omni_moe
+from avrt.families.family import StudentFamily
+from avrt.families.registry import FAMILIES, family_of_path
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student, StudentConfig
 from avrt.model.tiny import TinyShape, save_tiny_student
@@ -44,6 +46,9 @@ TINY = PromptTemplate(system="", tags_instruction="", letter_instruction="")
 PIXELS = 56 * 56
 """Pixels of a frame; at 3:4, two frames become two tokens."""
 
+EXPERTS = qwen3_omni_moe.FAMILY
+"""The family whose language model is a mixture of experts."""
+
 KINDS = ("audio_video", "video", "audio", "image_audio")
 
 TRACES = ("<think>I see red. I hear a bell.</think>\n<answer>B</answer>", "<think>Quiet.</think>\n<answer>A</answer>")
@@ -54,9 +59,10 @@ CORPUS = (
 )
 
 
-def save_student(folder: Path, shape: TinyShape = SHAPE) -> Path:
-    """Write the tiny student that all tests share, or one of another shape."""
-    save_tiny_student(folder, build_tiny_tokenizer(CORPUS * 4, vocab_size=320), shape, seed=1)
+def save_student(folder: Path, shape: TinyShape = SHAPE, family: StudentFamily = FAMILIES[0]) -> Path:
+    """Write the tiny student that all tests share, or one of another shape or family."""
+    tokenizer = build_tiny_tokenizer(CORPUS * 4, vocab_size=320, family=family)
+    save_tiny_student(folder, tokenizer, shape, seed=1, family=family)
     return folder
 
 
@@ -75,14 +81,21 @@ def load_student(folder: Path, **changes: Any) -> Student:
     return Student.load(student_config(folder, **changes))
 
 
-def load_plain(folder: Path, dtype: torch.dtype) -> Any:
-    """The same weights as plain transformers loads and runs them (its own scaled-dot-product attention)."""
-    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+def load_plain(folder: Path, dtype: torch.dtype, experts: str | None = "eager") -> Any:
+    """The same weights as plain transformers loads and runs them (its own scaled-dot-product attention).
+
+    Args:
+        experts: how experts are computed; one by one, which takes float64 too, or None for the library's default.
+    """
+    thinker_class = family_of_path(str(folder)).thinker_class
+    model = thinker_class.from_pretrained(
+        folder, dtype=dtype, attn_implementation="sdpa", experts_implementation=experts
+    )
     return model.eval()
 
 
 def widen_norms(text_model: Any) -> None:
-    """Make the norm layers compute in the model's own precision.
+    """Make norm layers and routers compute in the model's own precision.
 
     transformers' compute in float32 even in a float64 model, which rounds gradients: then two correct ways to add
     them up agree to 1e-7 only, and a mistake of that size could hide.
@@ -93,6 +106,22 @@ def widen_norms(text_model: Any) -> None:
                 norm = torch.nn.RMSNorm(child.weight.shape[0], eps=child.variance_epsilon, dtype=child.weight.dtype)
                 norm.weight = child.weight
                 setattr(module, name, norm)
+            elif child.__class__.__name__.endswith("TopKRouter"):
+                setattr(module, name, WideRouter(child))
+
+
+class WideRouter(torch.nn.Module):
+    """transformers' router with a softmax in the model's own precision."""
+
+    def __init__(self, router: Any) -> None:
+        super().__init__()
+        self.weight = router.weight
+        self.top_k = router.top_k
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = hidden.reshape(-1, hidden.shape[-1]) @ self.weight.T
+        weights, chosen = logits.softmax(-1).topk(self.top_k, dim=-1)
+        return logits, weights / weights.sum(-1, keepdim=True), chosen
 
 
 def random_clip(

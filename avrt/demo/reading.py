@@ -57,7 +57,7 @@ def teach_reading(student: Student, *, seed: int, steps: int) -> None:
         for _ in progress.track(range(steps), description="Reading"):
             batch = [random_question(rng) for _ in range(BATCH_SIZE)]
             prompts = student.embed([_prompt(student, sample) for sample, _ in batch])
-            targets = [[_tokens(student, f"{sentences}<|im_end|>")] for _, sentences in batch]
+            targets = [[_tokens(student, sentences + student.family.end_tokens[0])] for _, sentences in batch]
             scores = token_logprobs(student.language_model, prompts, targets)
             loss = -(scores.logprobs * scores.mask).sum() / scores.mask.sum()
             optimizer.zero_grad()

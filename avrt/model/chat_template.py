@@ -32,6 +32,9 @@ MEMORY_BYTES = 2**29
 MAX_CHARACTERS = 2**20
 """Longest text around the messages' own."""
 
+_OPENED = re.compile(r"<think>\s*\Z")
+"""The end of a prompt behind which a response begins in the middle of its thinking."""
+
 _SPACE = "\v\f"
 """White space that no template writes of its own: where it is missing, the template trims."""
 _NONCE = secrets.token_hex(8)
@@ -78,6 +81,17 @@ def chat_text(processor: Any, messages: Sequence[dict[str, Any]]) -> str:
         return text if found[3] else text.rstrip()
 
     return _MARKED.sub(filled, around)
+
+
+def response_opening(processor: Any) -> str:
+    """What the template writes of every response itself: ``<think>`` and white space, or nothing.
+
+    Raises:
+        ValueError: see `chat_text`.
+    """
+    text = chat_text(processor, [{"role": "user", "content": [{"type": "text", "text": "?"}]}])
+    found = _OPENED.search(text)
+    return found[0] if found else ""
 
 
 @lru_cache(maxsize=64)

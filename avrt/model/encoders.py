@@ -1,23 +1,26 @@
 """The frozen encoders, run on the media of several prompts together.
 
 The media of one prompt are little work, and most of the time of a call is overhead. Both encoders take many clips in
-one call without attention between them: vision attends within a frame or a window of it, audio within two seconds. The
-features of a clip therefore do not depend on the other clips, up to the rounding of matrix products of another size.
+one call without attention between them: vision attends within a frame or a window of it, audio within some seconds.
+The features of a clip therefore do not depend on the other clips, up to the rounding of matrix products of another
+size.
 
-Shape letters: H hidden size of the language model, F mel frames.
+Shape letters: H hidden size of the language model, F mel frames, L layers that read visual features again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from avrt.media.geometry import MEL_FRAMES_PER_TOKEN
+from avrt.families.family import StudentFamily
 from avrt.model.encoding import Prompt
 from avrt.model.float32_default import float32_default
+
+T = TypeVar("T")
 
 
 def normalized_patches(processor: Any, prompt: Prompt, device: torch.device | str = "cpu") -> Tensor:
@@ -42,12 +45,15 @@ def normalized_patches(processor: Any, prompt: Prompt, device: torch.device | st
     return patches[0]
 
 
-def visual_features(model: Any, processor: Any, prompts: Sequence[Prompt], max_tokens: int) -> dict[int, Tensor]:
-    """Features of every prompt's image or video, ``[tokens, H]``, by the prompt's index in `prompts`.
+def visual_features(
+    family: StudentFamily, model: Any, processor: Any, prompts: Sequence[Prompt], max_tokens: int
+) -> dict[int, Tensor]:
+    """Features of every prompt's image or video, ``[1 + L, tokens, H]``, by the prompt's index in `prompts`.
 
     Args:
-        model: `Qwen2_5OmniThinkerModel`.
-        processor: its `Qwen2_5OmniProcessor`.
+        family: of the student; says what the rows are, see `StudentFamily.visual_features`.
+        model: the thinker without its head.
+        processor: its processor.
         prompts: those without image or video are skipped.
         max_tokens: most tokens in one call of the encoder; a prompt with more has its own call.
     """
@@ -59,30 +65,49 @@ def visual_features(model: Any, processor: Any, prompts: Sequence[Prompt], max_t
     def run(batch: list[int]) -> tuple[Tensor, ...]:
         pixels = torch.cat([normalized_patches(processor, prompts[i], device) for i in batch])
         grid = torch.cat([grids[i] for i in batch]).to(device)
-        # Images and videos differ only in their placeholders; the encoder reads both by their grid.
-        return model.get_video_features(pixels, grid).pooler_output
+        return family.visual_features(model, pixels, grid)
 
     return _in_batches(tokens, max_tokens, run)
 
 
-def audio_features(model: Any, prompts: Sequence[Prompt], max_tokens: int) -> dict[int, Tensor]:
-    """Features of every prompt's audio, ``[tokens, H]``; arguments as for `visual_features`."""
-    tower = model.audio_tower
-    frames = {i: p.input_features.shape[1] for i, p in enumerate(prompts) if p.input_features is not None}
+def audio_features(family: StudentFamily, model: Any, prompts: Sequence[Prompt], max_tokens: int) -> dict[int, Tensor]:
+    """Features of every clip's audio, ``[tokens, H]``, by the clip's place among the media of all prompts.
 
-    def run(batch: list[int]) -> tuple[Tensor, ...]:
-        mel = torch.cat([_present(prompts[i].input_features) for i in batch], dim=1).to(tower.device)
-        lengths = torch.tensor([frames[i] for i in batch], device=tower.device)
-        after_convolution, tokens = tower._get_feat_extract_output_lengths(lengths)
-        features = tower(mel, feature_lens=lengths, aftercnn_lens=after_convolution).last_hidden_state
-        return features.split(tokens.tolist())
+    The audio of a prompt is encoded in one call, as by the published model.
 
-    return _in_batches({i: -(-f // MEL_FRAMES_PER_TOKEN) for i, f in frames.items()}, max_tokens, run)
+    Args:
+        family, model, max_tokens: as for `visual_features`.
+        prompts: with all their clips.
+    """
+    device = model.audio_tower.device
+    heard: dict[int, dict[int, Tensor]] = {}  # by prompt and place
+    place = 0
+    for number, prompt in enumerate(prompts):
+        for part in prompt.media:
+            if part.input_features is not None:
+                heard.setdefault(number, {})[place] = part.input_features
+            place += 1
+
+    def run(batch: list[int]) -> tuple[dict[int, Tensor], ...]:
+        clips = [mel for number in batch for mel in heard[number].values()]
+        lengths = torch.tensor([mel.shape[1] for mel in clips], device=device)
+        features = iter(family.audio_features(model, torch.cat(clips, dim=1).to(device), lengths))
+        return tuple({at: next(features) for at in heard[number]} for number in batch)
+
+    found: dict[int, Tensor] = {}
+    longest = {number: max(mel.shape[1] for mel in clips.values()) for number, clips in heard.items()}
+    for kind in sorted({family.audio_batch(frames) for frames in longest.values()}):
+        tokens = {
+            number: sum(family.audio_tokens(mel.shape[1]) for mel in heard[number].values())
+            for number, frames in longest.items()
+            if family.audio_batch(frames) == kind
+        }
+        for of_prompt in _in_batches(tokens, max_tokens, run).values():
+            found |= of_prompt
+    return found
 
 
-def _in_batches(
-    tokens: dict[int, int], limit: int, run: Callable[[list[int]], tuple[Tensor, ...]]
-) -> dict[int, Tensor]:
+def _in_batches(tokens: dict[int, int], limit: int, run: Callable[[list[int]], tuple[T, ...]]) -> dict[int, T]:
     """`run` over consecutive items of at most `limit` tokens together."""
     batches: list[list[int]] = []
     held = 0

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avrt.families.registry import family_of_processor
 from avrt.media.defaults import MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
-from avrt.media.geometry import SAMPLES_PER_AUDIO_TOKEN
-from avrt.model.chat_template import chat_text
+from avrt.model.chat_template import chat_text, response_opening
 from avrt.model.float32_default import float32_default
 from avrt.sample import SAMPLING_RATE, Clip, Sample
 from avrt.text.prompts import (
@@ -71,10 +72,10 @@ class Prompt:
 
 
 class PromptEncoder:
-    """Encodes samples with a Qwen2.5-Omni processor.
+    """Encodes samples with the processor of a student.
 
     Args:
-        processor: `Qwen2_5OmniProcessor`.
+        processor: of one of the families of `avrt.families.registry`.
         template: wording of the prompt.
         answer_format: ``tags`` or ``letter``; selects the template's instruction that ends the prompt.
         min_pixels, max_pixels: bounds on the pixels of each frame; a frame outside is resized.
@@ -93,6 +94,7 @@ class PromptEncoder:
         if not 0 < min_pixels <= max_pixels:
             raise ValueError(f"min_pixels ({min_pixels}) must be positive and at most max_pixels ({max_pixels})")
         self.processor = processor
+        self.family = family_of_processor(processor)
         self.template = template
         self.answer_format = answer_format
         self.min_pixels = min_pixels
@@ -179,7 +181,7 @@ class PromptEncoder:
             videos_kwargs = {"do_sample_frames": False, "fps": videos[0].fps, "cap_pixels_per_frame": False}
             frames = [_even(clip.frames) for clip in videos if clip.frames is not None]
             arguments |= {"videos": frames, "videos_kwargs": images_kwargs | videos_kwargs}
-        if audio := [_audible(clip.waveform).numpy() for clip in clips if clip.waveform is not None]:
+        if audio := [self._audible(clip.waveform).numpy() for clip in clips if clip.waveform is not None]:
             arguments |= {"audio": audio, "audio_kwargs": self._audio_arguments(max(map(len, audio)))}
         return arguments
 
@@ -205,19 +207,36 @@ class PromptEncoder:
             if clip.waveform is not None:
                 # Published processors pad on the right or on the left; the mask says where the audio is.
                 found["input_features"] = next(features)[:, next(masks).bool()]
-                found["waveform"] = _audible(clip.waveform)
+                found["waveform"] = self._audible(clip.waveform)
             media.append(found)
         return media
 
+    @cached_property
+    def opening(self) -> str:
+        """What the chat template writes of every response itself, see `avrt.model.chat_template.response_opening`."""
+        return response_opening(self.processor)
+
     def encode_target(self, sample: Sample) -> Tensor:
-        """Token ids of the sample's trace with the end-of-turn token, ``[C]``: the target of supervised fine-tuning."""
+        """Token ids of the sample's trace with the end-of-turn token, ``[C]``: the target of supervised fine-tuning.
+
+        What the chat template writes of a response itself is part of the prompt and not of the target.
+        """
         if not sample.trace:
             raise ValueError(
                 f"sample {sample.id!r} has no trace to learn from; supervised fine-tuning needs shards that carry "
                 "traces (python -m avrt traces)"
             )
         self._refuse_special_tokens(sample, sample.trace)
-        ids = self.processor.tokenizer(sample.trace + "<|im_end|>", add_special_tokens=False)["input_ids"]
+        trace = sample.trace
+        if self.opening:
+            opened, tag, trace = trace.partition(self.opening.rstrip())
+            if opened.strip() or not tag:
+                raise ValueError(
+                    f"sample {sample.id!r}: its trace does not begin with {self.opening.rstrip()}, which the student's "
+                    "chat template writes in front of every response"
+                )
+            trace = trace.lstrip()
+        ids = self.processor.tokenizer(trace + self.family.end_tokens[0], add_special_tokens=False)["input_ids"]
         return torch.tensor(ids)
 
     def _refuse_special_tokens(self, sample: Sample, *texts: str) -> None:
@@ -228,6 +247,11 @@ class PromptEncoder:
                     f"sample {sample.id!r}: its text contains the special token {token!r}, which the tokenizer would "
                     "not read as text; rewrite or remove the sample"
                 )
+
+    def _audible(self, waveform: Tensor) -> Tensor:
+        """Shorter audio is padded with silence to one token, see `StudentFamily.shortest_audio`."""
+        short = self.family.shortest_audio - len(waveform)
+        return F.pad(waveform, (0, short)) if short > 0 else waveform
 
     def _audio_arguments(self, samples: int) -> dict[str, Any]:
         """Pad the audio by one analysis window of silence only, not to the model's 30 or 300 seconds.
@@ -245,12 +269,6 @@ def _only(clip: Clip, stream: str) -> Clip:
     if stream == "audio":
         return replace(clip, frames=None, timestamps=(), fps=None, is_image=False)
     return replace(clip, waveform=None)
-
-
-def _audible(waveform: Tensor) -> Tensor:
-    """Shorter audio is padded with silence to one token: without any, the positions of what follows are unknown."""
-    short = SAMPLES_PER_AUDIO_TOKEN - len(waveform)
-    return F.pad(waveform, (0, short)) if short > 0 else waveform
 
 
 def _even(frames: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from avrt import __version__
 from avrt.config.scan import scan_file
+from avrt.families.family import StudentFamily
 from avrt.files.folder_lock import FolderLock
 from avrt.model.checkpoints import (
     DEEPSPEED_TAG,
@@ -93,7 +94,7 @@ def _export(
     student = Student.load(_student_config(arguments["student"], student_path))
     restore(student, trained, lora)
 
-    card = model_card(name, settings, trained)
+    card = model_card(name, student.family, settings, trained)
 
     def write(folder: Path) -> None:
         student.save(folder)
@@ -159,7 +160,7 @@ def restore(student: Student, trained: Trained, lora: LoRAConfig | None) -> None
         merge_lora(student, lora)
 
 
-def model_card(name: str, settings: dict[str, Any], trained: Trained) -> str:
+def model_card(name: str, family: StudentFamily, settings: dict[str, Any], trained: Trained) -> str:
     """Markdown about the exported student: origin, training, measurements, and how to load it."""
     student = settings["model"]["init_args"]["student"]
     task = str(settings["model"]["class_path"]).rsplit(".", 1)[-1].removesuffix("Module")
@@ -173,14 +174,14 @@ def model_card(name: str, settings: dict[str, Any], trained: Trained) -> str:
 {yaml.safe_dump(front, sort_keys=False)}---
 # {name}
 
-The thinker of a Qwen2.5-Omni model after {task}, {trained.step} optimizer steps from `{student["path"]}`, trained with
-avrt {__version__}. It answers questions about clips in text; there is no talker.
+The thinker of a {family.title} model after {task}, {trained.step} optimizer steps from
+`{student["path"]}`, trained with avrt {__version__}. It answers questions about clips in text; there is no talker.
 
 ## Use
 
-    from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
+    from transformers import AutoProcessor, {family.thinker_class.__name__}
 
-    model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained("{name}", dtype="auto")
+    model = {family.thinker_class.__name__}.from_pretrained("{name}", dtype="auto")
     processor = AutoProcessor.from_pretrained("{name}")
 
 Or serve it: `vllm serve {name}`.

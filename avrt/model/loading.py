@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.config.remote_code import check_no_remote_code
+from avrt.families.registry import family_of_path
 from avrt.model.chat_template import chat_text
 from avrt.model.weight_files import check_weight_files
 
@@ -25,21 +25,21 @@ def load_pretrained(path: str, revision: str | None, dtype: torch.dtype) -> tupl
         dtype: of the weights.
 
     Returns:
-        `Qwen2_5OmniThinkerForConditionalGeneration` and `Qwen2_5OmniProcessor`.
+        The thinker and the processor of the student's family.
 
     Raises:
         ValueError: nothing of that name can be loaded, or its weights are incomplete.
     """
     source = _check_source(path)
     where: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
-    thinker_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
     try:
         if Path(source).is_dir():
             check_no_remote_code(Path(source))
             check_weight_files(Path(source))
-        processor = Qwen2_5OmniProcessor.from_pretrained(source, **where)
+        family = family_of_path(source, revision)
+        processor = family.processor_class.from_pretrained(source, **where)
         chat_text(processor, [{"role": "user", "content": [{"type": "text", "text": "?"}]}])
-        thinker, info = thinker_class.from_pretrained(
+        thinker, info = family.thinker_class.from_pretrained(
             source,
             **where,
             dtype=dtype,

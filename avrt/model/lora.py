@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from avrt.families.family import StudentFamily
 from avrt.model.student import Student
 
 LANGUAGE_MODEL_MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -50,7 +51,7 @@ def add_lora(student: Student, config: LoRAConfig) -> None:
         ValueError: peft is not installed.
     """
     student.requires_grad_(False)
-    inject(student.thinker.model.language_model, config)
+    inject(student.thinker.model.language_model, config, student.family)
 
 
 def merge_lora(student: Student, config: LoRAConfig) -> None:
@@ -60,7 +61,22 @@ def merge_lora(student: Student, config: LoRAConfig) -> None:
     for name, layer in layers:
         layer.merge()
         parent, _, child = name.rpartition(".")
-        setattr(text_model.get_submodule(parent), child, layer.get_base_layer())
+        if child != "base_layer":  # of one that adapts another parameter of the same module
+            setattr(text_model.get_submodule(parent), child, layer.get_base_layer())
+
+
+def adapter_of(module: Any, parameter: str) -> Any | None:
+    """The adapter of a module's own parameter, or None.
+
+    Args:
+        module: the outermost of the module and its adapters.
+        parameter: such as ``weight``.
+    """
+    while hasattr(module, "lora_A"):
+        if getattr(module, "parameter_name", "weight") == parameter:
+            return module
+        module = module.base_layer
+    return None
 
 
 @contextmanager
@@ -79,17 +95,22 @@ def adapters_off(text_model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def inject(text_model: nn.Module, config: LoRAConfig) -> None:
+def inject(text_model: nn.Module, config: LoRAConfig, family: StudentFamily) -> None:
     """Add adapters to a text model's matrices; its other weights are frozen.
 
     Raises:
-        ValueError: peft is not installed.
+        ValueError: peft is not installed, or the family keeps a matrix together with one that is not named.
     """
+    modules, parameters = family.lora_targets(config.target_modules)
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ValueError("lora needs peft: pip install 'avrt[lora]'") from error
     adapters = LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, target_modules=list(config.target_modules), lora_dropout=0.0
+        r=config.rank,
+        lora_alpha=config.alpha,
+        target_modules=modules,
+        target_parameters=parameters or None,
+        lora_dropout=0.0,
     )
     inject_adapter_in_model(adapters, text_model)

@@ -1,4 +1,4 @@
-"""Writing a student as a folder in the published layout of Qwen2.5-Omni, without talker and vocoder.
+"""Writing a student as a folder in the published layout of its family, without talker and vocoder.
 
 The folder has the published names of weights and settings, which transformers from 4.57 on and vLLM read, and holds
 nothing about the machine that wrote it.
@@ -19,41 +19,14 @@ import transformers
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedConfig, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import PreTrainedConfig
 
 from avrt.config.library_warnings import silenced_transformers
+from avrt.families.family import StudentFamily
+from avrt.families.registry import family_of_config, family_of_path, family_of_processor
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, as in the published folders."""
-
-END_TOKENS = ("<|im_end|>", "<|endoftext|>")
-"""Tokens that end a response."""
-
-NAMED_TOKENS = (
-    "image_token",
-    "audio_token",
-    "video_token",
-    "vision_bos_token",
-    "vision_eos_token",
-    "audio_bos_token",
-    "audio_eos_token",
-)
-"""The attributes that transformers' Qwen2.5-Omni processor reads from its tokenizer."""
-
-UNDECLARED = {
-    "qwen2_5_omni_thinker": (
-        "bos_token_id",
-        "eos_token_id",
-        "ignore_index",
-        "pad_token_id",
-        "vision_end_token_id",
-        "vision_start_token_id",
-        "vision_token_id",
-    ),
-    "qwen2_5_omni_vision_encoder": ("embed_dim", "in_chans", "spatial_patch_size", "tokens_per_second"),
-    "qwen2_5_omni_audio_encoder": ("encoder_layerdrop",),
-}
-"""Published settings that transformers 5 does not declare in its configuration classes, by model type."""
 
 TOKENIZER_SETTINGS = (
     "add_bos_token",
@@ -81,24 +54,12 @@ def write_published_format(thinker: Any, processor: Any, folder: Path, shard_byt
     """
     _write_weights(_published_weights(thinker), folder, shard_bytes)  # first: a full disk fails here
     _write_json(folder / "config.json", published_config(thinker))
-    _write_json(folder / "generation_config.json", _generation_config(processor.tokenizer))
+    _write_json(folder / "generation_config.json", _generation_config(processor))
     _write_processor(processor, folder)
     check_readable(folder)
 
 
 # ---- weights --------------------------------------------------------------------------------------------------------
-
-
-def published_name(name: str) -> str:
-    """The published name of a weight of the thinker: text model and encoders are siblings below ``thinker.``."""
-    for part, published in (
-        ("model.language_model.", "model."),
-        ("model.visual.", "visual."),
-        ("model.audio_tower.", "audio_tower."),
-    ):
-        if name.startswith(part):
-            return f"thinker.{published}{name.removeprefix(part)}"
-    return f"thinker.{name}"
 
 
 def is_tied(thinker: Any) -> bool:
@@ -107,10 +68,10 @@ def is_tied(thinker: Any) -> bool:
 
 
 def _published_weights(thinker: Any) -> Iterator[tuple[str, Tensor]]:
-    tied = is_tied(thinker)
+    tied, family = is_tied(thinker), family_of_config(thinker.config)
     for name, weight in thinker.state_dict().items():
         if not (tied and name == "lm_head.weight"):
-            yield published_name(name), weight.detach()
+            yield from family.published_weights(name, weight.detach())
 
 
 def _write_weights(weights: Iterator[tuple[str, Tensor]], folder: Path, shard_bytes: int) -> None:
@@ -154,9 +115,8 @@ def check_readable(folder: Path) -> None:
     Raises:
         ValueError: a weight is missing, unknown, or of another shape than in the settings.
     """
-    thinker_class: Any = Qwen2_5OmniThinkerForConditionalGeneration
     with silenced_transformers():
-        _, info = thinker_class.from_pretrained(
+        _, info = family_of_path(str(folder)).thinker_class.from_pretrained(
             folder,
             device_map="meta",
             dtype="auto",
@@ -184,20 +144,21 @@ def published_config(thinker: Any) -> dict[str, Any]:
     dtype = str(thinker.dtype).removeprefix("torch.")
     tied = is_tied(thinker)
     config = thinker.config
-    content = _own_settings(config) | {"architectures": ["Qwen2_5OmniThinkerForConditionalGeneration"]}
-    text = _own_settings(config.text_config)
+    family = family_of_config(config)
+    content = _own_settings(family, config) | {"architectures": [family.thinker_class.__name__]}
+    text = _own_settings(family, config.text_config)
     text |= _rotary_settings(text.pop("rope_parameters"))
-    vision = _own_settings(config.vision_config)
+    vision = _own_settings(family, config.vision_config)
     if vision.get("rope_parameters") == type(config.vision_config)().rope_parameters:
         del vision["rope_parameters"]  # unknown to older readers
-    parts = {"text_config": text, "vision_config": vision, "audio_config": _own_settings(config.audio_config)}
+    parts = {"text_config": text, "vision_config": vision, "audio_config": _own_settings(family, config.audio_config)}
     content |= parts | {"tie_word_embeddings": tied, "torch_dtype": dtype}
     text |= {"tie_word_embeddings": tied, "torch_dtype": dtype}
     return {
-        "architectures": ["Qwen2_5OmniForConditionalGeneration"],
+        "architectures": [family.whole_class_name],
         "enable_audio_output": False,
         "enable_talker": False,
-        "model_type": "qwen2_5_omni",
+        "model_type": family.model_type,
         "thinker_config": content,
         "tie_word_embeddings": tied,
         "torch_dtype": dtype,
@@ -205,11 +166,11 @@ def published_config(thinker: Any) -> dict[str, Any]:
     }
 
 
-def _own_settings(config: PreTrainedConfig) -> dict[str, Any]:
+def _own_settings(family: StudentFamily, config: PreTrainedConfig) -> dict[str, Any]:
     """The settings of a configuration that are specific to its model."""
     generic = {field.name for field in fields(PreTrainedConfig)}
     declared = {field.name for field in fields(config)} - generic
-    kept = declared.union(("model_type",), UNDECLARED.get(config.model_type, ()))
+    kept = declared.union(("model_type",), family.undeclared.get(config.model_type, ()))
     return {name: value for name, value in sorted(config.to_dict().items()) if name in kept}
 
 
@@ -220,9 +181,10 @@ def _rotary_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     return {"rope_scaling": scaling, "rope_theta": parameters["rope_theta"]}
 
 
-def _generation_config(tokenizer: Any) -> dict[str, Any]:
+def _generation_config(processor: Any) -> dict[str, Any]:
     """End tokens and padding only: servers use any sampling setting in this file as their default."""
-    end = tokenizer.convert_tokens_to_ids(list(END_TOKENS))
+    tokenizer = processor.tokenizer
+    end = tokenizer.convert_tokens_to_ids(list(family_of_processor(processor).end_tokens))
     return {
         "eos_token_id": end,
         "pad_token_id": tokenizer.pad_token_id,
@@ -235,7 +197,9 @@ def _write_processor(processor: Any, folder: Path) -> None:
     file = folder / "tokenizer_config.json"
     written = json.loads(file.read_text(encoding="utf-8"))
     settings = {name: written[name] for name in TOKENIZER_SETTINGS if name in written}
-    named = {name: str(getattr(processor.tokenizer, name)) for name in NAMED_TOKENS}
+    named = {
+        name: str(getattr(processor.tokenizer, name)) for name in family_of_processor(processor).media_tokens.named
+    }
     special = [str(token) for token in processor.tokenizer.extra_special_tokens if str(token) not in named.values()]
     # transformers 5 writes one list of all these, which transformers 4 cannot read; both read two lists.
     _write_json(file, settings | {"additional_special_tokens": special, "extra_special_tokens": named})

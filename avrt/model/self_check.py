@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from avrt.model.chunked_logprobs import DEFAULT_CHUNK_ROWS, chunked_logprobs
 from avrt.model.shared_prompt import AttentionKernel
-from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, token_logprobs
+from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, token_logprobs, visual_arguments
 
 ENOUGH_TOKENS = 512
 """Response tokens after which no further response is scored."""
@@ -196,7 +196,7 @@ def _separate_rows(model: LanguageModel, prompt: EmbeddedPrompt, group: Sequence
     hidden = model.text_model(
         inputs_embeds=embeds,
         position_ids=positions[:, None].expand(-1, len(group), -1),
-        attention_mask=None,
         use_cache=False,
+        **visual_arguments([prompt], [range(0, rows.numel(), rows.shape[1])], (rows.shape[0], rows.shape[1])),
     ).last_hidden_state
     return [row[len(prompt) - 1 :][: len(response)] for row, response in zip(hidden, group, strict=True)]

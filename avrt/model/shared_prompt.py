@@ -10,9 +10,9 @@ the tokens of a separate row, so log-probabilities and gradients equal those of 
 prompt's P tokens are computed once instead of G times: P + G*C tokens instead of G * (P + C).
 
 No model code is patched. In transformers, a model's attention can be any registered function
-(`transformers.AttentionInterface`), and a text model passes `attention_mask` to it unchanged if the mask is a dict per
-layer type: it carries the layout of the row. Without a layout the registered function is plain scaled-dot-product
-attention, so the same model object still runs `generate`.
+(`transformers.AttentionInterface`), and a text model passes further keyword arguments on to it: one of them carries the
+layout of the row. Without a layout the registered function is plain scaled-dot-product attention, so the same model
+object still runs `generate`.
 
 Shape letters: T tokens in the packed row, n prompts, G responses per prompt, N = n*G, P longest prompt, C longest
 response, A query heads, K key/value heads, R = A/K, D head size.
@@ -50,7 +50,10 @@ MASK_ALIGNMENT = 16
 
 
 class Layout(abc.ABC):
-    """The structure of a row of tokens; replaces the attention mask and computes the attention of every layer."""
+    """The structure of a row of tokens; computes the attention of every layer.
+
+    It is passed to a text model as the keyword argument ``layout``, without an attention mask.
+    """
 
     @abc.abstractmethod
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, layer: int) -> Tensor:
@@ -65,23 +68,20 @@ class Layout(abc.ABC):
             ``[1, T, A, D]``.
         """
 
-    def as_mask(self) -> dict[str, Layout]:
-        """The layout as the `attention_mask` argument of a transformers text model."""
-        return {"full_attention": self}
-
 
 def layout_attention(
     module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | Layout | None,
+    attention_mask: Tensor | None,
     scaling: float,
+    layout: Layout | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
     """The attention function registered with transformers: a `Layout`'s own attention, else plain SDPA."""
-    if isinstance(attention_mask, Layout):
-        return attention_mask.attend(query, key, value, scaling, module.layer_idx), None  # type: ignore[arg-type]
+    if layout is not None:
+        return layout.attend(query, key, value, scaling, module.layer_idx), None  # type: ignore[arg-type]
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)  # type: ignore[arg-type]
 
 

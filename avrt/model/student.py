@@ -1,4 +1,4 @@
-"""The student: Qwen2.5-Omni's thinker with frozen encoders.
+"""The student: an omni model's thinker with frozen encoders.
 
 Only the thinker is loaded (no talker, no speaker file). The vision and audio encoders, including their projections into
 the language model, are frozen; the language model is trained.
@@ -17,6 +17,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from avrt.families.registry import family_of_config
 from avrt.media.defaults import MAX_FRAME_PIXELS, MIN_FRAME_PIXELS
 from avrt.model.banned_tokens import find_banned_tokens
 from avrt.model.encoder_attention import batch_encoder_windows
@@ -24,7 +25,8 @@ from avrt.model.encoders import audio_features, visual_features
 from avrt.model.encoding import Prompt, PromptEncoder
 from avrt.model.float32_default import float32_default
 from avrt.model.loading import load_pretrained
-from avrt.model.published_format import END_TOKENS, write_published_format
+from avrt.model.media_placement import place_media
+from avrt.model.published_format import write_published_format
 from avrt.model.shared_prompt import ATTENTION_NAME, AttentionKernel
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel
 from avrt.text.prompts import AnswerFormat, PromptTemplate
@@ -49,7 +51,7 @@ class StudentConfig:
         revision: commit of the hub repository, for a run that can be repeated.
         dtype: float32, bfloat16 or float64.
         min_pixels, max_pixels: bounds on the pixels of each frame as the vision encoder sees it; one token covers
-            28 x 28 pixels of two frames.
+            28 x 28 or 32 x 32 pixels of two frames, see docs/students.md.
         max_prompt_tokens: longer prompts are refused.
         template: wording of the prompt.
         answer_format: ``tags`` (reason, then answer, in tags) or ``letter`` (the bare letter).
@@ -90,8 +92,8 @@ class Student(nn.Module):
     """A thinker with frozen encoders and shared-prompt attention, and its processor.
 
     Args:
-        thinker: `Qwen2_5OmniThinkerForConditionalGeneration`.
-        processor: its `Qwen2_5OmniProcessor`.
+        thinker: of one of the families of `avrt.families.registry`.
+        processor: its processor.
         config: how prompts are read.
 
     Raises:
@@ -101,9 +103,11 @@ class Student(nn.Module):
     def __init__(self, thinker: Any, processor: Any, config: StudentConfig) -> None:
         super().__init__()
         _check_transformers(thinker)
+        self.family = family_of_config(thinker.config)
         self.thinker = thinker
         self.processor = processor
         self.config = config
+        self.family.prepare(thinker)
         freeze_encoders(thinker)
         batch_encoder_windows(thinker)
         text_model = thinker.model.language_model
@@ -142,7 +146,7 @@ class Student(nn.Module):
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:
-        return tuple(self.processor.tokenizer.convert_tokens_to_ids(list(END_TOKENS)))
+        return tuple(self.processor.tokenizer.convert_tokens_to_ids(list(self.family.end_tokens)))
 
     @property
     def banned_tokens(self) -> Tensor:
@@ -154,7 +158,7 @@ class Student(nn.Module):
             # Training reads it too, where a tensor made in inference mode would be refused.
             with torch.inference_mode(False):
                 self._banned_tokens = find_banned_tokens(
-                    self.processor.tokenizer, self.thinker.lm_head.out_features
+                    self.family, self.processor.tokenizer, self.thinker.lm_head.out_features
                 ).to(self.device)
         return self._banned_tokens
 
@@ -185,46 +189,17 @@ class Student(nn.Module):
         """Run the frozen encoders once per prompt, and compute the position ids of every prompt token."""
         model, limit = self.thinker.model, self.config.encoder_batch_tokens
         media = [part for prompt in prompts for part in prompt.media]
-        visual = visual_features(model, self.processor, media, limit)
-        audio = audio_features(model, media, limit)
+        visual = visual_features(self.family, model, self.processor, media, limit)
+        audio = audio_features(self.family, model, prompts, limit)
+        empty = torch.empty(0, self.thinker.lm_head.in_features, device=self.device)
         embedded, begin = [], 0
         for prompt in prompts:
             parts = range(begin, begin := begin + len(prompt.media))
             self.encoder_runs += any(part in visual or part in audio for part in parts)
-            embedded.append(self._embedded(prompt, *([found.get(part) for part in parts] for found in (visual, audio))))
+            seen, heard = ([found.get(part) for part in parts] for found in (visual, audio))
+            positions = self.position_ids(prompt)
+            embedded.append(place_media(prompt, self.thinker.config, positions, seen, heard, empty))
         return embedded
-
-    def _embedded(
-        self, prompt: Prompt, visual: Sequence[Tensor | None], audio: Sequence[Tensor | None]
-    ) -> EmbeddedPrompt:
-        """A prompt with the media features ``[tokens, H]`` of each clip, each feature at its placeholder."""
-        config = self.thinker.config
-        by_token: dict[int, list[Tensor]] = {}
-        for part, seen, heard in zip(prompt.media, visual, audio, strict=True):
-            visual_token = config.video_token_id if part.image_grid_thw is None else config.image_token_id
-            for token, features_of_clip in ((visual_token, seen), (config.audio_token_id, heard)):
-                if features_of_clip is not None:
-                    by_token.setdefault(token, []).append(features_of_clip)
-        # Found on the host: on a GPU, `nonzero` would wait for all that the encoders still have to do.
-        places, features = [], []
-        for token, of_clips in by_token.items():
-            found = of_clips[0] if len(of_clips) == 1 else torch.cat(of_clips)
-            where = (prompt.input_ids == token).nonzero().squeeze(1)
-            if len(where) != len(found):
-                raise ValueError(
-                    f"sample {prompt.sample.id!r}: {len(where)} media placeholders for {len(found)} media features"
-                )
-            places.append(where)
-            features.append(found)
-        device = self.device
-        no_features = torch.empty(0, self.thinker.lm_head.in_features, device=device)
-        return EmbeddedPrompt(
-            input_ids=prompt.input_ids.to(device),
-            position_ids=self.position_ids(prompt).to(device),
-            media_positions=torch.cat(places).to(device) if places else torch.empty(0, dtype=torch.long, device=device),
-            media_features=torch.cat(features) if features else no_features,
-            source=prompt,
-        )
 
     @float32_default()
     def position_ids(self, prompt: Prompt) -> Tensor:
@@ -249,8 +224,12 @@ class Student(nn.Module):
         return positions[:, 0]
 
     def decode(self, token_ids: Tensor | Sequence[int]) -> str:
-        """Text of a response without special tokens."""
+        """Text of tokens without special tokens."""
         return self.processor.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def response_text(self, token_ids: Tensor | Sequence[int]) -> str:
+        """Text of a response, with the beginning that the chat template has written in the prompt."""
+        return self.encoder.opening + self.decode(token_ids)
 
     def save(self, folder: str | Path) -> None:
         """Write a folder in the published layout, see `avrt.model.published_format.write_published_format`."""

@@ -1,13 +1,14 @@
 """Log-probabilities of given responses under a language model, with shared prompts.
 
 Shape letters: n prompts, N responses, C longest response, P prompt tokens, T tokens of the packed row, H hidden size,
-V vocabulary, M media tokens of a prompt.
+V vocabulary, M media tokens of a prompt, U visual ones among them, L layers that read visual features again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,9 @@ class EmbeddedPrompt:
         position_ids: ``[3, P]`` temporal, height and width positions (TMRoPE).
         media_positions: ``[M]`` positions of the media placeholders.
         media_features: ``[M, H]`` features at these positions in place of token embeddings; no gradient.
+        visual_positions: ``[U]`` positions of the visual placeholders, ascending.
+        visual_layers: ``[L, U, H]`` features that are added at these positions to the hidden states behind the text
+            model's first L layers; None where the model has no such features.
         source: what was embedded, for rollout engines with encoders of their own; None where nobody needs it.
     """
 
@@ -65,6 +69,8 @@ class EmbeddedPrompt:
     media_positions: Tensor
     media_features: Tensor
     source: Prompt | None = None
+    visual_positions: Tensor | None = None
+    visual_layers: Tensor | None = None
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
@@ -73,7 +79,8 @@ class EmbeddedPrompt:
     def tensors(self) -> dict[str, Tensor]:
         """What the language model computes with, by attribute."""
         names = ("input_ids", "position_ids", "media_positions", "media_features")
-        return {name: getattr(self, name) for name in names}
+        visual = ("visual_positions", "visual_layers") if self.visual_layers is not None else ()
+        return {name: getattr(self, name) for name in (*names, *visual)}
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,30 @@ class TokenLogprobs:
     logprobs: Tensor
     entropies: Tensor
     mask: Tensor
+
+
+def visual_arguments(
+    prompts: Sequence[EmbeddedPrompt], starts: Sequence[Sequence[int]], shape: tuple[int, int]
+) -> dict[str, Any]:
+    """Arguments of a text model for the visual features that its first layers read.
+
+    Args:
+        starts: where each prompt begins, counted through all rows one after another; ascending over all prompts.
+        shape: number of rows, and their length.
+    """
+    seen = [
+        (prompt.visual_positions + start, prompt.visual_layers)
+        for prompt, of_prompt in zip(prompts, starts, strict=True)
+        for start in of_prompt
+        if prompt.visual_layers is not None and prompt.visual_positions is not None
+    ]
+    if not seen:
+        return {}
+    positions = torch.cat([where for where, _ in seen])
+    is_visual = torch.zeros(shape, dtype=torch.bool, device=positions.device)
+    is_visual.view(-1)[positions] = True
+    layers = torch.cat([features for _, features in seen], dim=1)
+    return {"visual_pos_masks": is_visual, "deepstack_visual_embeds": list(layers)}
 
 
 def packed_forward(
@@ -109,8 +140,9 @@ def packed_forward(
     return model.text_model(
         inputs_embeds=embeds[None],
         position_ids=layout.position_ids([p.position_ids for p in prompts]),
-        attention_mask=layout.as_mask(),
+        layout=layout,
         use_cache=False,
+        **visual_arguments(prompts, [[start] for start, _ in layout.prompt_rows], (1, layout.num_tokens)),
     ).last_hidden_state[0]
 
 

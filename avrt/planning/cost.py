@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import Qwen2_5OmniThinkerConfig
-
+from avrt.families.registry import family_of_config
 from avrt.planning.dry_run import StepFlops
 from avrt.planning.hardware import Hardware
 from avrt.planning.memory import kv_bytes_per_token, prompts_at_once
@@ -25,8 +24,8 @@ ADAM_BYTES = 42
 Adam reads weight, gradient and two moments in float32 and writes all but the gradient (28); the weight is read and
 written in bfloat16 for the device (6)."""
 
-LAYER_LAUNCHES, OTHER_LAUNCHES, SAMPLING_LAUNCHES = 50, 22, 13
-"""Kernels of a decoding step: of each layer, of the rest of the model, and of sampling; counted on the CPU."""
+OTHER_LAUNCHES, SAMPLING_LAUNCHES = 22, 13
+"""Kernels of a decoding step beside those of its layers: of the rest of the model, and of sampling; counted on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class StepCost:
 
 
 def step_cost(
-    config: Qwen2_5OmniThinkerConfig,
+    config: Any,
     settings: RunSettings,
     parameters: Parameters,
     trained: int,
@@ -164,47 +163,52 @@ def decoding_steps(settings: RunSettings) -> int:
     return parts * settings.longest_tokens
 
 
-def launches(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> int:
+def launches(config: Any, settings: RunSettings) -> int:
     """Launches of a decoding step: a captured graph is one."""
     if settings.decoding == "graphs":
         return 1
-    text: Any = config.text_config
-    return plain_launches(text.num_hidden_layers)
+    return plain_launches(config)
 
 
-def plain_launches(layers: int) -> int:
-    """Kernels of a decoding step of a text model with so many layers."""
-    return layers * LAYER_LAUNCHES + OTHER_LAUNCHES + SAMPLING_LAUNCHES
+def plain_launches(config: Any, layers: int | None = None) -> int:
+    """Kernels of a decoding step, of the model's number of layers or of another one."""
+    shape = family_of_config(config).language_shape(config)
+    return (layers or shape.layers) * shape.launches_per_layer + OTHER_LAUNCHES + SAMPLING_LAUNCHES
 
 
-def _decoding_bytes(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
+def _decoding_bytes(config: Any, s: RunSettings, p: Parameters) -> float:
     """Bytes that a window's decoding reads: weights in every step, a prompt's keys and values as long as one of its
     responses is not finished, a response's own up to its end."""
     text: Any = config.text_config
-    weights = decoding_steps(s) * (p.layers + text.vocab_size * text.hidden_size) * s.weight_bytes
+    shape = family_of_config(config).language_shape(config)
+    # Which experts a step reads depends on how many tokens choose: prompts of a window's part, each with its group.
+    experts = shape.parameters_read(min(s.prompts_per_device, prompts_at_once(s)) * s.num_generations)
+    read = p.layers - shape.expert_parameters + experts
+    weights = decoding_steps(s) * (read + text.vocab_size * text.hidden_size) * s.weight_bytes
     mean = s.mean_completion_tokens
     cached = s.prompts_per_device * s.prompt_tokens * s.longest_tokens + s.responses_per_device * mean**2 / 2
     return weights + cached * kv_bytes_per_token(config, s.weight_bytes)
 
 
-def _encoder_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
-    """Both encoders on one prompt: two FLOPs per weight and token, and full attention in a few layers."""
+def _encoder_flops(config: Any, s: RunSettings, p: Parameters) -> float:
+    """Both encoders on one prompt: two FLOPs per weight and token, and attention within whole frames."""
     vision: Any = config.vision_config
     patches = s.prompt_tokens * vision.spatial_merge_size**2
-    full = len(vision.fullatt_block_indexes) * 4 * patches**2 / 4 * vision.hidden_size  # four pairs of frames apart
+    full = family_of_config(config).encoder_attention_flops(config, patches)
     mel_frames = 1000
     return 2 * p.vision * patches + full + 2 * p.audio * mel_frames / 2
 
 
-def _prefill_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
-    text: Any = config.text_config
-    attention = text.num_hidden_layers * 4 * s.prompt_tokens**2 / 2 * text.hidden_size
-    return 2 * p.layers * s.prompt_tokens + attention
+def _prefill_flops(config: Any, s: RunSettings, p: Parameters) -> float:
+    shape = family_of_config(config).language_shape(config)
+    attention = shape.layers * 4 * s.prompt_tokens**2 / 2 * shape.attention_size
+    return 2 * p.active_layers * s.prompt_tokens + attention
 
 
-def _decoding_flops(config: Qwen2_5OmniThinkerConfig, s: RunSettings, p: Parameters) -> float:
+def _decoding_flops(config: Any, s: RunSettings, p: Parameters) -> float:
     text: Any = config.text_config
     length = s.mean_completion_tokens
     head = text.vocab_size * text.hidden_size
-    attention = text.num_hidden_layers * 4 * text.hidden_size * (s.prompt_tokens + length / 2)
-    return length * (2 * (p.layers + head) + attention)
+    shape = family_of_config(config).language_shape(config)
+    attention = shape.layers * 4 * shape.attention_size * (s.prompt_tokens + length / 2)
+    return length * (2 * (p.active_layers + head) + attention)

@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2_5OmniThinkerConfig
 
+from avrt.families.registry import family_of_config
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
 from avrt.model.lora import LoRAConfig, inject
 from avrt.model.shared_prompt import ATTENTION_NAME
@@ -91,7 +91,7 @@ class PeakMemory(TorchDispatchMode):
         self.live -= self._known.pop(key, 0)
 
 
-def trace_memory(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> StepTrace:
+def trace_memory(config: Any, settings: RunSettings) -> StepTrace:
     """Trace the micro-batch with the longest prompts and responses that the settings allow."""
     with FakeTensorMode():
         batch = _MicroBatch(config, settings, settings.completion_tokens)
@@ -111,8 +111,30 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
     parameter.grad = None
 
 
-def count_flops(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> StepFlops:
-    """Count the FLOPs of a micro-batch with responses of mean length."""
+def count_flops(config: Any, settings: RunSettings) -> StepFlops:
+    """Count the FLOPs of a micro-batch with responses of mean length.
+
+    Layers cost the same, so two small models tell what any number of them does.
+    """
+    layers = config.text_config.num_hidden_layers
+    few = [min(layers, count) for count in (1, 2)]
+    first, second = (_count_flops(_with_layers(config, count), settings) for count in few)
+
+    def whole(one: int, two: int) -> int:
+        return one + (layers - 1) * (two - one)
+
+    return StepFlops(whole(first.forward, second.forward), whole(first.step, second.step))
+
+
+def _with_layers(config: Any, layers: int) -> Any:
+    few = copy.deepcopy(config)
+    few.text_config.num_hidden_layers = layers
+    if getattr(few.text_config, "layer_types", None):
+        few.text_config.layer_types = few.text_config.layer_types[:layers]
+    return few
+
+
+def _count_flops(config: Any, settings: RunSettings) -> StepFlops:
     with FakeTensorMode():
         batch = _MicroBatch(config, settings, settings.mean_completion_tokens)
         with torch.no_grad():
@@ -121,9 +143,13 @@ def count_flops(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> Step
 
 
 class _MicroBatch:
-    """A micro-batch of equal prompts and responses, and the language model that trains on it."""
+    """A micro-batch of equal prompts and responses, and the language model that trains on it.
 
-    def __init__(self, config: Qwen2_5OmniThinkerConfig, settings: RunSettings, length: int) -> None:
+    Visual features that further layers read are left out: adding them keeps nothing for the backward pass, and where
+    they are added depends on data, which there is none of.
+    """
+
+    def __init__(self, config: Any, settings: RunSettings, length: int) -> None:
         dtype = torch.bfloat16 if settings.weight_bytes == 2 else torch.float32
         self.settings = settings
         self.model = _language_model(config, dtype, settings.gradient_checkpointing, settings.lora)
@@ -167,12 +193,11 @@ class _MicroBatch:
         ).loss
 
 
-def _language_model(
-    config: Qwen2_5OmniThinkerConfig, dtype: torch.dtype, checkpointing: bool, lora: LoRAConfig | None
-) -> LanguageModel:
+def _language_model(config: Any, dtype: torch.dtype, checkpointing: bool, lora: LoRAConfig | None) -> LanguageModel:
     small: Any = copy.deepcopy(config)
     small.vision_config.depth = small.audio_config.encoder_layers = 1  # frozen, and not part of the step
     thinker = meta_thinker(small, dtype)
+    family_of_config(config).prepare(thinker)
     freeze_encoders(thinker)
     text_model = thinker.model.language_model.train()
     text_model.set_attn_implementation(ATTENTION_NAME)
@@ -181,7 +206,7 @@ def _language_model(
     if lora is not None:
         thinker.requires_grad_(False)
         with torch.device("meta"):
-            inject(text_model, lora)
+            inject(text_model, lora, family_of_config(config))
     for module in (text_model, thinker.lm_head):
         _put_on_cpu(module, dtype)
     return LanguageModel(text_model, thinker.lm_head)
@@ -206,7 +231,7 @@ def _put_on_cpu(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def _flops(run: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
         run()
     return counter.get_total_flops()
 
@@ -223,8 +248,15 @@ def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any,
     return 2 * batch * heads * rows * key[2] * (3 * size + 2 * value[3])
 
 
-CPU_ATTENTION = {
+def _grouped_product(rows: Any, matrices: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Every row with one of several matrices: [m, k] x [experts, k, n], or a gradient [m, k] x [k, n] in parts."""
+    return 2 * rows[-2] * rows[-1] * matrices[-1]
+
+
+UNCOUNTED = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.aten._grouped_mm: _grouped_product,
 }
-"""torch counts only GPU kernels; fake tensors run through the CPU's, which do the same work."""
+"""torch counts attention kernels of GPUs only, and no grouped products; fake tensors run through the CPU's, which
+do the same work."""

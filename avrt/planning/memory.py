@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transformers import Qwen2_5OmniThinkerConfig
-
+from avrt.families.registry import family_of_config
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.model.offloaded_memory import SHARE_OF_HOST, offloaded_memory
 from avrt.planning.dry_run import StepTrace
@@ -127,7 +126,7 @@ def prompts_at_once(settings: RunSettings) -> int:
     return min(settings.prompts_per_device, max(1, settings.kv_cache_tokens // per_prompt))
 
 
-def kv_cache_bytes(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> int:
+def kv_cache_bytes(config: Any, settings: RunSettings) -> int:
     """KV cache of the largest sub-batch of a rollout: prompts once, responses up to their limit.
 
     Where another engine samples, that of a validation batch.
@@ -140,15 +139,14 @@ def kv_cache_bytes(config: Qwen2_5OmniThinkerConfig, settings: RunSettings) -> i
     return prompts_at_once(settings) * per_prompt * kv_bytes_per_token(config, settings.weight_bytes)
 
 
-def kv_bytes_per_token(config: Qwen2_5OmniThinkerConfig, width: int) -> int:
+def kv_bytes_per_token(config: Any, width: int) -> int:
     """Keys and values of one token in all layers."""
-    text: Any = config.text_config
-    head = text.hidden_size // text.num_attention_heads
-    return 2 * text.num_hidden_layers * text.num_key_value_heads * head * width
+    shape = family_of_config(config).language_shape(config)
+    return 2 * shape.layers * shape.kv_size * width
 
 
 def device_memory(
-    config: Qwen2_5OmniThinkerConfig,
+    config: Any,
     settings: RunSettings,
     parameters: Parameters,
     trace: StepTrace,
@@ -188,7 +186,7 @@ def device_memory(
         large_gradients=sum(large) * width,
         optimizer=optimizer,
         reference=parameters.language_model * width if s.reference == "device" else 0,
-        media_features=held * s.prompt_tokens * hidden * width,
+        media_features=held * s.prompt_tokens * hidden * width * family_of_config(config).visual_rows(config),
         kv_cache=kv_cache_bytes(config, s),
         rollout_logits=0 if s.task == "sft" else rows * text.vocab_size * SAMPLER_BYTES,
         encoders_at_work=patches * vision.hidden_size * VISION_BYTES * width,

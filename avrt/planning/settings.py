@@ -16,9 +16,11 @@ from avrt.config.errors import UsageError
 from avrt.config.optimizer_steps import accumulation, run_length
 from avrt.config.scan import scan_arguments
 from avrt.config.strategies import STRATEGIES
+from avrt.families.registry import family_of_config
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
-from avrt.media.geometry import AUDIO_TOKENS_PER_SECOND, FRAMES_PER_TOKEN, TOKEN_PIXELS
+from avrt.media.geometry import FRAMES_PER_TOKEN
 from avrt.model.lora import LoRAConfig
+from avrt.planning.shapes import load_config
 from avrt.rollout.choice import CLASSES
 from avrt.rollout.vllm import VLLM
 
@@ -196,7 +198,7 @@ def read_settings(
         accumulate=accumulate,
         gradient_checkpointing=model["student"]["gradient_checkpointing"],
         chunk_rows=model["chunk_rows"],
-        prompt_tokens=prompt_tokens or _longest_prompt(model["student"]),
+        prompt_tokens=prompt_tokens or _longest_prompt(model["student"], student),
         completion_tokens=limit,
         mean_completion_tokens=completion_tokens or (limit // 2 if task == "grpo" else 250),
         num_generations=model.get("num_generations", 1),
@@ -291,12 +293,17 @@ def _devices(devices: Any) -> int:
     return devices
 
 
-def _longest_prompt(student: dict[str, Any]) -> int:
-    visual = NUM_FRAMES // FRAMES_PER_TOKEN * (student["max_pixels"] // TOKEN_PIXELS)
-    return min(
-        student.get("max_prompt_tokens") or 10**9,
-        visual + int(MAX_AUDIO_SECONDS * AUDIO_TOKENS_PER_SECOND) + TEXT_TOKENS,
-    )
+def _longest_prompt(student: dict[str, Any], path: str | None) -> int:
+    """Tokens of the longest prompt that the settings allow.
+
+    Args:
+        path: of another student than the settings'.
+    """
+    config, _ = load_config(path or student["path"])
+    family = family_of_config(config)
+    visual = NUM_FRAMES // FRAMES_PER_TOKEN * (student["max_pixels"] // family.frame_pixels_per_token(config))
+    audio = int(MAX_AUDIO_SECONDS * family.audio_tokens_per_second)
+    return min(student.get("max_prompt_tokens") or 10**9, visual + audio + TEXT_TOKENS)
 
 
 def _reference(task: str, arguments: dict[str, Any], lora: LoRAConfig | None) -> str:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.config.errors import UsageError
+from avrt.families.registry import FAMILIES, family_of_config, family_of_type
 from avrt.files.json_text import decode_json
 
 PUBLISHED = Path(__file__).resolve().parent / "published"
 """Configurations of the published students' thinkers, for planning without the hub."""
-
-SIZES = ("3b", "7b")
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class Parameters:
         embeddings: the token embeddings among them (looked up, not multiplied).
         head: the head among them (0 when it is the embeddings' own matrix).
         vision, audio: the frozen encoders, with their projections to the language model.
+        inactive_experts: of the language model, those that a token does not pass.
     """
 
     language_model: int
@@ -36,6 +35,7 @@ class Parameters:
     head: int
     vision: int
     audio: int
+    inactive_experts: int = 0
 
     @property
     def total(self) -> int:
@@ -43,32 +43,43 @@ class Parameters:
 
     @property
     def layers(self) -> int:
-        """Parameters of the transformer layers, which every token passes."""
+        """Parameters of the transformer layers."""
         return self.language_model - self.embeddings - self.head
 
+    @property
+    def active_layers(self) -> int:
+        """Those of them that one token passes."""
+        return self.layers - self.inactive_experts
 
-def load_config(path: str) -> tuple[Qwen2_5OmniThinkerConfig, str]:
+    @property
+    def active(self) -> int:
+        """Parameters of the language model that one token passes; an embedding is looked up."""
+        return self.language_model - self.inactive_experts
+
+
+def load_config(path: str) -> tuple[Any, str]:
     """The configuration of a student, and its source.
 
     Args:
         path: a folder with a saved student, the hub id of a published one, or a folder that does not exist yet whose
-            name ends in a size (``exports/sft_7b``), which means the published student of that size.
+            name has a size as a word (``exports/sft_7b``), which means the published student of that size.
 
     Raises:
         UsageError: the path is none of these.
     """
     file = Path(path) / "config.json"
     if file.is_file():
-        return Qwen2_5OmniThinkerConfig(**_thinker_part(_read(file))), f"{file}"
-    name = path.rsplit("/", 1)[-1]
-    published = PUBLISHED / f"{name}.json"
-    if published.is_file():
-        return _published(published), f"the published shapes of {name}"
-    size = name.lower().replace("-", "_").rsplit("_", 1)[-1]
-    if size in SIZES:
-        assumed = f"Qwen2.5-Omni-{size.upper()}"
-        return _published(PUBLISHED / f"{assumed}.json"), f"the published shapes of {assumed} ({path} does not exist)"
-    known = ", ".join(sorted(f"Qwen/{p.stem}" for p in PUBLISHED.glob("*.json")))
+        return _thinker_config(_read(file), f"{file}"), f"{file}"
+    words = path.rsplit("/", 1)[-1].lower().replace("-", "_").split("_")
+    for family in FAMILIES:
+        if path in family.published:
+            return _published(family.published[path]), f"the published shapes of {path.rpartition('/')[2]}"
+    for family in FAMILIES:
+        for size, hub_id in family.sizes.items():
+            if size in words:
+                source = f"the published shapes of {hub_id.rpartition('/')[2]} ({path} does not exist)"
+                return _published(family.published[hub_id]), source
+    known = ", ".join(hub_id for family in FAMILIES for hub_id in family.published)
     raise UsageError(
         f"model.student.path: there is no folder {path!r} with a config.json, and it is not a known hub id "
         f"({known}); set --student to a folder or one of these"
@@ -85,23 +96,29 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def _published(file: Path) -> Qwen2_5OmniThinkerConfig:
-    return Qwen2_5OmniThinkerConfig(**json.loads(file.read_text(encoding="utf-8")))
+def _published(name: str) -> Any:
+    file = PUBLISHED / f"{name}.json"
+    return _thinker_config(json.loads(file.read_text(encoding="utf-8")), f"{file}")
 
 
-def _thinker_part(config: dict[str, Any]) -> dict[str, Any]:
-    return config.get("thinker_config", config)
+def _thinker_config(content: dict[str, Any], where: str) -> Any:
+    """The thinker's configuration from that of a whole model or of the thinker alone."""
+    try:
+        family = family_of_type(content.get("model_type"), where)
+    except ValueError as error:
+        raise UsageError(f"{error}") from error
+    return family.config_class(**content.get("thinker_config", content))
 
 
-def meta_thinker(config: Qwen2_5OmniThinkerConfig, dtype: torch.dtype | None = None) -> Any:
+def meta_thinker(config: Any, dtype: torch.dtype | None = None) -> Any:
     """The thinker without storage. The config may be that of a loaded student, which names attentions of its own."""
     with torch.device("meta"):
-        return Qwen2_5OmniThinkerForConditionalGeneration._from_config(
+        return family_of_config(config).thinker_class._from_config(
             copy.deepcopy(config), dtype=dtype, attn_implementation="sdpa"
         )
 
 
-def count_parameters(config: Qwen2_5OmniThinkerConfig) -> Parameters:
+def count_parameters(config: Any) -> Parameters:
     """Parameters of a student of this configuration."""
     thinker = meta_thinker(config)
     embeddings = thinker.model.language_model.embed_tokens.weight
@@ -110,6 +127,7 @@ def count_parameters(config: Qwen2_5OmniThinkerConfig) -> Parameters:
     def size(module: torch.nn.Module) -> int:
         return sum(p.numel() for p in module.parameters())
 
+    shape = family_of_config(config).language_shape(config)
     own_head = 0 if head is embeddings else head.numel()
     return Parameters(
         language_model=size(thinker.model.language_model) + own_head,
@@ -117,4 +135,5 @@ def count_parameters(config: Qwen2_5OmniThinkerConfig) -> Parameters:
         head=own_head,
         vision=size(thinker.model.visual),
         audio=size(thinker.model.audio_tower),
+        inactive_experts=shape.expert_parameters - shape.active_expert_parameters,
     )

@@ -217,7 +217,7 @@ class TransformersRollout:
         hidden = self.model.text_model(
             inputs_embeds=self.model.embed(token)[None],
             position_ids=position.expand(3, 1, -1),
-            attention_mask=cache.as_mask(),
+            layout=cache,
             use_cache=False,
         ).last_hidden_state[0]
         cache.advance()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from avrt.model.published_format import is_tied, published_name
+from avrt.families.family import StudentFamily
+from avrt.model.lora import adapter_of
+from avrt.model.published_format import is_tied
 from avrt.model.student import Student, StudentConfig
 from avrt.model.weight_files import weight_files
 
@@ -45,14 +47,16 @@ def policy_weights(student: Student, expected: Collection[str]) -> list[PolicyWe
         expected: the names that the engine has, see `published_shapes`: some folders repeat a tied head.
     """
     weights = []
+    family = student.family
     for module_name, module in student.language_model.text_model.named_modules():
         if _is_part_of_adapter(module_name):
             continue
         prefix = f"model.language_model.{module_name}." if module_name else "model.language_model."
-        weights += [_weight(prefix + name, owner, name, module) for name, owner in _own_weights(module)]
+        for name, owner in _own_weights(module):
+            weights += _Source(family, prefix + name, owner, name, module).weights()
     head = student.language_model.head
-    if not is_tied(student.thinker) or published_name("lm_head.weight") in expected:
-        weights.append(_weight("lm_head.weight", head, "weight", head))
+    if not is_tied(student.thinker) or family.published_name("lm_head.weight") in expected:
+        weights += _Source(family, "lm_head.weight", head, "weight", head).weights()
     return weights
 
 
@@ -63,17 +67,39 @@ def _own_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield name, owner
 
 
-def _weight(name: str, owner: nn.Module, attribute: str, module: nn.Module) -> PolicyWeight:
-    adapted: Any = module if attribute == "weight" and hasattr(module, "lora_A") else None
+@dataclass
+class _Source:
+    """A parameter of the policy, which is published whole or in parts.
+
+    Attributes:
+        name: of the parameter in the thinker.
+        owner, attribute: where it is.
+        module: `owner`, or the adapters around it.
+    """
+
+    family: StudentFamily
+    name: str
+    owner: nn.Module
+    attribute: str
+    module: nn.Module
+    _parts: dict[str, Tensor] = field(default_factory=dict)
+
+    def weights(self) -> list[PolicyWeight]:
+        shape = getattr(self.owner, self.attribute).shape
+        parts = self.family.published_weights(self.name, torch.empty(shape, device="meta"))
+        return [PolicyWeight(name, tuple(part.shape), partial(self._take, name)) for name, part in parts]
 
     @torch.no_grad()
-    def tensor() -> Tensor:
-        weight: Tensor = getattr(owner, attribute).detach()
-        if adapted is not None:
-            weight = (weight + sum(adapted.get_delta_weight(name) for name in adapted.active_adapters)).to(weight.dtype)
-        return weight
-
-    return PolicyWeight(published_name(name), tuple(getattr(owner, attribute).shape), tensor)
+    def _take(self, name: str) -> Tensor:
+        """A part; all parts are computed once and forgotten as they are taken."""
+        if name not in self._parts:
+            weight: Tensor = getattr(self.owner, self.attribute).detach()
+            adapter = adapter_of(self.module, self.attribute)
+            if adapter is not None:
+                change = sum(adapter.get_delta_weight(active) for active in adapter.active_adapters)
+                weight = (weight + change).to(weight.dtype)
+            self._parts = dict(self.family.published_weights(self.name, weight))
+        return self._parts.pop(name)
 
 
 def _is_part_of_adapter(module_name: str) -> bool:

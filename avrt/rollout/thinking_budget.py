@@ -42,12 +42,14 @@ class ThinkingBudget:
         sampling: settings of responses without a budget.
         encode: text to token ids, without special tokens.
         decode: token ids to text.
+        opening: what the chat template writes of every response itself.
     """
 
     engine: Callable[[SamplingConfig, Collection[int] | None], RolloutEngine]
     sampling: SamplingConfig
     encode: Callable[[str], list[int]]
     decode: Callable[[Tensor], str]
+    opening: str = ""
 
     def generate(
         self, prompts: Sequence[EmbeddedPrompt], num_generations: int, seeds: Sequence[int], budget: int
@@ -103,7 +105,7 @@ class ThinkingBudget:
         while kept and text.endswith(_PARTIAL_TAGS):
             kept -= 1
             text = self.decode(tokens[:kept])
-        closing = ASK_FOR_ANSWER if THINK_OPEN in text else THINK_OPEN + ASK_FOR_ANSWER
+        closing = ASK_FOR_ANSWER if THINK_OPEN in self.opening + text else THINK_OPEN + ASK_FOR_ANSWER
         kept, forced_ids, first_tokens = self._closing(tokens[:kept], closing)
         forced = torch.tensor(forced_ids, dtype=torch.long)
         prefix = Response(

@@ -171,7 +171,7 @@ class WindowRollout:
             with self.timed("rollout"), self.precision():
                 seeds = [stream_seed(self.sampling.seed, epoch, s.id) for epoch, s in zip(epochs, samples, strict=True)]
                 responses = self.engine.generate(prompts, self.num_generations, seeds)
-        done = completions(samples, responses, self.student.decode)
+        done = completions(samples, responses, self.student.response_text)
         with self.timed("rewards"):
             return Sampled(prompts, responses, done, start_rewards(self.rewards, done))
 

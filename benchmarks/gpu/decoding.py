@@ -15,7 +15,15 @@ from avrt.planning.cost import plain_launches
 from avrt.rollout.builtin import TransformersRollout
 from benchmarks.gpu.clock import free, measure
 from benchmarks.gpu.hardware import device_bandwidth, seconds_per_launch
-from benchmarks.gpu.models import decoding_modes, plain_language_model, random_prompts, sampling, seeds, text_policy
+from benchmarks.gpu.models import (
+    decoding_modes,
+    plain_language_model,
+    random_prompts,
+    sampling,
+    seeds,
+    student_config,
+    text_policy,
+)
 from benchmarks.gpu.shapes import Row, Shape
 from benchmarks.measure import alternate
 
@@ -85,7 +93,7 @@ def run(shape: Shape, device: torch.device, size: str) -> Iterator[Row]:
     bandwidth, launch = device_bandwidth(shape.copy_bytes, device), seconds_per_launch(device)
     for who, seconds in (("bound of bandwidth", read / bandwidth), ("bound of launches", kernels * launch)):
         yield {"what": what, "who": who, "step_ms": 1e3 * seconds, "tokens_per_second": count * group / seconds}
-    planned = plain_launches(model.text_model.config.num_hidden_layers)
+    planned = plain_launches(student_config(shape, size), model.text_model.config.num_hidden_layers)
     yield {"hardware": _hardware(rates, planned, read, bandwidth)}
 
 

@@ -24,8 +24,8 @@ def run(shape: Shape, device: torch.device) -> Iterator[Row]:
         with torch.no_grad():
             works = {
                 "patches": lambda: [normalized_patches(processor, prompt, device) for prompt in prompts],
-                "vision": lambda limit=limit: visual_features(model, processor, prompts, limit),
-                "audio": lambda limit=limit: audio_features(model, prompts, limit),
+                "vision": lambda limit=limit: visual_features(student.family, model, processor, prompts, limit),
+                "audio": lambda limit=limit: audio_features(student.family, model, prompts, limit),
                 "embedding of prompts": lambda: student.embed(prompts),
             }
             for name, work in works.items():

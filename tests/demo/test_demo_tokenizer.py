@@ -21,7 +21,10 @@ from transformers import (
 
 from avrt.demo.clips import COLORS, PITCHES
 from avrt.demo.questions import demo_texts, plan_clips, plan_questions
-from avrt.demo.tokenizer import NAMED_TOKENS, SPECIAL_TOKENS, build_tiny_tokenizer
+from avrt.demo.tokenizer import build_tiny_tokenizer
+from avrt.families.registry import FAMILIES
+
+SPECIAL_TOKENS, NAMED_TOKENS = FAMILIES[0].tiny_special_tokens, FAMILIES[0].media_tokens.named
 
 QUESTIONS = plan_questions(plan_clips("train", 64, 0), 3)
 FEW_WORDS = build_tiny_tokenizer(["a few words"], 300)

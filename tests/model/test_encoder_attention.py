@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
+from avrt.families.family import StudentFamily
+from avrt.families.registry import FAMILIES, family_of_config
 from avrt.model.encoder_attention import (
     ENCODER_ATTENTION_NAME,
     PatchProjection,
@@ -49,10 +51,11 @@ def attention_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[CallCounter]:
     return counter
 
 
-def thinkers(dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any]:
+def thinkers(dtype: torch.dtype = torch.float32, family: StudentFamily = FAMILIES[0]) -> tuple[Any, Any, Any]:
     """The same random encoders with batched windows, with transformers' own attention, and without any kernel."""
     shape = TinyShape(hidden_size=64, num_hidden_layers=1, vision_layers=3, audio_layers=2, vision_heads=4)
-    config = tiny_config(shape, build_tiny_tokenizer(CORPUS * 4, vocab_size=320))
+    tokenizer = build_tiny_tokenizer(CORPUS * 4, vocab_size=320, family=family)
+    config = tiny_config(shape, tokenizer, family=family)
     config._attn_implementation = "sdpa"
     own = build_tiny_thinker(config, seed=3, dtype=dtype).eval()
     batched, eager = copy.deepcopy(own), copy.deepcopy(own)
@@ -63,31 +66,34 @@ def thinkers(dtype: torch.dtype = torch.float32) -> tuple[Any, Any, Any]:
 
 def see(thinker: Any, grids: list[list[int]]) -> Tensor:
     grid = torch.tensor(grids)
-    pixels = torch.randn(int(grid.prod(1).sum()), 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(5))
+    values = 3 * 2 * thinker.config.vision_config.patch_size**2
+    pixels = torch.randn(int(grid.prod(1).sum()), values, generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
-        return torch.cat(list(thinker.model.get_video_features(pixels, grid).pooler_output))
+        return torch.cat(family_of_config(thinker.config).visual_features(thinker.model, pixels, grid), dim=1)
 
 
 def hear(thinker: Any, frames: list[int]) -> Tensor:
     mel = torch.randn(128, sum(frames), generator=torch.Generator().manual_seed(6))
-    lengths = torch.tensor(frames)
-    tower = thinker.model.audio_tower
+    family = family_of_config(thinker.config)
     with torch.no_grad():
-        after, _ = tower._get_feat_extract_output_lengths(lengths)
-        return tower(mel, feature_lens=lengths, aftercnn_lens=after).last_hidden_state
+        features = family.audio_features(thinker.model, mel, torch.tensor(frames))
+    assert [len(of_clip) for of_clip in features] == [family.audio_tokens(count) for count in frames]
+    return torch.cat(features)
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 @pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
-def test_vision_is_transformers_own(grids: list[list[int]]) -> None:
-    batched, own, eager = (see(thinker, grids) for thinker in thinkers())
+def test_vision_is_transformers_own(family: StudentFamily, grids: list[list[int]]) -> None:
+    batched, own, eager = (see(thinker, grids) for thinker in thinkers(family=family))
     assert batched.std() > 0.1
     torch.testing.assert_close(batched, own, rtol=0, atol=1e-5)
     torch.testing.assert_close(batched, eager, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 @pytest.mark.parametrize("frames", [[400], [1000], [130], [400, 730, 90, 200, 1001]], ids=str)
-def test_audio_is_transformers_own(frames: list[int]) -> None:
-    batched, own, eager = (hear(thinker, frames) for thinker in thinkers())
+def test_audio_is_transformers_own(family: StudentFamily, frames: list[int]) -> None:
+    batched, own, eager = (hear(thinker, frames) for thinker in thinkers(family=family))
     assert batched.std() > 0.1
     torch.testing.assert_close(batched, own, rtol=0, atol=1e-5)
     torch.testing.assert_close(batched, eager, rtol=0, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from avrt.families.registry import FAMILIES
 from avrt.model.encoders import normalized_patches
 from avrt.model.encoding import PromptEncoder
 from avrt.model.student import Student
@@ -47,7 +49,10 @@ def test_tensors_are_the_processors(student: Student, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["video", "image_audio"])
 def test_frames_that_keep_their_size_are_the_clips(student: Student, kind: str) -> None:
     """So that they travel once from a data worker. Others are a copy."""
-    same = student.encoder.encode(make_sample(kind, height=56, width=56))
+    side = 2 * math.isqrt(student.family.frame_pixels_per_token(student.thinker.config))
+    settings = replace(student.config, min_pixels=side**2, max_pixels=side**2)
+    student = Student(student.thinker, student.processor, settings)
+    same = student.encoder.encode(make_sample(kind, height=side, width=side))
     clip = same.sample.clip
     assert clip is not None
     assert same.frames is clip.frames
@@ -96,7 +101,8 @@ def test_audio_is_where_the_mask_says(student: Student, side: str) -> None:
         prompt = other.encoder.encode(replace(sample, clip=replace(sample.clip, waveform=waveform)))
         plain = plain_inputs(other, prompt)
         mask = plain["feature_attention_mask"][0].bool()
-        assert bool(mask[0]) is (side == "right")
+        if not mask.all():  # some processors pad to the longest audio only
+            assert bool(mask[0]) is (side == "right")
         kept = plain["input_features"][0][:, mask]
         assert prompt.input_features is not None
         assert prompt.input_features.shape == kept.shape, samples
@@ -152,7 +158,8 @@ def test_mel_features_are_the_fully_padded_ones(student: Student, samples: int, 
     sample = replace(sample, clip=replace(sample.clip, waveform=torch.randn(samples, generator=g) * loudness))
     prompt = student.encoder.encode(sample)
     plain = plain_inputs(student, prompt)
-    assert plain["input_features"].shape[-1] in (3000, 30_000), "30 s, and 300 s as published"
+    if student.family is FAMILIES[0]:
+        assert plain["input_features"].shape[-1] in (3000, 30_000), "30 s, and 300 s as published"
     kept = plain["input_features"][0][:, plain["feature_attention_mask"][0].bool()]
     assert prompt.input_features is not None
     assert prompt.input_features.shape == kept.shape
@@ -169,7 +176,7 @@ def test_a_blip_of_sound_is_one_token(student: Student, kind: str, samples: int)
     clip = replace(sample.clip, waveform=sample.clip.waveform[:samples])
     prompt = student.encoder.encode(replace(sample, clip=clip))
     assert int((prompt.input_ids == student.thinker.config.audio_token_id).sum()) == 1
-    silence = torch.cat([clip.waveform, torch.zeros(640 - samples)])
+    silence = torch.cat([clip.waveform, torch.zeros(max(0, student.family.shortest_audio - samples))])
     filled = student.encoder.encode(replace(sample, clip=replace(clip, waveform=silence)))
     assert torch.equal(prompt.input_features, filled.input_features)
     assert torch.equal(student.embed([prompt])[0].media_features, student.embed([filled])[0].media_features)
@@ -214,10 +221,11 @@ def test_default_template_and_letter_format(student: Student) -> None:
         encoder = PromptEncoder(student.processor, min_pixels=PIXELS, max_pixels=PIXELS, **settings)
         return student.processor.tokenizer.decode(encoder.encode(make_sample("image_audio")).input_ids)
 
+    tokens = student.family.media_tokens
     assert "inside <think> and </think>" in text()
     assert "<think>" not in text(answer_format="letter")
     assert text().endswith("<|im_start|>assistant\n")
-    assert text().index("<|IMAGE|>") < text().index("<|AUDIO|>") < text().index("Which thing")
+    assert text().index(tokens.image) < text().index(tokens.audio) < text().index("Which thing")
 
 
 def test_long_prompts_are_refused_with_the_samples_id(student: Student) -> None:
@@ -248,10 +256,11 @@ def test_targets(student: Student) -> None:
         student.encoder.encode_target(replace(sample, trace=None))
 
 
-@pytest.mark.parametrize("token", ["<|VIDEO|>", "<|AUDIO|>", "<|im_end|>", "<|endoftext|>", "<|vision_bos|>"])
+@pytest.mark.parametrize("token", ["video", "audio", "vision_start", "<|im_end|>", "<|endoftext|>"])
 @pytest.mark.parametrize("field", ["question", "options", "trace"])
 def test_special_tokens_in_a_text_are_refused(student: Student, token: str, field: str) -> None:
     """A special token would end the turn, or announce media that does not exist."""
+    token = getattr(student.family.media_tokens, token, token)
     texts = {"question": f"What is {token}?", "options": ("this", f"that {token}"), "trace": f"<think>{token}</think>"}
     tricky = replace(make_sample(), **{field: texts[field]})
     encode = student.encoder.encode_target if field == "trace" else student.encoder.encode

@@ -16,7 +16,6 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     GenerationConfig,
-    Qwen2_5OmniThinkerForConditionalGeneration,
 )
 
 from avrt.model.published_format import check_readable, write_published_format
@@ -61,11 +60,13 @@ def test_an_export_of_an_export_is_the_same_folder(saved: tuple[Path, Path], tmp
         assert {file.name: file.read_bytes() for file in once.iterdir()} == before
 
 
-def test_names_are_the_published_ones(saved: tuple[Path, Path], published_folder: Path) -> None:
+def test_names_are_the_published_ones(
+    saved: tuple[Path, Path], published_folder: Path, published_experts_folder: Path
+) -> None:
     source, folder = saved
     parts = {tuple(name.split(".")[:2]) for name in headers(published_folder) if name.startswith("thinker.")}
     assert {tuple(name.split(".")[:2]) for name in headers(folder)} == parts
-    if source == published_folder:
+    if source in (published_folder, published_experts_folder):
         published = {name: shape for name, shape in headers(source).items() if name.startswith("thinker.")}
         assert headers(folder) == published
 
@@ -85,11 +86,9 @@ def test_plain_transformers_runs_it(saved: tuple[Path, Path]) -> None:
     source, folder = saved
     student = load_student(source)
     inputs = plain_inputs(student, student.encoder.encode(make_sample()))
-    model, info = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
+    model, info = student.family.thinker_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(info.values())
-    assert torch.equal(model(**inputs).logits, load_plain(source, torch.float32)(**inputs).logits)
+    assert torch.equal(model(**inputs).logits, load_plain(source, torch.float32, experts=None)(**inputs).logits)
     assert model.dtype == torch.float32
     text, expected = AutoConfig.from_pretrained(folder).thinker_config.text_config, student.thinker.config.text_config
     assert text.rope_parameters == {"type": "default", **expected.rope_parameters}
@@ -98,7 +97,7 @@ def test_plain_transformers_runs_it(saved: tuple[Path, Path]) -> None:
     tokenizer, original = AutoTokenizer.from_pretrained(folder), student.processor.tokenizer
     assert tokenizer.get_vocab() == original.get_vocab()
     assert set(tokenizer.all_special_tokens) == set(original.all_special_tokens)
-    assert (tokenizer.image_token, tokenizer.pad_token) == ("<|IMAGE|>", "<|endoftext|>")
+    assert (tokenizer.image_token, tokenizer.pad_token) == (student.family.media_tokens.image, "<|endoftext|>")
     prompt = student.encoder.encode(make_sample("audio_video", 2))
     again = load_student(folder).encoder.encode(make_sample("audio_video", 2))
     assert torch.equal(again.input_ids, prompt.input_ids)
@@ -131,7 +130,7 @@ def test_end_tokens_and_padding_alone(saved: tuple[Path, Path]) -> None:
 
 def test_tokenizer_settings_are_those_that_transformers_4_reads(saved: tuple[Path, Path]) -> None:
     settings = read_json(saved[1] / "tokenizer_config.json")
-    assert settings["extra_special_tokens"]["video_token"] == "<|VIDEO|>"
+    assert settings["extra_special_tokens"] == load_student(saved[0]).family.media_tokens.named
     assert settings["tokenizer_class"] == "Qwen2Tokenizer"
     assert isinstance(settings["additional_special_tokens"], list)
 
@@ -139,7 +138,8 @@ def test_tokenizer_settings_are_those_that_transformers_4_reads(saved: tuple[Pat
 def test_rotary_settings_are_those_that_transformers_4_reads(saved: tuple[Path, Path]) -> None:
     source, folder = saved
     text = read_json(folder / "config.json")["thinker_config"]["text_config"]
-    assert sum(text["rope_scaling"]["mrope_section"]) == text["hidden_size"] // text["num_attention_heads"] // 2
+    head_size = text.get("head_dim", text["hidden_size"] // text["num_attention_heads"])
+    assert sum(text["rope_scaling"]["mrope_section"]) == head_size // 2
     assert text["rope_theta"] == load_student(source).thinker.config.text_config.rope_parameters["rope_theta"]
 
 

@@ -87,7 +87,7 @@ def test_a_prompt_is_transformers_own(student: Student, question: str, clips: li
     inputs = plain_inputs(student, content)
     plain(**inputs)
     assert torch.equal(inputs["input_ids"][0], embedded.input_ids)
-    assert torch.equal(seen["position_ids"][-3:, 0].long(), embedded.position_ids)
+    assert torch.equal(seen["position_ids"][-3:, 0].to(embedded.position_ids.dtype), embedded.position_ids)
     media = seen["inputs_embeds"][0, embedded.media_positions]
     torch.testing.assert_close(embedded.media_features, media, rtol=0, atol=1e-5)
 

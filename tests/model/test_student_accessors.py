@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avrt.model.banned_tokens import MEDIA_TOKENS
-from avrt.model.student import END_TOKENS, Student
+from avrt.model.student import Student
 from tests.tiny_student import (
     load_student,
 )
@@ -22,10 +21,10 @@ def student(layout_folder: Path) -> Student:
 def test_banned_and_end_tokens(student: Student) -> None:
     tokenizer = student.processor.tokenizer
     named = {tokenizer.convert_ids_to_tokens(i) for i in student.banned_tokens.nonzero().squeeze(1).tolist()}
-    assert named - {None} == set(MEDIA_TOKENS), "and rows of the vocabulary that have no token"
+    assert named - {None} == set(student.family.media_tokens.all), "and rows of the vocabulary that have no token"
     config = student.thinker.config
     assert student.banned_tokens[[config.image_token_id, config.video_token_id, config.audio_token_id]].all()
-    assert [tokenizer.convert_ids_to_tokens(i) for i in student.eos_token_ids] == list(END_TOKENS)
+    assert [tokenizer.convert_ids_to_tokens(i) for i in student.eos_token_ids] == list(student.family.end_tokens)
     assert not student.banned_tokens[list(student.eos_token_ids)].any()
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from avrt.model.banned_tokens import MEDIA_TOKENS
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student
 from avrt.model.token_logprobs import EmbeddedPrompt, token_logprobs
@@ -227,8 +226,8 @@ def test_placeholders_never_come_out(layout_folder: Any, temperature: float) -> 
     """The head is rigged to want nothing but media tokens and rows of the vocabulary that no token has."""
     student = load_student(layout_folder)
     tokenizer = student.processor.tokenizer
-    media = tokenizer.convert_tokens_to_ids(list(MEDIA_TOKENS))
-    assert len(set(media)) == len(MEDIA_TOKENS)
+    media = tokenizer.convert_tokens_to_ids(list(student.family.media_tokens.all))
+    assert len(set(media)) == len(student.family.media_tokens.all)
     _, embedded = mixed_prompts(student)
     prefer(student, media)
     unbanned = roll_out(student, embedded, banned=torch.zeros_like(student.banned_tokens), config=CONFIG)

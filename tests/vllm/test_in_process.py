@@ -162,7 +162,7 @@ def test_an_end_token_ends_a_response(engine: VLLMEngine) -> None:
 def test_adapters_are_merged_on_the_way(float32_folder: Path, engine: VLLMEngine) -> None:
     student = load_student(float32_folder)
     student.requires_grad_(False)
-    inject(student.thinker.model.language_model, LoRAConfig(rank=4))
+    inject(student.thinker.model.language_model, LoRAConfig(rank=4), student.family)
     generator = torch.Generator().manual_seed(1)
     for name, weight in student.named_parameters():
         if "lora_" in name:

@@ -202,13 +202,15 @@ def serve(
         raise ValueError(f"vLLM cannot be imported ({error}); docs/rollout.md says how to install it") from error
     from transformers import AutoConfig, AutoTokenizer
 
+    from avrt.families.registry import family_of_path
     from avrt.model.banned_tokens import find_banned_tokens
 
     weights.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    family = family_of_path(model)
     vocabulary = config.thinker_config.text_config.vocab_size
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    banned = find_banned_tokens(tokenizer, vocabulary).nonzero().flatten().tolist()
+    banned = find_banned_tokens(family, tokenizer, vocabulary).nonzero().flatten().tolist()
     arguments = AsyncEngineArgs(
         model=model,
         dtype=dtype,
