@@ -41,7 +41,7 @@ PITCHES: Mapping[str, float] = MappingProxyType(
 """Name of each pitch and its fundamental frequency in Hz, a factor of 2.56 apart."""
 
 SIZE = 112
-"""Height and width in pixels: four 28-pixel visual tokens of Qwen2.5-Omni a side."""
+"""Height and width in pixels: four visual tokens of 28 pixels a side."""
 
 FRAME_RATE = 10
 """Frames per second of the rendered files."""

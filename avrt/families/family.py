@@ -106,6 +106,7 @@ class StudentFamily(abc.ABC):
         shortest_audio: samples that become a token. Shorter audio is padded with silence: without any token, the
             positions of what follows are unknown.
         audio_tokens_per_second: for plans.
+        vllm_differs: why vLLM's model computes another function, empty where it does not.
         undeclared: published settings that transformers' configuration classes do not declare, by model type.
         published: hub ids of models, and the names of their shapes in `avrt/planning/published`.
         sizes: hub ids by a word that stands for their size in the name of a folder.
@@ -118,6 +119,7 @@ class StudentFamily(abc.ABC):
     end_tokens: ClassVar[tuple[str, ...]] = ("<|im_end|>", "<|endoftext|>")
     shortest_audio: ClassVar[int]
     audio_tokens_per_second: ClassVar[float]
+    vllm_differs: ClassVar[str] = ""
     undeclared: ClassVar[dict[str, tuple[str, ...]]]
     published: ClassVar[dict[str, str]]
     sizes: ClassVar[dict[str, str]]

@@ -42,6 +42,7 @@ class Qwen3OmniMoe(StudentFamily):
     )
     audio_tokens_per_second = 13.0
     shortest_audio = 400  # one analysis window; any mel frame becomes a token
+    vllm_differs = "it rounds the times of a video's frames to whole positions"
     undeclared: ClassVar[dict[str, tuple[str, ...]]] = {
         "qwen3_omni_moe_thinker": (
             "audio_end_token_id",

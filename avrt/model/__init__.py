@@ -1,4 +1,4 @@
-"""The student model: Qwen2.5-Omni's thinker with frozen encoders.
+"""The student model: an omni model's thinker with frozen encoders; `avrt.families` says what differs between models.
 
 Start in `student.py` (`Student`, `StudentConfig`). `encoding.py` turns a sample into a prompt, `encoders.py` runs the
 frozen encoders, `token_logprobs.py` computes log-probabilities of responses with the shared-prompt attention of

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from avrt.families.registry import family_of_path
 from tests.programs import environment
 from tests.tiny_student import load_student
 
@@ -19,9 +20,8 @@ VERSIONS = ("4.57.1", "5.20.2")
 
 PROGRAM = """
 import json, sys
-import torch
+import torch, transformers
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, GenerationConfig
-from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 folder = sys.argv[1]
 config = AutoConfig.from_pretrained(folder)
@@ -41,7 +41,7 @@ response = torch.arange(40, 52)[None]
 ids = inputs["input_ids"]
 inputs["input_ids"] = torch.cat([ids, response], 1)
 inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-model, info = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+model, info = getattr(transformers, sys.argv[2]).from_pretrained(
     folder, dtype=torch.float32, output_loading_info=True
 )
 with torch.no_grad():
@@ -64,9 +64,15 @@ print(json.dumps({
 
 def facts(python: list[str], folder: Path, cwd: Path) -> dict[str, Any]:
     """The program's output about a folder; it runs outside of this checkout."""
+    thinker_class = family_of_path(str(folder)).thinker_class
     variables = {name: value for name, value in environment().items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [*python, "-c", PROGRAM, str(folder)], cwd=cwd, env=variables, capture_output=True, text=True, check=False
+        [*python, "-c", PROGRAM, str(folder), thinker_class.__name__],
+        cwd=cwd,
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -12,9 +12,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.demo.tokenizer import build_tiny_tokenizer
+from avrt.families.registry import family_of_path
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student, StudentConfig, freeze_encoders
 from avrt.model.tiny import tiny_processor
@@ -70,8 +70,10 @@ def test_only_the_language_model_is_trainable(student: Student) -> None:
 
 def test_the_projections_are_frozen_with_their_encoders(student: Student) -> None:
     model = student.thinker.model
-    assert not any(p.requires_grad for p in model.visual.merger.parameters())
-    assert not any(p.requires_grad for p in model.audio_tower.proj.parameters())
+    names = {name: p for part in (model.visual, model.audio_tower) for name, p in part.named_parameters()}
+    assert not any(p.requires_grad for p in names.values())
+    assert any(name.startswith("merger.") for name in names)
+    assert any(name.startswith("proj") for name in names), "of the audio encoder"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +86,7 @@ def test_saved_folder_in_plain_transformers(student: Student, tmp_path: Path, ki
             parameter.add_(0.01)
     changed.save(tmp_path)
     plain = load_plain(tmp_path, torch.float32)
-    processor = Qwen2_5OmniProcessor.from_pretrained(tmp_path)
+    processor = changed.family.processor_class.from_pretrained(tmp_path)
     assert type(processor.tokenizer) is type(changed.processor.tokenizer)
     assert processor.chat_template == changed.processor.chat_template
     prompt = changed.encoder.encode(make_sample(kind))
@@ -173,7 +175,8 @@ def test_encoders_run_once_per_prompt(student: Student) -> None:
     for handle in handles:
         handle.remove()
     assert student.encoder_runs - before == len(prompts)
-    assert calls == {"visual": 1, "audio_tower": 1}, "all prompts of a call together"
+    kinds = {student.family.audio_batch(p.input_features.shape[1]) for p in prompts if p.input_features is not None}
+    assert calls == {"visual": 1, "audio_tower": len(kinds)}, "all prompts that may share a call together"
 
 
 def many_prompts(student: Student) -> list[Prompt]:
@@ -207,6 +210,9 @@ def test_prompts_go_through_the_encoders_together(layout_folder: Path, limit: in
         assert torch.equal(one.position_ids, other.position_ids)
         assert torch.equal(one.media_positions, other.media_positions)
         torch.testing.assert_close(one.media_features, other.media_features, rtol=0, atol=1e-10)
+        torch.testing.assert_close(one.visual_layers, other.visual_layers, rtol=0, atol=1e-10)
+    heard = [prompt.input_features.shape[1] for prompt in prompts if prompt.input_features is not None]
+    fewest = {"visual": 1, "audio_tower": len({student.family.audio_batch(frames) for frames in heard})}
     token = student.thinker.config
     for name, ids in (
         ("visual", [token.image_token_id, token.video_token_id]),
@@ -217,11 +223,11 @@ def test_prompts_go_through_the_encoders_together(layout_folder: Path, limit: in
         assert sum(seen[name]) == sum(counts)
         assert max(seen[name]) <= max(limit, *counts)
         if limit == 1:
-            assert seen[name] == counts
+            assert sorted(seen[name]) == sorted(counts)
         elif limit == 4096:
-            assert len(seen[name]) == 1
+            assert len(seen[name]) == fewest[name]
         else:
-            assert 1 < len(seen[name]) < len(counts)
+            assert fewest[name] < len(seen[name]) <= len(counts) - (fewest[name] == 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -230,16 +236,23 @@ def test_features_are_the_full_models(student: Student, kind: str) -> None:
     prompt = student.encoder.encode(make_sample(kind, 2))
     embedded = student.embed([prompt])[0]
     plain = load_plain(Path(student.config.path), torch.float32)
-    seen: dict[str, torch.Tensor] = {}
+    seen: dict[str, Any] = {}
 
-    def keep(_: Any, __: Any, arguments: dict[str, torch.Tensor]) -> None:
+    def keep(_: Any, __: Any, arguments: dict[str, Any]) -> None:
         seen.update(arguments)
 
     plain.model.language_model.register_forward_pre_hook(keep, with_kwargs=True)
     inputs = plain_inputs(student, prompt)
     plain(**inputs)
     assert torch.equal(inputs["input_ids"][0], embedded.input_ids)
-    assert torch.equal(seen["position_ids"][-3:, 0].long(), embedded.position_ids)
+    assert torch.equal(seen["position_ids"][-3:, 0].to(embedded.position_ids.dtype), embedded.position_ids)
+    layers = seen.get("deepstack_visual_embeds")
+    if layers is None:
+        assert embedded.visual_layers is None
+    else:
+        assert embedded.visual_layers is not None
+        torch.testing.assert_close(embedded.visual_layers, torch.stack(list(layers)), rtol=0, atol=1e-5)
+        assert torch.equal(seen["visual_pos_masks"][0].nonzero().squeeze(1), embedded.visual_positions)
     media = seen["inputs_embeds"][0, embedded.media_positions]
     torch.testing.assert_close(embedded.media_features, media, rtol=0, atol=1e-5)
     config = plain.config
@@ -248,35 +261,6 @@ def test_features_are_the_full_models(student: Student, kind: str) -> None:
     )
     assert torch.equal(embedded.media_positions.sort().values, placeholders.nonzero().squeeze(1))
     assert not embedded.media_features.requires_grad
-
-
-def test_positions_follow_the_frames_real_time(layout_folder: Path) -> None:
-    """8 frames over 10 s: 0.8 fps, 4 pairs 2.5 s apart, 25 positions a second: 0, 62, 125 and 187 after the start."""
-    student = load_student(layout_folder, min_pixels=56 * 84, max_pixels=56 * 84)
-    prompt = student.encoder.encode(make_sample("audio_video", height=56, width=84))
-    assert prompt.second_per_grid == 2.5
-    positions = student.position_ids(prompt)
-    ids = prompt.input_ids
-    video = (ids == student.thinker.config.video_token_id).nonzero().squeeze(1)
-    assert len(video) == 4 * 6  # each pair of frames: 4 x 6 patches of 14 pixels, merged two by two
-    start = int(video[0])
-    assert positions[:, start - 1].tolist() == [start - 1] * 3, "text in front counts by one in all three"
-    temporal = positions[0, video] - start
-    assert temporal.tolist() == [t for t in (0, 62, 125, 187) for _ in range(6)]
-    assert (positions[1, video] - start).tolist() == [0, 0, 0, 1, 1, 1] * 4
-    assert (positions[2, video] - start).tolist() == [0, 1, 2, 0, 1, 2] * 4
-    # The following tokens continue after the largest position, in all three.
-    after = int(video[-1]) + 1
-    assert positions[:, after].tolist() == [start + 187 + 1] * 3
-
-
-@pytest.mark.parametrize(
-    ("seconds", "temporal"), [(8.0, [0, 50, 100, 150]), (2.0, [0, 12, 25, 37]), (4.0, [0, 25, 50, 75])]
-)
-def test_positions_at_other_rates(student: Student, seconds: float, temporal: list[int]) -> None:
-    prompt = student.encoder.encode(make_sample("video", seconds=seconds))
-    positions = student.position_ids(prompt)[0][prompt.input_ids == student.thinker.config.video_token_id]
-    assert (positions[::2] - positions[0]).tolist() == temporal
 
 
 def test_a_lost_placeholder_is_an_error_that_names_the_sample(student: Student) -> None:
@@ -363,7 +347,7 @@ def test_bfloat16_end_to_end(layout_folder: Path, kind: str) -> None:
 
 
 def test_freeze_encoders_alone(layout_folder: Path) -> None:
-    thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(layout_folder)
+    thinker = family_of_path(str(layout_folder)).thinker_class.from_pretrained(layout_folder)
     thinker.requires_grad_(True)
     freeze_encoders(thinker)
     trainable = {name.split(".")[1] for name, p in thinker.model.named_parameters(prefix="model") if p.requires_grad}

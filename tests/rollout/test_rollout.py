@@ -81,7 +81,11 @@ def test_bfloat16_samples_what_it_scores(layout_folder: Any, autocast: bool) -> 
         for layer in student.thinker.model.language_model.layers:
             for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj):
                 projection.weight.mul_(4)
-                projection.bias.view(-1, 16)[:, 7] = 30.0  # in the pair that turns slowest
+                if projection.bias is not None:
+                    projection.bias.view(-1, 16)[:, 7] = 30.0  # in the pair that turns slowest
+            if hasattr(layer.self_attn, "q_norm"):  # the scale of queries and keys is that of their norms
+                layer.self_attn.q_norm.weight.mul_(10)
+                layer.self_attn.k_norm.weight.mul_(10)
     if not autocast:
         student.thinker.model.language_model.bfloat16()
         student.thinker.lm_head.bfloat16()

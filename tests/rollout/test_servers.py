@@ -349,3 +349,10 @@ def test_a_student_without_published_names(student_folder: Path, stack: ExitStac
     server = stack.enter_context(ScriptedServer(student).serving())
     with pytest.raises(ValueError, match=r"model\.student\.path: .* has no weights with published names"):
         VLLMServers([server.url], weights_folder=str(tmp_path)).start(student, SAMPLING)
+
+
+def test_a_family_for_which_vllm_differs(experts_folder: Path, tmp_path: Path) -> None:
+    """Refused at the start, not by a difference in the middle of a run."""
+    student = load_student(experts_folder)
+    with pytest.raises(ValueError, match=r"Qwen3-Omni, vLLM computes another function .* \(model\.rollout: builtin\)"):
+        VLLMServers(["http://127.0.0.1:1"], weights_folder=str(tmp_path)).start(student, SAMPLING)

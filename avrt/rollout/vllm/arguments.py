@@ -6,7 +6,21 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from avrt.families.family import StudentFamily
 from avrt.rollout.engine import SamplingConfig
+
+
+def check_family(family: StudentFamily) -> None:
+    """Check that vLLM samples from the function that is scored.
+
+    Raises:
+        ValueError: it is known not to.
+    """
+    if family.vllm_differs:
+        raise ValueError(
+            f"model.rollout: for {family.title}, vLLM computes another function than the policy "
+            f"({family.vllm_differs}); use the built-in engine (model.rollout: builtin)"
+        )
 
 
 def set_environment() -> None:

@@ -24,7 +24,7 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
 from avrt.rollout.policy_weights import check_accounted, policy_weights, published_shapes
 from avrt.rollout.transfer_check import LIMITS, MEDIA, TransferCheck
-from avrt.rollout.vllm.arguments import sampling_parameters, set_environment, shared_arguments
+from avrt.rollout.vllm.arguments import check_family, sampling_parameters, set_environment, shared_arguments
 from avrt.rollout.vllm.inputs import check_prompt, media_tokens_of, response, source_of, vllm_prompt, with_media
 from avrt.rollout.vllm.weights import Totals, arrived_totals, reload_weights
 
@@ -75,10 +75,11 @@ class VLLMEngine:
         sampling: settings of sampling.
 
     Raises:
-        ValueError: vLLM is not installed, or cannot load the student.
+        ValueError: vLLM is not installed, cannot load the student, or computes another function.
     """
 
     def __init__(self, config: VLLM, student: Student, sampling: SamplingConfig) -> None:
+        check_family(student.family)
         self.config = config
         self.student = student
         self.sampling = sampling

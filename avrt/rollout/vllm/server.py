@@ -20,7 +20,7 @@ from rich.console import Console
 
 from avrt.rollout.engine import SamplingConfig
 from avrt.rollout.transfer_check import MEDIA
-from avrt.rollout.vllm.arguments import sampling_parameters, set_environment, shared_arguments
+from avrt.rollout.vllm.arguments import check_family, sampling_parameters, set_environment, shared_arguments
 from avrt.rollout.vllm.inputs import response, with_media
 from avrt.rollout.vllm.transfers import STREAM, read_header, receive_files
 from avrt.rollout.vllm.wire import GenerateRequest, Reply
@@ -191,8 +191,12 @@ def serve(
         weights: the folder below which weights are taken over; made if it is absent.
 
     Raises:
-        ValueError: vLLM is not installed.
+        ValueError: vLLM is not installed, or computes another function than the student.
     """
+    from avrt.families.registry import family_of_path
+
+    family = family_of_path(model)
+    check_family(family)
     set_environment()
     try:
         from vllm import AsyncEngineArgs
@@ -202,12 +206,10 @@ def serve(
         raise ValueError(f"vLLM cannot be imported ({error}); docs/rollout.md says how to install it") from error
     from transformers import AutoConfig, AutoTokenizer
 
-    from avrt.families.registry import family_of_path
     from avrt.model.banned_tokens import find_banned_tokens
 
     weights.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    family = family_of_path(model)
     vocabulary = config.thinker_config.text_config.vocab_size
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     banned = find_banned_tokens(family, tokenizer, vocabulary).nonzero().flatten().tolist()

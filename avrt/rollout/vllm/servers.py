@@ -27,6 +27,7 @@ from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
 from avrt.rollout.policy_weights import check_accounted, policy_weights, published_shapes
 from avrt.rollout.transfer_check import LIMITS, TransferCheck
+from avrt.rollout.vllm.arguments import check_family
 from avrt.rollout.vllm.background import Background
 from avrt.rollout.vllm.calls import (
     NoServerLeftError,
@@ -96,6 +97,7 @@ class VLLMServersEngine:
     """
 
     def __init__(self, config: VLLMServers, student: Student, sampling: SamplingConfig) -> None:
+        check_family(student.family)
         self.config = config
         self.student = student
         self.sampling = sampling

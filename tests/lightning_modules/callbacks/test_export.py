@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from transformers import Qwen2_5OmniProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
 from avrt.model.lora import LoRAConfig
 from avrt.model.student import Student
@@ -35,21 +34,23 @@ def test_the_folder_holds_what_was_learned(any_student_folder: Path, shards: tup
     module, data = sft(any_student_folder, shards)
     trainer(tmp_path / "run", [ExportStudent()]).fit(module, datamodule=data)
     folder = tmp_path / "run" / "student"
-    plain = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).state_dict()
+    family = module.student.family
+    plain = family.thinker_class.from_pretrained(folder, dtype=torch.float32).state_dict()
     learned = module.student.thinker.state_dict()
     assert plain.keys() == learned.keys()
     assert all(torch.equal(plain[name], learned[name]) for name in plain)
     before = Student.load(student_config(any_student_folder)).thinker.state_dict()
     assert not torch.equal(plain["lm_head.weight"], before["lm_head.weight"])
-    assert Qwen2_5OmniProcessor.from_pretrained(folder).tokenizer.get_vocab()
+    assert family.processor_class.from_pretrained(folder).tokenizer.get_vocab()
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith("student")] == ["student"]
 
 
 def test_adapters_are_folded_in(layout_folder: Path, shards: tuple[Path, Path], tmp_path: Path) -> None:
     module, data = sft(layout_folder, shards, lora=LoRAConfig(rank=4, alpha=8))
     trainer(tmp_path / "run", [ExportStudent()]).fit(module, datamodule=data)
-    names = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(layout_folder).state_dict().keys()
-    plain, info = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+    thinker_class = module.student.family.thinker_class
+    names = thinker_class.from_pretrained(layout_folder).state_dict().keys()
+    plain, info = thinker_class.from_pretrained(
         tmp_path / "run" / "student", dtype=torch.float32, output_loading_info=True
     )
     assert (info["missing_keys"], info["unexpected_keys"]) == (set(), set())
