@@ -42,7 +42,11 @@ def teachers(questions: list[Question]) -> Iterator[ScriptedServer]:
 
 @pytest.fixture(scope="session")
 def new_sandbox(
-    fork_server: ForkServer, teachers: ScriptedServer, published_folder: Path, real_data: Path
+    fork_server: ForkServer,
+    teachers: ScriptedServer,
+    published_folder: Path,
+    published_experts_folder: Path,
+    real_data: Path,
 ) -> Callable[..., Sandbox]:
     """Makes a sandbox with real clips and questions, and nothing that a command has to make."""
 
@@ -50,7 +54,7 @@ def new_sandbox(
         folder: Path, strategy: Literal["plain", "deepspeed"] = "plain", student: Path = published_folder
     ) -> Sandbox:
         folder.mkdir(parents=True, exist_ok=True)
-        link_project(folder, student)
+        link_project(folder, student, published_experts_folder)
         (folder / "avqa").symlink_to(real_data / "avqa")
         rows = json.loads((real_data / "avqa" / "train_qa.json").read_text(encoding="utf-8"))
         write_published_traces(folder / "AVRT-20K.parquet", rows)

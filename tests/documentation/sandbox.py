@@ -126,7 +126,7 @@ class Sandbox:
         preset = Path(words[words.index("--config") + 1]).stem
         files = []
         limits = self.training_limits(preset)
-        if preset.endswith(("3b", "7b")):
+        if preset.endswith(("3b", "7b", "30b_lora")):
             if self.strategy == "plain":
                 files.append("cli_configs/overlays/laptop.yaml")
             else:
@@ -179,7 +179,7 @@ class Sandbox:
         return str(path.relative_to(self.folder))
 
 
-def link_project(folder: Path, student: Path) -> None:
+def link_project(folder: Path, student: Path, experts: Path) -> None:
     """The project's own files, and the students under the names by which the presets ask the hub for them."""
     for name in ("cli_configs", "scripts"):
         (folder / name).symlink_to(ROOT / name)
@@ -187,6 +187,7 @@ def link_project(folder: Path, student: Path) -> None:
         place = folder / "Qwen" / f"Qwen2.5-Omni-{size}"
         place.parent.mkdir(exist_ok=True)
         place.symlink_to(student)
+    (folder / "Qwen" / "Qwen3-Omni-30B-A3B-Instruct").symlink_to(experts)
 
 
 def lay_out_benchmarks(folder: Path, real: Path) -> None:

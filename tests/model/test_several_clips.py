@@ -80,7 +80,7 @@ def test_a_prompt_is_transformers_own(student: Student, question: str, clips: li
     prompt = student.encoder.encode(sample_of(question, clips))
     (embedded,) = student.embed([prompt])
     plain = load_plain(Path(student.config.path), torch.float32)
-    seen: dict[str, torch.Tensor] = {}
+    seen: dict[str, Any] = {}
     plain.model.language_model.register_forward_pre_hook(
         lambda _, __, arguments: seen.update(arguments), with_kwargs=True
     )
@@ -90,6 +90,13 @@ def test_a_prompt_is_transformers_own(student: Student, question: str, clips: li
     assert torch.equal(seen["position_ids"][-3:, 0].to(embedded.position_ids.dtype), embedded.position_ids)
     media = seen["inputs_embeds"][0, embedded.media_positions]
     torch.testing.assert_close(embedded.media_features, media, rtol=0, atol=1e-5)
+    layers = seen.get("deepstack_visual_embeds")
+    if layers is None:
+        assert embedded.visual_layers is None
+    else:  # in the order of the prompt, whatever the order of images and videos
+        assert embedded.visual_layers is not None
+        torch.testing.assert_close(embedded.visual_layers, torch.stack(list(layers)), rtol=0, atol=1e-5)
+        assert torch.equal(seen["visual_pos_masks"][0].nonzero().squeeze(1), embedded.visual_positions)
 
 
 def test_prompts_of_one_and_of_several_clips_share_a_batch(student: Student) -> None:
