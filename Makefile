@@ -22,7 +22,8 @@ format:
 
 # Resolves pyproject.toml anew and writes every version down; `make pins UPGRADE=1` takes the newest that fit.
 pins:
-	uv lock --no-config $(if $(UPGRADE),--upgrade)
+	uv run --no-project python tools/pins.py --clear
+	uv lock $(if $(UPGRADE),--upgrade)
 	uv run --no-project python tools/pins.py
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url $(if $(UPGRADE),--upgrade) --output-file requirements.txt pyproject.toml

@@ -12,8 +12,10 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from torchmetrics import MeanMetric
 
+from avrt.families.family import StudentFamily
 from avrt.files.atomic import write_atomic
 from avrt.model.encoding import Prompt
+from avrt.model.loading import student_family
 from avrt.model.lora import LoRAConfig, add_lora
 from avrt.model.student import Student, StudentConfig
 from avrt.model.trained_weights import check_saved_weights, frozen_fingerprint, has_frozen_weights
@@ -69,6 +71,8 @@ class AnsweringModule(LightningModule):
     def configure_model(self) -> None:
         """Load the student once, then connect the data module. Lightning has set up device and precision by now."""
         if self.student is None:
+            if self.lora_config is not None:
+                self.student_family().lora_targets(self.lora_config.target_modules)
             try:
                 self.student = Student.load(self.student_config)
             except ValueError as error:
@@ -80,6 +84,17 @@ class AnsweringModule(LightningModule):
         data: LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
         if data is not None:
             self.connect_data(data)
+
+    def student_family(self) -> StudentFamily:
+        """The student's family, before it is loaded.
+
+        Raises:
+            ValueError: the setting that names the student is wrong.
+        """
+        try:
+            return student_family(self.student_config.path, self.student_config.revision)
+        except ValueError as error:
+            raise ValueError(f"model.{error}") from error
 
     def student_loaded(self) -> None:
         """Called once, with the weights that the run starts from and before any checkpoint is read."""

@@ -177,6 +177,7 @@ class GRPOModule(TrainingModule):
             self.close_engine()  # of an earlier run
             if self.engine_config is not None:
                 self.engine_config.check()
+                self.engine_config.check_family(self.student_family())
                 self.engine = RunEngine(
                     self.engine_config,
                     self,

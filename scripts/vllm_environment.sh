@@ -20,8 +20,8 @@ trap 'rm -f "$limits"' EXIT
 printf '%s\n' transformers==5.23.0 torch==2.13.0 torchvision==0.28.0 numpy==2.3.5 > "$limits"
 
 uv venv --quiet --no-config --python 3.11 "$directory"
-# Without the project's own pins (uv.toml), which are those of an environment without vLLM. The audio packages are for
-# vLLM, the others for the tests.
+# Without the project's own pins (end of pyproject.toml), which are those of an environment without vLLM. The audio
+# packages are for vLLM, the others for the tests.
 uv pip install --quiet --no-config --python "$directory/bin/python" --override "$limits" \
     "$engine" soxr scipy librosa -e '.[lora]' dashscope==2.0.2 hypothesis pytest pytest-timeout pytest-xdist
 "$directory/bin/python" -c 'import vllm; print("vLLM", vllm.__version__)'

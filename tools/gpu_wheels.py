@@ -2,8 +2,8 @@
 
 That machine has Python 3.12 on x86-64 Linux, torch with a torchvision and torchaudio that match it, transformers, numpy
 and lightning, each with what it needs itself. Everything else that the benchmark imports is here, at the versions of
-`uv.toml`. TRL is included without pyarrow and pandas, which are large: where the machine lacks them, the comparison
-with TRL is skipped.
+`pyproject.toml`. TRL is included without pyarrow and pandas, which are large: where the machine lacks them, the
+comparison with TRL is skipped.
 """
 
 from __future__ import annotations
@@ -59,13 +59,14 @@ LIMIT = 60_000_000
 
 
 def pinned(constraints: list[str]) -> dict[str, str]:
-    """Requirement by package name, from `uv.toml`'s constraints."""
+    """Requirement by package name, from `pyproject.toml`'s constraints."""
     return {line.split("==")[0]: line.split(";")[0].strip() for line in constraints}
 
 
 def main(folder: Path) -> None:
     """Fill the folder, or end with an error if it is larger than the limit."""
-    pins = pinned(tomllib.loads((ROOT / "uv.toml").read_text(encoding="utf-8"))["constraint-dependencies"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    pins = pinned(project["tool"]["uv"]["constraint-dependencies"])
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.whl"):
         old.unlink()

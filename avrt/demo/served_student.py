@@ -107,6 +107,7 @@ class ServedStudent:
                     job.reply.set_exception(RuntimeError("the student failed on this request or one beside it"))
 
     def _read(self, prompt: Prompt, response: Response) -> StudentReply:
+        # As a model server does, without what the chat template wrote of the response itself.
         text, finish = self.student.decode(response.token_ids), "stop" if response.finished else "length"
         return StudentReply(text, finish, len(prompt.input_ids), len(response.token_ids))
 

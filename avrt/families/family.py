@@ -109,7 +109,7 @@ class StudentFamily(abc.ABC):
         vllm_differs: why vLLM's model computes another function, empty where it does not.
         undeclared: published settings that transformers' configuration classes do not declare, by model type.
         published: hub ids of models, and the names of their shapes in `avrt/planning/published`.
-        sizes: hub ids by a word that stands for their size in the name of a folder.
+        sizes: hub ids by a pattern of the names of folders that come from them, in lower case with underscores.
     """
 
     title: ClassVar[str]
@@ -123,6 +123,9 @@ class StudentFamily(abc.ABC):
     undeclared: ClassVar[dict[str, tuple[str, ...]]]
     published: ClassVar[dict[str, str]]
     sizes: ClassVar[dict[str, str]]
+
+    def __repr__(self) -> str:
+        return self.title
 
     # ---- classes ----------------------------------------------------------------------------------------------------
 
@@ -166,6 +169,10 @@ class StudentFamily(abc.ABC):
             mel_frames: of the longest clip of a prompt.
         """
         return 0
+
+    @abc.abstractmethod
+    def audio_positions(self, mel_frames: int) -> int:
+        """Positions of the audio encoder's layers, for plans."""
 
     @abc.abstractmethod
     def audio_features(self, model: Any, mel: Tensor, mel_frames: Tensor) -> tuple[Tensor, ...]:
@@ -214,11 +221,12 @@ class StudentFamily(abc.ABC):
 
     # ---- adapters ---------------------------------------------------------------------------------------------------
 
-    def lora_targets(self, matrices: Sequence[str]) -> tuple[list[str], list[str]]:
+    def lora_targets(self, matrices: Sequence[str], text_config: Any = None) -> tuple[list[str], list[str]]:
         """Where adapters on some matrices go.
 
         Args:
             matrices: names of `avrt.model.lora.LANGUAGE_MODEL_MATRICES`.
+            text_config: of the language model; None to check the names only.
 
         Returns:
             names of modules, and of parameters that are not in a module of their own.

@@ -46,11 +46,15 @@ class Qwen25Omni(StudentFamily):
         "Qwen/Qwen2.5-Omni-3B": "Qwen2.5-Omni-3B",
         "Qwen/Qwen2.5-Omni-7B": "Qwen2.5-Omni-7B",
     }
-    sizes: ClassVar[dict[str, str]] = {"3b": "Qwen/Qwen2.5-Omni-3B", "7b": "Qwen/Qwen2.5-Omni-7B"}
+    sizes: ClassVar[dict[str, str]] = {r"(^|_)3b$": "Qwen/Qwen2.5-Omni-3B", r"(^|_)7b$": "Qwen/Qwen2.5-Omni-7B"}
 
     def audio_tokens(self, mel_frames: int) -> int:
         """A convolution and a pooling halve the number of frames each."""
         return ((mel_frames - 1) // 2 + 1 - 2) // 2 + 1
+
+    def audio_positions(self, mel_frames: int) -> int:
+        """The pooling comes behind the layers."""
+        return mel_frames // 2
 
     def audio_features(self, model: Any, mel: Tensor, mel_frames: Tensor) -> tuple[Tensor, ...]:
         tower = model.audio_tower

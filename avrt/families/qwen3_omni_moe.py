@@ -64,10 +64,19 @@ class Qwen3OmniMoe(StudentFamily):
         "Qwen/Qwen3-Omni-30B-A3B-Instruct": "Qwen3-Omni-30B-A3B",
         "Qwen/Qwen3-Omni-30B-A3B-Thinking": "Qwen3-Omni-30B-A3B",
     }
-    sizes: ClassVar[dict[str, str]] = {"30b": "Qwen/Qwen3-Omni-30B-A3B-Instruct"}
+    sizes: ClassVar[dict[str, str]] = {"qwen3_omni_30b": "Qwen/Qwen3-Omni-30B-A3B-Instruct"}
 
     def prepare(self, thinker: Any) -> None:
-        """All experts of a layer in one product, which torch has for every type but float64."""
+        """All experts of a layer in one product, which torch has for every type but float64.
+
+        Raises:
+            ValueError: the audio encoder's chunks are not the published ones.
+        """
+        if 2 * thinker.config.audio_config.n_window != CHUNK_FRAMES:
+            raise ValueError(
+                f"student.path: its config.json has audio_config.n_window {thinker.config.audio_config.n_window}; only "
+                f"{CHUNK_FRAMES // 2}, that of the published models, is supported"
+            )
         thinker.set_experts_implementation("eager" if thinker.dtype == torch.float64 else "grouped_mm")
 
     # ---- media ------------------------------------------------------------------------------------------------------
@@ -85,6 +94,9 @@ class Qwen3OmniMoe(StudentFamily):
         Prompts with a whole chunk are all padded to that; others only meet their own length.
         """
         return min(mel_frames, CHUNK_FRAMES)
+
+    def audio_positions(self, mel_frames: int) -> int:
+        return self.audio_tokens(mel_frames)
 
     def audio_features(self, model: Any, mel: Tensor, mel_frames: Tensor) -> tuple[Tensor, ...]:
         features = model.audio_tower(mel, feature_lens=mel_frames).last_hidden_state
@@ -110,26 +122,24 @@ class Qwen3OmniMoe(StudentFamily):
 
     # ---- adapters ---------------------------------------------------------------------------------------------------
 
-    def lora_targets(self, matrices: Sequence[str]) -> tuple[list[str], list[str]]:
+    def lora_targets(self, matrices: Sequence[str], text_config: Any = None) -> tuple[list[str], list[str]]:
         of_experts = {"gate_proj", "up_proj", "down_proj"} & set(matrices)
         if len({"gate_proj", "up_proj"} & of_experts) == 1:
             raise ValueError(
-                "lora.target_modules: gate_proj and up_proj of an expert are one matrix; name both or neither"
+                "model.lora.target_modules: gate_proj and up_proj of an expert are one matrix; name both or neither"
             )
         parameters = [
             f"mlp.experts.{name}" for name in ("gate_up_proj", "down_proj") if name.replace("_up", "") in matrices
         ]
-        return [name for name in matrices if name not in of_experts], parameters
+        dense = text_config is not None and len(self._sparse_layers(text_config)) < text_config.num_hidden_layers
+        return [name for name in matrices if dense or name not in of_experts], parameters
 
     # ---- plans ------------------------------------------------------------------------------------------------------
 
     def language_shape(self, config: Any) -> LanguageShape:
         text = config.text_config
         head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        dense = set(text.mlp_only_layers)
-        sparse = [
-            i for i in range(text.num_hidden_layers) if i not in dense and (i + 1) % text.decoder_sparse_step == 0
-        ]
+        sparse = self._sparse_layers(text)
         return LanguageShape(
             layers=text.num_hidden_layers,
             attention_size=text.num_attention_heads * head,
@@ -139,6 +149,11 @@ class Qwen3OmniMoe(StudentFamily):
             experts_per_token=text.num_experts_per_tok,
             expert_parameters=len(sparse) * text.num_experts * 3 * text.hidden_size * text.moe_intermediate_size,
         )
+
+    def _sparse_layers(self, text: Any) -> list[int]:
+        """The layers that have experts; all of them in the published models."""
+        step, dense = text.decoder_sparse_step, set(text.mlp_only_layers)
+        return [i for i in range(text.num_hidden_layers) if i not in dense and (i + 1) % step == 0]
 
     def encoder_attention_flops(self, config: Any, patches: int) -> float:
         """Every layer attends within a frame; four pairs of frames are apart."""

@@ -34,6 +34,24 @@ def family_of_type(model_type: Any, where: str) -> StudentFamily:
     )
 
 
+def family_of_content(content: Any, where: str) -> StudentFamily:
+    """The family of the content of a ``config.json``: by its type, or by its classes where it has none.
+
+    Raises:
+        ValueError: it is of no family.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{where}: is not a JSON object")
+    thinker = content.get("thinker_config")
+    model_type = content.get("model_type") or (thinker.get("model_type") if isinstance(thinker, dict) else None)
+    if model_type is None:
+        classes = content.get("architectures") or []
+        for family in FAMILIES:
+            if any(str(name).startswith(family.class_prefix) for name in classes):
+                return family
+    return family_of_type(model_type, where)
+
+
 def family_of_config(config: Any) -> StudentFamily:
     """The family of a thinker's configuration."""
     return family_of_type(config.model_type, "the thinker's configuration")
@@ -62,10 +80,12 @@ def family_of_path(path: str, revision: str | None = None) -> StudentFamily:
         ValueError: its type is unknown.
         OSError: there is no such model.
     """
-    file = Path(path) / "config.json"
-    if file.is_file():
+    content: Any
+    if Path(path).is_dir():
+        file = Path(path) / "config.json"
+        if not file.is_file():
+            raise ValueError(f"{path} has no config.json")
         content = decode_json(file.read_text(encoding="utf-8"))
-        content = content if isinstance(content, dict) else {}
     else:
         content, _ = PreTrainedConfig.get_config_dict(path, revision=revision or "main")
-    return family_of_type(content.get("model_type"), f"{path}: config.json")
+    return family_of_content(content, f"{path}: config.json")

@@ -166,6 +166,7 @@ def model_card(name: str, family: StudentFamily, settings: dict[str, Any], train
     task = str(settings["model"]["class_path"]).rsplit(".", 1)[-1].removesuffix("Module")
     metrics = {key: value for key, value in sorted(trained.state["metrics"].items()) if "seconds" not in key}
     rows = "\n".join(f"| {key} | {value:.6g} |" for key, value in metrics.items()) or "| none logged | |"
+    differs = f" Its replies may differ: {family.vllm_differs}." if family.vllm_differs else ""
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "any-to-any"}
     if str(student["path"]).count("/") == 1 and not Path(student["path"]).exists():
         front["base_model"] = student["path"]  # a hub id; a local folder would mean nothing to others
@@ -184,7 +185,7 @@ The thinker of a {family.title} model after {task}, {trained.step} optimizer ste
     model = {family.thinker_class.__name__}.from_pretrained("{name}", dtype="auto")
     processor = AutoProcessor.from_pretrained("{name}")
 
-Or serve it: `vllm serve {name}`.
+Or serve it: `vllm serve {name}`.{differs}
 
 ## Measured during training
 

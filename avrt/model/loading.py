@@ -9,9 +9,24 @@ import torch
 from safetensors import SafetensorError
 
 from avrt.config.remote_code import check_no_remote_code
+from avrt.families.family import StudentFamily
 from avrt.families.registry import family_of_path
 from avrt.model.chat_template import chat_text
 from avrt.model.weight_files import check_weight_files
+
+
+def student_family(path: str, revision: str | None = None) -> StudentFamily:
+    """The family of a student that is not loaded yet.
+
+    Raises:
+        ValueError: nothing of that name can be loaded, or no family has it.
+    """
+    try:
+        return family_of_path(_check_source(path), revision)
+    except OSError as error:
+        raise ValueError(f"student.path: cannot load {path!r} ({_first_line(error)})") from error
+    except ValueError as error:
+        raise error if str(error).startswith("student.path") else ValueError(f"student.path: {error}") from error
 
 
 def load_pretrained(path: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -101,7 +101,7 @@ def inject(text_model: nn.Module, config: LoRAConfig, family: StudentFamily) -> 
     Raises:
         ValueError: peft is not installed, or the family keeps a matrix together with one that is not named.
     """
-    modules, parameters = family.lora_targets(config.target_modules)
+    modules, parameters = family.lora_targets(config.target_modules, text_model.config)
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:

@@ -45,7 +45,8 @@ def place_media(
     heard = [features for features in audio if features is not None]
     heard_at, heard_features = _placed(prompt, {config.audio_token_id: heard} if heard else {}, dim=0)
     device = empty.device
-    layers = seen_features[1:] if seen_features is not None and len(seen_features) > 1 else None
+    # A copy: a part would keep all features alive beside those in `media_features`.
+    layers = seen_features[1:].clone() if seen_features is not None and len(seen_features) > 1 else None
     features = [f for f in (None if seen_features is None else seen_features[0], heard_features) if f is not None]
     return EmbeddedPrompt(
         input_ids=prompt.input_ids.to(device),

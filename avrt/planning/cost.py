@@ -15,7 +15,7 @@ from typing import Any
 from avrt.families.registry import family_of_config
 from avrt.planning.dry_run import StepFlops
 from avrt.planning.hardware import Hardware
-from avrt.planning.memory import kv_bytes_per_token, prompts_at_once
+from avrt.planning.memory import adapts_experts, kv_bytes_per_token, prompts_at_once
 from avrt.planning.settings import RunSettings
 from avrt.planning.shapes import Parameters
 
@@ -23,6 +23,10 @@ ADAM_BYTES = 42
 """Bytes of host memory read and written per trained weight in an update. Clipping reads and writes the gradient (8);
 Adam reads weight, gradient and two moments in float32 and writes all but the gradient (28); the weight is read and
 written in bfloat16 for the device (6)."""
+
+EXPERT_ADAPTER_PASSES = 6
+"""Passes over all experts of a layer that adapters on them cost in every forward: each matrix with its adapters is
+computed twice and copied once, and each reads and writes it; counted on CPUs."""
 
 OTHER_LAUNCHES, SAMPLING_LAUNCHES = 22, 13
 """Kernels of a decoding step beside those of its layers: of the rest of the model, and of sampling; counted on CPUs."""
@@ -184,6 +188,8 @@ def _decoding_bytes(config: Any, s: RunSettings, p: Parameters) -> float:
     # Which experts a step reads depends on how many tokens choose: prompts of a window's part, each with its group.
     experts = shape.parameters_read(min(s.prompts_per_device, prompts_at_once(s)) * s.num_generations)
     read = p.layers - shape.expert_parameters + experts
+    if adapts_experts(config, s):
+        read += EXPERT_ADAPTER_PASSES * shape.expert_parameters
     weights = decoding_steps(s) * (read + text.vocab_size * text.hidden_size) * s.weight_bytes
     mean = s.mean_completion_tokens
     cached = s.prompts_per_device * s.prompt_tokens * s.longest_tokens + s.responses_per_device * mean**2 / 2
@@ -195,8 +201,8 @@ def _encoder_flops(config: Any, s: RunSettings, p: Parameters) -> float:
     vision: Any = config.vision_config
     patches = s.prompt_tokens * vision.spatial_merge_size**2
     full = family_of_config(config).encoder_attention_flops(config, patches)
-    mel_frames = 1000
-    return 2 * p.vision * patches + full + 2 * p.audio * mel_frames / 2
+    heard = family_of_config(config).audio_positions(1000)
+    return 2 * p.vision * patches + full + 2 * p.audio * heard
 
 
 def _prefill_flops(config: Any, s: RunSettings, p: Parameters) -> float:
@@ -211,4 +217,8 @@ def _decoding_flops(config: Any, s: RunSettings, p: Parameters) -> float:
     head = text.vocab_size * text.hidden_size
     shape = family_of_config(config).language_shape(config)
     attention = shape.layers * 4 * shape.attention_size * (s.prompt_tokens + length / 2)
-    return length * (2 * (p.active_layers + head) + attention)
+    flops = length * (2 * (p.active_layers + head) + attention)
+    if s.lora is not None and adapts_experts(config, s):
+        # Of each step, which all responses share.
+        flops += decoding_steps(s) / s.responses_per_device * 2 * 2 * s.lora.rank * shape.expert_parameters
+    return flops

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from avrt.families.registry import family_of_config
 from avrt.grpo.loss import LossConfig, Normalizer, grpo_loss
-from avrt.model.lora import LoRAConfig, inject
+from avrt.model.lora import LoRAConfig, adapters_off, inject
 from avrt.model.shared_prompt import ATTENTION_NAME
 from avrt.model.student import freeze_encoders
 from avrt.model.token_logprobs import EmbeddedPrompt, LanguageModel, TokenLogprobs, token_logprobs
@@ -137,7 +137,7 @@ def _with_layers(config: Any, layers: int) -> Any:
 def _count_flops(config: Any, settings: RunSettings) -> StepFlops:
     with FakeTensorMode():
         batch = _MicroBatch(config, settings, settings.mean_completion_tokens)
-        with torch.no_grad():
+        with torch.no_grad(), adapters_off(batch.model.text_model):  # as the reference runs
             forward = _flops(batch.score)
         return StepFlops(forward, _flops(lambda: batch.loss().backward()))
 

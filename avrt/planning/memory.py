@@ -44,6 +44,7 @@ class DeviceMemory:
         transfer_buffer: for the largest gradient on its way to the host; there from beginning to end.
         buckets: gradients on their way between devices.
         overhead: what tensors cannot use.
+        adapted_experts: of one layer, with their adapters added, while responses are sampled.
     """
 
     weights: int
@@ -61,6 +62,7 @@ class DeviceMemory:
     overhead: int
     rollout_engine: int = 0
     engine_sleeps: bool = False
+    adapted_experts: int = 0
 
     @property
     def resident(self) -> int:
@@ -72,7 +74,9 @@ class DeviceMemory:
     def rollout(self) -> int:
         """Peak while media are embedded and responses sampled."""
         awake = self.rollout_engine if self.engine_sleeps else 0
-        return self.resident + max(self.kv_cache + self.rollout_logits, awake + self.encoders_at_work)
+        return self.resident + max(
+            self.kv_cache + self.rollout_logits + self.adapted_experts, awake + self.encoders_at_work
+        )
 
     @property
     def training(self) -> int:
@@ -139,6 +143,22 @@ def kv_cache_bytes(config: Any, settings: RunSettings) -> int:
     return prompts_at_once(settings) * per_prompt * kv_bytes_per_token(config, settings.weight_bytes)
 
 
+def adapts_experts(config: Any, settings: RunSettings) -> bool:
+    """Whether there are adapters on parameters of experts."""
+    if settings.lora is None:
+        return False
+    _, parameters = family_of_config(config).lora_targets(settings.lora.target_modules, config.text_config)
+    return bool(parameters)
+
+
+def _adapted_experts(config: Any, settings: RunSettings) -> int:
+    """Bytes of one layer's experts with their adapters added, which exist while the layer is computed."""
+    if settings.task == "sft" or not adapts_experts(config, settings):
+        return 0
+    shape = family_of_config(config).language_shape(config)
+    return shape.expert_parameters // shape.layers * settings.weight_bytes
+
+
 def kv_bytes_per_token(config: Any, width: int) -> int:
     """Keys and values of one token in all layers."""
     shape = family_of_config(config).language_shape(config)
@@ -186,6 +206,7 @@ def device_memory(
         large_gradients=sum(large) * width,
         optimizer=optimizer,
         reference=parameters.language_model * width if s.reference == "device" else 0,
+        adapted_experts=_adapted_experts(config, s),
         media_features=held * s.prompt_tokens * hidden * width * family_of_config(config).visual_rows(config),
         kv_cache=kv_cache_bytes(config, s),
         rollout_logits=0 if s.task == "sft" else rows * text.vocab_size * SAMPLER_BYTES,

@@ -20,9 +20,8 @@ from avrt.families.registry import family_of_config
 from avrt.media.defaults import MAX_AUDIO_SECONDS, MAX_FRAME_PIXELS, NUM_FRAMES
 from avrt.media.geometry import FRAMES_PER_TOKEN
 from avrt.model.lora import LoRAConfig
+from avrt.planning.engine_settings import check_engine, engine_settings
 from avrt.planning.shapes import load_config
-from avrt.rollout.choice import CLASSES
-from avrt.rollout.vllm import VLLM
 
 TEXT_TOKENS = 160
 """Text of a prompt: system text, question, options, instruction."""
@@ -183,6 +182,7 @@ def read_settings(
     accumulate = trainer["accumulate_grad_batches"]
     if prompts_per_step is not None:
         accumulate = accumulation(prompts_per_step, data["batch_size"], total_devices, accumulate)
+    check_engine(model.get("rollout", "builtin"), student or model["student"]["path"])
     limit = sampling.get("max_completion_length", 512)
     lora = LoRAConfig(**model["lora"]) if model.get("lora") else None
     bfloat16 = "bf16-true" in str(trainer["precision"]) or model["student"]["dtype"] == "bfloat16"
@@ -219,7 +219,7 @@ def read_settings(
         val_batch_size=data["val_batch_size"] if data.get("val") else 1,
         max_pixels=model["student"]["max_pixels"],
         sample_ahead=model.get("sample_ahead", False),
-        **_engine(model.get("rollout", "builtin")),
+        **engine_settings(model.get("rollout", "builtin")),
     )
     steps = _total_steps(config, settings, samples)
     return replace(settings, total_steps=steps)
@@ -240,21 +240,6 @@ def parse(configs: Sequence[str], allowed_classes: Sequence[str] = ()) -> dict[s
 
     enforce(prefixes)
     return cli.read_settings("fit", words).as_dict()
-
-
-def _engine(rollout: Any) -> dict[str, Any]:
-    """The settings of a rollout engine that determine a run's cost; an engine of another package is elsewhere."""
-    if rollout == "builtin":
-        return {}
-    if rollout == "vllm" or rollout["class_path"] == CLASSES["vllm"]:
-        defaults = {parameter.name: parameter.default for parameter in inspect.signature(VLLM).parameters.values()}
-        given = defaults if rollout == "vllm" else defaults | rollout.get("init_args", {})
-        return {
-            "engine": "in process",
-            "engine_share": float(given["gpu_memory_utilization"]),
-            "engine_sleeps": given["sleep_level"] > 0,
-        }
-    return {"engine": "elsewhere"}
 
 
 def _strategy_arguments(strategy: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from avrt.config.errors import UsageError
-from avrt.families.registry import FAMILIES, family_of_config, family_of_type
+from avrt.families.registry import FAMILIES, family_of_config, family_of_content
 from avrt.files.json_text import decode_json
 
 PUBLISHED = Path(__file__).resolve().parent / "published"
@@ -62,7 +63,7 @@ def load_config(path: str) -> tuple[Any, str]:
 
     Args:
         path: a folder with a saved student, the hub id of a published one, or a folder that does not exist yet whose
-            name has a size as a word (``exports/sft_7b``), which means the published student of that size.
+            name says which one it comes from (``exports/sft_7b``), see `StudentFamily.sizes`.
 
     Raises:
         UsageError: the path is none of these.
@@ -70,13 +71,13 @@ def load_config(path: str) -> tuple[Any, str]:
     file = Path(path) / "config.json"
     if file.is_file():
         return _thinker_config(_read(file), f"{file}"), f"{file}"
-    words = path.rsplit("/", 1)[-1].lower().replace("-", "_").split("_")
     for family in FAMILIES:
         if path in family.published:
             return _published(family.published[path]), f"the published shapes of {path.rpartition('/')[2]}"
+    name = path.rsplit("/", 1)[-1].lower().replace("-", "_")
     for family in FAMILIES:
-        for size, hub_id in family.sizes.items():
-            if size in words:
+        for pattern, hub_id in family.sizes.items():
+            if re.search(pattern, name):
                 source = f"the published shapes of {hub_id.rpartition('/')[2]} ({path} does not exist)"
                 return _published(family.published[hub_id]), source
     known = ", ".join(hub_id for family in FAMILIES for hub_id in family.published)
@@ -104,7 +105,7 @@ def _published(name: str) -> Any:
 def _thinker_config(content: dict[str, Any], where: str) -> Any:
     """The thinker's configuration from that of a whole model or of the thinker alone."""
     try:
-        family = family_of_type(content.get("model_type"), where)
+        family = family_of_content(content, where)
     except ValueError as error:
         raise UsageError(f"{error}") from error
     return family.config_class(**content.get("thinker_config", content))

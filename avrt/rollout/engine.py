@@ -13,6 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 from avrt.config.numbers import NonNegativeInt, PositiveFloat, PositiveInt
+from avrt.families.family import StudentFamily
 from avrt.model.encoding import Prompt
 from avrt.model.student import Student
 from avrt.model.token_logprobs import EmbeddedPrompt
@@ -144,6 +145,13 @@ class EngineConfig(ABC):
 
         Raises:
             ValueError: the engine cannot be used here; the message says what to do.
+        """
+
+    def check_family(self, family: StudentFamily) -> None:  # noqa: B027
+        """Called before the student is loaded; most engines sample from every family.
+
+        Raises:
+            ValueError: the engine does not compute what the policy computes.
         """
 
     @abstractmethod

@@ -19,7 +19,7 @@ import avrt.__main__
 
 ROOT = Path(__file__).resolve().parents[2]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-CONSTRAINTS = tomllib.loads((ROOT / "uv.toml").read_text(encoding="utf-8"))["constraint-dependencies"]
+CONSTRAINTS = METADATA["tool"]["uv"]["constraint-dependencies"]
 PINS = dict(entry.split("==") for entry in CONSTRAINTS)
 
 

@@ -96,6 +96,7 @@ def test_a_prompt_is_transformers_own(student: Student, question: str, clips: li
     else:  # in the order of the prompt, whatever the order of images and videos
         assert embedded.visual_layers is not None
         torch.testing.assert_close(embedded.visual_layers, torch.stack(list(layers)), rtol=0, atol=1e-5)
+        assert embedded.visual_layers.untyped_storage().nbytes() == embedded.visual_layers.nbytes, "and nothing else"
         assert torch.equal(seen["visual_pos_masks"][0].nonzero().squeeze(1), embedded.visual_positions)
 
 

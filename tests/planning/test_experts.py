@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from avrt.families.registry import family_of_config
-from avrt.model.lora import LoRAConfig
-from avrt.planning.cost import plain_launches
-from avrt.planning.dry_run import count_flops
-from avrt.planning.memory import kv_bytes_per_token
+from avrt.model.lora import LANGUAGE_MODEL_MATRICES, LoRAConfig
+from avrt.planning.cost import decoding_steps, plain_launches, step_cost
+from avrt.planning.dry_run import StepFlops, StepTrace, count_flops
+from avrt.planning.hardware import Hardware
+from avrt.planning.memory import device_memory, kv_bytes_per_token
+from avrt.planning.settings import read_settings
 from avrt.planning.shapes import count_parameters, load_config
-from tests.planning.test_planning import SETTINGS
+from tests.planning.test_planning import CONFIGS, SETTINGS
+
+PRESET = CONFIGS / "grpo_qwen3_omni_30b_lora.yaml"
 
 
 @pytest.mark.parametrize("variant", ["Instruct", "Thinking"])
@@ -70,7 +77,28 @@ def test_keys_and_launches() -> None:
     assert plain_launches(config) == 48 * 80 + 22 + 13
 
 
-@pytest.mark.parametrize("name", ["exports/grpo_qwen3_omni_30b_lora", "exports/base-30B"])
-def test_an_export_that_does_not_exist_yet(name: str) -> None:
-    _, source = load_config(name)
-    assert source == f"the published shapes of Qwen3-Omni-30B-A3B-Instruct ({name} does not exist)"
+def test_adapters_on_experts_cost_time_and_memory() -> None:
+    """Six more passes over all experts in every step, and one layer's matrices while it is computed."""
+    settings = read_settings([str(PRESET)], devices=1, samples=1_000)
+    assert settings.lora is not None
+    both = replace(settings, lora=replace(settings.lora, target_modules=LANGUAGE_MODEL_MATRICES))
+    config, _ = load_config(settings.student)
+    parameters = count_parameters(config)
+    shape = family_of_config(config).language_shape(config)
+    micro = StepFlops(1, 1)
+    plain, more = (step_cost(config, s, parameters, 1, micro, Hardware()) for s in (settings, both))
+    passes = decoding_steps(settings) * 6 * shape.expert_parameters * 2 / Hardware().decoding_bandwidth
+    assert more.decoding["bytes"] - plain.decoding["bytes"] == pytest.approx(passes)
+    assert more.flops["decoding"] > plain.flops["decoding"]
+    trace = StepTrace(0, 1)
+    before, after = (device_memory(config, s, parameters, trace) for s in (settings, both))
+    assert after.rollout - before.rollout == 128 * 3 * 2048 * 768 * 2
+    assert after.training == before.training
+
+
+@pytest.mark.parametrize("engine", ["vllm", {"class_path": "avrt.rollout.vllm.VLLMServers"}], ids=str)
+def test_an_engine_that_the_run_refuses(engine: Any, tmp_path: Path) -> None:
+    overlay = tmp_path / "engine.yaml"
+    overlay.write_text(yaml.safe_dump({"model": {"init_args": {"rollout": engine}}}))
+    with pytest.raises(ValueError, match="Qwen3-Omni, vLLM computes another function"):
+        read_settings([str(PRESET), str(overlay)], devices=1, samples=1_000)

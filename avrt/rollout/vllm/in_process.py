@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from avrt.config.numbers import PositiveFloat, PositiveInt
+from avrt.families.family import StudentFamily
 from avrt.model.student import DTYPES, Student
 from avrt.model.token_logprobs import EmbeddedPrompt
 from avrt.rollout.engine import EngineConfig, Response, SamplingConfig
@@ -61,6 +62,9 @@ class VLLM(EngineConfig):
     def check(self) -> None:
         if importlib.util.find_spec("vllm") is None:
             raise ValueError("model.rollout: vLLM is not installed here; docs/rollout.md says how to install it")
+
+    def check_family(self, family: StudentFamily) -> None:
+        check_family(family)
 
     def start(self, student: Student, sampling: SamplingConfig) -> VLLMEngine:
         return VLLMEngine(self, student, sampling)

@@ -193,10 +193,6 @@ def serve(
     Raises:
         ValueError: vLLM is not installed, or computes another function than the student.
     """
-    from avrt.families.registry import family_of_path
-
-    family = family_of_path(model)
-    check_family(family)
     set_environment()
     try:
         from vllm import AsyncEngineArgs
@@ -207,7 +203,10 @@ def serve(
     from transformers import AutoConfig, AutoTokenizer
 
     from avrt.model.banned_tokens import find_banned_tokens
+    from avrt.model.loading import student_family
 
+    family = student_family(model)
+    check_family(family)
     weights.mkdir(parents=True, exist_ok=True)
     config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     vocabulary = config.thinker_config.text_config.vocab_size

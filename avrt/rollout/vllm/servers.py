@@ -21,6 +21,7 @@ import aiohttp
 import torch
 
 from avrt.config.numbers import PositiveFloat, PositiveInt
+from avrt.families.family import StudentFamily
 from avrt.model.encoding import Prompt
 from avrt.model.student import DTYPES, Student
 from avrt.model.token_logprobs import EmbeddedPrompt
@@ -79,6 +80,9 @@ class VLLMServers(EngineConfig):
         for url in self.urls:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"model.rollout.urls: {url!r} is no address, such as http://127.0.0.1:8200")
+
+    def check_family(self, family: StudentFamily) -> None:
+        check_family(family)
 
     def start(self, student: Student, sampling: SamplingConfig) -> VLLMServersEngine:
         return VLLMServersEngine(self, student, sampling)
