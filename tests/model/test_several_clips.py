@@ -74,6 +74,11 @@ V1_AUDIO = ("audio", VIDEOS[0])
             [*VIDEOS, IMAGES[0], AUDIO[0]],
             [A1, V2, " then ", V1, V1_AUDIO, " then ", I1, f"\n{OPTIONS}"],
         ),
+        (
+            "<image1> then <video1> then <image2>",
+            [*IMAGES, VIDEOS[1]],
+            [I1, " then ", V2, " then ", I2, f"\n{OPTIONS}"],
+        ),
     ],
 )
 def test_a_prompt_is_transformers_own(student: Student, question: str, clips: list[Clip], content: list[Any]) -> None:

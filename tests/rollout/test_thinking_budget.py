@@ -207,3 +207,13 @@ def test_an_answer_always_has_room() -> None:
     ((response,),) = script.budget(limit=40).generate([PROMPT], 1, [0], 39)
     assert decode(response.token_ids).endswith("</think>\n<answer>C</answer>")
     assert script.limits == [39, 32]
+
+
+@pytest.mark.parametrize(
+    ("budget", "text"), [(0, "</think>\n<answer>C</answer>"), (5, "a dog</think>\n<answer>C</answer>")]
+)
+def test_thinking_that_the_prompt_has_opened_is_not_opened_again(budget: int, text: str) -> None:
+    scripted = Scripted("a dog barks</think>\n<answer>B</answer>", "C</answer>")
+    limited = replace(scripted.budget(), opening="<think>\n")
+    ((response,),) = limited.generate([PROMPT], 1, [0], budget)
+    assert decode(response.token_ids) == text
