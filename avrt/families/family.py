@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 import transformers
 from torch import Tensor
 
@@ -274,12 +273,6 @@ def token_id(tokenizer: Any, token: str) -> int:
         ValueError: the tokenizer does not have it.
     """
     found = tokenizer.convert_tokens_to_ids(token)
-    if found is None or found == tokenizer.unk_token_id != tokenizer.convert_tokens_to_ids("<|endoftext|>"):
+    if tokenizer.convert_ids_to_tokens(found) != token:  # for an unknown one, that of another token
         raise ValueError(f"the tokenizer has no token {token!r}; it is of another family of students")
     return int(found)
-
-
-def scaled_randomly(weight: Tensor, fan_in: int) -> None:
-    """Give a matrix of a tiny student standard deviation 1/sqrt(fan-in), which keeps the scale of activations."""
-    with torch.no_grad():
-        weight.normal_(0.0, fan_in**-0.5)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, WhisperFeatureExtractor
+from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
 from avrt.families.family import LanguageShape, MediaTokens, StudentFamily, token_id
-from avrt.families.tiny_shape import TinyShape
+from avrt.families.tiny_shape import TinyShape, mel_extractor
 from avrt.sample import SAMPLING_RATE
 
 
@@ -112,46 +112,14 @@ class Qwen25Omni(StudentFamily):
     )
 
     def tiny_config(self, shape: TinyShape, tokenizer: Any, vocab_size: int) -> Any:
-        pairs = shape.hidden_size // shape.num_attention_heads // 2  # rotary pairs of a head
-        side = 3 * pairs // 8
-        text = {
-            "vocab_size": vocab_size,
-            "hidden_size": shape.hidden_size,
-            "intermediate_size": shape.intermediate_size,
-            "num_hidden_layers": shape.num_hidden_layers,
-            "num_attention_heads": shape.num_attention_heads,
-            "num_key_value_heads": shape.num_key_value_heads,
-            "max_position_embeddings": 32768,
-            "tie_word_embeddings": False,
-            # Time, height and width share the pairs as in the published models: 16, 24 and 24 of 64.
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": shape.rope_theta,
-                "mrope_section": [pairs - 2 * side, side, side],
-            },
-        }
-        vision = {
-            "depth": shape.vision_layers,
-            "hidden_size": shape.vision_width,
-            "intermediate_size": 2 * shape.vision_width,
-            "num_heads": shape.vision_heads,
-            "out_hidden_size": shape.hidden_size,
-            "fullatt_block_indexes": [shape.vision_layers - 1],
-            "window_size": 112,
-        }
-        audio = {
-            "encoder_layers": shape.audio_layers,
-            "d_model": shape.audio_width,
-            "encoder_attention_heads": shape.audio_heads,
-            "encoder_ffn_dim": 2 * shape.audio_width,
-            "output_dim": shape.hidden_size,
-            "num_mel_bins": 128,
-        }
+        # Time, height and width share the rotary pairs as in the published models: 16, 24 and 24 of 64.
+        text = shape.text_settings(vocab_size, side=3 * shape.rotary_pairs // 8)
+        windows = {"fullatt_block_indexes": [shape.vision_layers - 1], "window_size": 112}
         tokens = self.media_tokens
         config = self.config_class(
             text_config=text,
-            vision_config=vision,
-            audio_config=audio,
+            vision_config=shape.vision_settings(shape.vision_layers) | windows,
+            audio_config=shape.audio_settings(),
             image_token_index=token_id(tokenizer, tokens.image),
             video_token_index=token_id(tokenizer, tokens.video),
             audio_token_index=token_id(tokenizer, tokens.audio),
@@ -169,9 +137,7 @@ class Qwen25Omni(StudentFamily):
         return self.processor_class(
             image_processor=Qwen2VLImageProcessor(),
             video_processor=Qwen2VLVideoProcessor(),
-            feature_extractor=WhisperFeatureExtractor(
-                feature_size=128, sampling_rate=SAMPLING_RATE, hop_length=160, n_fft=400, chunk_length=chunk_seconds
-            ),
+            feature_extractor=mel_extractor(chunk_seconds),
             tokenizer=tokenizer,
             chat_template=self.chat_template,
         )

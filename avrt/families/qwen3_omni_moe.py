@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor, WhisperFeatureExtractor
+from transformers import Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
 from avrt.families.family import LanguageShape, MediaTokens, StudentFamily, token_id
-from avrt.families.tiny_shape import TinyShape
-from avrt.sample import SAMPLING_RATE
+from avrt.families.tiny_shape import TinyShape, mel_extractor
 
 CHUNK_FRAMES, CHUNK_TOKENS = 100, 13
 """Mel frames of a chunk that the audio encoder's convolutions see at once, and the tokens that it becomes."""
@@ -193,54 +192,21 @@ class Qwen3OmniMoe(StudentFamily):
     )
 
     def tiny_config(self, shape: TinyShape, tokenizer: Any, vocab_size: int) -> Any:
-        head = shape.hidden_size // shape.num_attention_heads
-        pairs = head // 2  # rotary pairs of a head
-        side = 5 * pairs // 16
-        vision_layers = max(2, shape.vision_layers)  # the features of one layer are read again
-        text = {
-            "vocab_size": vocab_size,
-            "hidden_size": shape.hidden_size,
-            "intermediate_size": shape.intermediate_size,
+        # Time, height and width share the rotary pairs as in the published models: 24, 20 and 20 of 64.
+        side = 5 * shape.rotary_pairs // 16
+        text = shape.text_settings(vocab_size, side, mrope_interleaved=True, interleaved=True) | {
             "moe_intermediate_size": shape.intermediate_size,
             "num_experts": shape.num_experts,
             "num_experts_per_tok": shape.num_experts_per_tok,
-            "head_dim": head,
-            "num_hidden_layers": shape.num_hidden_layers,
-            "num_attention_heads": shape.num_attention_heads,
-            "num_key_value_heads": shape.num_key_value_heads,
-            "max_position_embeddings": 32768,
-            "tie_word_embeddings": False,
-            # Time, height and width share the pairs as in the published models: 24, 20 and 20 of 64.
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": shape.rope_theta,
-                "mrope_section": [pairs - 2 * side, side, side],
-                "mrope_interleaved": True,
-                "interleaved": True,
-            },
+            "head_dim": 2 * shape.rotary_pairs,
         }
-        vision = {
-            "depth": vision_layers,
-            "hidden_size": shape.vision_width,
-            "intermediate_size": 2 * shape.vision_width,
-            "num_heads": shape.vision_heads,
-            "out_hidden_size": shape.hidden_size,
-            "deepstack_visual_indexes": [vision_layers - 2],
-        }
-        audio = {
-            "encoder_layers": shape.audio_layers,
-            "d_model": shape.audio_width,
-            "encoder_attention_heads": shape.audio_heads,
-            "encoder_ffn_dim": 2 * shape.audio_width,
-            "output_dim": shape.hidden_size,
-            "num_mel_bins": 128,
-            "downsample_hidden_size": max(8, shape.audio_width // 2),
-        }
+        layers = max(2, shape.vision_layers)  # the features of one layer are read again
+        read_again = {"deepstack_visual_indexes": [layers - 2]}
         tokens = self.media_tokens
         config = self.config_class(
             text_config=text,
-            vision_config=vision,
-            audio_config=audio,
+            vision_config=shape.vision_settings(layers) | read_again,
+            audio_config=shape.audio_settings() | {"downsample_hidden_size": max(8, shape.audio_width // 2)},
             image_token_id=token_id(tokenizer, tokens.image),
             video_token_id=token_id(tokenizer, tokens.video),
             audio_token_id=token_id(tokenizer, tokens.audio),
@@ -260,9 +226,7 @@ class Qwen3OmniMoe(StudentFamily):
         return self.processor_class(
             image_processor=Qwen2VLImageProcessor(**settings),
             video_processor=Qwen2VLVideoProcessor(**settings),
-            feature_extractor=WhisperFeatureExtractor(
-                feature_size=128, sampling_rate=SAMPLING_RATE, hop_length=160, n_fft=400, chunk_length=chunk_seconds
-            ),
+            feature_extractor=mel_extractor(chunk_seconds),
             tokenizer=tokenizer,
             chat_template=self.chat_template,
         )

@@ -1,8 +1,13 @@
-"""Sizes of a tiny student, for laptops, the demo and tests."""
+"""Sizes of a tiny student, for laptops, the demo and tests, and the settings that all families share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from transformers import WhisperFeatureExtractor
+
+from avrt.sample import SAMPLING_RATE
 
 
 @dataclass(frozen=True)
@@ -31,3 +36,60 @@ class TinyShape:
     rope_theta: float = 30.0
     num_experts: int = 4
     num_experts_per_tok: int = 2
+
+    @property
+    def rotary_pairs(self) -> int:
+        """Of a head."""
+        return self.hidden_size // self.num_attention_heads // 2
+
+    def text_settings(self, vocab_size: int, side: int, **rotary: Any) -> dict[str, Any]:
+        """Settings of a language model.
+
+        Args:
+            side: rotary pairs of height and of width; time has the others.
+            rotary: further settings of positions.
+        """
+        return {
+            "vocab_size": vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+            "max_position_embeddings": 32768,
+            "tie_word_embeddings": False,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": self.rope_theta,
+                "mrope_section": [self.rotary_pairs - 2 * side, side, side],
+                **rotary,
+            },
+        }
+
+    def vision_settings(self, layers: int) -> dict[str, Any]:
+        """Settings of a vision encoder."""
+        return {
+            "depth": layers,
+            "hidden_size": self.vision_width,
+            "intermediate_size": 2 * self.vision_width,
+            "num_heads": self.vision_heads,
+            "out_hidden_size": self.hidden_size,
+        }
+
+    def audio_settings(self) -> dict[str, Any]:
+        """Settings of an audio encoder."""
+        return {
+            "encoder_layers": self.audio_layers,
+            "d_model": self.audio_width,
+            "encoder_attention_heads": self.audio_heads,
+            "encoder_ffn_dim": 2 * self.audio_width,
+            "output_dim": self.hidden_size,
+            "num_mel_bins": 128,
+        }
+
+
+def mel_extractor(chunk_seconds: int) -> WhisperFeatureExtractor:
+    """Mel features as all families read them."""
+    return WhisperFeatureExtractor(
+        feature_size=128, sampling_rate=SAMPLING_RATE, hop_length=160, n_fft=400, chunk_length=chunk_seconds
+    )

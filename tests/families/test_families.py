@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from avrt.config.errors import UsageError
+from avrt.demo.tokenizer import build_tiny_tokenizer
 from avrt.families.family import StudentFamily
 from avrt.families.registry import FAMILIES, family_of_path, family_of_processor
 from avrt.media.geometry import TOKEN_SIDE
 from avrt.model.loading import student_family
+from avrt.model.tiny import TinyShape, tiny_config
 from avrt.planning.shapes import PUBLISHED, load_config
-from tests.tiny_student import EXPERTS
+from tests.tiny_student import CORPUS, EXPERTS
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = FAMILIES[0]
@@ -123,3 +125,9 @@ def test_no_other_package_names_a_family() -> None:
             if "families" not in file.parts:
                 text = file.read_text(encoding="utf-8")
                 assert not [name for name in names if name in text], file.relative_to(ROOT)
+
+
+def test_a_tokenizer_of_another_family() -> None:
+    tokenizer = build_tiny_tokenizer(CORPUS, vocab_size=320, family=FIRST)
+    with pytest.raises(ValueError, match=r"no token '<\|image_pad\|>'; it is of another family"):
+        tiny_config(TinyShape(), tokenizer, family=EXPERTS)
