@@ -1,4 +1,4 @@
-"""Every family under DeepSpeed: stopped, resumed, exported. The first one is what the other tests here train."""
+"""GRPO of every family under DeepSpeed: stopped, resumed, exported. The other tests here train the first one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.tiny_student import load_plain, load_student, save_student
 
 SAVER = {"class_path": "lightning_modules.callbacks.RunCheckpoint", "init_args": {"every_n_steps": 1, "keep": 1}}
 FURTHER = {family.model_type: family for family in FAMILIES[1:]}
-SETTINGS = {"sft": {}, "grpo": {}, "lora": {"model.init_args.lora": {"rank": 4, "alpha": 8}}}
+SETTINGS = {"grpo": {}, "lora": {"model.init_args.lora": {"rank": 4, "alpha": 8}}}
 
 
 @pytest.fixture(scope="module", params=FURTHER)
@@ -31,8 +31,8 @@ def runs(assets: Assets, tmp_path_factory: pytest.TempPathFactory, fork_server: 
     """Three steps at once, and two steps that are resumed to three, each on two processes."""
     found = {}
     for name, settings in SETTINGS.items():
-        folder = tmp_path_factory.mktemp(name.replace(" ", "_"))
-        run = Run(folder / "whole", assets, "sft" if name == "sft" else "grpo", "deepspeed", 2, 2, overrides=settings)
+        folder = tmp_path_factory.mktemp(name)
+        run = Run(folder / "whole", assets, "grpo", "deepspeed", 2, 2, overrides=settings)
         run = replace(run, callbacks=[SAVER])
         found[name] = _finished(run, fork_server)
         stopped = replace(run, folder=folder / "stopped")
