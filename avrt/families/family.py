@@ -63,6 +63,7 @@ class LanguageShape:
         layers: transformer layers.
         attention_size: width of all query heads together.
         kv_size: width of all key heads together; values have as much.
+        equal_layers: whether all layers have the same sizes.
         experts: of a layer, 0 where every token passes the whole layer.
         experts_per_token: those that a token passes.
         expert_parameters: of all experts of all layers together.
@@ -73,6 +74,7 @@ class LanguageShape:
     attention_size: int
     kv_size: int
     launches_per_layer: int
+    equal_layers: bool = True
     experts: int = 0
     experts_per_token: int = 0
     expert_parameters: int = 0

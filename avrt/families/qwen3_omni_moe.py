@@ -2,8 +2,7 @@
 
 Its vision encoder gives every visual token several features: one in place of the token's embedding, and further ones,
 from layers in between, that are added to the hidden states behind the language model's first layers (DeepStack,
-https://arxiv.org/abs/2406.04334). Both published students, Instruct and Thinking, are of this family; the chat template
-of Thinking opens the response's thinking.
+https://arxiv.org/abs/2406.04334). Both published students, Instruct and Thinking, are of this family.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ EXPERTS = ".mlp.experts."
 
 
 class Qwen3OmniMoe(StudentFamily):
-    """Routers choose experts per token. There is no auxiliary loss, see docs/students.md."""
+    """Routers choose experts per token, and are trained without an auxiliary loss, see docs/students.md."""
 
     title = "Qwen3-Omni"
     model_type = "qwen3_omni_moe"
@@ -144,6 +143,7 @@ class Qwen3OmniMoe(StudentFamily):
             attention_size=text.num_attention_heads * head,
             kv_size=text.num_key_value_heads * head,
             launches_per_layer=80,
+            equal_layers=len(sparse) in (0, text.num_hidden_layers),
             experts=text.num_experts,
             experts_per_token=text.num_experts_per_tok,
             expert_parameters=len(sparse) * text.num_experts * 3 * text.hidden_size * text.moe_intermediate_size,

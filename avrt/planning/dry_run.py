@@ -114,9 +114,12 @@ def _drop_gradient(parameter: torch.Tensor) -> None:
 def count_flops(config: Any, settings: RunSettings) -> StepFlops:
     """Count the FLOPs of a micro-batch with responses of mean length.
 
-    Layers cost the same, so two small models tell what any number of them does.
+    Where all layers are equal, models of one and of two layers tell what any number of them costs.
     """
-    layers = config.text_config.num_hidden_layers
+    shape = family_of_config(config).language_shape(config)
+    if not shape.equal_layers:
+        return _count_flops(config, settings)
+    layers = shape.layers
     few = [min(layers, count) for count in (1, 2)]
     first, second = (_count_flops(_with_layers(config, count), settings) for count in few)
 

@@ -61,6 +61,17 @@ def test_flops_of_experts_are_those_of_the_chosen_ones() -> None:
     assert flops.step == pytest.approx(2 * flops.forward + 2 * parameters.head * predicted, rel=0.1)
 
 
+def test_layers_that_differ_are_all_counted() -> None:
+    """A dense layer behind two with experts, twice as wide as the eight experts of a token."""
+    config, _ = load_config("Qwen/Qwen3-Omni-30B-A3B-Instruct")
+    text = config.text_config
+    text.num_hidden_layers, text.mlp_only_layers, text.intermediate_size = 3, [2], 16 * 768
+    settings = replace(SETTINGS, batch_size=1, prompt_tokens=500, weight_bytes=2, mean_completion_tokens=101)
+    uneven = count_flops(config, settings).forward
+    text.mlp_only_layers = []
+    assert uneven - count_flops(config, settings).forward == pytest.approx(2 * 900 * 3 * 2048 * 8 * 768, rel=0.01)
+
+
 def test_a_step_reads_the_experts_that_any_token_chooses() -> None:
     """One token reads 8 of 128 experts; of 16 tokens, an expert is left out with probability (15/16) ** 16."""
     config, _ = load_config("Qwen/Qwen3-Omni-30B-A3B-Instruct")
