@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Qwen3OmniMoeThinkerConfig, Qwen3OmniMoeThinkerForConditionalGeneration
 
 from tests.published_config import GENERIC
-from tests.published_student import write_json, write_vocabulary
+from tests.published_student import PREPROCESSOR, write_json, write_shards, write_vocabulary
 
 VOCABULARY = 152_064
 """Rows of the embedding; tokens end at 151,675."""
 
-SHARDS = 3
 HIDDEN, HEADS, KV_HEADS, HEAD_SIZE = 64, 4, 2, 32
 """The heads are wider together than the model, as in the published one (4,096 and 2,048)."""
 
@@ -129,36 +127,14 @@ def save_published_experts(
     write_json(folder / "config.json", published_config(vocabulary, dtype, thinking))
     _write_tokenizer(folder)
     write_json(folder / "chat_template.json", {"chat_template": chat_template(thinking)})
-    write_json(folder / "preprocessor_config.json", PREPROCESSOR)
+    halves = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 16}
+    settings = PREPROCESSOR | halves | {"padding_side": "right", "processor_class": "Qwen3OmniMoeProcessor"}
+    write_json(folder / "preprocessor_config.json", settings)
     speech = {f"talker_{name}": value for name, value in (("max_new_tokens", 4096), ("temperature", 0.9))}
     sampling = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95}
     write_json(folder / "generation_config.json", sampling if thinking else speech)
     _write_weights(folder, getattr(torch, dtype), thinking, seed)
     return folder
-
-
-PREPROCESSOR: dict[str, Any] = {
-    "dither": 0.0,
-    "feature_extractor_type": "WhisperFeatureExtractor",
-    "feature_size": 128,
-    "hop_length": 160,
-    "image_mean": [0.5, 0.5, 0.5],
-    "image_processor_type": "Qwen2VLImageProcessor",
-    "image_std": [0.5, 0.5, 0.5],
-    "max_pixels": 12845056,
-    "merge_size": 2,
-    "min_pixels": 3136,
-    "n_fft": 400,
-    "n_samples": 4800000,
-    "nb_max_frames": 30000,
-    "padding_side": "right",
-    "padding_value": 0.0,
-    "patch_size": 16,
-    "processor_class": "Qwen3OmniMoeProcessor",
-    "return_attention_mask": True,
-    "sampling_rate": 16000,
-    "temporal_patch_size": 2,
-}
 
 
 def _text(vocabulary: int) -> dict[str, Any]:
@@ -326,18 +302,11 @@ def _write_tokenizer(folder: Path) -> None:
 
 
 def _write_weights(folder: Path, dtype: torch.dtype, thinking: bool, seed: int) -> None:
-    """Shards with a part of the thinker each, the last with those of talker and code2wav; published names."""
     weights = {name: weight.to(dtype).contiguous() for name, weight in published_weights(folder, seed).items()}
-    names = list(weights)
     if not thinking:
         weights |= {"talker.model.norm.weight": torch.ones(8, dtype=dtype)}
         weights |= {"code2wav.code_embedding.weight": torch.zeros(4, 8)}
-    number = {name: SHARDS * i // len(names) + 1 for i, name in enumerate(names)}
-    index = {name: f"model-{number.get(name, SHARDS):05d}-of-{SHARDS:05d}.safetensors" for name in weights}
-    for file in sorted(set(index.values())):
-        save_file({name: weights[name] for name in weights if index[name] == file}, folder / file, {"format": "pt"})
-    total = sum(weight.numel() * weight.element_size() for weight in weights.values())
-    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": index})
+    write_shards(folder, weights)
 
 
 def published_weights(folder: Path, seed: int = 0) -> dict[str, Tensor]:

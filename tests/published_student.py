@@ -67,6 +67,25 @@ NAMED_TOKENS = {
     "vision_eos_token": "<|vision_eos|>",
 }
 
+PREPROCESSOR = {
+    "dither": 0.0,
+    "feature_extractor_type": "WhisperFeatureExtractor",
+    "feature_size": 128,
+    "hop_length": 160,
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "max_pixels": 12845056,
+    "merge_size": 2,
+    "min_pixels": 3136,
+    "n_fft": 400,
+    "n_samples": 4800000,
+    "nb_max_frames": 30000,
+    "padding_value": 0.0,
+    "return_attention_mask": True,
+    "sampling_rate": 16000,
+    "temporal_patch_size": 2,
+}
+"""What all published students have in `preprocessor_config.json`."""
+
 CHAT_TEMPLATE = (
     "{% set audio_count = namespace(value=0) %}{% set image_count = namespace(value=0) %}"
     "{% set video_count = namespace(value=0) %}"
@@ -170,35 +189,23 @@ def _write_tokenizer(folder: Path) -> None:
 
 def _write_processor(folder: Path, padding_side: str) -> None:
     write_json(folder / "chat_template.json", {"chat_template": CHAT_TEMPLATE})
-    settings = {
+    settings = PREPROCESSOR | {
         "chunk_length": 300,
-        "dither": 0.0,
-        "feature_extractor_type": "WhisperFeatureExtractor",
-        "feature_size": 128,
-        "hop_length": 160,
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_processor_type": "Qwen2VLImageProcessor",
         "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "max_pixels": 12845056,
-        "merge_size": 2,
-        "min_pixels": 3136,
-        "n_fft": 400,
-        "n_samples": 4800000,
-        "nb_max_frames": 30000,
         "padding_side": padding_side,
-        "padding_value": 0.0,
         "patch_size": 14,
         "processor_class": "Qwen2_5OmniProcessor",
-        "return_attention_mask": True,
-        "sampling_rate": 16000,
-        "temporal_patch_size": 2,
     }
     write_json(folder / "preprocessor_config.json", settings)
 
 
 def _write_weights(folder: Path, dtype: torch.dtype, seed: int) -> None:
-    """Three shards with a third of the thinker each, the last with talker and token2wav too; published names."""
-    weights = published_weights(folder, dtype, seed)
+    write_shards(folder, published_weights(folder, dtype, seed))
+
+
+def write_shards(folder: Path, weights: dict[str, Tensor]) -> None:
+    """Three shards with a third of the thinker each, the last with what speaks too; published names."""
     thinker = [name for name in weights if name.startswith("thinker.")]
     number = {name: SHARDS * i // len(thinker) + 1 for i, name in enumerate(thinker)}
     index = {name: f"model-{number.get(name, SHARDS):05d}-of-{SHARDS:05d}.safetensors" for name in weights}

@@ -78,7 +78,7 @@ def family_of_path(path: str, revision: str | None = None) -> StudentFamily:
 
     Raises:
         ValueError: its type is unknown.
-        OSError: there is no such model.
+        OSError: the model does not exist.
     """
     content: Any
     if Path(path).is_dir():

@@ -21,12 +21,11 @@ def student_family(path: str, revision: str | None = None) -> StudentFamily:
     Raises:
         ValueError: nothing of that name can be loaded, or no family has it.
     """
+    source = _check_source(path)
     try:
-        return family_of_path(_check_source(path), revision)
-    except OSError as error:
+        return family_of_path(source, revision)
+    except (OSError, ValueError) as error:
         raise ValueError(f"student.path: cannot load {path!r} ({_first_line(error)})") from error
-    except ValueError as error:
-        raise error if str(error).startswith("student.path") else ValueError(f"student.path: {error}") from error
 
 
 def load_pretrained(path: str, revision: str | None, dtype: torch.dtype) -> tuple[Any, Any]:

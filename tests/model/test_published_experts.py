@@ -12,8 +12,8 @@ from transformers import Qwen3OmniMoeProcessor, Qwen3OmniMoeThinkerForConditiona
 from avrt.model.chat_template import response_opening
 from avrt.rollout.engine import Response, completions
 from avrt.text.answers import is_formatted
-from tests.model.test_published_student import stored, tone
-from tests.published_experts import ADDED_TOKENS, SHARDS, VOCABULARY, published_weights, save_published_experts
+from tests.model.test_published_student import SHARDS, stored, tone
+from tests.published_experts import ADDED_TOKENS, VOCABULARY, published_weights, save_published_experts
 from tests.tiny_student import TRACES, load_student, make_sample
 
 
